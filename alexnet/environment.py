@@ -1,0 +1,75 @@
+"""What a run ran on, for workdir/environment.json."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+
+_PACKAGES = (
+    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections',
+    'numpy', 'pillow', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
+)
+
+
+def write(path: pathlib.Path) -> None:
+  """Writes versions, devices, git revision and the command line.
+
+  A run of several sessions keeps one entry for each.
+  """
+  sessions = []
+  if path.exists():
+    try:
+      sessions = json.loads(path.read_text())['sessions']
+    except (ValueError, KeyError, TypeError):
+      pass  # Left half by a killed session: only this one is known.
+  sessions.append({
+      'command': sys.argv,
+      'python': platform.python_version(),
+      'platform': platform.platform(),
+      'cpus': os.cpu_count(),
+      'packages': _versions(),
+      'devices': [str(device) for device in jax.devices()],
+      'device_kind': jax.devices()[0].device_kind,
+      'git_revision': _git_revision(),
+  })
+  path.write_text(json.dumps({'sessions': sessions}, indent=2) + '\n')
+
+
+def idle_accelerator_warning() -> str | None:
+  """A message if the machine has an NVIDIA GPU that JAX does not use."""
+  has_driver = pathlib.Path('/proc/driver/nvidia/version').exists()
+  if has_driver and jax.devices()[0].platform == 'cpu':
+    return (
+        'this machine has an NVIDIA driver, but JAX runs on the CPU: install '
+        'requirements-gpu.txt'
+    )
+  return None
+
+
+def _versions():
+  versions = {}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return versions
+
+
+def _git_revision():
+  root = pathlib.Path(__file__).parent.parent
+  try:
+    return subprocess.run(
+        ['git', 'describe', '--always', '--dirty', '--abbrev=40'],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None  # Not a git checkout, or no git.

@@ -1,0 +1,149 @@
+"""The clock of a run, and where its numbers go: file, terminal, TensorBoard."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any, TextIO
+
+
+@dataclasses.dataclass
+class Clock:
+  """Time spent in training steps, without compilation and evaluation.
+
+  Attributes:
+    seconds: total over all sessions of the run; part of a checkpoint.
+  """
+
+  seconds: float = 0.0
+  _since: float | None = None
+  _timed_steps: int = 0
+  _timed_seconds: float = 0.0
+
+  def start(self) -> None:
+    """Starts; the step in progress, which may compile, is not counted."""
+    self._since = time.perf_counter()
+
+  def stop(self) -> None:
+    """Stops, until the next `start`."""
+    self._since = None
+
+  def lap(self, steps: int) -> float | None:
+    """Counts the steps finished since the last lap.
+
+    Returns:
+      Seconds of one of them, or None if the clock was stopped.
+    """
+    if self._since is None or not steps:
+      return None
+    now = time.perf_counter()
+    elapsed, self._since = now - self._since, now
+    self.seconds += elapsed
+    self._timed_steps += steps
+    self._timed_seconds += elapsed
+    return elapsed / steps
+
+  def remaining(self, steps: int) -> float | None:
+    """Estimated seconds for more steps; None before the first lap."""
+    if not self._timed_steps:
+      return None
+    return steps * self._timed_seconds / self._timed_steps
+
+
+class Writer:
+  """Appends records to workdir/metrics.jsonl and TensorBoard's files.
+
+  A record is one line of JSON: {'kind', 'step', ...numbers}.
+  """
+
+  def __init__(self, workdir: pathlib.Path, first_step: int):
+    """Opens the files.
+
+    Args:
+      workdir: of the run.
+      first_step: where the run starts or continues. Records of later steps,
+        left by a run that was killed after its last checkpoint, are dropped:
+        they will be written again.
+    """
+    import tensorboardX  # Slow to import, and evaluation does not need it.
+
+    path = workdir / 'metrics.jsonl'
+    kept = [r for r in read_records(path) if r['step'] <= first_step]
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+    os.replace(temporary, path)
+    self._file = open(path, 'a', encoding='utf-8')
+    self._board = tensorboardX.SummaryWriter(
+        str(workdir / 'tensorboard'), purge_step=first_step + 1
+    )
+
+  def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+    """Writes one record at once, so that nothing is lost with the process."""
+    record = {'kind': kind, 'step': step, **values}
+    self._file.write(json.dumps(record) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      if isinstance(value, (int, float)):
+        self._board.add_scalar(f'{kind}/{name}', value, step)
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._file.close()
+    self._board.close()
+
+
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads a metrics.jsonl; a line that a killed run left half is left out."""
+  if not path.exists():
+    return []
+  records = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      continue
+  return records
+
+
+class Console:
+  """Lines for a person; a progress line replaces the last on a terminal."""
+
+  def __init__(self, stream: TextIO | None = None):
+    self._stream = stream or sys.stdout
+    self._in_place = self._stream.isatty()
+    self._open_line = False
+
+  def print(self, text: str = '') -> None:
+    """Prints a line that stays."""
+    if self._open_line:
+      self._stream.write('\n')
+      self._open_line = False
+    self._stream.write(text + '\n')
+    self._stream.flush()
+
+  def progress(self, text: str, *, transient: bool = False) -> None:
+    """Prints a line that the next one replaces on a terminal.
+
+    A transient line is of no use later, and is left out of a file.
+    """
+    if not self._in_place:
+      if not transient:
+        self.print(text)
+      return
+    # Return to the start, and clear what a longer line has left.
+    self._stream.write('\r' + text + '\x1b[K')
+    self._stream.flush()
+    self._open_line = True
+
+
+def format_duration(seconds: float | None) -> str:
+  """Seconds as '1h02m' or '3m05s'; '--' if not known."""
+  if seconds is None:
+    return '--'
+  minutes, rest = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02d}m'
+  return f'{minutes}m{rest:02d}s'

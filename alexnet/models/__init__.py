@@ -1,0 +1,127 @@
+"""Models by name."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import ml_collections
+
+from alexnet.errors import ConfigError
+from alexnet.models import alexnet
+from alexnet.models.layers import local_response_normalization
+
+__all__ = ['create_model', 'local_response_normalization']
+
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def create_model(config: ml_collections.ConfigDict) -> nn.Module:
+  """Builds the module that `config.model` describes.
+
+  Args:
+    config: the `model` part of a config, with `num_classes` set; its fields are
+      explained in configs/alexnet.py.
+
+  Returns:
+    An unbound linen module from [batch, height, width, 3] images to
+    [batch, num_classes] logits.
+
+  Raises:
+    ConfigError: a field has a value that no network can be built from.
+  """
+  if config.name != 'alexnet':
+    raise ConfigError(
+        f"model.name is '{config.name}', wanted 'alexnet': set "
+        '--config.model.name=alexnet'
+    )
+  if not config.num_classes:
+    raise ConfigError('model.num_classes is not set, and no dataset gave it')
+  _check(config)
+  convolutions = []
+  for name in alexnet.CONVOLUTIONS:
+    spec = alexnet.ConvolutionSpec(**config[name])
+    if spec.features:
+      convolutions.append((name, spec))
+    elif 'pool' in spec.after:
+      # A layer left out takes its activation and normalization with it, but
+      # not the pooling: the layers behind it keep their sizes.
+      spec = alexnet.ConvolutionSpec(**{**config[name], 'after': ('pool',)})
+      convolutions.append((name, spec))
+  norms = {'lrn': config.lrn.enabled, 'spatial_norm': config.spatial_norm.enabled}
+  convolutions = [
+      (name, _without(spec, [norm for norm, on in norms.items() if not on]))
+      for name, spec in convolutions
+  ]
+  dense = [(name, alexnet.DenseSpec(**config[name])) for name in alexnet.DENSE]
+  dense = [(name, spec) for name, spec in dense if spec.features]
+  head = alexnet.DenseSpec(features=config.num_classes, **config[alexnet.HEAD])
+  return alexnet.AlexNet(
+      convolutions=tuple(convolutions),
+      dense=(*dense, (alexnet.HEAD, head)),
+      towers=config.towers,
+      activation=config.activation,
+      lrn=alexnet.LRNSpec(**config.lrn),
+      spatial_norm=alexnet.SpatialNormSpec(**config.spatial_norm),
+      pool=alexnet.PoolSpec(**config.pool),
+      dropout_kind=config.dropout_kind,
+      dtype=_DTYPES[config.dtype],
+  )
+
+
+def _without(spec, operations):
+  after = tuple(o for o in spec.after if o not in operations)
+  return alexnet.ConvolutionSpec(**{**vars(spec), 'after': after})
+
+
+def _check(config):
+  _choice('towers', config.towers, (1, 2))
+  _choice('activation', config.activation, tuple(alexnet.ACTIVATIONS))
+  _choice('dropout_kind', config.dropout_kind, alexnet.DROPOUT_KINDS)
+  _choice('dtype', config.dtype, tuple(_DTYPES))
+  if not 1 <= config.pool.stride <= config.pool.window:
+    raise ConfigError(
+        f'model.pool has window {config.pool.window} and stride '
+        f'{config.pool.stride}: wanted 1 <= stride <= window'
+    )
+  for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE):
+    features = config[name].features
+    if features < 0 or features % config.towers:
+      raise ConfigError(
+          f'model.{name}.features is {features}, which cannot be shared '
+          f'equally by {config.towers} towers: wanted 0 (no such layer) or a '
+          f'positive multiple of {config.towers}'
+      )
+  for name in alexnet.CONVOLUTIONS:
+    for operation in config[name].after:
+      _choice(f'{name}.after', operation, alexnet.OPERATIONS)
+  for name in alexnet.DENSE:
+    if not 0 <= config[name].dropout < 1:
+      raise ConfigError(
+          f'model.{name}.dropout is {config[name].dropout}: wanted a '
+          'probability from 0 up to, but not including, 1'
+      )
+  _check_reads(config)
+
+
+def _check_reads(config):
+  exist = [n for n in alexnet.CONVOLUTIONS if config[n].features]
+  if not exist:
+    raise ConfigError('model has no convolution: every features is 0')
+  for name in (*exist, *alexnet.DENSE, alexnet.HEAD):
+    _choice(f'{name}.reads', config[name].reads, alexnet.READS)
+    if (config[name].reads == 'image') != (name == exist[0]):
+      raise ConfigError(
+          f"model.{name}.reads is '{config[name].reads}': {exist[0]} is the "
+          "first layer and reads 'image', all others 'own' or 'both'"
+      )
+  if config[alexnet.HEAD].reads == 'own' and config.num_classes % config.towers:
+    raise ConfigError(
+        f"model.{alexnet.HEAD}.reads is 'own', but {config.num_classes} classes "
+        f"cannot be shared by {config.towers} towers: wanted 'both'"
+    )
+
+
+def _choice(field, value, choices):
+  if value not in choices:
+    raise ConfigError(
+        f'model.{field} is {value!r}, wanted one of '
+        + ', '.join(map(repr, choices))
+    )

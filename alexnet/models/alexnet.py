@@ -1,0 +1,199 @@
+"""The network of Krizhevsky, Sutskever and Hinton (2012).
+
+Read `AlexNet.__call__` from top to bottom; the numbers are in
+configs/alexnet.py (the paper's) and configs/alexnet_2012.py (run #145's).
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet.models import layers
+
+ACTIVATIONS = {'relu': jax.nn.relu, 'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid}
+DROPOUT_KINDS = ('paper', 'inverted')
+CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6')
+DENSE = ('fc6', 'fc7')
+HEAD = 'fc8'
+READS = ('image', 'own', 'both')
+OPERATIONS = ('activation', 'lrn', 'spatial_norm', 'pool')
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionSpec:
+  """One convolution and what follows it; see configs/alexnet.py."""
+
+  features: int
+  size: int
+  stride: int
+  padding: tuple[int, int]
+  reads: str
+  stddev: float
+  bias: float
+  after: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseSpec:
+  """One fully connected layer; see configs/alexnet.py."""
+
+  features: int
+  reads: str
+  stddev: float
+  bias: float
+  dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LRNSpec:
+  """Local response normalization over channels; see configs/alexnet.py."""
+
+  enabled: bool
+  n: int
+  k: float
+  alpha: float
+  beta: float
+  divide_alpha_by_n: bool
+  across_towers: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialNormSpec:
+  """Response normalization over pixels; see configs/alexnet.py."""
+
+  enabled: bool
+  size: int
+  k: float
+  alpha: float
+  beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec:
+  """Max pooling; see configs/alexnet.py."""
+
+  window: int
+  stride: int
+
+
+class AlexNet(nn.Module):
+  """AlexNet with one or two towers, on one device or a tower to each of two.
+
+  Attributes:
+    convolutions: (name, spec) of each convolution that exists, in order.
+    dense: (name, spec) of the hidden fully connected layers, then the head.
+    towers: 2 as in the paper, or 1.
+    activation: a key of ACTIVATIONS.
+    lrn, spatial_norm, pool: the settings of these operations, for all layers.
+    dropout_kind: one of DROPOUT_KINDS.
+    dtype: dtype to compute in. Parameters, response normalization's sums and
+      the logits are float32.
+    tower_axis: mesh axis that the towers are split over, inside a mapped step;
+      None means that this device holds the whole network.
+  """
+
+  convolutions: tuple[tuple[str, ConvolutionSpec], ...]
+  dense: tuple[tuple[str, DenseSpec], ...]
+  towers: int
+  activation: str
+  lrn: LRNSpec
+  spatial_norm: SpatialNormSpec
+  pool: PoolSpec
+  dropout_kind: str
+  dtype: Any = jnp.float32
+  tower_axis: str | None = None
+
+  @nn.compact
+  def __call__(
+      self, images: jax.Array, *, dropout_keys: jax.Array | None = None
+  ) -> jax.Array:
+    """Computes the logits of a batch of images.
+
+    Args:
+      images: [batch, height, width, 3] float32, 0..255 minus the training
+        set's mean; 224 x 224 pixels in the paper.
+      dropout_keys: [batch] random keys, one an example: a training pass. None:
+        a test pass.
+
+    Returns:
+      [batch, classes] float32 logits of all classes, on every tower's device.
+    """
+    x = images.astype(self.dtype)
+    for name, spec in self.convolutions:
+      if spec.features:
+        x = layers.Convolution(
+            **self._layer(spec),
+            size=spec.size,
+            stride=spec.stride,
+            padding=spec.padding,
+            name=name,
+        )(x)
+      for operation in spec.after:
+        x = getattr(self, f'_{operation}')(x)
+    *hidden, (head, head_spec) = self.dense
+    for index, (name, spec) in enumerate(hidden):
+      x = layers.Dense(**self._layer(spec), name=name)(x)
+      x = self._activation(x)
+      x = self._dropout(x, spec.dropout, dropout_keys, index)
+    logits = layers.Dense(**self._layer(head_spec), name=head)(x)
+    if logits.shape[-1] < head_spec.features:
+      logits = lax.all_gather(logits, self.tower_axis, axis=-1, tiled=True)
+    return logits.astype(jnp.float32)
+
+  def _layer(self, spec):
+    return dict(
+        features=spec.features,
+        reads=spec.reads,
+        stddev=spec.stddev,
+        bias=spec.bias,
+        towers=self.towers,
+        dtype=self.dtype,
+        tower_axis=self.tower_axis,
+    )
+
+  def _activation(self, x):
+    return ACTIVATIONS[self.activation](x)
+
+  def _lrn(self, x):
+    devices = lax.axis_size(self.tower_axis) if self.tower_axis else 1
+    groups = 1 if self.lrn.across_towers else self.towers // devices
+    alpha = self.lrn.alpha
+    if self.lrn.divide_alpha_by_n:
+      alpha /= self.lrn.n
+    return layers.local_response_normalization(
+        x,
+        n=self.lrn.n,
+        k=self.lrn.k,
+        alpha=alpha,
+        beta=self.lrn.beta,
+        groups=groups,
+    )
+
+  def _spatial_norm(self, x):
+    return layers.spatial_response_normalization(
+        x,
+        size=self.spatial_norm.size,
+        k=self.spatial_norm.k,
+        alpha=self.spatial_norm.alpha,
+        beta=self.spatial_norm.beta,
+    )
+
+  def _pool(self, x):
+    return layers.max_pool(
+        x, window=self.pool.window, stride=self.pool.stride
+    )
+
+  def _dropout(self, x, rate, keys, index):
+    if keys is not None:
+      keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+    return layers.dropout(
+        x,
+        rate=rate,
+        kind=self.dropout_kind,
+        keys=keys,
+        tower_axis=self.tower_axis,
+    )

@@ -1,0 +1,554 @@
+"""The pieces AlexNet is made of, each aware of the two towers.
+
+Shapes are those that one device sees. Outside a mapped step that is the whole
+network; inside `jax.shard_map` it is one tower's share, and a layer that reads
+both towers first gathers its input over the mesh axis `tower_axis`.
+
+Some operations have a second form for the CPU, because XLA's plain form is
+several times slower there. Which one runs is decided here, by
+`jax.lax.platform_dependent`, and nowhere else; both forms are tested against
+each other.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+Padding = tuple[int, int]
+
+
+# --- Response normalization --------------------------------------------------
+
+
+def local_response_normalization(
+    x: jax.Array,
+    *,
+    n: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    groups: int = 1,
+) -> jax.Array:
+  """Divides each activity by a power of its neighbours' sum of squares.
+
+  y[c] = x[c] / (k + alpha * sum(x[j] ** 2)) ** beta, where j runs over the n
+  channels around c that exist and lie in the same group (paper §3.3). `alpha`
+  multiplies the plain sum; libraries that divide alpha by n (Caffe, torch, ONNX
+  and the authors' own code) need alpha * n there for the same function.
+
+  Args:
+    x: [..., channels], float32 or bfloat16; the sums are float32 either way.
+    n: size of the window, in channels. An even window has its extra channel
+      below the centre, as in cuda-convnet.
+    k: constant of the denominator.
+    alpha: factor of the sum of squares.
+    beta: exponent.
+    groups: number of equal runs of channels that no window crosses; 2 for the
+      two towers in one array.
+
+  Returns:
+    An array of x's shape and dtype.
+
+  Raises:
+    ValueError: groups does not divide the channels, or n < 1.
+  """
+  channels = x.shape[-1]
+  if channels % groups or n < 1:
+    raise ValueError(
+        f'local_response_normalization got {channels} channels, {groups=}, '
+        f'{n=}: groups must divide the channels and n must be at least 1'
+    )
+  grouped = x.reshape(*x.shape[:-1], groups, channels // groups)
+  window = (1,) * (grouped.ndim - 1) + (n,)
+  y = _divide_by_neighbours(grouped, window, k, alpha, beta)
+  return y.reshape(x.shape)
+
+
+def spatial_response_normalization(
+    x: jax.Array, *, size: int, k: float, alpha: float, beta: float
+) -> jax.Array:
+  """Response normalization over a size x size window of the same map.
+
+  y = x / (k + alpha / size**2 * sum(x ** 2 in the window)) ** beta; pixels
+  outside the image count as zero (run #145, after conv2).
+
+  Args:
+    x: [batch, height, width, channels], float32 or bfloat16.
+    size: side of the window in pixels.
+    k: constant of the denominator.
+    alpha: factor of the mean of squares.
+    beta: exponent.
+
+  Returns:
+    An array of x's shape and dtype.
+  """
+  return _divide_by_neighbours(
+      x, (1, size, size, 1), k, alpha / size**2, beta
+  )
+
+
+def _window_sum(x, window, *, transpose=False):
+  # An even window is not its own mirror image, so the backward pass has to
+  # swap the two borders.
+  padding = [(w // 2, w - 1 - w // 2) for w in window]
+  if transpose:
+    padding = [(high, low) for low, high in padding]
+  # The initial value is a Python scalar: with a traced one reduce_window is
+  # the general reduction, which is slow.
+  return lax.reduce_window(x, 0.0, lax.add, window, (1,) * x.ndim, padding)
+
+
+def _negative_power(d, beta):
+  # rsqrt and sqrt are single instructions on every platform, pow is not.
+  if beta == 0.75:
+    return lax.rsqrt(d * jnp.sqrt(d))
+  return d**-beta
+
+
+# The derivative is written out because it needs one more window sum and
+# nothing else; the derivative of the forward pass as written keeps four
+# arrays of x's size and takes twice the time.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _divide_by_neighbours(x, window, k, alpha, beta):
+  return _divide_forward(x, window, k, alpha, beta)[0]
+
+
+def _divide_forward(x, window, k, alpha, beta):
+  wide = x.astype(jnp.float32)
+  d = k + alpha * _window_sum(wide * wide, window)
+  return (wide * _negative_power(d, beta)).astype(x.dtype), (x, d)
+
+
+def _divide_backward(window, k, alpha, beta, saved, g):
+  del k
+  x, d = saved
+  wide, g = x.astype(jnp.float32), g.astype(jnp.float32)
+  scale = _negative_power(d, beta)
+  through_sum = _window_sum(g * wide * scale / d, window, transpose=True)
+  gradient = g * scale - 2 * alpha * beta * wide * through_sum
+  return (gradient.astype(x.dtype),)
+
+
+_divide_by_neighbours.defvjp(_divide_forward, _divide_backward)
+
+
+# --- Pooling -----------------------------------------------------------------
+
+
+def pooled_size(size: int, window: int, stride: int) -> int:
+  """Number of windows along an axis: by ceiling, so the last may overhang."""
+  return max(0, -(-(size - window) // stride)) + 1
+
+
+def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
+  """Maximum over window x window pixels, every `stride` pixels (paper §3.4).
+
+  Windows are counted by ceiling (run #147): the last one may hang over the
+  edge and then covers fewer pixels.
+
+  Args:
+    x: [batch, height, width, channels].
+    window: side of a window in pixels (z in the paper).
+    stride: distance of two windows in pixels (s in the paper), <= window.
+
+  Returns:
+    [batch, pooled height, pooled width, channels], see `pooled_size`.
+
+  Raises:
+    ValueError: stride < 1 or larger than the window, which would skip pixels.
+  """
+  if not 1 <= stride <= window:
+    raise ValueError(
+        f'max_pool got {window=}, {stride=}: wanted 1 <= stride <= window'
+    )
+  return _max_pool(x, window, stride)
+
+
+def _max_pool_plain(x, window, stride):
+  padding = [(0, 0)] + [
+      (0, max(0, (pooled_size(s, window, stride) - 1) * stride + window - s))
+      for s in x.shape[1:3]
+  ] + [(0, 0)]
+  return lax.reduce_window(
+      x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1),
+      padding,
+  )
+
+
+def _max_pool_by_slices(x, window, stride):
+  # Rows, then columns, each the maximum of `window` strided slices: its
+  # derivative is element-wise, where reduce_window's is a scatter that runs
+  # on one core (4x slower forward and backward together). A tie shares the
+  # gradient instead of giving it to one of the equals.
+  for axis in (1, 2):
+    size = pooled_size(x.shape[axis], window, stride)
+    span = (size - 1) * stride + 1
+    overhang = max(0, span - 1 + window - x.shape[axis])
+    if overhang:
+      config = [(0, 0, 0)] * x.ndim
+      config[axis] = (0, overhang, 0)
+      x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
+    slices = [
+        lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)
+    ]
+    x = functools.reduce(jnp.maximum, slices)
+  return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x, window, stride):
+  return lax.platform_dependent(
+      x,
+      cpu=lambda x: _max_pool_by_slices(x, window, stride),
+      default=lambda x: _max_pool_plain(x, window, stride),
+  )
+
+
+def _max_pool_forward(x, window, stride):
+  return _max_pool(x, window, stride), x
+
+
+def _max_pool_backward(window, stride, x, g):
+  def gradient_of(pool):
+    return lambda x, g: jax.vjp(lambda x: pool(x, window, stride), x)[1](g)[0]
+
+  gradient = lax.platform_dependent(
+      x,
+      g,
+      cpu=gradient_of(_max_pool_by_slices),
+      default=gradient_of(_max_pool_plain),
+  )
+  return (gradient,)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+# --- Convolution -------------------------------------------------------------
+
+
+def grouped_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    padding: Padding = (0, 0),
+    groups: int = 1,
+) -> jax.Array:
+  """Convolution whose output channels each read one group of the input's.
+
+  Args:
+    x: [batch, height, width, in_channels].
+    kernel: [size, size, in_channels / groups, out_channels]; the first
+      out_channels / groups of the last axis belong to the first group.
+    stride: in pixels, both ways.
+    padding: rows and columns of zeros (before, after), both ways.
+    groups: 2 for two towers that do not read each other, else 1.
+
+  Returns:
+    [batch, out_height, out_width, out_channels] of x's dtype.
+  """
+  x, kernel = _with_equal_varying_axes(x, kernel)
+  return _convolution(x, kernel, stride, padding, groups)
+
+
+def _with_equal_varying_axes(*arrays):
+  """Marks all arrays as varying over every mesh axis that one varies over.
+
+  Inside `jax.shard_map` the rules of a custom_vjp see operands as they are;
+  a gradient that varies over more axes than its operand is a type error. The
+  cast's own transpose is the sum over those axes that the operand needs.
+  """
+  varying = [_varying_axes(jax.typeof(array)) for array in arrays]
+  union = frozenset().union(*varying)
+  return tuple(
+      lax.pcast(array, tuple(union - axes), to='varying')
+      if union - axes
+      else array
+      for array, axes in zip(arrays, varying)
+  )
+
+
+def _varying_axes(aval) -> frozenset[str]:
+  # jax renames this attribute between the releases that we support.
+  if hasattr(aval, 'vma'):
+    return aval.vma
+  return aval.manual_axis_type.varying
+
+
+def _convolution_plain(x, kernel, stride, padding, groups):
+  return lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      (padding, padding),
+      dimension_numbers=_LAYOUT,
+      feature_group_count=groups,
+  )
+
+
+def _for_each_group(function, groups):
+  """Applies `function` to each group's channels: XLA's grouped form is slow."""
+  if groups == 1:
+    return function
+
+  def apply(*arrays):
+    parts = zip(*(jnp.split(array, groups, axis=-1) for array in arrays))
+    return jnp.concatenate([function(*part) for part in parts], axis=-1)
+
+  return apply
+
+
+def _kernel_gradient_by_position(x, g, *, kernel_shape, stride, padding):
+  """Kernel gradient as one matrix product for each position in the kernel.
+
+  XLA's own form on a CPU convolves with g as a kernel of 55x55 pixels. Here a
+  strided convolution is first rewritten as one of stride 1 on blocks of
+  stride x stride pixels: 9 products instead of 121 for conv1.
+  """
+  size, _, in_channels, out_channels = kernel_shape
+  batch, height, width, _ = g.shape
+  positions = -(-size // stride)
+
+  def blocks(x, axis, out_size):
+    before, wanted = padding[0], (out_size - 1 + positions) * stride
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (before, wanted - before - x.shape[axis], 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+  x = blocks(blocks(x, 1, height), 2, width)
+  x = x.reshape(
+      batch, height - 1 + positions, stride, width - 1 + positions, stride,
+      in_channels,
+  ).swapaxes(2, 3)
+  depth = stride * stride * in_channels
+  x = x.reshape(batch, height - 1 + positions, width - 1 + positions, depth)
+
+  g = g.reshape(-1, out_channels)
+  products = []
+  for row in range(positions):
+    for column in range(positions):
+      seen = x[:, row : row + height, column : column + width]
+      products.append(
+          jnp.matmul(
+              seen.reshape(-1, depth).T, g, preferred_element_type=jnp.float32
+          )
+      )
+  gradient = jnp.stack(products).reshape(
+      positions, positions, stride, stride, in_channels, out_channels
+  )
+  gradient = gradient.swapaxes(1, 2).reshape(
+      positions * stride, positions * stride, in_channels, out_channels
+  )
+  return gradient[:size, :size].astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolution(x, kernel, stride, padding, groups):
+  def one_group(x, kernel):
+    return _convolution_plain(x, kernel, stride, padding, 1)
+
+  return lax.platform_dependent(
+      x,
+      kernel,
+      cpu=_for_each_group(one_group, groups),
+      default=lambda x, kernel: _convolution_plain(
+          x, kernel, stride, padding, groups
+      ),
+  )
+
+
+def _convolution_forward(x, kernel, stride, padding, groups):
+  return _convolution(x, kernel, stride, padding, groups), (x, kernel)
+
+
+def _convolution_backward(stride, padding, groups, saved, g):
+  x, kernel = saved
+  group_shape = kernel.shape[:-1] + (kernel.shape[-1] // groups,)
+
+  def input_gradient(groups):
+    def gradient(x, kernel, g):
+      forward = lambda x: _convolution_plain(x, kernel, stride, padding, groups)
+      return jax.vjp(forward, x)[1](g)[0]
+
+    return gradient
+
+  def kernel_gradient(x, kernel, g):
+    forward = lambda k: _convolution_plain(x, k, stride, padding, groups)
+    return jax.vjp(forward, kernel)[1](g)[0]
+
+  by_position = _for_each_group(
+      functools.partial(
+          _kernel_gradient_by_position,
+          kernel_shape=group_shape,
+          stride=stride,
+          padding=padding,
+      ),
+      groups,
+  )
+  # Two calls, so that the gradient of the images, which nobody reads, can be
+  # dropped.
+  dx = lax.platform_dependent(
+      x,
+      kernel,
+      g,
+      cpu=_for_each_group(input_gradient(1), groups),
+      default=input_gradient(groups),
+  )
+  dkernel = lax.platform_dependent(
+      x,
+      kernel,
+      g,
+      cpu=lambda x, kernel, g: by_position(x, g),
+      default=kernel_gradient,
+  )
+  return dx, dkernel
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+# --- Dropout -----------------------------------------------------------------
+
+
+def dropout(
+    x: jax.Array,
+    *,
+    rate: float,
+    kind: str,
+    keys: jax.Array | None,
+    tower_axis: str | None = None,
+) -> jax.Array:
+  """Dropout with one random key for each example.
+
+  A row of the mask has the width of both towers and each device takes its own
+  part of it, so the mask is the same on every mesh.
+
+  Args:
+    x: [batch, features], this device's share of the features.
+    rate: probability of dropping a unit.
+    kind: 'paper' drops in training and multiplies by 1 - rate in testing
+      (paper §4.2); 'inverted' divides by 1 - rate in training instead.
+    keys: [batch] random keys in training, None in testing.
+    tower_axis: the mesh axis the features are split over, if any.
+
+  Returns:
+    An array of x's shape and dtype.
+  """
+  keep = 1.0 - rate
+  if rate == 0:
+    return x
+  if keys is None:
+    return x * jnp.asarray(keep, x.dtype) if kind == 'paper' else x
+  features = x.shape[-1]
+  width = features * (lax.axis_size(tower_axis) if tower_axis else 1)
+  mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, (width,)))(keys)
+  if tower_axis:
+    start = lax.axis_index(tower_axis) * features
+    mask = lax.dynamic_slice_in_dim(mask, start, features, axis=1)
+  kept = x if kind == 'paper' else x / jnp.asarray(keep, x.dtype)
+  return jnp.where(mask, kept, jnp.zeros((), x.dtype))
+
+
+# --- Layers with parameters --------------------------------------------------
+
+
+class _TowerLayer(nn.Module):
+  """What convolutions and dense layers share.
+
+  Attributes:
+    features: output features of the whole network, all towers together.
+    reads: what an output reads: 'image', an input that is not split by towers;
+      'own', its own tower's features; 'both', those of both towers.
+    towers: towers of the network.
+    stddev: standard deviation of the kernel's Gaussian initialization.
+    bias: initial value of the biases.
+    dtype: dtype to compute in; parameters are float32.
+    tower_axis: mesh axis the towers are split over; None outside a mapped step.
+  """
+
+  features: int
+  reads: str
+  towers: int
+  stddev: float
+  bias: float
+  dtype: Any = jnp.float32
+  tower_axis: str | None = None
+
+  def _devices(self):
+    """Devices that share this layer; 1 if they cannot divide its features.
+
+    The latter happens to a head whose class count is odd: every device then
+    computes all of it.
+    """
+    n = lax.axis_size(self.tower_axis) if self.tower_axis else 1
+    return n if self.features % n == 0 else 1
+
+  def _input_and_groups(self, x):
+    """The input that this device's outputs read, and in how many groups."""
+    if self.reads == 'own':
+      return x, self.towers // self._devices()
+    if self.reads == 'both' and self.tower_axis:
+      x = lax.all_gather(x, self.tower_axis, axis=-1, tiled=True)
+    return x, 1
+
+  def _parameters(self, kernel_shape):
+    features = self.features // self._devices()
+    kernel = self.param(
+        'kernel',
+        nn.initializers.normal(self.stddev),
+        (*kernel_shape, features),
+        jnp.float32,
+    )
+    bias = self.param(
+        'bias', nn.initializers.constant(self.bias), (features,), jnp.float32
+    )
+    return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+
+class Convolution(_TowerLayer):
+  """Convolution with biases: [batch, height, width, channels] to the same.
+
+  Its kernel is [size, size, channels read by one output, features].
+  """
+
+  size: int = 3
+  stride: int = 1
+  padding: Padding = (0, 0)
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x, groups = self._input_and_groups(x)
+    kernel, bias = self._parameters(
+        (self.size, self.size, x.shape[-1] // groups)
+    )
+    y = grouped_convolution(
+        x, kernel, stride=self.stride, padding=self.padding, groups=groups
+    )
+    return y + bias
+
+
+class Dense(_TowerLayer):
+  """Fully connected layer over all axes but the first, to [batch, features].
+
+  Its kernel is [inputs read by one output, features]. An input with spatial
+  axes is flattened here, after the towers' channels have been gathered, so
+  that the order of its elements does not depend on the mesh.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x, groups = self._input_and_groups(x)
+    parts = [
+        part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)
+    ]
+    kernel, bias = self._parameters((parts[0].shape[-1],))
+    kernels = jnp.split(kernel, groups, axis=-1)
+    y = [part @ part_kernel for part, part_kernel in zip(parts, kernels)]
+    return jnp.concatenate(y, axis=-1) + bias

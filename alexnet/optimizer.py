@@ -1,0 +1,220 @@
+"""The paper's stochastic gradient descent and the schedules of its rates.
+
+  v <- momentum * v - decay * rate * w - rate * gradient
+  w <- w + v                                                       (paper §5)
+
+The rate is inside the velocity v, so that after a drop of the rate the old
+velocity keeps its size. `optax.sgd` multiplies by the rate last, which is a
+different rule as soon as the rate changes.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from alexnet.errors import ConfigError
+
+KINDS = ('kernel', 'bias')
+# {layer: {'kernel': rate, 'bias': rate}}
+Rates = dict[str, dict[str, float]]
+
+
+def create_optimizer(
+    config: ml_collections.ConfigDict,
+) -> optax.GradientTransformationExtraArgs:
+  """The update rule; its `update` takes the rates as `rates=`.
+
+  Args:
+    config: the `optimizer` part of a config.
+
+  Returns:
+    A gradient transformation over {layer: {'kernel': ..., 'bias': ...}}.
+    `rates` is a tree of the same structure of scalars; a parameter whose rate
+    is 0 is frozen: neither it nor its velocity changes.
+
+  Raises:
+    ConfigError: a number out of range.
+  """
+  if not 0 <= config.momentum < 1:
+    raise ConfigError(
+        f'optimizer.momentum is {config.momentum}: wanted 0 <= momentum < 1'
+    )
+  for field in (
+      'weight_decay', 'bias_rate_multiplier', 'bias_decay_multiplier'
+  ):
+    if config[field] < 0:
+      raise ConfigError(f'optimizer.{field} is {config[field]}: wanted >= 0')
+
+  def of_kind(wanted):
+    return lambda params: {
+        layer: {kind: kind == wanted for kind in kinds}
+        for layer, kinds in params.items()
+    }
+
+  bias_decay = config.weight_decay * config.bias_decay_multiplier
+  rule = optax.chain(
+      optax.add_decayed_weights(config.weight_decay, mask=of_kind('kernel')),
+      optax.add_decayed_weights(bias_decay, mask=of_kind('bias')),
+      _scale_by_negative_rates(),
+      optax.trace(decay=config.momentum),
+  )
+  return _freeze_where_rate_is_zero(rule)
+
+
+def _scale_by_negative_rates():
+  def update(updates, state, params=None, *, rates, **_):
+    del params
+    return jax.tree.map(lambda u, rate: -rate * u, updates, rates), state
+
+  return optax.GradientTransformationExtraArgs(
+      lambda params: optax.EmptyState(), update
+  )
+
+
+def _freeze_where_rate_is_zero(rule):
+  """Without this, momentum would carry a parameter on after its rate is 0."""
+
+  def update(updates, state, params=None, *, rates, **_):
+    updates, new_state = rule.update(updates, state, params, rates=rates)
+    velocity = optax.tree.get(state, 'trace')
+    new_velocity = jax.tree.map(
+        lambda rate, old, new: jnp.where(rate == 0, old, new),
+        rates,
+        velocity,
+        optax.tree.get(new_state, 'trace'),
+    )
+    updates = jax.tree.map(
+        lambda rate, u: jnp.where(rate == 0, jnp.zeros_like(u), u),
+        rates,
+        updates,
+    )
+    return updates, optax.tree.set(new_state, trace=new_velocity)
+
+  return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+@dataclasses.dataclass
+class Plateau:
+  """State of the paper's rule: lower the rate when the error stops improving.
+
+  It lives on the host, in the checkpoint's `progress`.
+
+  Attributes:
+    best_error: lowest validation error so far; None before the first.
+    since_best: evaluations since the last drop or improvement.
+    drops: how often the rate has been lowered.
+  """
+
+  best_error: float | None = None
+  since_best: int = 0
+  drops: int = 0
+
+  def observe(
+      self, error: float, schedule: ml_collections.ConfigDict
+  ) -> bool:
+    """Takes one more validation error; returns whether the rate drops now."""
+    if self.best_error is None or error < self.best_error:
+      self.best_error, self.since_best = error, 0
+      return False
+    self.since_best += 1
+    rule = schedule.plateau
+    if self.since_best < rule.patience or self.drops >= rule.max_drops:
+      return False
+    self.since_best = 0
+    self.drops += 1
+    return True
+
+
+def check_schedule(
+    schedule: ml_collections.ConfigDict, layers: tuple[str, ...]
+) -> None:
+  """Raises ConfigError if the `schedule` part of a config cannot be followed.
+
+  Args:
+    schedule: that part of a config.
+    layers: names of the layers that have parameters.
+  """
+  names = ('constant', 'plateau', 'steps', 'geometric')
+  if schedule.name not in names:
+    raise ConfigError(
+        f"schedule.name is '{schedule.name}', wanted one of {names}"
+    )
+  if schedule.learning_rate <= 0:
+    raise ConfigError(
+        f'schedule.learning_rate is {schedule.learning_rate}: wanted > 0'
+    )
+  if schedule.name == 'plateau' and schedule.plateau.patience < 1:
+    raise ConfigError(
+        f'schedule.plateau.patience is {schedule.plateau.patience}: wanted '
+        'at least 1 evaluation'
+    )
+  if schedule.name == 'geometric' and not schedule.geometric.rates:
+    raise ConfigError('schedule.geometric.rates is empty: wanted one a stage')
+  for step in schedule.steps:
+    if (
+        len(step) != 4
+        or step[1] not in (*layers, 'all')
+        or step[2] not in (*KINDS, 'both')
+        or step[3] < 0
+    ):
+      raise ConfigError(
+          f"schedule.steps has {step}: wanted (epoch, layer or 'all', 'kernel' "
+          f"or 'bias' or 'both', rate >= 0) with a layer of {layers}"
+      )
+
+
+def rates_at(
+    config: ml_collections.ConfigDict,
+    layers: tuple[str, ...],
+    *,
+    step: int,
+    total_steps: int,
+    steps_per_epoch: float,
+    plateau: Plateau,
+) -> Rates:
+  """The learning rates of one step: a pure function, computed on the host.
+
+  Args:
+    config: the whole config; reads schedule and optimizer.
+    layers: names of the layers that have parameters.
+    step: updates made so far.
+    total_steps: updates of the whole run, for the geometric stages.
+    steps_per_epoch: to turn steps into epochs.
+    plateau: the plateau rule's state; used by that schedule only.
+
+  Returns:
+    The rate of each layer's kernel and bias.
+  """
+  schedule = config.schedule
+  kernel = schedule.learning_rate
+  bias_factor = config.optimizer.bias_rate_multiplier
+  if schedule.name == 'geometric':
+    stages = schedule.geometric.rates
+    stage = min(len(stages) - 1, step * len(stages) // max(1, total_steps))
+    kernel = stages[stage]
+    # The rate of biases starts from the first stage's and ignores the others.
+    bias = stages[0] * bias_factor
+    if 2 * step >= total_steps:
+      bias *= schedule.geometric.bias_factor_half_way
+  else:
+    if schedule.name == 'plateau':
+      kernel *= schedule.plateau.factor**plateau.drops
+    bias = kernel * bias_factor
+  rates = {layer: {'kernel': kernel, 'bias': bias} for layer in layers}
+  if schedule.name == 'steps':
+    epoch = step / steps_per_epoch
+    for start, layer, kind, rate in sorted(schedule.steps, key=lambda s: s[0]):
+      if epoch >= start:
+        for name in layers if layer == 'all' else (layer,):
+          for k in KINDS if kind == 'both' else (kind,):
+            rates[name][k] = rate
+  return rates
+
+
+def layer_names(params: Any) -> tuple[str, ...]:
+  """Names of the layers in a tree of parameters."""
+  return tuple(sorted(params))

@@ -1,0 +1,169 @@
+"""Where arrays live: the mesh, its axes, and moving state and batches onto it.
+
+The only file that names the mesh's axes. `data` replicates the network and
+splits the batch; `tower` splits the network: every parameter is cut along its
+last axis, which for a kernel is its output features. Tower by tower, the two
+halves of a grouped kernel are the plain kernels of Figure 2 of the paper.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from alexnet.errors import ConfigError
+
+DATA = 'data'
+TOWER = 'tower'
+
+REPLICATED = PartitionSpec()
+BATCH = PartitionSpec(DATA)
+
+
+def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
+  """Makes the (data, tower) mesh that `config.mesh` asks for.
+
+  On a machine without accelerators JAX is asked for as many CPU devices as the
+  mesh needs, which only works before anything else has used JAX.
+
+  Args:
+    config: the whole config; reads mesh, model, batch_size and accumulation.
+
+  Returns:
+    A mesh of shape (data, tower) with explicit axes.
+
+  Raises:
+    ConfigError: too few devices, or a mesh that the model or the batch does
+      not fit.
+  """
+  for name in (DATA, TOWER):
+    size = config.mesh[name]
+    if size is not None and size < 1:
+      raise ConfigError(f'mesh.{name} is {size}: wanted at least 1')
+  _request_cpu_devices((config.mesh.data or 1) * (config.mesh.tower or 1))
+  devices = jax.devices()
+  accelerators = 0 if devices[0].platform == 'cpu' else len(devices)
+  if config.mesh.tower is not None:
+    tower = config.mesh.tower
+  else:
+    tower = 2 if accelerators >= 2 and _splittable(config.model) else 1
+  data = config.mesh.data
+  if data is None:
+    data = max(1, accelerators // tower)
+  _check_model(config.model, data, tower)
+  if data * tower > len(devices):
+    raise ConfigError(
+        f'mesh (data={data}, tower={tower}) needs {data * tower} devices, '
+        f'found {len(devices)} ({devices[0].platform}): set '
+        f'--config.mesh.data and --config.mesh.tower to fit'
+    )
+  _check_batch('batch_size', config.batch_size, data, config.accumulation)
+  _check_batch('evaluation_batch_size', config.evaluation_batch_size, data, 1)
+  return jax.make_mesh(
+      (data, tower),
+      (DATA, TOWER),
+      axis_types=(AxisType.Explicit,) * 2,
+      devices=devices[: data * tower],
+  )
+
+
+def _request_cpu_devices(count):
+  if count <= jax.config.jax_num_cpu_devices:
+    return
+  try:
+    jax.config.update('jax_num_cpu_devices', count)
+  except RuntimeError:
+    # JAX is already in use. Whether its devices suffice is checked by the
+    # caller, which has the better message.
+    pass
+
+
+def _splittable(model):
+  return model.towers == 2 and not model.lrn.across_towers
+
+
+def _check_model(model, data, tower):
+  mesh = f'mesh (data={data}, tower={tower})'
+  if tower > model.towers:
+    raise ConfigError(
+        f'{mesh} has more tower devices than the model has towers '
+        f'({model.towers}): set --config.mesh.tower=1, and '
+        f'--config.mesh.data={data * tower} to use all devices'
+    )
+  if tower > 1 and model.lrn.across_towers:
+    raise ConfigError(
+        f'{mesh} splits the towers, but model.lrn.across_towers makes '
+        'normalization cross them: set --config.mesh.tower=1'
+    )
+
+
+def _check_batch(field, size, data, accumulation):
+  if size < 1 or accumulation < 1:
+    raise ConfigError(
+        f'{field} is {size} and accumulation is {accumulation}: wanted at '
+        'least 1'
+    )
+  if size % (data * accumulation):
+    parts = f'{data} data-parallel devices (mesh.data)'
+    if accumulation > 1:
+      parts += f' times {accumulation} parts (accumulation)'
+    raise ConfigError(
+        f'{field} {size} cannot be divided equally by {parts}: set '
+        f'--config.{field} to a multiple of {data * accumulation}'
+    )
+
+
+def specs(tree: Any, mesh: Mesh) -> Any:
+  """The partition of every leaf of a tree of parameters or optimizer state.
+
+  Args:
+    tree: arrays or shapes, global.
+    mesh: the mesh they are to live on.
+
+  Returns:
+    A tree of PartitionSpec: the last axis over the towers. A leaf whose last
+    axis the towers do not divide (a head of 101 classes) is replicated.
+  """
+  tower = mesh.shape[TOWER]
+
+  def spec(leaf):
+    if leaf.ndim == 0 or leaf.shape[-1] % tower:
+      return REPLICATED
+    return PartitionSpec(*[None] * (leaf.ndim - 1), TOWER)
+
+  return jax.tree.map(spec, tree)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+  """Like `specs`, as shardings for `jax.jit`, `jax.device_put` and Orbax."""
+  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree, mesh))
+
+
+def initialize(create: Callable[[jax.Array], Any], mesh: Mesh, seed: int) -> Any:
+  """Runs `create(key)` so that its arrays are made where they will live.
+
+  The values depend on the seed alone, not on the mesh.
+  """
+  key = jax.random.key(seed)
+  shapes = jax.eval_shape(create, key)
+  return jax.jit(create, out_shardings=shardings(shapes, mesh))(key)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Moves this process's examples of a batch to its devices.
+
+  Args:
+    batch: arrays [examples of this process, ...].
+    mesh: the mesh; the examples are split over its data axis.
+
+  Returns:
+    Global arrays [examples of all processes, ...].
+  """
+  sharding = NamedSharding(mesh, BATCH)
+  return {
+      name: jax.make_array_from_process_local_data(sharding, array)
+      for name, array in batch.items()
+  }

@@ -1,0 +1,533 @@
+"""A run: the loop over training steps, evaluation, checkpoints, restarts.
+
+A workdir holds config.json, environment.json, metrics.jsonl, tensorboard/,
+checkpoints/ and, after the end, results.json. The same command on the same
+workdir continues where it was.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import signal
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from alexnet import (
+    checkpoints,
+    durations,
+    environment,
+    evaluate,
+    metrics,
+    optimizer,
+    partitioning,
+    train_step,
+)
+from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
+from alexnet.models import create_model
+from input_pipeline import sources
+from input_pipeline.pipeline import Pipeline
+
+# What may differ between two sessions of a run: it does not change what has
+# been computed so far.
+_MAY_CHANGE = (
+    'accumulation', 'checkpoint_every', 'duration', 'evaluate_every',
+    'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'mesh',
+    'ten_views', 'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
+    'dataset.statistics_dir',
+)
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a run knows besides its arrays; saved in each checkpoint.
+
+  Attributes:
+    step: updates made.
+    seconds: spent in training steps.
+    evaluated_step: of the last evaluation.
+    plateau: the plateau rule's state.
+    loss, top1, steps: sums since the last line of the log, and their number.
+  """
+
+  step: int = 0
+  seconds: float = 0.0
+  evaluated_step: int = 0
+  plateau: optimizer.Plateau = dataclasses.field(
+      default_factory=optimizer.Plateau
+  )
+  loss: float = 0.0
+  top1: float = 0.0
+  steps: int = 0
+
+  @classmethod
+  def from_dict(cls, values: dict[str, Any]) -> 'Progress':
+    """Reads what `dataclasses.asdict` gave."""
+    plateau = optimizer.Plateau(**values['plateau'])
+    return cls(**{**values, 'plateau': plateau})
+
+
+class Run:
+  """One run in its workdir: opened, or continued, then trained or evaluated."""
+
+  def __init__(
+      self,
+      config: ml_collections.ConfigDict,
+      workdir: pathlib.Path,
+      console: metrics.Console,
+  ):
+    """Opens the data, builds the network and restores the newest checkpoint.
+
+    Args:
+      config: as from configs/alexnet.py.
+      workdir: folder of the run, made if need be.
+      console: for messages.
+
+    Raises:
+      UserError, DataError: something the user can mend; says what to do.
+    """
+    config = ml_collections.ConfigDict(config)
+    self._console = console
+    self.workdir = workdir
+    self.mesh = partitioning.create_mesh(config)
+    train, evaluation = sources.create_sources(config.dataset, config.seed)
+    if config.model.num_classes is None:
+      config.model.num_classes = len(train.class_names)
+    elif config.model.num_classes < len(train.class_names):
+      raise ConfigError(
+          f'model.num_classes is {config.model.num_classes}, but {train.name} '
+          f'has {len(train.class_names)} classes: leave the field unset'
+      )
+    self.config = config
+    self._check_config()
+    self.model = create_model(config.model)
+    self._optimizer = optimizer.create_optimizer(config.optimizer)
+    self._steps_per_epoch = len(train) / config.batch_size
+    self._plan(len(train))
+    shapes = jax.eval_shape(self._create_state, jax.random.key(0))
+    self._layers = optimizer.layer_names(shapes.params)
+    optimizer.check_schedule(config.schedule, self._layers)
+    self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    self._make_workdir()
+    self.pipeline = Pipeline(
+        config,
+        train,
+        evaluation,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    self._checkpoints = checkpoints.Checkpoints(
+        workdir, config.keep_checkpoints
+    )
+    self._clock = metrics.Clock()
+    self._stop_signal: int | None = None
+    self.state, self.progress = self._start_or_restore(shapes)
+    self._clock.seconds = self.progress.seconds
+    self._eval_step = train_step.make_eval_step(
+        model=self.model, mesh=self.mesh, params=shapes.params
+    )
+    self._train_step = train_step.make_train_step(
+        model=self.model,
+        optimizer=self._optimizer,
+        mesh=self.mesh,
+        state=shapes,
+        seed=config.seed,
+        accumulation=config.accumulation,
+    )
+
+  # --- Opening ---
+
+  def _create_state(self, key):
+    return train_step.create_state(self.model, self._optimizer, key)
+
+  def _plan(self, examples):
+    def steps(field):
+      return durations.to_steps(
+          field,
+          self.config[field],
+          batch_size=self.config.batch_size,
+          examples=examples,
+      )
+
+    self.total_steps = steps('duration')
+    if self.total_steps is None:
+      raise ConfigError("duration is 'never': wanted when the run is to end")
+    self._evaluate_every = steps('evaluate_every')
+    self._checkpoint_every = steps('checkpoint_every')
+    self._log_every = steps('log_every')
+    until = self.config.augmentation.lighting_until_epoch
+    self._lighting_steps = (
+        None if until is None else math.ceil(until * self._steps_per_epoch)
+    )
+    if self.config.schedule.name == 'plateau' and self._evaluate_every is None:
+      raise ConfigError(
+          "schedule.name is 'plateau', which reads the validation error, but "
+          "evaluate_every is 'never': set --config.evaluate_every='1 epochs'"
+      )
+
+  def _check_config(self):
+    path = self.workdir / 'config.json'
+    if not path.exists():
+      return
+    saved = load_config(self.workdir)
+    old, new = (_flatten(c) for c in (saved.to_dict(), self.config.to_dict()))
+    changed = [
+        f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(_MAY_CHANGE)
+    ]
+    if changed:
+      raise CheckpointError(
+          f'{self.workdir} was made by another config: '
+          + '; '.join(changed[:5])
+          + ('; ...' if changed[5:] else '')
+          + '. Use another --workdir, or the config it was made by'
+      )
+
+  def _make_workdir(self):
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      _write_json(self.workdir / 'config.json', self.config.to_dict())
+      environment.write(self.workdir / 'environment.json')
+    except OSError as error:
+      raise CheckpointError(
+          f'cannot write to workdir {self.workdir} ({error.strerror}): set '
+          '--workdir to a folder on a disk with room'
+      ) from error
+
+  def _start_or_restore(self, shapes):
+    step = self._checkpoints.latest_step()
+    if step is None:
+      state = partitioning.initialize(
+          self._create_state, self.mesh, self.config.seed
+      )
+      return state, Progress()
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        partitioning.shardings(shapes, self.mesh),
+    )
+    state, progress = self._checkpoints.restore(step, target)
+    return state, Progress.from_dict(progress)
+
+  # --- Training ---
+
+  def train(self) -> dict[str, Any] | None:
+    """Trains to the end, evaluating and saving on the way.
+
+    Returns:
+      The results, also written to results.json; None if a signal stopped the
+      run, which is then saved.
+    """
+    self._announce()
+    results_path = self.workdir / 'results.json'
+    if results_path.exists():
+      results = json.loads(results_path.read_text())
+      if results['step'] == self.total_steps:
+        self._console.print('this run is finished already')
+        self._show_results(results)
+        return results
+      results_path.unlink()
+    writer = metrics.Writer(self.workdir, self.progress.step)
+    handlers = {
+        number: signal.signal(number, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+      results = self._loop(writer)
+    except (evaluate.Interrupted, _Stopped):
+      self._save()
+      self._console.print(
+          f'stopped by {signal.Signals(self._stop_signal).name}; saved step '
+          f'{self.progress.step} of {self.total_steps} in {self.workdir}. Run '
+          'the same command again to continue'
+      )
+      return None
+    finally:
+      for number, handler in handlers.items():
+        signal.signal(number, handler)
+      writer.close()
+      self._checkpoints.close()
+    _write_json(results_path, results)
+    self._show_results(results)
+    return results
+
+  def _on_signal(self, number, frame):
+    del frame
+    self._stop_signal = number
+    # A second signal is not held up by a step that takes long.
+    signal.signal(number, signal.SIG_DFL)
+
+  def _loop(self, writer):
+    progress = self.progress
+    batches = self.pipeline.training_batches(
+        progress.step, lighting_steps=self._lighting_steps
+    )
+    saved_step = progress.step
+    pending = None
+    while True:
+      step = progress.step
+      at_end = step == self.total_steps
+      evaluation_due = at_end or _is_due(step, self._evaluate_every)
+      save_due = at_end or _is_due(step, self._checkpoint_every)
+      log_due = at_end or _is_due(step, self._log_every)
+      # Metrics of a step are read while the next one runs, unless something
+      # has to know them now.
+      if pending and (
+          log_due or evaluation_due or save_due or self._stop_signal
+      ):
+        self._read(pending)
+        pending = None
+      if log_due and progress.steps:
+        self._log(writer)
+      if self._stop_signal:
+        raise _Stopped
+      if evaluation_due and progress.evaluated_step < step:
+        self._clock.lap(progress.steps)
+        self._clock.stop()
+        self._evaluate_and_record(writer)
+      if save_due and saved_step < step:
+        self._clock.stop()
+        self._save()
+        saved_step = step
+      if at_end:
+        return self._finish(writer)
+      batch = partitioning.put_batch(next(batches), self.mesh)
+      self.state, result = self._train_step(
+          self.state, batch, self._rates(np.float32)
+      )
+      progress.step += 1
+      if pending:
+        self._read(pending)
+      pending = result
+
+  def _rates(self, scalar=float):
+    rates = optimizer.rates_at(
+        self.config,
+        self._layers,
+        step=self.progress.step,
+        total_steps=self.total_steps,
+        steps_per_epoch=self._steps_per_epoch,
+        plateau=self.progress.plateau,
+    )
+    return jax.tree.map(scalar, rates)
+
+  def _read(self, result):
+    """Waits for a step and adds its metrics up."""
+    values = {name: float(value) for name, value in result.items()}
+    if not math.isfinite(values['loss']):
+      raise NonFiniteLossError(
+          f'the loss is {values["loss"]} near step {self.progress.step}: '
+          'training has diverged. Lower --config.schedule.learning_rate, and '
+          'start in a new workdir'
+      )
+    self.progress.loss += values['loss']
+    self.progress.top1 += values['top1']
+    self.progress.steps += 1
+
+  def _log(self, writer):
+    progress, steps = self.progress, self.progress.steps
+    step_seconds = self._clock.lap(steps)
+    if step_seconds is None:
+      self._clock.start()  # What is behind us compiled or evaluated as well.
+    values = {
+        'epoch': progress.step / self._steps_per_epoch,
+        'loss': progress.loss / steps,
+        'top1': progress.top1 / steps,
+        'learning_rate': self._rates()['fc8']['kernel'],
+        'images_per_second': (
+            self.config.batch_size / step_seconds if step_seconds else None
+        ),
+    }
+    progress.loss = progress.top1 = 0.0
+    progress.steps = 0
+    writer.write('train', progress.step, values)
+    rate = values['images_per_second']
+    eta = self._clock.remaining(self.total_steps - progress.step)
+    self._console.progress(
+        f'step {progress.step}/{self.total_steps} '
+        f'{progress.step / self.total_steps:4.0%}  '
+        f'epoch {values["epoch"]:.2f}  loss {values["loss"]:.4f}  '
+        f'top-1 {values["top1"]:6.2%}  lr {values["learning_rate"]:.3g}  '
+        f'{f"{rate:.1f}" if rate else "--"} img/s  '
+        f'ETA {metrics.format_duration(eta)}'
+    )
+
+  def _evaluate_and_record(self, writer):
+    result = self.evaluate('centre')
+    step = self.progress.step
+    writer.write('eval', step, {'views': 'centre', **result})
+    line = evaluate.format_result('centre', result)
+    self._console.print(f'step {step}: {line}')
+    self.progress.evaluated_step = step
+    if self.config.schedule.name == 'plateau' and self.progress.plateau.observe(
+        1 - result['top1'], self.config.schedule
+    ):
+      self._console.print(
+          f'the validation error has stopped improving: learning rate '
+          f'{self._rates()["fc8"]["kernel"]:.3g}'
+      )
+    self._last_result = result
+
+  def _finish(self, writer):
+    results = {
+        'step': self.progress.step,
+        'train_seconds': self.progress.seconds,
+        'centre': self._last_result_or_again(),
+    }
+    if self.config.ten_views:
+      results['ten'] = self.evaluate('ten')
+      writer.write(
+          'eval', self.progress.step, {'views': 'ten', **results['ten']}
+      )
+    return results
+
+  def _last_result_or_again(self):
+    # A run killed during the ten views has its centre result in the file only.
+    records = metrics.read_records(self.workdir / 'metrics.jsonl')
+    for record in reversed(records):
+      if record['kind'] == 'eval' and record['step'] == self.progress.step:
+        if record['views'] == 'centre':
+          return {k: record[k] for k in ('loss', 'top1', 'top5', 'count')}
+    return self.evaluate('centre')
+
+  def _save(self):
+    self.progress.seconds = self._clock.seconds
+    self._checkpoints.save(
+        self.progress.step, self.state, dataclasses.asdict(self.progress)
+    )
+
+  # --- Evaluating ---
+
+  def evaluate(self, views: str) -> dict[str, float]:
+    """Evaluates the parameters as they are, see `evaluate.evaluate`."""
+    return evaluate.evaluate(
+        self._eval_step,
+        self.state.params,
+        self.pipeline,
+        mesh=self.mesh,
+        batch_size=self.config.evaluation_batch_size,
+        views=views,
+        console=self._console,
+        stop=lambda: self._stop_signal is not None,
+    )
+
+  # --- Telling ---
+
+  def _announce(self):
+    config, mesh = self.config, dict(self.mesh.shape)
+    devices = self.mesh.devices.flatten()
+    every = self._evaluate_every
+    lines = {
+        'model': (
+            f'{config.model.name}, {self.parameters:,} parameters, '
+            f'{config.model.towers} tower(s), {config.model.dtype}'
+        ),
+        'data': (
+            f'{config.dataset.name}: {len(self.pipeline.train):,} training and '
+            f'{len(self.pipeline.evaluation):,} evaluation images, '
+            f'{len(self.pipeline.train.class_names):,} classes'
+        ),
+        'mesh': (
+            ', '.join(f'{name}={size}' for name, size in mesh.items())
+            + f' on {len(devices)} {devices[0].device_kind} device(s)'
+        ),
+        'steps': (
+            f'{self.total_steps:,} of {config.batch_size} images '
+            f'({self.total_steps / self._steps_per_epoch:.1f} epochs), '
+            + (f'evaluation every {every:,}' if every else 'evaluation at the end')
+        ),
+        'workdir': str(self.workdir),
+    }
+    for name, text in lines.items():
+      self._console.print(f'{name:8s} {text}')
+    if warning := environment.idle_accelerator_warning():
+      self._console.print(f'warning: {warning}')
+    if self.progress.step:
+      self._console.print(f'continuing from step {self.progress.step:,}')
+
+  def _show_results(self, results):
+    self._console.print(
+        f'finished {results["step"]:,} steps in '
+        f'{metrics.format_duration(results["train_seconds"])} of training'
+    )
+    for views in evaluate.VIEWS:
+      if views in results:
+        self._console.print(evaluate.format_result(views, results[views]))
+    self._console.print(
+        f'metrics.jsonl, tensorboard, checkpoints and results.json are in '
+        f'{self.workdir}'
+    )
+
+
+class _Stopped(Exception):
+  """A signal asked the loop to stop."""
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str
+) -> dict[str, Any] | None:
+  """Trains a run to its end, or continues it; see `Run.train`."""
+  return Run(config, pathlib.Path(workdir), metrics.Console()).train()
+
+
+def open_run(workdir: pathlib.Path, console: metrics.Console) -> Run:
+  """Opens a run that has a checkpoint, with the config it was made by.
+
+  Raises:
+    CheckpointError: no run or no checkpoint there.
+  """
+  run = Run(load_config(workdir), workdir, console)
+  if not run.progress.step:
+    raise CheckpointError(
+        f'{workdir} has no checkpoint yet: train the run first'
+    )
+  return run
+
+
+def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads the config of a run.
+
+  Raises:
+    CheckpointError: the folder holds no run.
+  """
+  path = workdir / 'config.json'
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise CheckpointError(
+        f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
+    ) from error
+  return ml_collections.ConfigDict(_to_tuples(values))
+
+
+def _to_tuples(value):
+  """JSON has no tuples, configs have no lists."""
+  if isinstance(value, dict):
+    return {name: _to_tuples(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return tuple(_to_tuples(item) for item in value)
+  return value
+
+
+def _flatten(values, prefix=''):
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      flat.update(_flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def _is_due(step, every):
+  return every is not None and step > 0 and step % every == 0
+
+
+def _write_json(path, values):
+  path.write_text(json.dumps(values, indent=2) + '\n')

@@ -1,0 +1,226 @@
+"""One step of training and one of evaluation, the same on every mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+from alexnet import partitioning
+from alexnet.partitioning import BATCH, DATA, REPLICATED, TOWER
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """What a step changes.
+
+  Attributes:
+    step: [] int32, updates made so far.
+    params: {layer: {'kernel', 'bias'}}, float32, in global shapes.
+    opt_state: the optimizer's state, of the same shapes.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_size: int = 224,
+) -> TrainState:
+  """The state before the first step; values depend on the key alone."""
+  image = jnp.zeros((1, image_size, image_size, 3))
+  params = model.init(key, image)['params']
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=optimizer.init(params),
+  )
+
+
+def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Cross-entropy of each example: logits [batch, classes], labels [batch]."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:
+  """How many classes are placed before the true one.
+
+  Equal scores are placed in the order of their class, so that a network that
+  says the same of all classes is right as often as chance. A score that is not
+  a number is never right.
+
+  Args:
+    scores: [batch, classes] logits or probabilities.
+    labels: [batch] integers.
+
+  Returns:
+    [batch] integers from 0: top-1 is rank < 1, top-5 rank < 5.
+  """
+  true = jnp.take_along_axis(scores, labels[:, None], axis=-1)
+  earlier = jnp.arange(scores.shape[-1]) < labels[:, None]
+  before = ~(scores <= true) | ((scores == true) & earlier)
+  return jnp.sum(before, axis=-1)
+
+
+def dropout_keys(
+    seed: int, step: jax.Array, first: jax.Array, count: int
+) -> jax.Array:
+  """One key an example, from its place in the global batch: equal on any mesh.
+
+  Args:
+    seed: the run's.
+    step: [] int, updates made so far.
+    first: [] int, place of the first example in the global batch.
+    count: number of examples.
+
+  Returns:
+    [count] keys.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+
+
+def make_train_step(
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    state: TrainState,
+    seed: int,
+    accumulation: int = 1,
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+  """Compiles one update.
+
+  Args:
+    model: from `create_model`.
+    optimizer: from `create_optimizer`.
+    mesh: (data, tower).
+    state: arrays or shapes of the state, for its partition.
+    seed: of dropout.
+    accumulation: parts that a device computes its examples in.
+
+  Returns:
+    A function of (state, batch, rates) to (new state, metrics). The batch has
+    'image' [batch, 224, 224, 3] float32 and 'label' [batch] int32; the metrics
+    are 'loss' and 'top1', the means over the batch. The old state is consumed.
+  """
+  local_model = model.clone(tower_axis=TOWER)
+
+  def loss_of_part(params, images, labels, keys):
+    logits = local_model.apply({'params': params}, images, dropout_keys=keys)
+    correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
+    # The mean over the mesh is taken here, inside the differentiated
+    # function: the transpose of each replicated parameter's use is then the
+    # sum over devices, and a collective on the gradients themselves would
+    # count it again.
+    mean = lambda x: lax.pmean(x, (DATA, TOWER))
+    return mean(jnp.mean(example_losses(logits, labels))), mean(correct)
+
+  value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+
+  def step(state, batch, rates):
+    # Local blocks: image [batch / data, 224, 224, 3], label [batch / data],
+    # parameters [..., features / tower].
+    images, labels = batch['image'], batch['label']
+    count = labels.shape[0]
+    first = lax.axis_index(DATA) * count
+    keys = dropout_keys(seed, state.step, first, count)
+    if accumulation == 1:
+      (loss, top1), gradients = value_and_grad(
+          state.params, images, labels, keys
+      )
+    else:
+      parts = jax.tree.map(
+          lambda x: x.reshape(accumulation, -1, *x.shape[1:]),
+          (images, labels, keys),
+      )
+
+      def add_part(total, part):
+        part_result = value_and_grad(state.params, *part)
+        return jax.tree.map(jnp.add, total, part_result), None
+
+      first_part = jax.tree.map(lambda x: x[0], parts)
+      other_parts = jax.tree.map(lambda x: x[1:], parts)
+      total, _ = lax.scan(
+          add_part, value_and_grad(state.params, *first_part), other_parts
+      )
+      (loss, top1), gradients = jax.tree.map(
+          lambda x: x / accumulation, total
+      )
+    updates, opt_state = optimizer.update(
+        gradients, state.opt_state, state.params, rates=rates
+    )
+    params = optax.apply_updates(state.params, updates)
+    new_state = TrainState(state.step + 1, params, opt_state)
+    return new_state, {'loss': loss, 'top1': top1}
+
+  state_specs = partitioning.specs(state, mesh)
+  mapped = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(state_specs, BATCH, REPLICATED),
+      out_specs=(state_specs, REPLICATED),
+  )
+  return jax.jit(mapped, donate_argnums=0)
+
+
+def make_eval_step(
+    *, model: nn.Module, mesh: Mesh, params: Any
+) -> Callable[[Any, Batch], Metrics]:
+  """Compiles the evaluation of one batch.
+
+  Args:
+    model: from `create_model`.
+    mesh: (data, tower).
+    params: arrays or shapes of the parameters, for their partition.
+
+  Returns:
+    A function of (params, batch) to sums over the batch: 'loss', 'top1',
+    'top5' and 'count', float32. The batch has 'image' [batch, views, 224, 224,
+    3] float32, 'label' [batch] int32 and 'weight' [batch] float32, 0 for
+    padding. An example's prediction is the mean of the softmax outputs of its
+    views (paper §4.1).
+  """
+  local_model = model.clone(tower_axis=TOWER)
+
+  def step(params, batch):
+    # Local blocks: image [batch / data, views, 224, 224, 3].
+    images, labels, weight = batch['image'], batch['label'], batch['weight']
+    views = images.shape[1]
+    logits = local_model.apply(
+        {'params': params}, images.reshape(-1, *images.shape[2:])
+    )
+    log_softmax = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
+    # The mean of the views' probabilities, as a logarithm.
+    log_mean = jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views)
+    rank = ranks(log_mean, labels)
+    loss = -jnp.take_along_axis(log_mean, labels[:, None], axis=-1)[:, 0]
+    sums = {
+        'loss': jnp.sum(jnp.where(weight > 0, loss, 0.0)),
+        'top1': jnp.sum(weight * (rank < 1)),
+        'top5': jnp.sum(weight * (rank < 5)),
+        'count': jnp.sum(weight),
+    }
+    # Equal on both towers already; the mean states that to the type checker.
+    return jax.tree.map(lambda x: lax.pmean(lax.psum(x, DATA), TOWER), sums)
+
+  mapped = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(partitioning.specs(params, mesh), BATCH),
+      out_specs=REPLICATED,
+  )
+  return jax.jit(mapped)

@@ -1,0 +1,245 @@
+"""AlexNet as the paper describes it.
+
+ImageNet Classification with Deep Convolutional Neural Networks, Krizhevsky,
+Sutskever and Hinton, NIPS 2012. Sections (§) in the comments are the paper's.
+
+  python main.py --config=configs/alexnet.py --workdir=runs/alexnet
+  python main.py --config=configs/alexnet.py:imagenet2012 --workdir=runs/imagenet
+  python main.py --config=configs/alexnet.py:imagenette --workdir=runs/imagenette
+  python main.py --config=configs/alexnet.py:folder \
+      --config.dataset.train_dir=PHOTOS --workdir=runs/photos
+
+The argument behind the colon is the dataset: `digits` (the default: small,
+embedded in scikit-learn, needs no download), `folder` (class subfolders of JPEG
+or PNG files), or the name of a classification dataset of TensorFlow Datasets.
+
+Expected with imagenet2012: 40.7 % top-1 and 18.2 % top-5 error on the
+validation set with ten views (paper, Table 2: 1 CNN), after about 90 epochs.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
+  """Returns the paper's recipe for a dataset, see the module's docstring."""
+  config = ml_collections.ConfigDict()
+
+  # Initialization, dropout, order of the examples, crops, flips and lighting
+  # are functions of this number and of the step.
+  config.seed = 0
+
+  # Examples in one update, over all devices (§5).
+  config.batch_size = 128
+  # Parts that a device computes its share of a batch in, one after the other,
+  # for the same update with less memory.
+  config.accumulation = 1
+  # How long, and how often. 'N epochs', 'N steps' or 'N examples'; 'never'.
+  # The paper: "roughly 90 cycles through the training set" (§5).
+  config.duration = '90 epochs'
+  config.evaluate_every = '1 epochs'
+  config.checkpoint_every = '1 epochs'
+  config.log_every = '10 steps'
+  # Checkpoints to keep, the newest first.
+  config.keep_checkpoints = 2
+  # Examples in one batch of an evaluation; changes its speed only.
+  config.evaluation_batch_size = 128
+  # Evaluate with ten views at the end (§4.1): ten times the work.
+  config.ten_views = True
+
+  config.model = _model()
+  config.optimizer = _optimizer()
+  config.schedule = _schedule()
+  config.dataset = _dataset(data)
+  config.augmentation = _augmentation()
+
+  # Devices. tower: 2 puts each tower on a device of its own. data: replicas
+  # that share a batch. Unset: two tower devices where there are at least two
+  # accelerators, and replicas on the others.
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.tower = placeholder(int)
+  config.mesh.data = placeholder(int)
+
+  if data == 'digits':
+    adapt_to_digits(config)
+  return config
+
+
+def _model():
+  model = ml_collections.ConfigDict()
+  model.name = 'alexnet'
+  # Output classes. Unset: as many as the dataset has.
+  model.num_classes = placeholder(int)
+  # 2 towers that see each other in conv3, fc6, fc7 and fc8 only (§3.2, §3.5,
+  # Figure 2), or 1. Features below are those of all towers together.
+  model.towers = 2
+  # 'relu' (§3.1), 'tanh' or 'sigmoid', after every hidden layer.
+  model.activation = 'relu'
+
+  # One record a layer, as in Figure 2 and §3.5:
+  #   features  output channels or units; 0 leaves the layer out
+  #   size      side of the kernel, in pixels
+  #   stride    in pixels
+  #   padding   rows and columns of zeros (top and left, bottom and right)
+  #   reads     'image', or the features of its 'own' tower or of 'both'
+  #   stddev    of the Gaussian initialization of the kernel (§5: 0.01)
+  #   bias      initial value (§5: 1 in conv2, conv4, conv5, fc6, fc7; else 0)
+  #   after     what follows, in this order: 'activation', 'lrn',
+  #             'spatial_norm', 'pool' (§3.5: response normalization follows
+  #             conv1 and conv2, pooling both of these and conv5)
+  #   dropout   probability of dropping a unit in training (§4.2: 0.5)
+  # The paper has 55 x 55 outputs from 224 x 224 images in conv1 and does not
+  # say how; that takes three rows of zeros.
+  model.conv1 = dict(
+      features=96, size=11, stride=4, padding=(1, 2), reads='image',
+      stddev=0.01, bias=0.0, after=('activation', 'lrn', 'pool'),
+  )
+  model.conv2 = dict(
+      features=256, size=5, stride=1, padding=(2, 2), reads='own',
+      stddev=0.01, bias=1.0,
+      after=('activation', 'lrn', 'spatial_norm', 'pool'),
+  )
+  model.conv3 = dict(
+      features=384, size=3, stride=1, padding=(1, 1), reads='both',
+      stddev=0.01, bias=0.0, after=('activation',),
+  )
+  model.conv4 = dict(
+      features=384, size=3, stride=1, padding=(1, 1), reads='own',
+      stddev=0.01, bias=1.0, after=('activation',),
+  )
+  model.conv5 = dict(
+      features=256, size=3, stride=1, padding=(1, 1), reads='own',
+      stddev=0.01, bias=1.0, after=('activation', 'pool'),
+  )
+  # A sixth convolution, over the last pooling (§6, "1 CNN*"; run #146: 256
+  # features). Left out.
+  model.conv6 = dict(
+      features=0, size=3, stride=1, padding=(1, 1), reads='both',
+      stddev=0.03, bias=1.0, after=('activation',),
+  )
+  model.fc6 = dict(
+      features=4096, reads='both', stddev=0.01, bias=1.0, dropout=0.5
+  )
+  model.fc7 = dict(
+      features=4096, reads='both', stddev=0.01, bias=1.0, dropout=0.5
+  )
+  model.fc8 = dict(reads='both', stddev=0.01, bias=0.0)
+
+  # 'paper': x * mask in training, x * (1 - rate) in testing (§4.2).
+  # 'inverted': x * mask / (1 - rate) in training, the form that is usual now:
+  # another problem at the same initialization and learning rate.
+  model.dropout_kind = 'paper'
+  # Local response normalization (§3.3): x / (k + alpha * sum x^2)^beta.
+  model.lrn = dict(
+      enabled=True, n=5, k=2.0, alpha=1e-4, beta=0.75,
+      # The authors' code and Caffe divide alpha by n, the paper does not.
+      divide_alpha_by_n=False,
+      # Whether a window may cross the seam between the towers, as in Caffe's
+      # network; on one device only.
+      across_towers=False,
+  )
+  # A second normalization, over pixels, of the authors' code; not in the paper.
+  model.spatial_norm = dict(
+      enabled=False, size=5, k=1.0, alpha=1e-3, beta=0.75
+  )
+  # Overlapping max pooling (§3.4); windows are counted by ceiling.
+  model.pool = dict(window=3, stride=2)
+  # 'float32' or 'bfloat16': what layers compute in. Parameters, normalization
+  # sums and logits are float32.
+  model.dtype = 'float32'
+  return model
+
+
+def _optimizer():
+  optimizer = ml_collections.ConfigDict()
+  # v <- momentum * v - decay * rate * w - rate * gradient;  w <- w + v  (§5)
+  optimizer.momentum = 0.9
+  optimizer.weight_decay = 0.0005
+  # Factors for biases. §5 speaks of one rate "for all layers" and does not
+  # except biases from decay.
+  optimizer.bias_rate_multiplier = 1.0
+  optimizer.bias_decay_multiplier = 1.0
+  return optimizer
+
+
+def _schedule():
+  schedule = ml_collections.ConfigDict()
+  # 'constant', 'plateau' (§5), 'steps' or 'geometric'.
+  schedule.name = 'plateau'
+  # Initial rate (§5).
+  schedule.learning_rate = 0.01
+  # plateau: rate * factor when the validation error has not improved for
+  # `patience` evaluations, at most max_drops times. §5: "divide the learning
+  # rate by 10 when the validation error rate stopped improving ... reduced
+  # three times"; the patience was the authors' judgement.
+  schedule.plateau = dict(patience=5, factor=0.1, max_drops=3)
+  # steps: (epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate) from
+  # that epoch on. A rate of 0 freezes: no update at all, momentum included.
+  schedule.steps = ()
+  # geometric: equal stages over the duration, and how the rate of biases
+  # drops half way (the authors' later runs).
+  schedule.geometric = dict(
+      rates=(0.01, 1.59e-3, 2.5e-4, 4e-5), bias_factor_half_way=0.1
+  )
+  return schedule
+
+
+def _dataset(data):
+  dataset = ml_collections.ConfigDict()
+  # 'digits', 'folder', or a name of TensorFlow Datasets.
+  dataset.name = data
+  # folder: class subfolders. Without eval_dir, eval_fraction of train_dir's
+  # images, chosen by `seed`, are held out.
+  dataset.train_dir = placeholder(str)
+  dataset.eval_dir = placeholder(str)
+  dataset.eval_fraction = 0.1
+  # TensorFlow Datasets: where they lie (unset: its own default) and the splits.
+  dataset.dir = placeholder(str)
+  dataset.train_split = 'train'
+  dataset.eval_split = 'validation'
+  # Where the statistics of the training set are kept. Unset: beside the data,
+  # or in the user's cache directory if that cannot be written.
+  dataset.statistics_dir = placeholder(str)
+  # Subtracted from every image: 'image', the mean of each pixel over the
+  # training set (§2: "the mean activity over the training set from each
+  # pixel"), or 'channels', its mean colour.
+  dataset.mean = 'image'
+  # Principal components of the colours: 'imagenet' (built in) or 'dataset'.
+  dataset.pca = 'imagenet' if data.startswith('imagenet2012') else 'dataset'
+  return dataset
+
+
+def _augmentation():
+  augmentation = ml_collections.ConfigDict()
+  # Offsets of a 224 crop in 256 pixels, each way (§4.1: 32 * 32 * 2 = 2048
+  # variants of an image).
+  augmentation.crop_offsets = 32
+  # Mirror every second image (§4.1).
+  augmentation.flip = True
+  # Consecutive examples that share one offset and one flip.
+  augmentation.images_per_crop = 1
+  # Which part of the mean image a crop is reduced by: that 'under' the crop,
+  # or its 'centre' whatever the offset.
+  augmentation.mean_crop = 'under'
+  # PCA lighting (§4.1): along each principal component, N(0, lighting_scale)
+  # times its 'eigenvalue' (of pixels in 0..1; read on 0..255 it would shift
+  # images by 1,500 levels) or its 'standard_deviation' (of pixels in 0..255);
+  # 'none' switches it off.
+  augmentation.lighting = 'eigenvalue'
+  augmentation.lighting_scale = 0.1
+  # While lighting is on, training images are divided by this.
+  augmentation.lighting_divisor = 1.0
+  # Lighting and divisor end at this epoch. Unset: never.
+  augmentation.lighting_until_epoch = placeholder(float)
+  return augmentation
+
+
+def adapt_to_digits(config: ml_collections.ConfigDict) -> None:
+  """Sets what 1,437 small grey images need instead of a million large ones."""
+  # A mirrored digit is another one, or none.
+  config.augmentation.flip = False
+  # Grey images have one principal component; brightness says nothing here.
+  config.augmentation.lighting = 'none'
+  config.augmentation.lighting_divisor = 1.0
+  config.batch_size = 32
+  config.duration = '6 epochs'

@@ -1,0 +1,128 @@
+"""Mean image and principal colours of a training set."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import tqdm
+
+from input_pipeline import preprocessing
+from input_pipeline.errors import DataError
+from input_pipeline.sources import Source
+
+# ImageNet's, from cuda-convnet2's released statistics, levels of 0..255;
+# eigenvectors are columns.
+IMAGENET_CHANNEL_MEANS = np.array([127.30, 119.72, 104.91])
+IMAGENET_DEVIATIONS = np.array([19.7208, 37.0939, 121.7801])
+IMAGENET_EIGENVECTORS = np.array([
+    [0.4180, -0.7126, -0.5635],
+    [-0.8170, -0.0235, -0.5762],
+    [0.3973, 0.7012, -0.5920],
+])
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+  """Statistics of images of 256 x 256 pixels, levels of 0..255.
+
+  Attributes:
+    mean_image: [256, 256, 3] float32.
+    covariance: [3, 3] float64, of the RGB values of all pixels.
+  """
+
+  mean_image: np.ndarray
+  covariance: np.ndarray
+
+  @property
+  def channel_means(self) -> np.ndarray:
+    """[3] mean colour."""
+    return self.mean_image.mean(axis=(0, 1), dtype=np.float64)
+
+  def principal_components(self) -> tuple[np.ndarray, np.ndarray]:
+    """([3] standard deviations, [3, 3] eigenvectors as columns), ascending."""
+    values, vectors = np.linalg.eigh(self.covariance)
+    return np.sqrt(np.maximum(values, 0)), vectors
+
+
+def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
+  """Computes the statistics of [256, 256, 3] uint8 images, with a progress bar.
+
+  Args:
+    squares: the images; memory does not grow with their number.
+    total: their number.
+  """
+  pixel_sum = np.zeros((preprocessing.SQUARE, preprocessing.SQUARE, 3))
+  products = np.zeros((3, 3))
+  count = 0
+  for square in tqdm.tqdm(
+      squares, 'training set statistics', total, unit='img', mininterval=1
+  ):
+    pixel_sum += square
+    flat = square.reshape(-1, 3).astype(np.float32)
+    # At most 65,536 * 255^2 a sum: exact to 1e-7 in float32, summed in float64.
+    products += flat.T @ flat
+    count += 1
+  if not count:
+    raise DataError('no image to compute statistics of')
+  mean_image = pixel_sum / count
+  mean = mean_image.mean(axis=(0, 1))
+  pixels = count * preprocessing.SQUARE**2
+  covariance = products / pixels - np.outer(mean, mean)
+  return Statistics(mean_image.astype(np.float32), covariance)
+
+
+def load_or_compute(
+    source: Source, squares: Iterable[np.ndarray], directory: str | None
+) -> Statistics:
+  """Returns a source's statistics, from the cache if they are there.
+
+  Args:
+    source: the training set.
+    squares: its images; only read if there is no cache.
+    directory: where the cache lies; None for beside the data, or in the user's
+      cache directory if that cannot be written.
+  """
+  file = f'alexnet_statistics_{source.fingerprint()}.npz'
+  places = _places(source, directory)
+  for place in places:
+    if (place / file).exists():
+      return _load(place / file)
+  statistics = compute(squares, len(source))
+  for place in places:
+    try:
+      place.mkdir(parents=True, exist_ok=True)
+      _save(statistics, place / file)
+      break
+    except OSError:
+      continue  # Not writable: the next place, or no cache at all.
+  return statistics
+
+
+def _places(source, directory):
+  if directory is not None:
+    return [pathlib.Path(directory).expanduser()]
+  if source.directory is None:
+    return []
+  cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return [source.directory, pathlib.Path(cache) / 'alexnet']
+
+
+def _save(statistics, path):
+  # Written aside and renamed, so that a killed run leaves no half file.
+  temporary = path.with_suffix(f'.{os.getpid()}.tmp')
+  with open(temporary, 'wb') as f:
+    np.savez(f, **dataclasses.asdict(statistics))
+  os.replace(temporary, path)
+
+
+def _load(path):
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return Statistics(arrays['mean_image'], arrays['covariance'])
+  except Exception as error:  # zipfile and NumPy raise many kinds.
+    raise DataError(
+        f'cannot read the cached statistics {path} ({error}): remove the file, '
+        'they will be computed again'
+    ) from error

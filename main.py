@@ -1,0 +1,29 @@
+"""Trains and evaluates AlexNet.
+
+  python main.py --config=configs/alexnet.py --workdir=runs/alexnet
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from alexnet import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'File of the configuration, FILE[:DATASET].'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder for checkpoints, metrics and results.'
+)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  from alexnet import train  # JAX and TensorFlow: seconds that --help can save.
+
+  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  cli.run(main)
