@@ -33,8 +33,6 @@ class Checkpoints:
       workdir: of the run.
       keep: number of checkpoints to keep, the newest ones.
     """
-    # Orbax tells its inner life at this level, at every save.
-    logging.set_verbosity(logging.WARNING)
     self._directory = (workdir / 'checkpoints').resolve()
     self._keep = max(1, keep)
     self._remove_unfinished()

@@ -1,16 +1,11 @@
 """How every command starts, and ends when a user can mend what is wrong."""
 
-import os
 import sys
 from collections.abc import Callable
 
-# TensorFlow's C++ log is about itself; its errors also come as exceptions.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+from absl import app, logging
 
-from absl import app  # noqa: E402
-
-from alexnet.errors import UserError  # noqa: E402
-from input_pipeline.errors import DataError  # noqa: E402
+from alexnet.errors import UserError
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -20,6 +15,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   """
 
   def wrapped(argv):
+    # JAX and Orbax tell of themselves at the level below.
+    logging.set_verbosity(logging.WARNING)
+    # Imports TensorFlow, which takes seconds that --help need not wait for.
+    from input_pipeline.errors import DataError
+
     try:
       return main(argv)
     except (UserError, DataError) as error:

@@ -141,7 +141,7 @@ class AlexNet(nn.Module):
       x = self._dropout(x, spec.dropout, dropout_keys, index)
     logits = layers.Dense(**self._layer(head_spec), name=head)(x)
     if logits.shape[-1] < head_spec.features:
-      logits = lax.all_gather(logits, self.tower_axis, axis=-1, tiled=True)
+      logits = layers.gather_features(logits, self.tower_axis)
     return logits.astype(jnp.float32)
 
   def _layer(self, spec):

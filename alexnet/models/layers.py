@@ -456,6 +456,20 @@ def dropout(
   return jnp.where(mask, kept, jnp.zeros((), x.dtype))
 
 
+# --- Between the towers -------------------------------------------------------
+
+
+def gather_features(x: jax.Array, tower_axis: str) -> jax.Array:
+  """The features of all towers: [..., features] to [..., features * towers].
+
+  Gathered along a new first axis and then joined: XLA stores what it gathers
+  with the gathered axis first, so gathering along the last one would transpose
+  the input and the output.
+  """
+  towers = lax.all_gather(x, tower_axis)
+  return jnp.concatenate(list(towers), axis=-1)
+
+
 # --- Layers with parameters --------------------------------------------------
 
 
@@ -495,7 +509,7 @@ class _TowerLayer(nn.Module):
     if self.reads == 'own':
       return x, self.towers // self._devices()
     if self.reads == 'both' and self.tower_axis:
-      x = lax.all_gather(x, self.tower_axis, axis=-1, tiled=True)
+      x = gather_features(x, self.tower_axis)
     return x, 1
 
   def _parameters(self, kernel_shape):
