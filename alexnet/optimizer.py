@@ -152,8 +152,8 @@ def check_schedule(
         f'schedule.plateau.patience is {schedule.plateau.patience}: wanted '
         'at least 1 evaluation'
     )
-  if schedule.name == 'geometric' and not schedule.geometric.rates:
-    raise ConfigError('schedule.geometric.rates is empty: wanted one a stage')
+  if schedule.name == 'geometric' and not schedule.geometric.factors:
+    raise ConfigError('schedule.geometric.factors is empty: wanted one a stage')
   for step in schedule.steps:
     if (
         len(step) != 4
@@ -193,11 +193,10 @@ def rates_at(
   kernel = schedule.learning_rate
   bias_factor = config.optimizer.bias_rate_multiplier
   if schedule.name == 'geometric':
-    stages = schedule.geometric.rates
-    stage = min(len(stages) - 1, step * len(stages) // max(1, total_steps))
-    kernel = stages[stage]
-    # The rate of biases starts from the first stage's and ignores the others.
-    bias = stages[0] * bias_factor
+    factors = schedule.geometric.factors
+    stage = min(len(factors) - 1, step * len(factors) // max(1, total_steps))
+    bias = kernel * bias_factor  # The stages are of the kernels only.
+    kernel *= factors[stage]
     if 2 * step >= total_steps:
       bias *= schedule.geometric.bias_factor_half_way
   else:

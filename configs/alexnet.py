@@ -176,10 +176,10 @@ def _schedule():
   # steps: (epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate) from
   # that epoch on. A rate of 0 freezes: no update at all, momentum included.
   schedule.steps = ()
-  # geometric: equal stages over the duration, and how the rate of biases
-  # drops half way (the authors' later runs).
+  # geometric: equal stages over the duration, each with its factor of the
+  # rate, and how the rate of biases drops half way (the authors' later runs).
   schedule.geometric = dict(
-      rates=(0.01, 1.59e-3, 2.5e-4, 4e-5), bias_factor_half_way=0.1
+      factors=(1.0, 0.159, 0.025, 0.004), bias_factor_half_way=0.1
   )
   return schedule
 
@@ -242,4 +242,9 @@ def adapt_to_digits(config: ml_collections.ConfigDict) -> None:
   config.augmentation.lighting = 'none'
   config.augmentation.lighting_divisor = 1.0
   config.batch_size = 32
-  config.duration = '6 epochs'
+  config.duration = '5 epochs'
+  for name in ('conv3', 'conv4', 'conv5'):
+    config.model[name].stddev = 0.03
+  config.schedule.name = 'geometric'
+  config.schedule.learning_rate = 0.005
+  config.schedule.geometric.factors = (1.0, 0.3, 0.1, 0.03)
