@@ -1,5 +1,7 @@
 """Trains and evaluates AlexNet.
 
+Run it as
+
   python main.py --config=configs/alexnet.py --workdir=runs/alexnet
 """
 

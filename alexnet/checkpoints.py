@@ -14,7 +14,6 @@ import shutil
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -154,16 +153,13 @@ class Checkpoints:
     for name, digest in files.items():
       path = directory / name
       if not path.is_file():
-        raise CheckpointError(f'{directory} is damaged: {name} is missing. {advice}')
+        raise CheckpointError(
+            f'{directory} is damaged: {name} is missing. {advice}'
+        )
       if _sha256(path) != digest:
         raise CheckpointError(
             f'{directory} is damaged: {name} is not as it was written. {advice}'
         )
-
-
-def abstract(state: Any) -> Any:
-  """Shapes, dtypes and shardings of a state, to restore into."""
-  return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 def _sha256(path):

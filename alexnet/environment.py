@@ -1,5 +1,6 @@
 """What a run ran on, for workdir/environment.json."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,8 @@ import subprocess
 import sys
 
 import jax
+
+from alexnet.workdir import write_json
 
 _PACKAGES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections',
@@ -23,10 +26,9 @@ def write(path: pathlib.Path) -> None:
   """
   sessions = []
   if path.exists():
-    try:
+    # Unreadable if a session was killed while it wrote: only this one counts.
+    with contextlib.suppress(ValueError, KeyError, TypeError):
       sessions = json.loads(path.read_text())['sessions']
-    except (ValueError, KeyError, TypeError):
-      pass  # Left half by a killed session: only this one is known.
   sessions.append({
       'command': sys.argv,
       'python': platform.python_version(),
@@ -37,7 +39,7 @@ def write(path: pathlib.Path) -> None:
       'device_kind': jax.devices()[0].device_kind,
       'git_revision': _git_revision(),
   })
-  path.write_text(json.dumps({'sessions': sessions}, indent=2) + '\n')
+  write_json(path, {'sessions': sessions})
 
 
 def idle_accelerator_warning() -> str | None:

@@ -6,6 +6,7 @@ last axis, which for a kernel is its output features. Tower by tower, the two
 halves of a grouped kernel are the plain kernels of Figure 2 of the paper.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -73,12 +74,10 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
 def _request_cpu_devices(count):
   if count <= jax.config.jax_num_cpu_devices:
     return
-  try:
+  # Refused if JAX is in use already. Whether the devices that it has then
+  # suffice is checked by the caller, who has the better message.
+  with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', count)
-  except RuntimeError:
-    # JAX is already in use. Whether its devices suffice is checked by the
-    # caller, which has the better message.
-    pass
 
 
 def _splittable(model):
@@ -139,10 +138,13 @@ def specs(tree: Any, mesh: Mesh) -> Any:
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
   """Like `specs`, as shardings for `jax.jit`, `jax.device_put` and Orbax."""
-  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree, mesh))
+  of_spec = lambda spec: NamedSharding(mesh, spec)
+  return jax.tree.map(of_spec, specs(tree, mesh))
 
 
-def initialize(create: Callable[[jax.Array], Any], mesh: Mesh, seed: int) -> Any:
+def initialize(
+    create: Callable[[jax.Array], Any], mesh: Mesh, seed: int
+) -> Any:
   """Runs `create(key)` so that its arrays are made where they will live.
 
   The values depend on the seed alone, not on the mesh.

@@ -6,7 +6,6 @@ workdir continues where it was.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import signal
@@ -17,28 +16,20 @@ import ml_collections
 import numpy as np
 
 from alexnet import (
-    checkpoints,
-    durations,
-    environment,
-    evaluate,
-    metrics,
-    optimizer,
-    partitioning,
-    train_step,
+  checkpoints,
+  durations,
+  environment,
+  evaluate,
+  metrics,
+  optimizer,
+  partitioning,
+  train_step,
 )
+from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
 from alexnet.models import create_model
 from input_pipeline import sources
 from input_pipeline.pipeline import Pipeline
-
-# What may differ between two sessions of a run: it does not change what has
-# been computed so far.
-_MAY_CHANGE = (
-    'accumulation', 'checkpoint_every', 'duration', 'evaluate_every',
-    'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'mesh',
-    'ten_views', 'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
-    'dataset.statistics_dir',
-)
 
 
 @dataclasses.dataclass
@@ -102,7 +93,7 @@ class Run:
           f'has {len(train.class_names)} classes: leave the field unset'
       )
     self.config = config
-    self._check_config()
+    workdir_lib.check_config(workdir, config)
     self.model = create_model(config.model)
     self._optimizer = optimizer.create_optimizer(config.optimizer)
     self._steps_per_epoch = len(train) / config.batch_size
@@ -168,29 +159,10 @@ class Run:
           "evaluate_every is 'never': set --config.evaluate_every='1 epochs'"
       )
 
-  def _check_config(self):
-    path = self.workdir / 'config.json'
-    if not path.exists():
-      return
-    saved = load_config(self.workdir)
-    old, new = (_flatten(c) for c in (saved.to_dict(), self.config.to_dict()))
-    changed = [
-        f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(_MAY_CHANGE)
-    ]
-    if changed:
-      raise CheckpointError(
-          f'{self.workdir} was made by another config: '
-          + '; '.join(changed[:5])
-          + ('; ...' if changed[5:] else '')
-          + '. Use another --workdir, or the config it was made by'
-      )
-
   def _make_workdir(self):
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      _write_json(self.workdir / 'config.json', self.config.to_dict())
+      workdir_lib.save_config(self.workdir, self.config)
       environment.write(self.workdir / 'environment.json')
     except OSError as error:
       raise CheckpointError(
@@ -225,14 +197,11 @@ class Run:
       run, which is then saved.
     """
     self._announce()
-    results_path = self.workdir / 'results.json'
-    if results_path.exists():
-      results = json.loads(results_path.read_text())
-      if results['step'] == self.total_steps:
-        self._console.print('this run is finished already')
-        self._show_results(results)
-        return results
-      results_path.unlink()
+    results = workdir_lib.load_results(self.workdir)
+    if results and results['step'] == self.total_steps:
+      self._console.print('this run is finished already')
+      self._show_results(results)
+      return results
     writer = metrics.Writer(self.workdir, self.progress.step)
     handlers = {
         number: signal.signal(number, self._on_signal)
@@ -253,7 +222,7 @@ class Run:
         signal.signal(number, handler)
       writer.close()
       self._checkpoints.close()
-    _write_json(results_path, results)
+    workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
     self._show_results(results)
     return results
 
@@ -372,13 +341,12 @@ class Run:
           f'the validation error has stopped improving: learning rate '
           f'{self._rates()["fc8"]["kernel"]:.3g}'
       )
-    self._last_result = result
 
   def _finish(self, writer):
     results = {
         'step': self.progress.step,
         'train_seconds': self.progress.seconds,
-        'centre': self._last_result_or_again(),
+        'centre': self._centre_result(),
     }
     if self.config.ten_views:
       results['ten'] = self.evaluate('ten')
@@ -387,13 +355,13 @@ class Run:
       )
     return results
 
-  def _last_result_or_again(self):
-    # A run killed during the ten views has its centre result in the file only.
+  def _centre_result(self):
+    # From the file, which has it even if the run was killed after it.
     records = metrics.read_records(self.workdir / 'metrics.jsonl')
     for record in reversed(records):
-      if record['kind'] == 'eval' and record['step'] == self.progress.step:
-        if record['views'] == 'centre':
-          return {k: record[k] for k in ('loss', 'top1', 'top5', 'count')}
+      key = record['kind'], record['step'], record.get('views')
+      if key == ('eval', self.progress.step, 'centre'):
+        return {k: record[k] for k in ('loss', 'top1', 'top5', 'count')}
     return self.evaluate('centre')
 
   def _save(self):
@@ -440,7 +408,7 @@ class Run:
         'steps': (
             f'{self.total_steps:,} of {config.batch_size} images '
             f'({self.total_steps / self._steps_per_epoch:.1f} epochs), '
-            + (f'evaluation every {every:,}' if every else 'evaluation at the end')
+            f'evaluation {f"every {every:,}" if every else "at the end"}'
         ),
         'workdir': str(self.workdir),
     }
@@ -482,7 +450,7 @@ def open_run(workdir: pathlib.Path, console: metrics.Console) -> Run:
   Raises:
     CheckpointError: no run or no checkpoint there.
   """
-  run = Run(load_config(workdir), workdir, console)
+  run = Run(workdir_lib.load_config(workdir), workdir, console)
   if not run.progress.step:
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
@@ -490,44 +458,6 @@ def open_run(workdir: pathlib.Path, console: metrics.Console) -> Run:
   return run
 
 
-def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads the config of a run.
-
-  Raises:
-    CheckpointError: the folder holds no run.
-  """
-  path = workdir / 'config.json'
-  try:
-    values = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise CheckpointError(
-        f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
-    ) from error
-  return ml_collections.ConfigDict(_to_tuples(values))
-
-
-def _to_tuples(value):
-  """JSON has no tuples, configs have no lists."""
-  if isinstance(value, dict):
-    return {name: _to_tuples(item) for name, item in value.items()}
-  if isinstance(value, list):
-    return tuple(_to_tuples(item) for item in value)
-  return value
-
-
-def _flatten(values, prefix=''):
-  flat = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      flat.update(_flatten(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = value
-  return flat
-
-
 def _is_due(step, every):
   return every is not None and step > 0 and step % every == 0
 
-
-def _write_json(path, values):
-  path.write_text(json.dumps(values, indent=2) + '\n')

@@ -203,7 +203,8 @@ def make_eval_step(
     logits = local_model.apply(
         {'params': params}, images.reshape(-1, *images.shape[2:])
     )
-    log_softmax = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
+    log_softmax = jax.nn.log_softmax(logits)
+    log_softmax = log_softmax.reshape(-1, views, logits.shape[-1])
     # The mean of the views' probabilities, as a logarithm.
     log_mean = jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views)
     rank = ranks(log_mean, labels)

@@ -4,8 +4,8 @@ ImageNet Classification with Deep Convolutional Neural Networks, Krizhevsky,
 Sutskever and Hinton, NIPS 2012. Sections (§) in the comments are the paper's.
 
   python main.py --config=configs/alexnet.py --workdir=runs/alexnet
-  python main.py --config=configs/alexnet.py:imagenet2012 --workdir=runs/imagenet
-  python main.py --config=configs/alexnet.py:imagenette --workdir=runs/imagenette
+  python main.py --config=configs/alexnet.py:imagenet2012 --workdir=runs/1k
+  python main.py --config=configs/alexnet.py:imagenette --workdir=runs/ten
   python main.py --config=configs/alexnet.py:folder \
       --config.dataset.train_dir=PHOTOS --workdir=runs/photos
 

@@ -7,7 +7,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # Its oneDNN announces itself at every start and is of no use here.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
 # TensorFlow only feeds here: the accelerators' memory is for JAX.
 tf.config.set_visible_devices([], 'GPU')

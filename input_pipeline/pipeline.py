@@ -1,9 +1,9 @@
 """Batches as a pure function of (seed, step): nothing to save, nothing to seek.
 
 Training is one endless stream of examples. Example i of the stream belongs to
-epoch i // n and is the image at place i % n of that epoch's permutation; batch s
-is the examples from s * batch_size on. Every epoch therefore shows every image
-exactly once, and batches cross from one epoch into the next.
+epoch i // n and is the image at place i % n of that epoch's permutation; batch
+s is the examples from s * batch_size on. Every epoch therefore shows every
+image exactly once, and batches cross from one epoch into the next.
 """
 
 from collections.abc import Iterator
@@ -192,7 +192,7 @@ class Pipeline:
     return tf.stack([self._config.seed * _USES + use, number])
 
   def _read(self, source, index):
-    """The example's [256, 256, 3] uint8 image and [] int32 label, as tensors."""
+    """Tensors of the example: [256, 256, 3] uint8 image, [] int32 label."""
 
     def read(index):
       try:

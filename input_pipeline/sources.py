@@ -134,7 +134,6 @@ class Folder(Source):
   def describe(self, index):
     return str(self.directory / self._files[index][0])
 
-  @functools.cache
   def fingerprint(self):
     sizes = (
         f'{path}\0{(self.directory / path).stat().st_size}'
@@ -254,7 +253,8 @@ class TFDS(Source):
     self.name = f'{builder.info.full_name} ({split})'
     self.directory = pathlib.Path(builder.data_dir)
     names = features['label'].names
-    self.class_names = tuple(names or map(str, range(features['label'].num_classes)))
+    classes = range(features['label'].num_classes)
+    self.class_names = tuple(names or map(str, classes))
     self._data = builder.as_data_source(
         split, decoders={'image': tfds.decode.SkipDecoding()}
     )

@@ -45,11 +45,8 @@ def create_model(config: ml_collections.ConfigDict) -> nn.Module:
       # not the pooling: the layers behind it keep their sizes.
       spec = alexnet.ConvolutionSpec(**{**config[name], 'after': ('pool',)})
       convolutions.append((name, spec))
-  norms = {'lrn': config.lrn.enabled, 'spatial_norm': config.spatial_norm.enabled}
-  convolutions = [
-      (name, _without(spec, [norm for norm, on in norms.items() if not on]))
-      for name, spec in convolutions
-  ]
+  off = [n for n in ('lrn', 'spatial_norm') if not config[n].enabled]
+  convolutions = [(name, _without(spec, off)) for name, spec in convolutions]
   dense = [(name, alexnet.DenseSpec(**config[name])) for name in alexnet.DENSE]
   dense = [(name, spec) for name, spec in dense if spec.features]
   head = alexnet.DenseSpec(features=config.num_classes, **config[alexnet.HEAD])
@@ -114,8 +111,8 @@ def _check_reads(config):
       )
   if config[alexnet.HEAD].reads == 'own' and config.num_classes % config.towers:
     raise ConfigError(
-        f"model.{alexnet.HEAD}.reads is 'own', but {config.num_classes} classes "
-        f"cannot be shared by {config.towers} towers: wanted 'both'"
+        f"model.{alexnet.HEAD}.reads is 'own', but {config.num_classes} "
+        f"classes cannot be shared by {config.towers} towers: wanted 'both'"
     )
 
 

@@ -370,7 +370,7 @@ def _convolution_forward(x, kernel, stride, padding, groups):
 
 def _convolution_backward(stride, padding, groups, saved, g):
   x, kernel = saved
-  group_shape = kernel.shape[:-1] + (kernel.shape[-1] // groups,)
+  group_shape = (*kernel.shape[:-1], kernel.shape[-1] // groups)
 
   def input_gradient(groups):
     def gradient(x, kernel, g):

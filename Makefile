@@ -1,0 +1,53 @@
+# Each target makes .venv and installs what it needs on first use, and again
+# only when the requirements change.
+#
+#   make train    the paper's network on the embedded digits
+#   make test     all tests
+#   make lint     ruff
+#   make clean    removes .venv
+#
+# make train CONFIG=configs/alexnet.py:imagenet2012 WORKDIR=runs/imagenet
+# make train ARGS='--config.mesh.tower=2'
+# make test PYTHON=python3.12
+
+# The first of these that is there and answers; set PYTHON for another one.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' \
+	2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+CONFIG ?= configs/alexnet.py
+WORKDIR ?= runs/alexnet
+ARGS ?=
+
+# JAX for NVIDIA GPUs where a driver answers.
+RUN_REQUIREMENTS := $(if $(wildcard /proc/driver/nvidia/version),\
+	requirements-gpu.txt,requirements.txt)
+
+.PHONY: train test lint clean
+
+train: $(VENV)/run.installed
+	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+test: $(VENV)/dev.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/dev.installed
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/python.made:
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11, 3.12 or 3.13' \
+	'found: install one, or name it: make PYTHON=/path/to/python'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run.installed: $(VENV)/python.made requirements.txt $(RUN_REQUIREMENTS)
+	$(VENV)/bin/pip install --quiet -r $(strip $(RUN_REQUIREMENTS))
+	@touch $@
+
+$(VENV)/dev.installed: $(VENV)/run.installed requirements-dev.txt
+	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
+	@touch $@

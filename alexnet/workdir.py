@@ -1,0 +1,100 @@
+"""The files of a run that a person reads: its config, and its results."""
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from alexnet.errors import CheckpointError
+
+CONFIG = 'config.json'
+RESULTS = 'results.json'
+
+# What may differ between two sessions of a run: it does not change what has
+# been computed so far.
+_MAY_CHANGE = (
+    'accumulation', 'checkpoint_every', 'duration', 'evaluate_every',
+    'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'ten_views',
+    'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
+    'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
+)
+
+
+def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads the config that a run was made by.
+
+  Raises:
+    CheckpointError: the folder holds no run.
+  """
+  path = workdir / CONFIG
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise CheckpointError(
+        f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
+    ) from error
+  return ml_collections.ConfigDict(_to_tuples(values))
+
+
+def check_config(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Raises CheckpointError if the workdir was made by another config."""
+  if not (workdir / CONFIG).exists():
+    return
+  old = _flatten(load_config(workdir).to_dict())
+  new = _flatten(config.to_dict())
+  changed = [
+      f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
+      for name in sorted(old.keys() | new.keys())
+      if old.get(name) != new.get(name) and name not in _MAY_CHANGE
+  ]
+  if changed:
+    raise CheckpointError(
+        f'{workdir} was made by another config: '
+        + '; '.join(changed[:5])
+        + ('; ...' if changed[5:] else '')
+        + '. Use another --workdir, or the config it was made by'
+    )
+
+
+def save_config(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Writes a run's config."""
+  write_json(workdir / CONFIG, config.to_dict())
+
+
+def load_results(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Reads the results of a finished run; None if there are none."""
+  try:
+    return json.loads((workdir / RESULTS).read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a file that is either as it was or complete."""
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(values, indent=2) + '\n')
+  temporary.replace(path)
+
+
+def _to_tuples(value):
+  """JSON has no tuples, configs have no lists."""
+  if isinstance(value, dict):
+    return {name: _to_tuples(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return tuple(_to_tuples(item) for item in value)
+  return value
+
+
+def _flatten(values, prefix=''):
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      flat.update(_flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
