@@ -23,8 +23,36 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     try:
       return main(argv)
     except (UserError, DataError) as error:
-      sys.stdout.flush()
-      print(f'\nerror: {error}', file=sys.stderr)
-      return 1
+      return _fail(str(error))
+    except OSError as error:  # A full disk, a missing permission or file.
+      return _fail(f'{type(error).__name__}: {error}')
 
-  app.run(wrapped)
+  app.run(wrapped, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError) as error:
+    # What ml_collections raises for `--config.field=value` without such a
+    # field, or with a value of another type.
+    given = ' '.join(a for a in argv if a.startswith('--config.'))
+    sys.exit(
+        _fail(
+            f'an override does not fit the config ({_innermost(error)}); got '
+            f'{given}. The fields are listed, with comments, in the file that '
+            '--config names'
+        )
+    )
+
+
+def _innermost(error):
+  while error.args and isinstance(error.args[0], BaseException):
+    error = error.args[0]
+  return f'no field {error}' if isinstance(error, KeyError) else str(error)
+
+
+def _fail(message):
+  sys.stdout.flush()
+  print(f'\nerror: {message}', file=sys.stderr)
+  return 1

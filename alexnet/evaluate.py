@@ -44,13 +44,15 @@ def evaluate(
     pipeline: the data.
     mesh: that eval_step was made for.
     batch_size: examples in a batch of centre crops.
-    views: 'centre' or 'ten'.
+    views: 'centre' or 'ten'; the latter are five where training does not
+      mirror images.
     console: where to show progress.
     stop: asked between batches.
 
   Returns:
-    'top1' and 'top5' accuracy from 0 to 1, 'loss', and 'count', the number of
-    examples. With fewer than six classes top5 is always 1.
+    'top1' and 'top5' accuracy from 0 to 1, 'loss', 'count', the number of
+    examples, and 'views', the number of views of each. With fewer than six
+    classes top5 is always 1.
 
   Raises:
     Interrupted: stop() was true.
@@ -61,11 +63,13 @@ def evaluate(
     batch_size = -(-batch_size // TEN // data) * data
   total = len(pipeline.evaluation)
   sums = dict.fromkeys(('loss', 'top1', 'top5', 'count'), 0.0)
+  views_count = 1
   for batch in pipeline.evaluation_batches(
       batch_size, ten_views=views == 'ten'
   ):
     if stop():
       raise Interrupted
+    views_count = batch['image'].shape[1]
     result = eval_step(params, partitioning.put_batch(batch, mesh))
     # Batch sums are float32, but added up as Python floats: exact counts.
     for name, value in jax.device_get(result).items():
@@ -80,15 +84,19 @@ def evaluate(
   return {
       **{name: value / count for name, value in sums.items()},
       'count': int(count),
+      'views': views_count,
   }
 
 
 def format_result(views: str, result: dict[str, float]) -> str:
   """One line about a result of `evaluate`, in percent."""
   name = {'centre': 'centre crop', 'ten': 'ten views'}[views]
+  note = f'{result["count"]:,} images'
+  if views == 'ten' and result['views'] < TEN:
+    note += ', without mirror images: training has none'
   return (
       f'{name:12s} top-1 {result["top1"]:7.2%}   top-5 {result["top5"]:7.2%}   '
-      f'loss {result["loss"]:.4f}   ({result["count"]:,} images)'
+      f'loss {result["loss"]:.4f}   ({note})'
   )
 
 

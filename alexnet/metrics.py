@@ -58,19 +58,30 @@ class Writer:
   A record is one line of JSON: {'kind', 'step', ...numbers}.
   """
 
-  def __init__(self, workdir: pathlib.Path, first_step: int):
-    """Opens the files.
+  def __init__(
+      self,
+      workdir: pathlib.Path,
+      first_step: int,
+      kinds_of_first_step: tuple[str, ...] = ('train',),
+  ):
+    """Opens the files, and drops the records that will be written again.
+
+    They are left by a session that was killed after its last checkpoint.
 
     Args:
       workdir: of the run.
-      first_step: where the run starts or continues. Records of later steps,
-        left by a run that was killed after its last checkpoint, are dropped:
-        they will be written again.
+      first_step: where the run starts or continues; later records go.
+      kinds_of_first_step: kinds of records of this very step to keep.
     """
     import tensorboardX  # Slow to import, and evaluation does not need it.
 
     path = workdir / 'metrics.jsonl'
-    kept = [r for r in read_records(path) if r['step'] <= first_step]
+    kept = [
+        r
+        for r in read_records(path)
+        if r['step'] < first_step
+        or (r['step'] == first_step and r['kind'] in kinds_of_first_step)
+    ]
     temporary = path.with_suffix('.tmp')
     temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
     os.replace(temporary, path)

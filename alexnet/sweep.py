@@ -52,7 +52,7 @@ class Sweep:
 
   def config(self, index: int) -> ml_collections.ConfigDict:
     """The config of one run."""
-    config = self._get_config(*self._data)
+    config = self._get_config(*self._data).lock()
     try:
       config.update_from_flattened_dict(self.overrides[index])
     except (KeyError, AttributeError, TypeError, ValueError) as error:

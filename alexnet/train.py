@@ -202,7 +202,9 @@ class Run:
       self._console.print('this run is finished already')
       self._show_results(results)
       return results
-    writer = metrics.Writer(self.workdir, self.progress.step)
+    writer = metrics.Writer(
+        self.workdir, self.progress.step, self._kinds_recorded()
+    )
     handlers = {
         number: signal.signal(number, self._on_signal)
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -225,6 +227,15 @@ class Run:
     workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
     self._show_results(results)
     return results
+
+  def _kinds_recorded(self):
+    """Kinds of records that the checkpoint's own step has for good."""
+    step, kinds = self.progress.step, ['train']
+    if self.progress.evaluated_step == step:
+      kinds.append('eval_centre')
+    if step < self.total_steps:
+      kinds.append('eval_ten')  # Of a shorter duration before.
+    return tuple(kinds)
 
   def _on_signal(self, number, frame):
     del frame
@@ -330,7 +341,7 @@ class Run:
   def _evaluate_and_record(self, writer):
     result = self.evaluate('centre')
     step = self.progress.step
-    writer.write('eval', step, {'views': 'centre', **result})
+    writer.write('eval_centre', step, result)
     line = evaluate.format_result('centre', result)
     self._console.print(f'step {step}: {line}')
     self.progress.evaluated_step = step
@@ -350,21 +361,21 @@ class Run:
     }
     if self.config.ten_views:
       results['ten'] = self.evaluate('ten')
-      writer.write(
-          'eval', self.progress.step, {'views': 'ten', **results['ten']}
-      )
+      writer.write('eval_ten', self.progress.step, results['ten'])
     return results
 
   def _centre_result(self):
     # From the file, which has it even if the run was killed after it.
     records = metrics.read_records(self.workdir / 'metrics.jsonl')
     for record in reversed(records):
-      key = record['kind'], record['step'], record.get('views')
-      if key == ('eval', self.progress.step, 'centre'):
-        return {k: record[k] for k in ('loss', 'top1', 'top5', 'count')}
+      key = record.pop('kind'), record.pop('step')
+      if key == ('eval_centre', self.progress.step):
+        return record
     return self.evaluate('centre')
 
   def _save(self):
+    if self._checkpoints.latest_step() == self.progress.step:
+      return
     self.progress.seconds = self._clock.seconds
     self._checkpoints.save(
         self.progress.step, self.state, dataclasses.asdict(self.progress)
@@ -396,7 +407,7 @@ class Run:
             f'{config.model.name}, {self.parameters:,} parameters, '
             f'{config.model.towers} tower(s), {config.model.dtype}'
         ),
-        'data': (
+        'dataset': (
             f'{config.dataset.name}: {len(self.pipeline.train):,} training and '
             f'{len(self.pipeline.evaluation):,} evaluation images, '
             f'{len(self.pipeline.train.class_names):,} classes'

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from alexnet import partitioning
+from alexnet.models import Module
 from alexnet.partitioning import BATCH, DATA, REPLICATED, TOWER
 
 Batch = dict[str, jax.Array]
@@ -35,7 +35,7 @@ class TrainState:
 
 
 def create_state(
-    model: nn.Module,
+    model: Module,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     image_size: int = 224,
@@ -95,7 +95,7 @@ def dropout_keys(
 
 def make_train_step(
     *,
-    model: nn.Module,
+    model: Module,
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     state: TrainState,
@@ -178,7 +178,7 @@ def make_train_step(
 
 
 def make_eval_step(
-    *, model: nn.Module, mesh: Mesh, params: Any
+    *, model: Module, mesh: Mesh, params: Any
 ) -> Callable[[Any, Batch], Metrics]:
   """Compiles the evaluation of one batch.
 

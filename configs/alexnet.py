@@ -67,6 +67,7 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
 
 def _model():
   model = ml_collections.ConfigDict()
+  # Which network; there is one so far.
   model.name = 'alexnet'
   # Output classes. Unset: as many as the dataset has.
   model.num_classes = placeholder(int)
@@ -174,7 +175,8 @@ def _schedule():
   # three times"; the patience was the authors' judgement.
   schedule.plateau = dict(patience=5, factor=0.1, max_drops=3)
   # steps: (epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate) from
-  # that epoch on. A rate of 0 freezes: no update at all, momentum included.
+  # that epoch on; of two that apply, the later one counts. A rate of 0 freezes:
+  # no update at all, momentum included.
   schedule.steps = ()
   # geometric: equal stages over the duration, each with its factor of the
   # rate, and how the rate of biases drops half way (the authors' later runs).
@@ -202,7 +204,8 @@ def _dataset(data):
   dataset.statistics_dir = placeholder(str)
   # Subtracted from every image: 'image', the mean of each pixel over the
   # training set (§2: "the mean activity over the training set from each
-  # pixel"), or 'channels', its mean colour.
+  # pixel"), 'channels', its mean colour, or 'imagenet_channels', ImageNet's
+  # (built in: with pca = 'imagenet' no statistics have to be computed).
   dataset.mean = 'image'
   # Principal components of the colours: 'imagenet' (built in) or 'dataset'.
   dataset.pca = 'imagenet' if data.startswith('imagenet2012') else 'dataset'
@@ -235,16 +238,24 @@ def _augmentation():
 
 
 def adapt_to_digits(config: ml_collections.ConfigDict) -> None:
-  """Sets what 1,437 small grey images need instead of a million large ones."""
+  """Sets what 1,437 small grey images need instead of a million large ones.
+
+  Expected: more than 95 % top-1 on the 360 held-out digits.
+  """
   # A mirrored digit is another one, or none.
   config.augmentation.flip = False
-  # Grey images have one principal component; brightness says nothing here.
+  # Grey images have one principal component, brightness, and it says nothing.
   config.augmentation.lighting = 'none'
   config.augmentation.lighting_divisor = 1.0
+  # An epoch has 11 batches of 128: too few updates for a short run.
   config.batch_size = 32
   config.duration = '5 epochs'
+  # Run #145's initialization. With the paper's the logits of different images
+  # hardly differ at first, and the loss has not moved after 50 steps.
   for name in ('conv3', 'conv4', 'conv5'):
     config.model[name].stddev = 0.03
+  # At the paper's 0.01 batches this small keep the loss near 1; then down, so
+  # that five epochs suffice.
   config.schedule.name = 'geometric'
   config.schedule.learning_rate = 0.005
   config.schedule.geometric.factors = (1.0, 0.3, 0.1, 0.03)

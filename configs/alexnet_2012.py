@@ -58,9 +58,7 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
       (51.0, 'all', 'kernel', 1e-4),
       (67.0, 'conv1', 'kernel', 1e-5),
       (72.0, 'conv1', 'both', 0.0),
-      *(
-          (79.0, layer, 'kernel', 1e-5)
-          for layer in ('conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
-      ),
+      (79.0, 'all', 'kernel', 1e-5),
+      (79.0, 'conv1', 'kernel', 0.0),
   )
   return config

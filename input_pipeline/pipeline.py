@@ -6,6 +6,7 @@ s is the examples from s * batch_size on. Every epoch therefore shows every
 image exactly once, and batches cross from one epoch into the next.
 """
 
+import functools
 from collections.abc import Iterator
 
 import ml_collections
@@ -31,7 +32,8 @@ class Pipeline:
   Attributes:
     train: the training set.
     evaluation: the evaluation set.
-    statistics: of the training set's images.
+    statistics: of the training set's images; None if the config takes all it
+      needs from ImageNet's, which are built in.
   """
 
   def __init__(
@@ -63,9 +65,12 @@ class Pipeline:
     self._process = process
     self._processes = processes
     self._failure: DataError | None = None
-    self.statistics = statistics_lib.load_or_compute(
-        train, self._squares(train), config.dataset.statistics_dir
-    )
+    self.statistics: statistics_lib.Statistics | None = None
+    wanted = config.dataset.mean, config.dataset.pca
+    if wanted != ('imagenet_channels', 'imagenet'):
+      self.statistics = statistics_lib.load_or_compute(
+          train, self._squares(train), config.dataset.statistics_dir
+      )
     if config.dataset.pca == 'imagenet':
       self._components = (
           statistics_lib.IMAGENET_DEVIATIONS,
@@ -113,7 +118,9 @@ class Pipeline:
 
     Args:
       batch_size: images in a batch of all processes.
-      ten_views: ten views of each image, or the centre crop only.
+      ten_views: ten views of each image, or the centre crop only. Where
+        training does not mirror images (augmentation.flip), neither do these:
+        five views are left.
 
     Yields:
       This process's part of each batch: 'image' [examples, views, 224, 224, 3]
@@ -174,7 +181,11 @@ class Pipeline:
     return {'image': image, 'label': label}
 
   def _views(self, image, ten_views):
-    views = preprocessing.ten_views if ten_views else preprocessing.centre_view
+    views = preprocessing.centre_view
+    if ten_views:
+      views = functools.partial(
+          preprocessing.ten_views, mirror=self._config.augmentation.flip
+      )
     image = tf.cast(image, tf.float32)
     if self._config.augmentation.mean_crop == 'under':
       return views(image - self._mean)
@@ -184,7 +195,10 @@ class Pipeline:
     config = self._config.dataset
     if config.mean == 'image':
       return self.statistics.mean_image
-    means = self.statistics.channel_means
+    if config.mean == 'channels':
+      means = self.statistics.channel_means
+    else:
+      means = statistics_lib.IMAGENET_CHANNEL_MEANS
     shape = (preprocessing.SQUARE, preprocessing.SQUARE, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
@@ -243,7 +257,8 @@ def _check(config):
       raise DataError(f"{field} is '{value}', wanted one of {wanted}")
 
   augmentation = config.augmentation
-  choice('dataset.mean', config.dataset.mean, ('image', 'channels'))
+  means = ('image', 'channels', 'imagenet_channels')
+  choice('dataset.mean', config.dataset.mean, means)
   choice('dataset.pca', config.dataset.pca, ('imagenet', 'dataset'))
   choice('augmentation.mean_crop', augmentation.mean_crop, ('under', 'centre'))
   choice(

@@ -138,14 +138,15 @@ def centre_view(image: tf.Tensor) -> tf.Tensor:
   return centre_crop(image)[None]
 
 
-def ten_views(image: tf.Tensor) -> tf.Tensor:
+def ten_views(image: tf.Tensor, *, mirror: bool = True) -> tf.Tensor:
   """[256, 256, channels] to [10, 224, 224, channels] (§4.1).
 
-  Four corners and the centre, then the mirror image of each.
+  Four corners and the centre, then the mirror image of each; without mirror
+  images [5, 224, 224, channels].
   """
   corners = [_crop(image, y, x) for y in (0, BORDER) for x in (0, BORDER)]
   five = tf.stack([*corners, centre_crop(image)])
-  return tf.concat([five, tf.reverse(five, [2])], axis=0)
+  return tf.concat([five, tf.reverse(five, [2])], axis=0) if mirror else five
 
 
 def _crop(image, top, left):

@@ -56,8 +56,9 @@ def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
   pixel_sum = np.zeros((preprocessing.SQUARE, preprocessing.SQUARE, 3))
   products = np.zeros((3, 3))
   count = 0
+  # disable=None: no bar where the output is not a terminal.
   for square in tqdm.tqdm(
-      squares, 'training set statistics', total, unit='img', mininterval=1
+      squares, 'training set statistics', total, unit='img', disable=None
   ):
     pixel_sum += square
     flat = square.reshape(-1, 3).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Layers against numbers worked by hand, torch, TensorFlow and onnxruntime."""
+"""Layers against numbers worked by hand, TensorFlow and onnxruntime."""
 
 from tests import testing  # isort: skip
 
@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import tensorflow as tf
-import torch
 from absl.testing import absltest, parameterized
 from jax.test_util import check_grads
 
@@ -17,14 +16,37 @@ from alexnet.models import layers
 del testing
 
 
-def to_torch(x):
-  """NHWC to an NCHW tensor that wants a gradient."""
-  x = np.ascontiguousarray(np.moveaxis(np.asarray(x), -1, 1))
-  return torch.tensor(x, requires_grad=True)
+def onnx_output(operator, inputs, **attributes):
+  """Runs one operator of ONNX on NHWC arrays (kernels HWIO)."""
+  planes = [
+      np.ascontiguousarray(x.transpose(0, 3, 1, 2) if i == 0
+                           else x.transpose(3, 2, 0, 1))
+      for i, x in enumerate(inputs)
+  ]
+  names = [f'x{i}' for i in range(len(inputs))]
+  tensor = lambda name, shape: onnx.helper.make_tensor_value_info(
+      name, onnx.TensorProto.FLOAT, shape
+  )
+  graph = onnx.helper.make_graph(
+      [onnx.helper.make_node(operator, names, ['y'], **attributes)],
+      operator,
+      [tensor(name, x.shape) for name, x in zip(names, planes)],
+      [tensor('y', None)],
+  )
+  opset = [onnx.helper.make_opsetid('', 13)]
+  model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+  session = onnxruntime.InferenceSession(model.SerializeToString())
+  (y,) = session.run(None, dict(zip(names, planes)))
+  return y.transpose(0, 2, 3, 1)
 
 
-def from_torch(x):
-  return np.moveaxis(x.detach().numpy(), 1, -1)
+def tensorflow_gradients(function, g, *inputs):
+  """Output and gradients of a function of TensorFlow."""
+  inputs = [tf.constant(x) for x in inputs]
+  with tf.GradientTape() as tape:
+    tape.watch(inputs)
+    y = function(*inputs)
+  return y.numpy(), tape.gradient(y, inputs, tf.constant(g))
 
 
 def normal(*shape, scale=1.0, seed=0):
@@ -66,25 +88,6 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(y, [1 / 1, 2 / 5, 3 / 13], rtol=2e-6)
 
-  @parameterized.parameters(1.0, 1e-4, 2e-5)
-  def test_torch(self, alpha):
-    x, g = normal(2, 5, 6, 16, scale=40), normal(2, 5, 6, 16, seed=1)
-    y, (dx,) = output_and_gradients(
-        lambda x: layers.local_response_normalization(
-            x, n=5, k=2.0, alpha=alpha, beta=0.75
-        ),
-        g,
-        x,
-    )
-    theirs = to_torch(x)
-    # torch divides alpha by the window.
-    out = torch.nn.LocalResponseNorm(5, 5 * alpha, 0.75, 2.0)(theirs)
-    out.backward(to_torch(g))
-    np.testing.assert_allclose(y, from_torch(out), rtol=2e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        dx, from_torch(theirs.grad), rtol=1e-4, atol=2e-6
-    )
-
   @parameterized.parameters((1e-4, 0.75), (2e-5, 0.75), (1e-3, 0.5))
   def test_tensorflow(self, alpha, beta):
     x, g = normal(2, 5, 6, 16, scale=40), normal(2, 5, 6, 16, seed=1)
@@ -95,33 +98,25 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
         g,
         x,
     )
-    with tf.GradientTape() as tape:
-      theirs = tf.constant(x)
-      tape.watch(theirs)
-      out = tf.nn.local_response_normalization(theirs, 2, 2.0, alpha, beta)
-    gradient = tape.gradient(out, theirs, tf.constant(g))
+    out, (gradient,) = tensorflow_gradients(
+        lambda x: tf.nn.local_response_normalization(x, 2, 2.0, alpha, beta),
+        g,
+        x,
+    )
     np.testing.assert_allclose(y, out, rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(dx, gradient, rtol=1e-4, atol=2e-6)
 
-  def test_onnxruntime(self):
+  @parameterized.parameters(1e-4, 2e-5)
+  def test_onnxruntime(self, alpha):
     x = normal(2, 5, 6, 16, scale=40)
-    node = onnx.helper.make_node(
-        'LRN', ['x'], ['y'], size=5, alpha=5e-4, beta=0.75, bias=2.0
-    )
-    shape = [2, 16, 5, 6]
-    tensor = lambda name: onnx.helper.make_tensor_value_info(
-        name, onnx.TensorProto.FLOAT, shape
-    )
-    graph = onnx.helper.make_graph([node], 'lrn', [tensor('x')], [tensor('y')])
-    opset = [onnx.helper.make_opsetid('', 13)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    planes = np.ascontiguousarray(np.moveaxis(x, -1, 1))
-    (out,) = session.run(None, {'x': planes})
     y = layers.local_response_normalization(
-        jnp.asarray(x), n=5, k=2.0, alpha=1e-4, beta=0.75
+        jnp.asarray(x), n=5, k=2.0, alpha=alpha, beta=0.75
     )
-    np.testing.assert_allclose(y, np.moveaxis(out, 1, -1), rtol=2e-5, atol=1e-5)
+    # ONNX divides alpha by the window.
+    out = onnx_output(
+        'LRN', [x], size=5, alpha=5 * alpha, beta=0.75, bias=2.0
+    )
+    np.testing.assert_allclose(y, out, rtol=2e-5, atol=1e-5)
 
   @parameterized.product(n=(2, 3, 5), beta=(0.75, 1.0), groups=(1, 2))
   def test_gradient_by_differences(self, n, beta, groups):
@@ -194,18 +189,31 @@ class MaxPoolTest(parameterized.TestCase):
       (55, 2, 2, 28), (26, 2, 2, 13), (11, 2, 2, 6),  # Run 147: overhanging.
       (6, 3, 2, 3),
   )
-  def test_torch(self, size, window, stride, expected):
+  def test_onnxruntime_and_tensorflow(self, size, window, stride, expected):
     x = normal(2, size, size, 4)
     g = normal(2, expected, expected, 4, seed=1)
     y, (dx,) = output_and_gradients(
         lambda x: layers.max_pool(x, window=window, stride=stride), g, x
     )
-    theirs = to_torch(x)
-    out = torch.nn.functional.max_pool2d(theirs, window, stride, ceil_mode=True)
-    out.backward(to_torch(g))
     self.assertEqual(layers.pooled_size(size, window, stride), expected)
-    np.testing.assert_array_equal(y, from_torch(out))
-    np.testing.assert_allclose(dx, from_torch(theirs.grad), atol=1e-6)
+    out = onnx_output(
+        'MaxPool',
+        [x],
+        kernel_shape=[window] * 2,
+        strides=[stride] * 2,
+        ceil_mode=1,
+    )
+    np.testing.assert_array_equal(y, out)
+
+    def by_tensorflow(x):
+      # Its windows are counted by floor: fill up what hangs over the edge.
+      fill = [0, (expected - 1) * stride + window - size]
+      lowest = x.dtype.min
+      x = tf.pad(x, [[0, 0], fill, fill, [0, 0]], constant_values=lowest)
+      return tf.nn.max_pool2d(x, window, stride, 'VALID')
+
+    _, (theirs,) = tensorflow_gradients(by_tensorflow, g, x)
+    np.testing.assert_allclose(dx, theirs, atol=1e-6)
 
   def test_gap_between_windows(self):
     with self.assertRaisesRegex(ValueError, 'window=2, stride=3'):
@@ -248,7 +256,7 @@ class GroupedConvolutionTest(parameterized.TestCase):
     return x, w, normal(2, out, out, features, seed=2)
 
   @parameterized.parameters(*_CONVOLUTIONS)
-  def test_torch(self, *case):
+  def test_onnxruntime_and_tensorflow(self, *case):
     stride, padding, groups = case[4:]
     x, w, g = self._arrays(*case)
     y, (dx, dw) = output_and_gradients(
@@ -259,23 +267,26 @@ class GroupedConvolutionTest(parameterized.TestCase):
         x,
         w,
     )
-    theirs = to_torch(x)
-    kernel = torch.tensor(
-        np.ascontiguousarray(w.transpose(3, 2, 0, 1)), requires_grad=True
-    )
     low, high = padding
-    padded = torch.nn.functional.pad(theirs, (low, high, low, high))
-    out = torch.nn.functional.conv2d(
-        padded, kernel, stride=stride, groups=groups
+    out = onnx_output(
+        'Conv',
+        [x, w],
+        group=groups,
+        strides=[stride] * 2,
+        pads=[low, low, high, high],
     )
-    out.backward(to_torch(g))
-    np.testing.assert_allclose(y, from_torch(out), rtol=1e-4, atol=5e-5)
-    np.testing.assert_allclose(
-        dx, from_torch(theirs.grad), rtol=1e-4, atol=5e-5
-    )
-    np.testing.assert_allclose(
-        dw, kernel.grad.numpy().transpose(2, 3, 1, 0), rtol=1e-4, atol=5e-5
-    )
+    np.testing.assert_allclose(y, out, rtol=1e-4, atol=5e-5)
+
+    def by_tensorflow(x, w):
+      x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
+      parts = zip(tf.split(x, groups, -1), tf.split(w, groups, -1))
+      return tf.concat(
+          [tf.nn.conv2d(*part, stride, 'VALID') for part in parts], -1
+      )
+
+    _, theirs = tensorflow_gradients(by_tensorflow, g, x, w)
+    np.testing.assert_allclose(dx, theirs[0], rtol=1e-4, atol=5e-5)
+    np.testing.assert_allclose(dw, theirs[1], rtol=1e-4, atol=5e-5)
 
   def test_block_diagonal_kernel(self):
     x, w = normal(2, 9, 9, 8), normal(5, 5, 4, 12, seed=1)

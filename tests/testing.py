@@ -1,8 +1,17 @@
 """What tests share. Import it before anything that uses JAX.
 
-Sets the number of CPU devices here rather than in a conftest, so that a test
-file that is run by itself has them too.
+Sets the number of CPU devices, and how they compile, here rather than in a
+conftest, so that a test file that is run by itself has them too.
 """
+
+import os
+
+# Most of the time of these tests is spent in LLVM's optimizer, for networks
+# that then run for a moment. The operations are the same without it.
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
+    ' --xla_llvm_disable_expensive_passes=true'
+)
 
 import jax
 
@@ -12,9 +21,14 @@ import pathlib  # noqa: E402
 
 import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from configs import alexnet, alexnet_2012  # noqa: E402
+
+# Under pytest nobody parses absl's flags, and create_tempdir reads one.
+if not flags.FLAGS.is_parsed():
+  flags.FLAGS.mark_as_parsed()
 
 MESHES = ((1, 1), (1, 2), (2, 1), (2, 2))
 

@@ -8,12 +8,15 @@ from alexnet.errors import ConfigError
 from alexnet.models import alexnet
 from alexnet.models.layers import local_response_normalization
 
-__all__ = ['create_model', 'local_response_normalization']
+__all__ = ['Module', 'create_model', 'local_response_normalization']
+
+# For the types of those who use a model without knowing linen.
+Module = nn.Module
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
-def create_model(config: ml_collections.ConfigDict) -> nn.Module:
+def create_model(config: ml_collections.ConfigDict) -> Module:
   """Builds the module that `config.model` describes.
 
   Args:

@@ -1,0 +1,283 @@
+"""Commands as a user types them: messages, exit status, sweeps, imports."""
+
+from tests import testing  # isort: skip
+
+import ast
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from absl.testing import absltest, parameterized
+
+from alexnet import metrics, sweep, workdir
+from alexnet.errors import ConfigError
+from alexnet.models import create_model
+from configs import alexnet, alexnet_2012
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run_command(*arguments):
+  """(exit status, stdout, stderr) of `python ...` in the repository."""
+  result = subprocess.run(
+      [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True
+  )
+  return result.returncode, result.stdout, result.stderr
+
+
+class MessageTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (('--config.nonsense=3',), "nonsense'.*--config.nonsense=3"),
+      (('--config.model.towrs=1',), 'Did you mean "towers"'),
+      (('--config.batch_size=many',), "invalid literal.*'many'"),
+      (('--config=configs/none.py',), 'configs/none.py'),
+      (('--config=configs/alexnet.py:folder',), 'dataset.train_dir'),
+      (('--config=configs/alexnet.py:nonsense',), "'nonsense' is not known"),
+      (('--config.batch_size=9', '--config.mesh.data=2'),
+       'batch_size 9 cannot be divided equally by 2'),
+  )
+  def test_one_message_and_no_traceback(self, flags, message):
+    if not any(flag.startswith('--config=') for flag in flags):
+      flags = ('--config=configs/alexnet.py', *flags)
+    directory = self.create_tempdir().full_path
+    status, _, error = run_command('main.py', f'--workdir={directory}', *flags)
+    self.assertEqual(status, 1)
+    self.assertNotIn('Traceback', error)
+    self.assertRegex(error.replace('\n', ' '), message)
+
+  def test_required_flags(self):
+    status, _, error = run_command('main.py', '--workdir=x')
+    self.assertEqual(status, 1)
+    self.assertIn('--config', error)
+
+  def test_evaluate_without_a_run(self):
+    directory = self.create_tempdir().full_path
+    status, _, error = run_command(
+        '-m', 'alexnet.evaluate', f'--workdir={directory}'
+    )
+    self.assertEqual(status, 1)
+    self.assertNotIn('Traceback', error)
+    self.assertIn('is not the workdir of a run', error)
+
+
+class CommandTest(absltest.TestCase):
+
+  def test_two_cpu_devices_train_and_evaluate(self):
+    """`mesh.tower=2` on a machine without accelerators simply works."""
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    images = testing.write_images(directory / 'images', 2, 6)
+    flags = (
+        '--config=tests/tiny.py',
+        f'--workdir={directory / "run"}',
+        f'--config.dataset.train_dir={images}',
+        '--config.duration=2 steps',
+        '--config.mesh.tower=2',
+        '--config.ten_views=False',
+    )
+    status, output, error = run_command('main.py', *flags)
+    self.assertEqual(status, 0, error)
+    self.assertIn('data=1, tower=2 on 2 cpu device(s)', output)
+    status, output, error = run_command(
+        '-m', 'alexnet.evaluate', f'--workdir={directory / "run"}'
+    )
+    self.assertEqual(status, 0, error)
+    self.assertIn('centre crop  top-1', output)
+    self.assertIn('ten views    top-1', output)
+
+  def test_help(self):
+    status, output, _ = run_command('main.py', '--help')
+    self.assertEqual(status, 1)  # absl's convention.
+    self.assertIn('--workdir', output)
+
+
+_SWEEP = '''
+from tests import tiny
+
+def get_config(data='folder'):
+  config = tiny.get_config(data)
+  config.dataset.train_dir = 'IMAGES'
+  config.duration = '2 steps'
+  config.ten_views = False
+  return config
+
+def sweep():
+  for rate in (0.0001, 0.0002):
+    yield {'schedule.learning_rate': rate}
+'''
+
+
+class SweepTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.directory = pathlib.Path(self.create_tempdir().full_path)
+    self.images = testing.write_images(self.directory / 'images', 2, 6)
+    file = self.directory / 'small.py'
+    file.write_text(_SWEEP.replace('IMAGES', str(self.images)))
+    self.sweep = sweep.Sweep(str(file))
+    self.file = file
+
+  def test_runs_are_made_once(self):
+    runs = self.directory / 'runs'
+    console = metrics.Console(io.StringIO())
+    self.assertTrue(sweep.run(self.sweep, runs, [1], console))
+    table = sweep.table(self.sweep, runs).splitlines()
+    self.assertRegex(table[1], r'0 +0.0001 +-- +--')
+    self.assertRegex(table[2], r'1 +0.0002 +\d+\.\d\d% +100.00% +-- +2$')
+    second = runs / self.sweep.name(1)
+    before = (second / 'metrics.jsonl').stat().st_mtime_ns
+    self.assertTrue(sweep.run(self.sweep, runs, [0, 1], console))
+    # The finished one was left alone.
+    self.assertEqual((second / 'metrics.jsonl').stat().st_mtime_ns, before)
+    self.assertRegex(
+        sweep.table(self.sweep, runs).splitlines()[1], r'0 +0.0001 +\d'
+    )
+    config = workdir.load_config(runs / self.sweep.name(0))
+    self.assertEqual(config.schedule.learning_rate, 0.0001)
+
+  def test_list_and_bad_index(self):
+    status, output, _ = run_command(
+        '-m', 'alexnet.sweep', f'--config={self.file}', '--list'
+    )
+    self.assertEqual(status, 0)
+    self.assertEqual(
+        output,
+        "0: {'schedule.learning_rate': 0.0001}\n"
+        "1: {'schedule.learning_rate': 0.0002}\n",
+    )
+    status, _, error = run_command(
+        '-m', 'alexnet.sweep', f'--config={self.file}', '--workdir=x',
+        '--index=2',
+    )
+    self.assertEqual(status, 1)
+    self.assertIn('--index is 2: wanted 0 to 1', error)
+
+  def test_field_that_no_config_has(self):
+    self.sweep.overrides[0] = {'schedule.rate': 1.0}
+    with self.assertRaisesRegex(ConfigError, 'run 0 .*schedule.rate'):
+      self.sweep.config(0)
+
+  def test_not_a_sweep(self):
+    with self.assertRaisesRegex(ConfigError, r'has no sweep\(\)'):
+      sweep.Sweep(str(ROOT / 'configs' / 'alexnet.py'))
+
+  def test_sweeps_of_the_repository(self):
+    for file in (ROOT / 'configs' / 'sweeps').glob('*.py'):
+      one = sweep.Sweep(str(file))
+      names = [one.name(i) for i in range(len(one.overrides))]
+      self.assertLen(set(names), len(names))
+      for index in range(len(one.overrides)):
+        one.config(index)
+
+
+class ConfigTest(parameterized.TestCase):
+
+  @parameterized.product(
+      recipe=(alexnet, alexnet_2012),
+      data=('digits', 'folder', 'imagenet2012', 'imagenette'),
+  )
+  def test_builds(self, recipe, data):
+    config = recipe.get_config(data)
+    config.model.num_classes = 10
+    create_model(config.model)
+    self.assertEqual(config.dataset.name, data)
+
+  def test_2012_differs_by_values_alone(self):
+    paper = alexnet.get_config('imagenet2012')
+    code = alexnet_2012.get_config('imagenet2012')
+
+    def names(config, prefix=''):
+      return {
+          prefix + name if not hasattr(value, 'keys')
+          else frozenset(names(value, f'{prefix}{name}.'))
+          for name, value in config.items()
+      }
+
+    self.assertEqual(names(paper), names(code))
+
+  def test_every_field_has_a_comment(self):
+    """A group of fields may share the comment above it."""
+    lines = (ROOT / 'configs' / 'alexnet.py').read_text().splitlines()
+    commented = False
+    for line in lines:
+      text = line.strip()
+      if text.startswith('#'):
+        commented = True
+      elif not text or text.startswith(('def ', '"""', 'return')):
+        commented = False
+      elif re.match(r'(config|model|optimizer|schedule|dataset|augmentation)'
+                    r'\.\w+ = (?!_|ml_collections)', text):
+        self.assertTrue(commented, line)
+
+
+# Who may import what (a prefix of the path, and of the module's name).
+_FENCES = (
+    ('tensorflow', ('input_pipeline/',)),
+    ('tensorflow_datasets', ('input_pipeline/',)),
+    ('orbax', ('alexnet/checkpoints.py',)),
+    ('flax', ('alexnet/models/',)),
+    ('main', ()),
+)
+
+
+class FenceTest(absltest.TestCase):
+
+  def _imports(self, path):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+      elif isinstance(node, ast.ImportFrom) and not node.level:
+        yield node.module
+
+  def _sources(self):
+    for folder in ('alexnet', 'input_pipeline', 'configs'):
+      yield from (ROOT / folder).rglob('*.py')
+    yield ROOT / 'main.py'
+
+  def test_imports(self):
+    for path in self._sources():
+      name = str(path.relative_to(ROOT))
+      for module in self._imports(path):
+        package = module.split('.')[0]
+        for fenced, allowed in _FENCES:
+          if package == fenced and not name.startswith(allowed):
+            self.fail(f'{name} imports {module}')
+        if name.startswith('input_pipeline/'):
+          self.assertNotIn(package, ('jax', 'jaxlib', 'flax', 'optax'), name)
+        self.assertNotEqual(package, 'clu')
+        self.assertFalse(module.startswith('flax.training'), name)
+
+  def test_mesh_axes_are_named_once(self):
+    for path in self._sources():
+      if path.name == 'partitioning.py' or 'configs' in path.parts:
+        continue
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant):
+          self.assertNotIn(node.value, ('tower', 'data'), path)
+
+  def test_input_pipeline_runs_without_jax(self):
+    code = (
+        'import sys; sys.modules["jax"] = None; '
+        'import input_pipeline.pipeline, input_pipeline.sources'
+    )
+    status, _, error = run_command('-c', code)
+    self.assertEqual(status, 0, error)
+
+  def test_tensorflow_sees_no_accelerator(self):
+    import tensorflow as tf
+
+    import input_pipeline  # noqa: F401
+
+    self.assertEmpty(tf.config.get_visible_devices('GPU'))
+
+  def test_no_machine_is_named(self):
+    for path in self._sources():
+      self.assertNotIn(os.path.expanduser('~') + '/', path.read_text())
+
+
+if __name__ == '__main__':
+  absltest.main()

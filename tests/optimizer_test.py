@@ -1,0 +1,207 @@
+"""The update and its rates against numbers worked by hand."""
+
+from tests import testing  # isort: skip
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+from alexnet import durations, optimizer
+from alexnet.errors import ConfigError
+from configs import alexnet, alexnet_2012
+
+LAYERS = ('conv1', 'conv2', 'fc8')
+
+
+class UpdateTest(absltest.TestCase):
+
+  def _run(self, config, gradients, rates):
+    rule = optimizer.create_optimizer(config)
+    params = {'fc8': {'kernel': jnp.array([2.0]), 'bias': jnp.array([1.0])}}
+    state = rule.init(params)
+    history = []
+    for gradient, (kernel, bias) in zip(gradients, rates):
+      tree = {'fc8': {'kernel': jnp.array([gradient[0]]),
+                      'bias': jnp.array([gradient[1]])}}
+      updates, state = rule.update(
+          tree, state, params, rates={'fc8': {'kernel': kernel, 'bias': bias}}
+      )
+      params = optax.apply_updates(params, updates)
+      history.append(
+          (float(params['fc8']['kernel'][0]), float(params['fc8']['bias'][0]))
+      )
+    return history
+
+  def test_two_updates_and_a_drop_of_the_rate(self):
+    """On paper: v <- 0.9 v - 0.0005 e w - e g; w <- w + v.
+
+    w = 2, e = 0.1: v = -0.1 * 0.0005 * 2 - 0.1 * 3 = -0.3001; w = 1.6999
+    e = 0.01:  v = 0.9 * -0.3001 - 0.01 * 0.0005 * 1.6999 - 0.01 * -1
+                 = -0.27009 - 0.0000084995 + 0.01 = -0.2600984995
+               w = 1.4398015005
+    b = 1, e = 0.2, no decay: v = -0.2 * 0.5 = -0.1; b = 0.9
+    e = 0.2: v = -0.09 - 0.2 * 1 = -0.29; b = 0.61
+    """
+    config = alexnet_2012.get_config().optimizer
+    history = self._run(
+        config, [(3.0, 0.5), (-1.0, 1.0)], [(0.1, 0.2), (0.01, 0.2)]
+    )
+    np.testing.assert_allclose(history[0], (1.6999, 0.9), rtol=1e-6)
+    np.testing.assert_allclose(history[1], (1.4398015005, 0.61), rtol=1e-6)
+
+  def test_the_paper_decays_biases_too(self):
+    config = alexnet.get_config().optimizer
+    history = self._run(config, [(3.0, 0.5)], [(0.1, 0.1)])
+    # b = 1 - 0.1 * 0.0005 * 1 - 0.1 * 0.5
+    np.testing.assert_allclose(history[0], (1.6999, 0.94995), rtol=1e-6)
+
+  def test_rate_zero_freezes_and_momentum_does_not_coast(self):
+    config = alexnet_2012.get_config().optimizer
+    history = self._run(
+        config,
+        [(3.0, 0.5), (5.0, 5.0), (0.0, 0.0)],
+        [(0.1, 0.2), (0.0, 0.0), (0.1, 0.2)],
+    )
+    self.assertEqual(history[0], history[1])
+    # The velocity waited: v = 0.9 * -0.3001 - 0.1 * 0.0005 * 1.6999.
+    np.testing.assert_allclose(
+        history[2][0], 1.6999 - 0.27009 - 8.4995e-5, rtol=1e-6
+    )
+
+  def test_differs_from_the_usual_rule_after_a_drop(self):
+    """optax.sgd keeps the rate outside the velocity."""
+    config = alexnet_2012.get_config().optimizer
+    config.weight_decay = 0.0
+    ours = self._run(config, [(1.0, 0.0)] * 2, [(0.1, 0.1), (0.01, 0.1)])
+    # Theirs: v = 1, then 1.9; w = 2 - 0.1 - 0.01 * 1.9 = 1.881.
+    self.assertAlmostEqual(ours[1][0], 2 - 0.1 - 0.09 - 0.01, places=6)
+
+
+class PlateauTest(absltest.TestCase):
+
+  def test_written_sequence(self):
+    schedule = alexnet.get_config('imagenet2012').schedule
+    schedule.plateau.patience = 2
+    plateau = optimizer.Plateau()
+    errors = [.9, .8, .8, .85, .7, .7, .7, .7, .7, .7, .7, .7, .6, .7, .7]
+    drops = [plateau.observe(error, schedule) for error in errors]
+    # Two evaluations that are no better than the best: a drop, three at most.
+    expected = [0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]
+    self.assertEqual(list(map(int, drops)), expected)
+    self.assertEqual(plateau.drops, 3)
+
+  def test_state_survives_json_in_the_middle(self):
+    schedule = alexnet.get_config('imagenet2012').schedule
+    schedule.plateau.patience = 2
+    errors = [.9, .8, .8, .85, .7, .7, .7]
+    whole, parts = optimizer.Plateau(), optimizer.Plateau()
+    for error in errors:
+      whole.observe(error, schedule)
+      parts.observe(error, schedule)
+      parts = optimizer.Plateau(**json.loads(json.dumps(vars(parts))))
+    self.assertEqual(whole, parts)
+
+
+class RatesTest(parameterized.TestCase):
+
+  def _rates(self, config, step, plateau=None, total=9000, layers=LAYERS):
+    optimizer.check_schedule(config.schedule, layers)
+    return optimizer.rates_at(
+        config,
+        layers,
+        step=step,
+        total_steps=total,
+        steps_per_epoch=100,
+        plateau=plateau or optimizer.Plateau(),
+    )
+
+  def test_plateau(self):
+    config = alexnet.get_config('imagenet2012')
+    for drops, rate in enumerate((0.01, 1e-3, 1e-4, 1e-5)):
+      rates = self._rates(config, 5, optimizer.Plateau(drops=drops))
+      self.assertAlmostEqual(rates['fc8']['kernel'], rate)
+      self.assertAlmostEqual(rates['fc8']['bias'], rate)
+
+  @parameterized.parameters(
+      (0, 0.01, 0.01, 0.02),
+      (2499, 0.01, 0.01, 0.02),
+      (2500, 1e-3, 1e-3, 0.02),
+      (5100, 1e-4, 1e-4, 0.02),
+      (6700, 1e-4, 1e-5, 0.02),
+      (7199, 1e-4, 1e-5, 0.02),
+      (7200, 1e-4, 0.0, 0.0),
+      (7900, 1e-5, 0.0, 0.0),
+      (9000, 1e-5, 0.0, 0.0),
+  )
+  def test_run_145(self, step, others, conv1, conv1_bias):
+    layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+    config = alexnet_2012.get_config('imagenet2012')
+    rates = self._rates(config, step, layers=layers)
+    self.assertEqual(rates['conv1'], {'kernel': conv1, 'bias': conv1_bias})
+    for layer in layers[1:]:
+      self.assertEqual(rates[layer], {'kernel': others, 'bias': 0.02})
+
+  @parameterized.parameters(
+      (0, 0.01, 0.02), (2249, 0.01, 0.02), (2250, 1.59e-3, 0.02),
+      (4500, 2.5e-4, 0.002), (6750, 4e-5, 0.002), (8999, 4e-5, 0.002),
+      (9000, 4e-5, 0.002),
+  )
+  def test_geometric(self, step, kernel, bias):
+    config = alexnet_2012.get_config('imagenet2012')
+    config.schedule.name = 'geometric'
+    rates = self._rates(config, step)
+    self.assertAlmostEqual(rates['conv2']['kernel'], kernel)
+    self.assertAlmostEqual(rates['conv2']['bias'], bias)
+
+  def test_constant(self):
+    config = alexnet_2012.get_config('imagenet2012')
+    config.schedule.name = 'constant'
+    rates = self._rates(config, 8000)
+    self.assertEqual(rates['conv1'], {'kernel': 0.01, 'bias': 0.02})
+
+  @parameterized.parameters(
+      (dict(name='cosine'), "'cosine'.*'plateau'"),
+      (dict(learning_rate=-0.1), 'learning_rate is -0.1'),
+      (dict(steps=((1.0, 'conv9', 'kernel', 0.1),)), 'conv9'),
+      (dict(steps=((1.0, 'conv1', 'kernel'),)), 'schedule.steps'),
+  )
+  def test_message(self, fields, message):
+    config = alexnet.get_config('imagenet2012')
+    config.schedule.update(fields)
+    with self.assertRaisesRegex(ConfigError, message):
+      self._rates(config, 0)
+
+  def test_optimizer_message(self):
+    config = alexnet.get_config().optimizer
+    config.momentum = 1.0
+    with self.assertRaisesRegex(ConfigError, 'optimizer.momentum is 1.0'):
+      optimizer.create_optimizer(config)
+
+
+class DurationTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('90 epochs', 901), ('1 epoch', 11), ('0.5 epochs', 6), ('7 steps', 7),
+      ('1 step', 1), ('128 examples', 1), ('129 examples', 2), ('never', None),
+  )
+  def test_steps(self, duration, expected):
+    # 1,281 examples by 128: ten steps and one example an epoch.
+    steps = durations.to_steps('d', duration, batch_size=128, examples=1281)
+    self.assertEqual(steps, expected)
+
+  @parameterized.parameters(
+      '90', 'epochs', '-1 epochs', '0 steps', '5 hours', '1 epoch 2',
+      'nan steps', '', 3,
+  )
+  def test_message(self, duration):
+    with self.assertRaisesRegex(ConfigError, r"^duration is .*'90 epochs'"):
+      durations.to_steps('duration', duration, batch_size=8, examples=80)
+
+
+del testing
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,14 @@
+"""A config for tests of whole runs: few features, few images, seconds."""
+
+from tests import testing
+
+
+def get_config(data: str = 'folder'):
+  config = testing.narrow_config(data)
+  config.duration = '6 steps'
+  config.evaluate_every = '3 steps'
+  config.checkpoint_every = '2 steps'
+  config.log_every = '1 step'
+  config.schedule.name = 'constant'
+  config.schedule.learning_rate = 0.0005
+  return config

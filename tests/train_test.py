@@ -1,0 +1,522 @@
+"""Whole runs: to the end, killed, stopped, continued; and what goes wrong."""
+
+from tests import testing  # isort: skip
+
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from alexnet import checkpoints, environment, metrics, train, train_step
+from alexnet import workdir as workdir_lib
+from alexnet.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLossError,
+)
+from input_pipeline.errors import DataError
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def silent():
+  return metrics.Console(io.StringIO())
+
+
+def losses(workdir, kind='train'):
+  """{step: loss} of a metrics.jsonl."""
+  return {
+      record['step']: record['loss']
+      for record in metrics.read_records(workdir / 'metrics.jsonl')
+      if record['kind'] == kind
+  }
+
+
+def assert_bit_equal(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+class RunTestCase(parameterized.TestCase):
+  """Has a folder of images, and one finished run of six steps."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.images = testing.write_images(
+        pathlib.Path(cls.create_tempdir_of_class()), classes=3, per_class=9
+    )
+    cls.reference_dir = pathlib.Path(cls.create_tempdir_of_class()) / 'run'
+    cls.output = io.StringIO()
+    cls.reference = train.Run(
+        cls.config(), cls.reference_dir, metrics.Console(cls.output)
+    )
+    cls.results = cls.reference.train()
+
+  @classmethod
+  def create_tempdir_of_class(cls):
+    return cls.enterClassContext(tempfile.TemporaryDirectory())
+
+  @classmethod
+  def config(cls, **fields):
+    config = tiny.get_config()
+    config.dataset.train_dir = str(cls.images)
+    config.dataset.eval_fraction = 0.34
+    for name, value in fields.items():
+      config.update_from_flattened_dict({name.replace('__', '.'): value})
+    return config
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path) / 'run'
+
+  def run_here(self, workdir=None, **fields):
+    return train.Run(self.config(**fields), workdir or self.workdir, silent())
+
+  def copy_of_reference(self):
+    shutil.copytree(self.reference_dir, self.workdir)
+    return self.workdir
+
+
+class FinishedRunTest(RunTestCase):
+
+  def test_results(self):
+    self.assertEqual(self.results['step'], 6)
+    for views, count in (('centre', 1), ('ten', 10)):
+      result = self.results[views]
+      self.assertEqual(result['count'], 9)
+      self.assertEqual(result['views'], count)
+      self.assertBetween(result['top1'], 0, 1)
+      self.assertEqual(result['top5'], 1)
+      self.assertTrue(math.isfinite(result['loss']))
+    saved = workdir_lib.load_results(self.reference_dir)
+    self.assertEqual(saved, self.results)
+
+  def test_files(self):
+    self.assertContainsSubset(
+        {
+            'config.json', 'environment.json', 'metrics.jsonl', 'results.json',
+            'checkpoints', 'tensorboard',
+        },
+        {path.name for path in self.reference_dir.iterdir()},
+    )
+    kept = (self.reference_dir / 'checkpoints').iterdir()
+    self.assertEqual({path.name for path in kept}, {'4', '6'})
+    self.assertNotEmpty(list((self.reference_dir / 'tensorboard').iterdir()))
+    sessions = json.loads(
+        (self.reference_dir / 'environment.json').read_text()
+    )['sessions']
+    self.assertEqual(sessions[0]['packages']['jax'], jax.__version__)
+
+  def test_metrics(self):
+    self.assertEqual(list(losses(self.reference_dir)), [1, 2, 3, 4, 5, 6])
+    self.assertEqual(list(losses(self.reference_dir, 'eval_centre')), [3, 6])
+    self.assertEqual(list(losses(self.reference_dir, 'eval_ten')), [6])
+    first = metrics.read_records(self.reference_dir / 'metrics.jsonl')[0]
+    self.assertEqual(first['learning_rate'], 0.0005)
+    # 18 images in batches of 8.
+    self.assertAlmostEqual(first['epoch'], 8 / 18)
+
+  def test_what_is_said(self):
+    text = self.output.getvalue()
+    for part in (
+        'alexnet, ', ' parameters, 2 tower(s), float32',
+        '18 training and 9 evaluation images, 3 classes',
+        'data=1, tower=1 on 1 cpu device(s)',
+        '6 of 8 images (2.7 epochs), evaluation every 3',
+        'step 6/6 100%', 'img/s', 'ETA', 'lr 0.0005',
+        'centre crop  top-1', 'ten views    top-1', str(self.reference_dir),
+    ):
+      self.assertIn(part, text)
+
+  def test_loss_of_the_evaluation_by_numpy(self):
+    """The exact set, by the plain module, outside of mesh and batches."""
+    run = self.reference
+    images, labels = [], []
+    for batch in run.pipeline.evaluation_batches(9, ten_views=False):
+      images.append(batch['image'][:, 0])
+      labels.append(batch['label'])
+    logits = run.model.apply(
+        {'params': jax.device_get(run.state.params)}, np.concatenate(images)
+    )
+    logits, label = np.asarray(logits, np.float64), np.concatenate(labels)
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    self.assertAlmostEqual(
+        self.results['centre']['loss'],
+        -log_softmax[np.arange(9), label].mean(),
+        places=4,
+    )
+    self.assertAlmostEqual(
+        self.results['centre']['top1'], (logits.argmax(1) == label).mean()
+    )
+
+  def test_again_says_that_it_is_finished(self):
+    output = io.StringIO()
+    run = train.Run(
+        self.config(), self.reference_dir, metrics.Console(output)
+    )
+    self.assertEqual(run.train(), self.results)
+    self.assertIn('finished already', output.getvalue())
+
+  def test_longer_duration_continues(self):
+    self.copy_of_reference()
+    results = self.run_here(duration='7 steps', ten_views=False).train()
+    self.assertEqual(results['step'], 7)
+    self.assertEqual(list(losses(self.workdir)), [1, 2, 3, 4, 5, 6, 7])
+
+  def test_evaluate_again(self):
+    workdir = self.copy_of_reference()
+    run = train.open_run(workdir, silent())
+    self.assertEqual(run.evaluate('centre'), self.results['centre'])
+
+
+class RestartTest(RunTestCase):
+
+  def _check_against_reference(self, workdir):
+    self.assertEqual(losses(workdir), losses(self.reference_dir))
+    for kind in ('eval_centre', 'eval_ten'):
+      self.assertEqual(losses(workdir, kind), losses(self.reference_dir, kind))
+    results = workdir_lib.load_results(workdir)
+    for views in ('centre', 'ten'):
+      self.assertEqual(results[views], self.results[views])
+    state = self.run_here(workdir).state
+    assert_bit_equal(
+        jax.device_get(state), jax.device_get(self.reference.state)
+    )
+
+  def _process(self, *flags):
+    return subprocess.Popen(
+        [
+            sys.executable, 'main.py', '--config=tests/tiny.py',
+            f'--workdir={self.workdir}',
+            f'--config.dataset.train_dir={self.images}',
+            '--config.dataset.eval_fraction=0.34', *flags,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+  def _wait_for_step(self, process, step):
+    for line in process.stdout:
+      if line.startswith(f'step {step}/'):
+        return
+    self.fail(f'the run ended before step {step}')
+
+  def test_killed_and_restarted(self):
+    """SIGKILL between checkpoints, and another one in the second session."""
+    for step in (3, 5):
+      process = self._process()
+      self._wait_for_step(process, step)
+      process.kill()
+      process.communicate()
+      self.assertIsNone(workdir_lib.load_results(self.workdir))
+    process = self._process()
+    output, _ = process.communicate()
+    self.assertEqual(process.returncode, 0, output)
+    self.assertRegex(output, 'continuing from step [24]')
+    self._check_against_reference(self.workdir)
+
+  def test_terminated_saves_and_says_how_to_continue(self):
+    process = self._process('--config.checkpoint_every=never')
+    self._wait_for_step(process, 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    self.assertEqual(process.returncode, 0, output)
+    self.assertRegex(output, 'stopped by SIGTERM; saved step [1-5] of 6')
+    self.assertIn('Run the same command again to continue', output)
+    # In this process, where a signal handler is set for the time of a run.
+    self.run_here().train()
+    self._check_against_reference(self.workdir)
+    self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
+
+  def test_stopped_during_the_last_evaluation(self):
+    run = self.run_here()
+    evaluate = run.evaluate
+
+    def stop_at_ten(views):
+      if views == 'ten':
+        os.kill(os.getpid(), signal.SIGTERM)
+      return evaluate(views)
+
+    run.evaluate = stop_at_ten
+    self.assertIsNone(run.train())
+    self.run_here().train()
+    self._check_against_reference(self.workdir)
+
+  def test_saved_on_one_mesh_continued_on_another(self):
+    self.run_here(duration='4 steps', ten_views=False).train()
+    run = self.run_here(mesh__tower=2, mesh__data=2, evaluation_batch_size=8)
+    results = run.train()
+    for step, loss in losses(self.reference_dir).items():
+      self.assertAlmostEqual(losses(self.workdir)[step], loss, delta=1e-5)
+    self.assertEqual(results['centre']['count'], 9)
+    self.assertAlmostEqual(
+        results['ten']['loss'], self.results['ten']['loss'], delta=1e-4
+    )
+
+  def test_plateau_state_survives(self):
+    fields = dict(
+        schedule__name='plateau',
+        schedule__plateau__patience=1,
+        schedule__learning_rate=1e-9,  # No improvement: it drops at once.
+        evaluate_every='1 step',
+        ten_views=False,
+    )
+    self.run_here(duration='4 steps', **fields).train()
+    run = self.run_here(**fields)
+    self.assertEqual(run.progress.plateau.drops, 3)
+    self.assertAlmostEqual(run._rates()['fc8']['kernel'], 1e-12, delta=1e-15)
+
+
+class BadRunTest(RunTestCase):
+
+  def test_another_config(self):
+    self.copy_of_reference()
+    with self.assertRaisesRegex(
+        CheckpointError,
+        r'made by another config: model\.fc6\.features was 32, is 64.*'
+        'another --workdir',
+    ):
+      self.run_here(model__fc6__features=64)
+
+  def test_config_is_read_back_as_it_was(self):
+    config = workdir_lib.load_config(self.reference_dir)
+    self.assertEqual(config.model.conv1.padding, (1, 2))
+    self.assertEqual(config.to_dict(), self.reference.config.to_dict())
+
+  def _newest(self):
+    return self.copy_of_reference() / 'checkpoints' / '6'
+
+  def test_truncated_checkpoint(self):
+    newest = self._newest()
+    largest = max(newest.rglob('*'), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    with self.assertRaisesRegex(
+        CheckpointError, f'{newest} is damaged: .*{largest.name} .*Remove'
+    ):
+      self.run_here()
+
+  def test_one_flipped_bit_in_any_file(self):
+    newest = self._newest()
+    for path in [p for p in newest.rglob('*') if p.is_file()]:
+      content = bytearray(path.read_bytes())
+      if not content:
+        continue
+      content[len(content) // 2] ^= 1
+      path.write_bytes(content)
+      with self.assertRaisesRegex(CheckpointError, 'is damaged'):
+        self.run_here()
+      content[len(content) // 2] ^= 1
+      path.write_bytes(content)
+    self.assertEqual(self.run_here().progress.step, 6)
+
+  def test_missing_file(self):
+    newest = self._newest()
+    next(p for p in newest.rglob('*') if p.is_file()).unlink()
+    with self.assertRaisesRegex(CheckpointError, 'is damaged'):
+      self.run_here()
+
+  def test_damaged_checkpoint_removed_as_advised(self):
+    shutil.rmtree(self._newest())
+    self.assertEqual(self.run_here().progress.step, 4)
+
+  def test_interrupted_save_does_not_count(self):
+    (self._newest() / 'manifest.json').unlink()
+    self.assertEqual(self.run_here().progress.step, 4)
+
+  def test_foreign_checkpoint(self):
+    """Of another network, in a workdir whose config says otherwise."""
+    self.copy_of_reference()
+    config = json.loads((self.workdir / 'config.json').read_text())
+    config['model']['fc6']['features'] = 64
+    (self.workdir / 'config.json').write_text(json.dumps(config))
+    with self.assertRaisesRegex(CheckpointError, 'not of this network.*shape'):
+      self.run_here(model__fc6__features=64)
+
+  def test_no_run_there(self):
+    with self.assertRaisesRegex(CheckpointError, 'not the workdir of a run'):
+      train.open_run(self.workdir, silent())
+
+  def test_no_checkpoint_there(self):
+    self.copy_of_reference()
+    shutil.rmtree(self.workdir / 'checkpoints')
+    with self.assertRaisesRegex(CheckpointError, 'no checkpoint yet'):
+      train.open_run(self.workdir, silent())
+
+  def test_diverged(self):
+    with self.assertRaisesRegex(
+        NonFiniteLossError, 'the loss is .* near step .*learning_rate'
+    ):
+      self.run_here(
+          schedule__learning_rate=1e15, duration='6 steps'
+      ).train()
+    # Nothing of it is worth continuing.
+    steps = [int(p.name) for p in (self.workdir / 'checkpoints').iterdir()]
+    self.assertLess(max(steps, default=0), 6)
+
+  def test_unreadable_image(self):
+    broken = self.images / 'class1' / '003.jpg'
+    content = broken.read_bytes()
+    try:
+      broken.write_bytes(content[: len(content) // 2])
+      with self.assertRaisesRegex(DataError, 'class1/003.jpg'):
+        self.run_here().train()
+    finally:
+      broken.write_bytes(content)
+
+  def test_too_few_classes_for_the_data(self):
+    with self.assertRaisesRegex(ConfigError, 'num_classes is 2.*3 classes'):
+      self.run_here(model__num_classes=2)
+
+  def test_workdir_that_cannot_be_made(self):
+    self.workdir.write_text('a file')
+    with self.assertRaisesRegex(CheckpointError, 'cannot write to workdir'):
+      self.run_here()
+
+  def test_no_room_for_a_checkpoint(self):
+    run = self.run_here()
+    usage = shutil.disk_usage(self.workdir)._replace(free=1000)
+    with (
+        absltest.mock.patch.object(shutil, 'disk_usage', return_value=usage),
+        self.assertRaisesRegex(CheckpointError, 'no room .*MiB are free'),
+    ):
+      run.train()
+
+  def test_disk_fills_up_during_a_save(self):
+    run = self.run_here()
+    full = OSError(28, 'No space left on device')
+    with (
+        absltest.mock.patch.object(
+            run._checkpoints._manager, 'save', side_effect=ValueError('x')
+        ) as save,
+        self.assertRaisesRegex(CheckpointError, 'no room on disk'),
+    ):
+      save.side_effect.__cause__ = full
+      run.train()
+
+  @parameterized.parameters(
+      (dict(duration='never'), "duration is 'never'"),
+      (dict(schedule__name='plateau', evaluate_every='never'), 'plateau'),
+      (dict(log_every='often'), "log_every is 'often'"),
+  )
+  def test_message(self, fields, message):
+    with self.assertRaisesRegex(ConfigError, message):
+      self.run_here(**fields)
+
+  def test_idle_gpu_is_noticed(self):
+    with absltest.mock.patch.object(
+        pathlib.Path, 'exists', return_value=True
+    ):
+      self.assertIn('requirements-gpu', environment.idle_accelerator_warning())
+
+
+class CheckpointsTest(absltest.TestCase):
+
+  def test_old_ones_go_after_the_new_one_is_complete(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    store = checkpoints.Checkpoints(directory, keep=2)
+    state = train_step.TrainState(
+        jnp.int32(3), {'fc8': {'kernel': jnp.ones(3)}}, ()
+    )
+    for step in (1, 2, 3):
+      store.save(step, state, {'step': step})
+    kept = sorted(p.name for p in (directory / 'checkpoints').iterdir())
+    self.assertEqual(kept, ['2', '3'])
+    self.assertEqual(store.latest_step(), 3)
+    restored, progress = store.restore(2, state)
+    self.assertEqual(progress, {'step': 2})
+    assert_bit_equal(restored, state)
+    store.close()
+
+
+class ProgressTest(absltest.TestCase):
+
+  def test_json(self):
+    progress = train.Progress(step=3, seconds=1.5, loss=0.1)
+    progress.plateau.best_error = 0.3
+    values = json.loads(json.dumps(dataclasses.asdict(progress)))
+    self.assertEqual(train.Progress.from_dict(values), progress)
+
+
+class ConsoleTest(absltest.TestCase):
+
+  def test_a_file_gets_lines_and_no_passing_ones(self):
+    stream = io.StringIO()
+    console = metrics.Console(stream)
+    console.progress('one')
+    console.progress('passing', transient=True)
+    console.print('two')
+    self.assertEqual(stream.getvalue(), 'one\ntwo\n')
+
+  def test_a_terminal_gets_one_line(self):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    console = metrics.Console(stream)
+    console.progress('long line')
+    console.progress('short')
+    console.print('two')
+    self.assertEqual(
+        stream.getvalue(), '\rlong line\x1b[K\rshort\x1b[K\ntwo\n'
+    )
+
+
+class WriterTest(absltest.TestCase):
+
+  def test_later_and_half_records_are_dropped(self):
+    workdir = pathlib.Path(self.create_tempdir().full_path)
+    (workdir / 'metrics.jsonl').write_text(
+        '{"kind": "train", "step": 2}\n{"kind": "train", "step": 4}\n'
+        '{"kind": "tra'
+    )
+    writer = metrics.Writer(workdir, first_step=2)
+    writer.write('train', 3, {'loss': 0.5})
+    writer.close()
+    self.assertEqual(
+        metrics.read_records(workdir / 'metrics.jsonl'),
+        [
+            {'kind': 'train', 'step': 2},
+            {'kind': 'train', 'step': 3, 'loss': 0.5},
+        ],
+    )
+
+
+class ClockTest(absltest.TestCase):
+
+  def test_time_outside_of_laps_does_not_count(self):
+    clock = metrics.Clock()
+    with absltest.mock.patch.object(time, 'perf_counter') as now:
+      now.return_value = 10.0
+      self.assertIsNone(clock.lap(1))
+      self.assertIsNone(clock.remaining(5))
+      clock.start()
+      now.return_value = 14.0
+      self.assertEqual(clock.lap(2), 2.0)
+      clock.stop()
+      now.return_value = 99.0
+      self.assertIsNone(clock.lap(1))
+      clock.start()
+      now.return_value = 101.0
+      self.assertEqual(clock.lap(1), 2.0)
+    self.assertEqual(clock.seconds, 6.0)
+    self.assertEqual(clock.remaining(5), 10.0)
+    self.assertEqual(metrics.format_duration(3725), '1h02m')
+    self.assertEqual(metrics.format_duration(65), '1m05s')
+
+
+if __name__ == '__main__':
+  absltest.main()
