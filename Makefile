@@ -28,9 +28,10 @@ RUN_REQUIREMENTS := $(if $(wildcard /proc/driver/nvidia/version),\
 train: $(VENV)/run.installed
 	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
+# Two processes: a test compiles on one core most of the time.
 test: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest -q $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .

@@ -1,15 +1,15 @@
 """The clock of a run, and where its numbers go: file, terminal, TensorBoard."""
 
-import dataclasses
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 
-@dataclasses.dataclass
 class Clock:
   """Time spent in training steps, without compilation and evaluation.
 
@@ -17,39 +17,43 @@ class Clock:
     seconds: total over all sessions of the run; part of a checkpoint.
   """
 
-  seconds: float = 0.0
-  _since: float | None = None
-  _timed_steps: int = 0
-  _timed_seconds: float = 0.0
+  def __init__(self, seconds: float = 0.0):
+    """Starts from the time of earlier sessions."""
+    self.seconds = seconds
+    self._since: float | None = None
+    # (steps, seconds) of this session, and of them until the last lap.
+    self._session = (0, 0.0)
+    self._last_lap = (0, 0.0)
 
-  def start(self) -> None:
-    """Starts; the step in progress, which may compile, is not counted."""
-    self._since = time.perf_counter()
-
-  def stop(self) -> None:
-    """Stops, until the next `start`."""
-    self._since = None
-
-  def lap(self, steps: int) -> float | None:
-    """Counts the steps finished since the last lap.
-
-    Returns:
-      Seconds of one of them, or None if the clock was stopped.
-    """
-    if self._since is None or not steps:
-      return None
+  def tick(self) -> None:
+    """A step has ended. The first one, which compiles, starts the clock."""
     now = time.perf_counter()
-    elapsed, self._since = now - self._since, now
-    self.seconds += elapsed
-    self._timed_steps += steps
-    self._timed_seconds += elapsed
-    return elapsed / steps
+    if self._since is not None:
+      elapsed = now - self._since
+      self.seconds += elapsed
+      steps, seconds = self._session
+      self._session = (steps + 1, seconds + elapsed)
+    self._since = now
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Time inside does not count; to be used between two steps."""
+    yield
+    if self._since is not None:
+      self._since = time.perf_counter()
+
+  def lap(self) -> float | None:
+    """Mean seconds of the steps since the last lap; None if there is none."""
+    steps, seconds = (
+        now - last for now, last in zip(self._session, self._last_lap)
+    )
+    self._last_lap = self._session
+    return seconds / steps if steps else None
 
   def remaining(self, steps: int) -> float | None:
-    """Estimated seconds for more steps; None before the first lap."""
-    if not self._timed_steps:
-      return None
-    return steps * self._timed_seconds / self._timed_steps
+    """Estimated seconds for more steps; None before one has been timed."""
+    timed_steps, seconds = self._session
+    return steps * seconds / timed_steps if timed_steps else None
 
 
 class Writer:

@@ -113,10 +113,9 @@ class Run:
     self._checkpoints = checkpoints.Checkpoints(
         workdir, config.keep_checkpoints
     )
-    self._clock = metrics.Clock()
     self._stop_signal: int | None = None
     self.state, self.progress = self._start_or_restore(shapes)
-    self._clock.seconds = self.progress.seconds
+    self._clock = metrics.Clock(self.progress.seconds)
     self._eval_step = train_step.make_eval_step(
         model=self.model, mesh=self.mesh, params=shapes.params
     )
@@ -268,12 +267,11 @@ class Run:
       if self._stop_signal:
         raise _Stopped
       if evaluation_due and progress.evaluated_step < step:
-        self._clock.lap(progress.steps)
-        self._clock.stop()
-        self._evaluate_and_record(writer)
+        with self._clock.paused():
+          self._evaluate_and_record(writer)
       if save_due and saved_step < step:
-        self._clock.stop()
-        self._save()
+        with self._clock.paused():
+          self._save()
         saved_step = step
       if at_end:
         return self._finish(writer)
@@ -306,15 +304,14 @@ class Run:
           'training has diverged. Lower --config.schedule.learning_rate, and '
           'start in a new workdir'
       )
+    self._clock.tick()
     self.progress.loss += values['loss']
     self.progress.top1 += values['top1']
     self.progress.steps += 1
 
   def _log(self, writer):
     progress, steps = self.progress, self.progress.steps
-    step_seconds = self._clock.lap(steps)
-    if step_seconds is None:
-      self._clock.start()  # What is behind us compiled or evaluated as well.
+    step_seconds = self._clock.lap()
     values = {
         'epoch': progress.step / self._steps_per_epoch,
         'loss': progress.loss / steps,

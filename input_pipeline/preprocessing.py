@@ -4,6 +4,7 @@
 TensorFlow operations whose randomness comes from an explicit seed.
 """
 
+import contextlib
 import io
 
 import numpy as np
@@ -34,7 +35,9 @@ def decode(encoded: bytes, name: str) -> Image.Image:
   """
   try:
     image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
-    image = ImageOps.exif_transpose(image)
+    # Raised for a PNG whose EXIF data cannot be parsed; the image still can.
+    with contextlib.suppress(SyntaxError):
+      image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I;16') or image.mode == 'I':
       # Pillow would clip 16-bit levels at 255 instead of scaling them.
       levels = np.asarray(image).astype(np.uint32) >> 8

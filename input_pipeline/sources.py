@@ -20,12 +20,10 @@ from input_pipeline.errors import DataError
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png')
 
-# What a user has to fetch himself, because its terms forbid a download.
+# Archives that a user has to fetch himself, because their terms forbid others
+# to hand them on.
 _MANUAL = {
-    'imagenet2012': (
-        'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which '
-        'https://image-net.org gives to registered users'
-    ),
+    'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
 }
 
 
@@ -135,11 +133,11 @@ class Folder(Source):
     return str(self.directory / self._files[index][0])
 
   def fingerprint(self):
-    sizes = (
-        f'{path}\0{(self.directory / path).stat().st_size}'
-        for path, _ in self._files
-    )
-    return _digest(*sizes)
+    def state(path):
+      stat = (self.directory / path).stat()
+      return f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}'
+
+    return _digest(*(state(path) for path, _ in self._files))
 
 
 def open_folder(
@@ -197,12 +195,15 @@ def open_folder(
 
 
 def _images_below(directory):
-  return sorted(
-      pathlib.Path(parent) / name
-      for parent, _, names in os.walk(directory)
-      for name in names
-      if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
-  )
+  images = []
+  for parent, folders, names in os.walk(directory):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    images += [
+        pathlib.Path(parent) / name
+        for name in names
+        if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+    ]
+  return sorted(images)
 
 
 def split_folder(
@@ -274,50 +275,87 @@ class TFDS(Source):
 
 
 def _open_tfds(config):
+  builder = _tfds_builder(config)
+  _check_features(config, builder.info.features)
+  _prepare(config, builder)
+  for field in ('train_split', 'eval_split'):
+    try:
+      builder.info.splits[config[field]]
+    except (KeyError, ValueError) as error:
+      raise DataError(
+          f"dataset.{field} is '{config[field]}', but '{config.name}' has "
+          f'{sorted(map(str, builder.info.splits))}: set '
+          f'--config.dataset.{field}'
+      ) from error
+  return TFDS(builder, config.train_split), TFDS(builder, config.eval_split)
+
+
+def _tfds_builder(config):
   import tensorflow_datasets as tfds
 
   try:
     # Of the formats, only ArrayRecord can be read in any order.
-    builder = tfds.builder(
+    return tfds.builder(
         config.name, data_dir=config.dir, file_format='array_record'
     )
   except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
-    first_line = str(error).strip().splitlines()[0]
+    if 'File format is already set' in str(error):
+      raise DataError(
+          f"dataset '{config.name}' lies in {config.dir or 'its place'} as "
+          'TFRecord files, which cannot be read in any order: convert them to '
+          'ArrayRecord (python -m tensorflow_datasets.scripts.convert_format),'
+          ' or set --config.dataset.dir to another folder'
+      ) from error
     raise DataError(
-        f"dataset '{config.name}' is not known ({first_line}): wanted "
+        f"dataset '{config.name}' is not known ({_first_line(error)}): wanted "
         "'digits', 'folder' or a name of TensorFlow Datasets"
     ) from error
-  features = builder.info.features
+
+
+def _check_features(config, features):
+  import tensorflow_datasets as tfds
+
   if features is None or not {'image', 'label'} <= set(features):
     raise DataError(
         f"dataset '{config.name}' is not for image classification: it has "
         f"{sorted(features or ())}, wanted 'image' and 'label'"
     )
+  if not isinstance(features['label'], tfds.features.ClassLabel):
+    raise DataError(
+        f"dataset '{config.name}' is not for image classification: its label "
+        f"is {type(features['label']).__name__}, wanted ClassLabel"
+    )
+
+
+def _prepare(config, builder):
+  root = pathlib.Path(builder._data_dir_root)
+  manual = root / 'downloads' / 'manual'
+  files = _MANUAL.get(config.name, ())
+  # TFDS would prepare what is there, and take that for all from then on.
+  prepared = pathlib.Path(builder.data_dir).exists()
+  if not prepared and not all((manual / name).exists() for name in files):
+    raise DataError(
+        f"dataset '{config.name}' is not on this machine: put "
+        f'{" and ".join(files)}, which image-net.org gives to registered '
+        f'users, into {manual} and run this again (or set '
+        '--config.dataset.dir to the folder that TensorFlow Datasets uses)'
+    )
   try:
     builder.download_and_prepare()
   except Exception as error:  # TFDS and its network stack raise many kinds.
-    manual = _MANUAL.get(config.name)
-    if manual:
-      where = pathlib.Path(builder._data_dir_root, 'downloads', 'manual')
-      raise DataError(
-          f"dataset '{config.name}' is not on this machine: put {manual}, into "
-          f'{where} and run this again (or set --config.dataset.dir to the '
-          'folder that TensorFlow Datasets uses)'
-      ) from error
-    first_line = str(error).strip().splitlines()[0]
+    advice = (
+        f'check the files in {manual}' if files else 'check the network'
+    )
     raise DataError(
-        f"dataset '{config.name}' could not be downloaded to "
-        f'{builder._data_dir_root} ({type(error).__name__}: {first_line}): '
-        'check the network, or set --config.dataset.dir to where it lies'
+        f"dataset '{config.name}' could not be prepared in {root} "
+        f'({type(error).__name__}: {_first_line(error)}): {advice}, or set '
+        '--config.dataset.dir to where it lies'
     ) from error
-  for field in ('train_split', 'eval_split'):
-    split = config[field].split('[')[0]
-    if split not in builder.info.splits:
-      raise DataError(
-          f"dataset.{field} is '{config[field]}', but '{config.name}' has "
-          f'{sorted(builder.info.splits)}: set --config.dataset.{field}'
-      )
-  return TFDS(builder, config.train_split), TFDS(builder, config.eval_split)
+
+
+def _first_line(error):
+  lines = str(error).strip().splitlines()
+  return lines[0] if lines else type(error).__name__
 
 
 def create_sources(

@@ -61,8 +61,7 @@ def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
       squares, 'training set statistics', total, unit='img', disable=None
   ):
     pixel_sum += square
-    flat = square.reshape(-1, 3).astype(np.float32)
-    # At most 65,536 * 255^2 a sum: exact to 1e-7 in float32, summed in float64.
+    flat = square.reshape(-1, 3).astype(np.float64)
     products += flat.T @ flat
     count += 1
   if not count:
@@ -113,9 +112,12 @@ def _places(source, directory):
 def _save(statistics, path):
   # Written aside and renamed, so that a killed run leaves no half file.
   temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-  with open(temporary, 'wb') as f:
-    np.savez(f, **dataclasses.asdict(statistics))
-  os.replace(temporary, path)
+  try:
+    with open(temporary, 'wb') as f:
+      np.savez(f, **dataclasses.asdict(statistics))
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def _load(path):

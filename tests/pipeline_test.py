@@ -397,6 +397,26 @@ class MeanTest(parameterized.TestCase):
           image, images[label][:224, :224] - average, atol=1e-4
       )
 
+  def test_of_imagenet(self):
+    source = FakeSource(noise(3))
+    pipeline = make(
+        source,
+        dataset__mean='imagenet_channels',
+        dataset__pca='imagenet',
+        augmentation__crop_offsets=1,
+        augmentation__flip=False,
+        augmentation__lighting='none',
+    )
+    self.assertIsNone(pipeline.statistics)
+    self.assertEmpty(source.reads)  # All it needs is built in.
+    batch = examples(take(pipeline, 1))
+    for image, label in zip(batch['image'], batch['label']):
+      np.testing.assert_allclose(
+          image,
+          noise(3)[label][:224, :224] - np.array([127.30, 119.72, 104.91]),
+          atol=1e-4,
+      )
+
   @parameterized.parameters('under', 'centre')
   def test_offset_and_flip(self, mean_crop):
     """The mean under a crop moves and flips with it, its centre does not."""

@@ -14,11 +14,11 @@ from alexnet.errors import ConfigError
 from alexnet.models import create_model
 
 STEPS = 3
-# Of losses near 2 and of parameters near 0.1 that move by more than 1e-4. The
-# meshes sum in another order: most parameters agree to 3e-8, but where such
-# a last bit decides which pixel is a maximum, a channel's gradient moves.
+# The meshes sum in another order. Losses are near 2. Most parameters agree to
+# 3e-8, but where such a last bit decides which pixel is a maximum, the gradient
+# of a channel moves: parameters are compared with the way they have come.
 LOSS_TOLERANCE = 2e-6
-PARAMETER_TOLERANCE = 1e-5
+SHARE_OF_MOVEMENT = 0.01
 
 
 def rates_of(params, rate=0.001):
@@ -39,7 +39,7 @@ def config_for(data=1, tower=1, accumulation=1, classes=10, recipe='paper'):
 
 @functools.cache
 def three_steps(**kwargs):
-  """(losses, params as NumPy) of three steps on fixed noise."""
+  """(losses, initial params, params) of three steps on fixed noise."""
   config = config_for(**kwargs)
   classes = config.model.num_classes
   batch = testing.random_batch(np.random.default_rng(0), 8, classes)
@@ -58,41 +58,32 @@ def three_steps(**kwargs):
       accumulation=config.accumulation,
   )
   losses = []
+  initial = jax.tree.map(np.asarray, state.params)
   rates = rates_of(state.params)
   for _ in range(STEPS):
     state, metrics = step(state, partitioning.put_batch(batch, mesh), rates)
     losses.append(float(metrics['loss']))
-  return losses, jax.tree.map(np.asarray, state.params)
+  return losses, initial, jax.tree.map(np.asarray, state.params)
 
 
 def assert_equal_runs(one, other):
   np.testing.assert_allclose(one[0], other[0], atol=LOSS_TOLERANCE)
-  jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(
-          a, b, rtol=0, atol=PARAMETER_TOLERANCE
-      ),
-      one[1],
-      other[1],
-  )
+  # Random numbers are the same on every mesh, to the last bit.
+  jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
+
+  def compare(initial, a, b):
+    movement = np.abs(b - initial).max()
+    np.testing.assert_array_less(0, movement)
+    np.testing.assert_allclose(a, b, rtol=0, atol=SHARE_OF_MOVEMENT * movement)
+
+  jax.tree.map(compare, one[1], one[2], other[2])
 
 
 class TrainStepTest(parameterized.TestCase):
 
-  def test_three_steps_move_the_parameters(self):
-    losses, params = three_steps()
+  def test_the_loss_falls(self):
+    losses, _, _ = three_steps()
     self.assertLess(losses[2], losses[0])
-    config = config_for()
-    model = create_model(config.model)
-    initial = jax.jit(model.init)(
-        jax.random.key(0), jnp.zeros((1, 224, 224, 3))
-    )['params']
-    jax.tree.map(
-        lambda a, b: self.assertGreater(
-            np.abs(a - b).max(), 10 * PARAMETER_TOLERANCE
-        ),
-        params,
-        initial,
-    )
 
   @parameterized.parameters(*testing.MESHES[1:])
   def test_meshes_are_equal(self, data, tower):

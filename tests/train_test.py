@@ -497,23 +497,24 @@ class WriterTest(absltest.TestCase):
 
 class ClockTest(absltest.TestCase):
 
-  def test_time_outside_of_laps_does_not_count(self):
-    clock = metrics.Clock()
+  def test_only_steps_count(self):
+    clock = metrics.Clock(seconds=100.0)
     with absltest.mock.patch.object(time, 'perf_counter') as now:
+      self.assertIsNone(clock.lap())
       now.return_value = 10.0
-      self.assertIsNone(clock.lap(1))
+      clock.tick()  # This step compiled.
+      self.assertIsNone(clock.lap())
       self.assertIsNone(clock.remaining(5))
-      clock.start()
-      now.return_value = 14.0
-      self.assertEqual(clock.lap(2), 2.0)
-      clock.stop()
-      now.return_value = 99.0
-      self.assertIsNone(clock.lap(1))
-      clock.start()
-      now.return_value = 101.0
-      self.assertEqual(clock.lap(1), 2.0)
-    self.assertEqual(clock.seconds, 6.0)
-    self.assertEqual(clock.remaining(5), 10.0)
+      for now.return_value in (12.0, 16.0):
+        clock.tick()
+      self.assertEqual(clock.lap(), 3.0)
+      with clock.paused():
+        now.return_value = 1000.0
+      now.return_value = 1003.0
+      clock.tick()
+      self.assertEqual(clock.lap(), 3.0)
+      self.assertEqual(clock.remaining(5), 15.0)
+    self.assertEqual(clock.seconds, 109.0)
     self.assertEqual(metrics.format_duration(3725), '1h02m')
     self.assertEqual(metrics.format_duration(65), '1m05s')
 
