@@ -26,7 +26,7 @@ class Checkpoints:
   """The checkpoints of one workdir."""
 
   def __init__(self, workdir: pathlib.Path, keep: int):
-    """Opens them, and removes what an interrupted save has left.
+    """Opens them.
 
     Args:
       workdir: of the run.
@@ -34,7 +34,6 @@ class Checkpoints:
     """
     self._directory = (workdir / 'checkpoints').resolve()
     self._keep = max(1, keep)
-    self._remove_unfinished()
     self._manager = ocp.CheckpointManager(
         self._directory,
         item_names=('state', 'progress'),
@@ -45,8 +44,9 @@ class Checkpoints:
     )
 
   def latest_step(self) -> int | None:
-    """Step of the newest checkpoint, or None if there is none."""
-    return self._manager.latest_step()
+    """Step of the newest complete checkpoint, or None if there is none."""
+    complete = filter(self._is_complete, self._manager.all_steps())
+    return max(complete, default=None)
 
   def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
     """Writes a checkpoint, then deletes those too old to keep.
@@ -116,15 +116,22 @@ class Checkpoints:
     """Frees Orbax's threads."""
     self._manager.close()
 
-  def _remove_unfinished(self):
-    if not self._directory.is_dir():
-      return
-    for path in self._directory.iterdir():
-      if path.is_dir() and not (path / _MANIFEST).exists():
-        if not path.name.split('.')[0].isdecimal():
-          continue  # Not ours.
-        logging.warning('removing the unfinished checkpoint %s', path)
-        shutil.rmtree(path)
+  def set_aside_unfinished(self) -> None:
+    """Renames what an interrupted save has left, so that it can be saved again.
+
+    To be called by the one process that writes here.
+    """
+    for step in self._manager.all_steps():
+      if not self._is_complete(step):
+        path = self._directory / str(step)
+        aside = path.with_name(f'{step}.incomplete')
+        logging.warning('%s is incomplete, renaming it to %s', path, aside.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    self._manager.reload()
+
+  def _is_complete(self, step):
+    return (self._directory / str(step) / _MANIFEST).exists()
 
   def _write_manifest(self, step):
     directory = self._directory / str(step)
@@ -145,8 +152,8 @@ class Checkpoints:
     )
     try:
       files = json.loads((directory / _MANIFEST).read_text())
-      assert isinstance(files, dict)
-    except (OSError, ValueError, AssertionError) as error:
+      files = dict(files)
+    except (OSError, ValueError, TypeError) as error:
       raise CheckpointError(
           f'{directory} is damaged: {_MANIFEST} cannot be read. {advice}'
       ) from error

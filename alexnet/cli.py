@@ -1,5 +1,6 @@
 """How every command starts, and ends when a user can mend what is wrong."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -24,7 +25,14 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       return main(argv)
     except (UserError, DataError) as error:
       return _fail(str(error))
-    except OSError as error:  # A full disk, a missing permission or file.
+    except KeyboardInterrupt:  # Before there is anything to save.
+      return _fail('interrupted')
+    except OSError as error:  # A missing permission or file, a full disk.
+      if error.errno == errno.ENOSPC:
+        return _fail(
+            f'no room on disk ({error}): free some, then run the same command '
+            'again to continue from the last checkpoint'
+        )
       return _fail(f'{type(error).__name__}: {error}')
 
   app.run(wrapped, flags_parser=_parse_flags)

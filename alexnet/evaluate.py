@@ -107,8 +107,16 @@ def main(argv: list[str]) -> None:
   from alexnet import train  # It imports this module.
 
   console = metrics.Console()
-  run = train.open_run(pathlib.Path(flags.FLAGS.workdir), console)
-  for views in flags.FLAGS.views:
+  values = flags.FLAGS
+  given = {
+      'dataset.train_dir': values.train_dir,
+      'dataset.eval_dir': values.eval_dir,
+      'dataset.dir': values.data_dir,
+      'mesh.tower': values.tower,
+  }
+  overrides = {k: v for k, v in given.items() if v is not None}
+  run = train.open_run(pathlib.Path(values.workdir), console, overrides)
+  for views in values.views:
     console.print(format_result(views, run.evaluate(views)))
 
 
@@ -118,5 +126,9 @@ if __name__ == '__main__':
   flags.DEFINE_multi_enum(
       'views', list(VIEWS), VIEWS, 'Views to evaluate with; may be repeated.'
   )
+  flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
+  flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
+  flags.DEFINE_string('data_dir', None, 'Where TensorFlow Datasets are now.')
+  flags.DEFINE_integer(partitioning.TOWER, None, 'Devices for the towers.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -147,8 +148,10 @@ class Console:
       if not transient:
         self.print(text)
       return
-    # Return to the start, and clear what a longer line has left.
-    self._stream.write('\r' + text + '\x1b[K')
+    # Return to the start, and clear what a longer line has left. A line that
+    # wraps could not be replaced.
+    columns = shutil.get_terminal_size().columns
+    self._stream.write('\r' + text[: columns - 1] + '\x1b[K')
     self._stream.flush()
     self._open_line = True
 

@@ -156,7 +156,8 @@ def check_schedule(
     raise ConfigError('schedule.geometric.factors is empty: wanted one a stage')
   for step in schedule.steps:
     if (
-        len(step) != 4
+        not isinstance(step, (tuple, list))
+        or len(step) != 4
         or step[1] not in (*layers, 'all')
         or step[2] not in (*KINDS, 'both')
         or step[3] < 0

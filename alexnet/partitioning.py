@@ -7,6 +7,7 @@ halves of a grouped kernel are the plain kernels of Figure 2 of the paper.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     tower = 2 if accelerators >= 2 and _splittable(config.model) else 1
   data = config.mesh.data
   if data is None:
-    data = max(1, accelerators // tower)
+    data = _most_replicas(accelerators // tower, config)
   _check_model(config.model, data, tower)
   if data * tower > len(devices):
     raise ConfigError(
@@ -78,6 +79,15 @@ def _request_cpu_devices(count):
   # suffice is checked by the caller, who has the better message.
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', count)
+
+
+def _most_replicas(limit, config):
+  """The most, up to a limit, that the batches can be divided by."""
+  part = config.batch_size // max(1, config.accumulation)
+  common = math.gcd(part, config.evaluation_batch_size)
+  return max(
+      (n for n in range(1, limit + 1) if common % n == 0), default=1
+  )
 
 
 def _splittable(model):

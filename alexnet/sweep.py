@@ -18,7 +18,7 @@ import ml_collections
 from absl import app, flags
 
 from alexnet import cli, metrics
-from alexnet.errors import ConfigError
+from alexnet.errors import ConfigError, NonFiniteLossError
 from alexnet.workdir import load_results
 
 Overrides = dict[str, Any]
@@ -124,23 +124,29 @@ def run(
     workdir: pathlib.Path,
     indices: list[int],
     console: metrics.Console,
-) -> bool:
+) -> list[int] | None:
   """Makes, or continues, some of the runs, one after the other.
 
   Returns:
-    Whether all of them are finished; False if a signal stopped one.
+    The runs that have diverged, which does not stop the others; None if a
+    signal has stopped the sweep.
   """
   from alexnet import train  # JAX and TensorFlow, which --list does not need.
 
+  diverged = []
   for index in indices:
     console.print(f'\n=== run {index}: {sweep.overrides[index]}')
-    one = train.Run(sweep.config(index), workdir / sweep.name(index), console)
-    if one.train() is None:
-      return False
-  return True
+    folder = workdir / sweep.name(index)
+    try:
+      if train.Run(sweep.config(index), folder, console).train() is None:
+        return None
+    except NonFiniteLossError as error:
+      console.print(f'run {index}: {error}')
+      diverged.append(index)
+  return diverged
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
   """Entry point of `python -m alexnet.sweep`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
@@ -151,7 +157,7 @@ def main(argv: list[str]) -> None:
   if values.list:
     for index, overrides in enumerate(sweep.overrides):
       console.print(f'{index}: {overrides}')
-    return
+    return 0
   if values.workdir is None:
     raise ConfigError('--workdir is not set: wanted a folder for the runs')
   indices = list(range(count))
@@ -162,8 +168,13 @@ def main(argv: list[str]) -> None:
       )
     indices = [values.index]
   workdir = pathlib.Path(values.workdir)
-  if run(sweep, workdir, indices, console):
-    console.print('\n' + table(sweep, workdir))
+  diverged = run(sweep, workdir, indices, console)
+  if diverged is None:
+    return 0
+  console.print('\n' + table(sweep, workdir))
+  if diverged:
+    console.print(f'diverged: {", ".join(map(str, diverged))}')
+  return 1 if diverged else 0
 
 
 if __name__ == '__main__':

@@ -38,6 +38,7 @@ class Progress:
 
   Attributes:
     step: updates made.
+    data: identity of the training and the evaluation set.
     seconds: spent in training steps.
     evaluated_step: of the last evaluation.
     plateau: the plateau rule's state.
@@ -45,6 +46,7 @@ class Progress:
   """
 
   step: int = 0
+  data: str = ''
   seconds: float = 0.0
   evaluated_step: int = 0
   plateau: optimizer.Plateau = dataclasses.field(
@@ -69,6 +71,8 @@ class Run:
       config: ml_collections.ConfigDict,
       workdir: pathlib.Path,
       console: metrics.Console,
+      *,
+      training: bool = True,
   ):
     """Opens the data, builds the network and restores the newest checkpoint.
 
@@ -76,6 +80,7 @@ class Run:
       config: as from configs/alexnet.py.
       workdir: folder of the run, made if need be.
       console: for messages.
+      training: whether the run is to go on; otherwise nothing is written.
 
     Raises:
       UserError, DataError: something the user can mend; says what to do.
@@ -102,7 +107,8 @@ class Run:
     self._layers = optimizer.layer_names(shapes.params)
     optimizer.check_schedule(config.schedule, self._layers)
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-    self._make_workdir()
+    if training:
+      self._announce(train, evaluation)
     self.pipeline = Pipeline(
         config,
         train,
@@ -110,9 +116,13 @@ class Run:
         process=jax.process_index(),
         processes=jax.process_count(),
     )
+    if training:
+      self._make_workdir()
     self._checkpoints = checkpoints.Checkpoints(
         workdir, config.keep_checkpoints
     )
+    if training:
+      self._checkpoints.set_aside_unfinished()
     self._stop_signal: int | None = None
     self.state, self.progress = self._start_or_restore(shapes)
     self._clock = metrics.Clock(self.progress.seconds)
@@ -175,7 +185,7 @@ class Run:
       state = partitioning.initialize(
           self._create_state, self.mesh, self.config.seed
       )
-      return state, Progress()
+      return state, Progress(data=self._data_identity())
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -184,7 +194,18 @@ class Run:
         partitioning.shardings(shapes, self.mesh),
     )
     state, progress = self._checkpoints.restore(step, target)
-    return state, Progress.from_dict(progress)
+    progress = Progress.from_dict(progress)
+    if progress.data != self._data_identity():
+      raise CheckpointError(
+          f'{self.workdir} was trained on other files than those of '
+          f'{self.pipeline.train.name} and {self.pipeline.evaluation.name} '
+          'now: bring them back as they were, or use another --workdir'
+      )
+    return state, progress
+
+  def _data_identity(self):
+    sets = (self.pipeline.train, self.pipeline.evaluation)
+    return '-'.join(one.identity() for one in sets)
 
   # --- Training ---
 
@@ -195,7 +216,14 @@ class Run:
       The results, also written to results.json; None if a signal stopped the
       run, which is then saved.
     """
-    self._announce()
+    if self.progress.step > self.total_steps:
+      raise ConfigError(
+          f'{self.workdir} is at step {self.progress.step} already, but '
+          f'duration is {self.total_steps} steps: set a longer '
+          '--config.duration, or use another --workdir'
+      )
+    if self.progress.step:
+      self._console.print(f'continuing from step {self.progress.step:,}')
     results = workdir_lib.load_results(self.workdir)
     if results and results['step'] == self.total_steps:
       self._console.print('this run is finished already')
@@ -247,7 +275,6 @@ class Run:
     batches = self.pipeline.training_batches(
         progress.step, lighting_steps=self._lighting_steps
     )
-    saved_step = progress.step
     pending = None
     while True:
       step = progress.step
@@ -269,10 +296,9 @@ class Run:
       if evaluation_due and progress.evaluated_step < step:
         with self._clock.paused():
           self._evaluate_and_record(writer)
-      if save_due and saved_step < step:
+      if save_due:
         with self._clock.paused():
           self._save()
-        saved_step = step
       if at_end:
         return self._finish(writer)
       batch = partitioning.put_batch(next(batches), self.mesh)
@@ -372,7 +398,7 @@ class Run:
 
   def _save(self):
     if self._checkpoints.latest_step() == self.progress.step:
-      return
+      return  # This is where the session has started.
     self.progress.seconds = self._clock.seconds
     self._checkpoints.save(
         self.progress.step, self.state, dataclasses.asdict(self.progress)
@@ -395,7 +421,7 @@ class Run:
 
   # --- Telling ---
 
-  def _announce(self):
+  def _announce(self, train, evaluation):
     config, mesh = self.config, dict(self.mesh.shape)
     devices = self.mesh.devices.flatten()
     every = self._evaluate_every
@@ -405,9 +431,9 @@ class Run:
             f'{config.model.towers} tower(s), {config.model.dtype}'
         ),
         'dataset': (
-            f'{config.dataset.name}: {len(self.pipeline.train):,} training and '
-            f'{len(self.pipeline.evaluation):,} evaluation images, '
-            f'{len(self.pipeline.train.class_names):,} classes'
+            f'{config.dataset.name}: {len(train):,} training and '
+            f'{len(evaluation):,} evaluation images, '
+            f'{len(train.class_names):,} classes'
         ),
         'mesh': (
             ', '.join(f'{name}={size}' for name, size in mesh.items())
@@ -424,8 +450,6 @@ class Run:
       self._console.print(f'{name:8s} {text}')
     if warning := environment.idle_accelerator_warning():
       self._console.print(f'warning: {warning}')
-    if self.progress.step:
-      self._console.print(f'continuing from step {self.progress.step:,}')
 
   def _show_results(self, results):
     self._console.print(
@@ -452,13 +476,31 @@ def train_and_evaluate(
   return Run(config, pathlib.Path(workdir), metrics.Console()).train()
 
 
-def open_run(workdir: pathlib.Path, console: metrics.Console) -> Run:
-  """Opens a run that has a checkpoint, with the config it was made by.
+def open_run(
+    workdir: pathlib.Path,
+    console: metrics.Console,
+    overrides: dict[str, Any] | None = None,
+) -> Run:
+  """Opens a run that has a checkpoint, to look at it; writes nothing.
+
+  Args:
+    workdir: of the run.
+    console: for messages.
+    overrides: {dotted field: value} for what this machine has elsewhere.
 
   Raises:
     CheckpointError: no run or no checkpoint there.
   """
-  run = Run(workdir_lib.load_config(workdir), workdir, console)
+  config = workdir_lib.load_config(workdir)
+  # The devices of the machine that the run was made on say nothing here.
+  with config.ignore_type():
+    config.mesh.data = config.mesh.tower = None
+    config.update_from_flattened_dict(overrides or {})
+  if not (workdir / 'checkpoints').is_dir():
+    raise CheckpointError(
+        f'{workdir} has no checkpoint yet: train the run first'
+    )
+  run = Run(config, workdir, console, training=False)
   if not run.progress.step:
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'

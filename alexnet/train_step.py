@@ -38,10 +38,9 @@ def create_state(
     model: Module,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    image_size: int = 224,
 ) -> TrainState:
   """The state before the first step; values depend on the key alone."""
-  image = jnp.zeros((1, image_size, image_size, 3))
+  image = jnp.zeros((1, 224, 224, 3))
   params = model.init(key, image)['params']
   return TrainState(
       step=jnp.zeros((), jnp.int32),

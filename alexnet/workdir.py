@@ -42,6 +42,11 @@ def check_config(
 ) -> None:
   """Raises CheckpointError if the workdir was made by another config."""
   if not (workdir / CONFIG).exists():
+    if (workdir / 'checkpoints').exists():
+      raise CheckpointError(
+          f'{workdir} has checkpoints but no {CONFIG}, so it is not the '
+          'workdir of a run: use another --workdir'
+      )
     return
   old = _flatten(load_config(workdir).to_dict())
   new = _flatten(config.to_dict())

@@ -56,6 +56,13 @@ class Source(abc.ABC):
   def fingerprint(self) -> str:
     """Changes when the examples change; a key for cached statistics."""
 
+  def identity(self) -> str:
+    """Says whether a run goes on with the data that it began with.
+
+    Unlike the fingerprint it is the same for a copy elsewhere.
+    """
+    return self.fingerprint()
+
 
 class Digits(Source):
   """Scikit-learn's 8 x 8 handwritten digits: 1,437 to train, 360 to test."""
@@ -138,6 +145,9 @@ class Folder(Source):
       return f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}'
 
     return _digest(*(state(path) for path, _ in self._files))
+
+  def identity(self):
+    return _digest(*(f'{path}\0{label}' for path, label in self._files))
 
 
 def open_folder(

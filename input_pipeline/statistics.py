@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -56,9 +57,13 @@ def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
   pixel_sum = np.zeros((preprocessing.SQUARE, preprocessing.SQUARE, 3))
   products = np.zeros((3, 3))
   count = 0
-  # disable=None: no bar where the output is not a terminal.
   for square in tqdm.tqdm(
-      squares, 'training set statistics', total, unit='img', disable=None
+      squares,
+      'training set statistics',
+      total,
+      unit='img',
+      # In a file every state of the bar stays.
+      mininterval=0.2 if sys.stderr.isatty() else 30,
   ):
     pixel_sum += square
     flat = square.reshape(-1, 3).astype(np.float64)

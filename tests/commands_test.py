@@ -34,6 +34,7 @@ class MessageTest(parameterized.TestCase):
       (('--config.nonsense=3',), "nonsense'.*--config.nonsense=3"),
       (('--config.model.towrs=1',), 'Did you mean "towers"'),
       (('--config.batch_size=many',), "invalid literal.*'many'"),
+      (('--config.model.conv1.padding=abc',), 'conv1.padding'),
       (('--config=configs/none.py',), 'configs/none.py'),
       (('--config=configs/alexnet.py:folder',), 'dataset.train_dir'),
       (('--config=configs/alexnet.py:nonsense',), "'nonsense' is not known"),
@@ -124,13 +125,13 @@ class SweepTest(absltest.TestCase):
   def test_runs_are_made_once(self):
     runs = self.directory / 'runs'
     console = metrics.Console(io.StringIO())
-    self.assertTrue(sweep.run(self.sweep, runs, [1], console))
+    self.assertEqual(sweep.run(self.sweep, runs, [1], console), [])
     table = sweep.table(self.sweep, runs).splitlines()
     self.assertRegex(table[1], r'0 +0.0001 +-- +--')
     self.assertRegex(table[2], r'1 +0.0002 +\d+\.\d\d% +100.00% +-- +2$')
     second = runs / self.sweep.name(1)
     before = (second / 'metrics.jsonl').stat().st_mtime_ns
-    self.assertTrue(sweep.run(self.sweep, runs, [0, 1], console))
+    self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [])
     # The finished one was left alone.
     self.assertEqual((second / 'metrics.jsonl').stat().st_mtime_ns, before)
     self.assertRegex(
@@ -138,6 +139,15 @@ class SweepTest(absltest.TestCase):
     )
     config = workdir.load_config(runs / self.sweep.name(0))
     self.assertEqual(config.schedule.learning_rate, 0.0001)
+
+  def test_a_diverged_run_does_not_stop_the_others(self):
+    self.sweep.overrides[0] = {'schedule.learning_rate': 1e15}
+    runs = self.directory / 'runs'
+    console = metrics.Console(io.StringIO())
+    self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [0])
+    self.assertRegex(
+        sweep.table(self.sweep, runs).splitlines()[2], r'1 +0.0002 +\d'
+    )
 
   def test_list_and_bad_index(self):
     status, output, _ = run_command(

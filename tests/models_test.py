@@ -281,6 +281,9 @@ class ErrorTest(parameterized.TestCase):
       (dict(conv1__features=0), "conv2.reads is 'own': conv2 is the first"),
       (dict(pool__stride=4), 'model.pool has window 3 and stride 4'),
       (dict(num_classes=0), 'num_classes'),
+      (dict(conv1__padding=(3,)), 'model.conv1.padding'),
+      (dict(conv2__stride=0), 'model.conv2 has size 5 and stride 0'),
+      (dict(lrn__n=0), 'model.lrn.n is 0'),
       (dict(name='vgg'), "model.name is 'vgg'"),
       (dict(num_classes=101, fc8__reads='own'), "fc8.reads is 'own'.*101"),
   )

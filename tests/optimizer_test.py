@@ -167,6 +167,7 @@ class RatesTest(parameterized.TestCase):
       (dict(learning_rate=-0.1), 'learning_rate is -0.1'),
       (dict(steps=((1.0, 'conv9', 'kernel', 0.1),)), 'conv9'),
       (dict(steps=((1.0, 'conv1', 'kernel'),)), 'schedule.steps'),
+      (dict(steps=(1,)), 'schedule.steps'),
   )
   def test_message(self, fields, message):
     config = alexnet.get_config('imagenet2012')

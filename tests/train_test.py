@@ -337,7 +337,12 @@ class BadRunTest(RunTestCase):
 
   def test_interrupted_save_does_not_count(self):
     (self._newest() / 'manifest.json').unlink()
-    self.assertEqual(self.run_here().progress.step, 4)
+    run = self.run_here()
+    self.assertEqual(run.progress.step, 4)
+    # It is made again, beside what was left of it.
+    run.train()
+    names = {p.name for p in (self.workdir / 'checkpoints').iterdir()}
+    self.assertEqual(names, {'4', '6', '6.incomplete'})
 
   def test_foreign_checkpoint(self):
     """Of another network, in a workdir whose config says otherwise."""
@@ -347,6 +352,37 @@ class BadRunTest(RunTestCase):
     (self.workdir / 'config.json').write_text(json.dumps(config))
     with self.assertRaisesRegex(CheckpointError, 'not of this network.*shape'):
       self.run_here(model__fc6__features=64)
+
+  def test_checkpoints_of_something_else(self):
+    (self.workdir / 'checkpoints' / '100' / 'params').mkdir(parents=True)
+    with self.assertRaisesRegex(CheckpointError, 'not the workdir of a run'):
+      self.run_here()
+    self.assertTrue((self.workdir / 'checkpoints' / '100' / 'params').exists())
+
+  def test_other_images(self):
+    self.copy_of_reference()
+    images = testing.write_images(self.workdir / 'other', 3, 8)
+    with self.assertRaisesRegex(CheckpointError, 'trained on other files'):
+      self.run_here(dataset__train_dir=str(images))
+
+  def test_a_copy_of_the_images_elsewhere(self):
+    self.copy_of_reference()
+    images = self.workdir / 'copy'
+    shutil.copytree(self.images, images)
+    run = train.open_run(
+        self.workdir, silent(), {'dataset.train_dir': str(images)}
+    )
+    self.assertEqual(run.progress.step, 6)
+
+  def test_shorter_duration(self):
+    self.copy_of_reference()
+    with self.assertRaisesRegex(ConfigError, 'at step 6 already.*2 steps'):
+      self.run_here(duration='2 steps').train()
+
+  def test_a_mistake_in_the_config_can_be_corrected(self):
+    with self.assertRaisesRegex(DataError, 'crop_offsets is 40'):
+      self.run_here(augmentation__crop_offsets=40)
+    self.run_here(augmentation__crop_offsets=33)
 
   def test_no_run_there(self):
     with self.assertRaisesRegex(CheckpointError, 'not the workdir of a run'):

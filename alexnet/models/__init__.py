@@ -89,8 +89,26 @@ def _check(config):
           f'equally by {config.towers} towers: wanted 0 (no such layer) or a '
           f'positive multiple of {config.towers}'
       )
+  if config.lrn.n < 1 or config.spatial_norm.size < 1:
+    raise ConfigError(
+        f'model.lrn.n is {config.lrn.n} and model.spatial_norm.size is '
+        f'{config.spatial_norm.size}: wanted at least 1'
+    )
   for name in alexnet.CONVOLUTIONS:
-    for operation in config[name].after:
+    layer = config[name]
+    if layer.size < 1 or layer.stride < 1:
+      raise ConfigError(
+          f'model.{name} has size {layer.size} and stride {layer.stride}: '
+          'wanted at least 1'
+      )
+    if len(layer.padding) != 2 or any(
+        not isinstance(rows, int) or rows < 0 for rows in layer.padding
+    ):
+      raise ConfigError(
+          f'model.{name}.padding is {layer.padding!r}: wanted two numbers of '
+          'rows, such as (1, 2)'
+      )
+    for operation in layer.after:
       _choice(f'{name}.after', operation, alexnet.OPERATIONS)
   for name in alexnet.DENSE:
     if not 0 <= config[name].dropout < 1:

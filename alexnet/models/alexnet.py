@@ -90,8 +90,8 @@ class AlexNet(nn.Module):
     activation: a key of ACTIVATIONS.
     lrn, spatial_norm, pool: the settings of these operations, for all layers.
     dropout_kind: one of DROPOUT_KINDS.
-    dtype: dtype to compute in. Parameters, response normalization's sums and
-      the logits are float32.
+    dtype: dtype to compute in. Parameters and response normalization's sums
+      are float32, and the logits are returned as such.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
       None means that this device holds the whole network.
   """
