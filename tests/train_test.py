@@ -337,6 +337,7 @@ class BadRunTest(RunTestCase):
 
   def test_interrupted_save_does_not_count(self):
     (self._newest() / 'manifest.json').unlink()
+    (self.workdir / 'results.json').unlink()
     run = self.run_here()
     self.assertEqual(run.progress.step, 4)
     # It is made again, beside what was left of it.
