@@ -14,9 +14,9 @@ from alexnet.errors import ConfigError
 from alexnet.models import create_model
 
 STEPS = 3
-# The meshes sum in another order. Losses are near 2. Most parameters agree to
-# 3e-8, but where such a last bit decides which pixel is a maximum, the gradient
-# of a channel moves: parameters are compared with the way they have come.
+# The meshes sum in another order. Losses are near 2. Where a last bit decides
+# which pixel is a maximum, the gradient of a channel moves: parameters are
+# compared with the way they have come.
 LOSS_TOLERANCE = 2e-6
 SHARE_OF_MOVEMENT = 0.01
 
