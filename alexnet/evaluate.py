@@ -6,6 +6,7 @@ evaluates the newest checkpoint of a run again, with the centre crop and with
 ten views (paper §4.1).
 """
 
+import collections
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +40,7 @@ def evaluate(
   """Evaluates parameters on the whole evaluation set.
 
   Args:
-    eval_step: from `train_step.make_eval_step`.
+    eval_step: from `train_step.make_eval_step`, for these views.
     params: the parameters.
     pipeline: the data.
     mesh: that eval_step was made for.
@@ -62,15 +63,12 @@ def evaluate(
     data = mesh.shape[partitioning.DATA]
     batch_size = -(-batch_size // TEN // data) * data
   total = len(pipeline.evaluation)
-  sums = dict.fromkeys(('loss', 'top1', 'top5', 'count'), 0.0)
-  views_count = 1
-  for batch in pipeline.evaluation_batches(
-      batch_size, ten_views=views == 'ten'
-  ):
+  sums = collections.Counter()
+  batches = pipeline.evaluation_batches(batch_size)
+  for batch in partitioning.put_ahead(batches, mesh):
     if stop():
       raise Interrupted
-    views_count = batch['image'].shape[1]
-    result = eval_step(params, partitioning.put_batch(batch, mesh))
+    result = eval_step(params, batch)
     # Batch sums are float32, but added up as Python floats: exact counts.
     for name, value in jax.device_get(result).items():
       sums[name] += float(value)
@@ -80,11 +78,11 @@ def evaluate(
           f'{sums["count"]:,.0f} of {total:,} images',
           transient=True,
       )
-  count = sums.pop('count')
+  count = sums['count']
   return {
-      **{name: value / count for name, value in sums.items()},
+      **{name: sums[name] / count for name in ('loss', 'top1', 'top5')},
       'count': int(count),
-      'views': views_count,
+      'views': round(sums['views'] / count),
   }
 
 

@@ -6,9 +6,10 @@ last axis, which for a kernel is its output features. Tower by tower, the two
 halves of a grouped kernel are the plain kernels of Figure 2 of the paper.
 """
 
+import collections
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -179,3 +180,21 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
       name: jax.make_array_from_process_local_data(sharding, array)
       for name, array in batch.items()
   }
+
+
+def put_ahead(
+    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+  """Moves batches to the devices before they are asked for, see `put_batch`.
+
+  Args:
+    batches: of this process.
+    mesh: the mesh.
+    ahead: batches on their way while one is in use.
+  """
+  moved = collections.deque()
+  for batch in batches:
+    moved.append(put_batch(batch, mesh))
+    if len(moved) > ahead:
+      yield moved.popleft()
+  yield from moved

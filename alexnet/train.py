@@ -25,10 +25,11 @@ from alexnet import (
   partitioning,
   train_step,
 )
+from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
 from alexnet.models import create_model
-from input_pipeline import sources
+from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
 
 
@@ -89,7 +90,7 @@ class Run:
     self._console = console
     self.workdir = workdir
     self.mesh = partitioning.create_mesh(config)
-    train, evaluation = sources.create_sources(config.dataset, config.seed)
+    train, evaluation = datasets.create_sources(config.dataset, config.seed)
     if config.model.num_classes is None:
       config.model.num_classes = len(train.class_names)
     elif config.model.num_classes < len(train.class_names):
@@ -126,14 +127,26 @@ class Run:
     self._stop_signal: int | None = None
     self.state, self.progress = self._start_or_restore(shapes)
     self._clock = metrics.Clock(self.progress.seconds)
-    self._eval_step = train_step.make_eval_step(
-        model=self.model, mesh=self.mesh, params=shapes.params
+    inputs = views_lib.Views(
+        self.pipeline.mean_image,
+        config.augmentation.mean_crop,
+        mirror=config.augmentation.flip,
     )
+    self._eval_steps = {
+        views: train_step.make_eval_step(
+            model=self.model,
+            mesh=self.mesh,
+            params=shapes.params,
+            images=images,
+        )
+        for views, images in (('centre', inputs.centre), ('ten', inputs.ten))
+    }
     self._train_step = train_step.make_train_step(
         model=self.model,
         optimizer=self._optimizer,
         mesh=self.mesh,
         state=shapes,
+        images=inputs.training,
         seed=config.seed,
         accumulation=config.accumulation,
     )
@@ -272,8 +285,11 @@ class Run:
 
   def _loop(self, writer):
     progress = self.progress
-    batches = self.pipeline.training_batches(
-        progress.step, lighting_steps=self._lighting_steps
+    batches = partitioning.put_ahead(
+        self.pipeline.training_batches(
+            progress.step, lighting_steps=self._lighting_steps
+        ),
+        self.mesh,
     )
     pending = None
     while True:
@@ -301,9 +317,8 @@ class Run:
           self._save()
       if at_end:
         return self._finish(writer)
-      batch = partitioning.put_batch(next(batches), self.mesh)
       self.state, result = self._train_step(
-          self.state, batch, self._rates(np.float32)
+          self.state, next(batches), self._rates(np.float32)
       )
       progress.step += 1
       if pending:
@@ -409,7 +424,7 @@ class Run:
   def evaluate(self, views: str) -> dict[str, float]:
     """Evaluates the parameters as they are, see `evaluate.evaluate`."""
     return evaluate.evaluate(
-        self._eval_step,
+        self._eval_steps[views],
         self.state.params,
         self.pipeline,
         mesh=self.mesh,
@@ -433,7 +448,7 @@ class Run:
         'dataset': (
             f'{config.dataset.name}: {len(train):,} training and '
             f'{len(evaluation):,} evaluation images, '
-            f'{len(train.class_names):,} classes'
+            f'{len(train.class_names):,} classes; {train.name}'
         ),
         'mesh': (
             ', '.join(f'{name}={size}' for name, size in mesh.items())

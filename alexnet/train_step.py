@@ -98,6 +98,7 @@ def make_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     state: TrainState,
+    images: Callable[[Batch], jax.Array],
     seed: int,
     accumulation: int = 1,
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
@@ -108,18 +109,23 @@ def make_train_step(
     optimizer: from `create_optimizer`.
     mesh: (data, tower).
     state: arrays or shapes of the state, for its partition.
+    images: makes the network's input, [batch, 224, 224, 3], from a batch or a
+      part of one; see `views.Views.training`.
     seed: of dropout.
     accumulation: parts that a device computes its examples in.
 
   Returns:
     A function of (state, batch, rates) to (new state, metrics). The batch has
-    'image' [batch, 224, 224, 3] float32 and 'label' [batch] int32; the metrics
-    are 'loss' and 'top1', the means over the batch. The old state is consumed.
+    'label' [batch] int32 and what `images` wants; the metrics are 'loss' and
+    'top1', the means over the batch. The old state is consumed.
   """
   local_model = model.clone(tower_axis=TOWER)
 
-  def loss_of_part(params, images, labels, keys):
-    logits = local_model.apply({'params': params}, images, dropout_keys=keys)
+  def loss_of_part(params, batch, keys):
+    labels = batch['label']
+    logits = local_model.apply(
+        {'params': params}, images(batch), dropout_keys=keys
+    )
     correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
     # The mean over the mesh is taken here, inside the differentiated
     # function: the transpose of each replicated parameter's use is then the
@@ -133,18 +139,15 @@ def make_train_step(
   def step(state, batch, rates):
     # Local blocks: image [batch / data, 224, 224, 3], label [batch / data],
     # parameters [..., features / tower].
-    images, labels = batch['image'], batch['label']
-    count = labels.shape[0]
+    count = batch['label'].shape[0]
     first = lax.axis_index(DATA) * count
     keys = dropout_keys(seed, state.step, first, count)
     if accumulation == 1:
-      (loss, top1), gradients = value_and_grad(
-          state.params, images, labels, keys
-      )
+      (loss, top1), gradients = value_and_grad(state.params, batch, keys)
     else:
       parts = jax.tree.map(
           lambda x: x.reshape(accumulation, -1, *x.shape[1:]),
-          (images, labels, keys),
+          (batch, keys),
       )
 
       def add_part(total, part):
@@ -177,7 +180,11 @@ def make_train_step(
 
 
 def make_eval_step(
-    *, model: Module, mesh: Mesh, params: Any
+    *,
+    model: Module,
+    mesh: Mesh,
+    params: Any,
+    images: Callable[[Batch], jax.Array],
 ) -> Callable[[Any, Batch], Metrics]:
   """Compiles the evaluation of one batch.
 
@@ -185,22 +192,25 @@ def make_eval_step(
     model: from `create_model`.
     mesh: (data, tower).
     params: arrays or shapes of the parameters, for their partition.
+    images: makes the network's input, [batch, views, 224, 224, 3], from a
+      batch; see `views.Views.centre` and `ten`.
 
   Returns:
     A function of (params, batch) to sums over the batch: 'loss', 'top1',
-    'top5' and 'count', float32. The batch has 'image' [batch, views, 224, 224,
-    3] float32, 'label' [batch] int32 and 'weight' [batch] float32, 0 for
-    padding. An example's prediction is the mean of the softmax outputs of its
-    views (paper §4.1).
+    'top5', 'count' and 'views', float32. The batch has 'label' [batch] int32,
+    'weight' [batch] float32, 0 for padding, and what `images` wants. An
+    example's prediction is the mean of the softmax outputs of its views (paper
+    §4.1).
   """
   local_model = model.clone(tower_axis=TOWER)
 
   def step(params, batch):
-    # Local blocks: image [batch / data, views, 224, 224, 3].
-    images, labels, weight = batch['image'], batch['label'], batch['weight']
-    views = images.shape[1]
+    # Local blocks: image [batch / data, 256, 256, 3].
+    labels, weight = batch['label'], batch['weight']
+    crops = images(batch)
+    views = crops.shape[1]
     logits = local_model.apply(
-        {'params': params}, images.reshape(-1, *images.shape[2:])
+        {'params': params}, crops.reshape(-1, *crops.shape[2:])
     )
     log_softmax = jax.nn.log_softmax(logits)
     log_softmax = log_softmax.reshape(-1, views, logits.shape[-1])
@@ -213,6 +223,7 @@ def make_eval_step(
         'top1': jnp.sum(weight * (rank < 1)),
         'top5': jnp.sum(weight * (rank < 5)),
         'count': jnp.sum(weight),
+        'views': jnp.sum(weight) * views,
     }
     # Equal on both towers already; the mean states that to the type checker.
     return jax.tree.map(lambda x: lax.pmean(lax.psum(x, DATA), TOWER), sums)

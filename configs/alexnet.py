@@ -8,10 +8,13 @@ Sutskever and Hinton, NIPS 2012. Sections (§) in the comments are the paper's.
   python main.py --config=configs/alexnet.py:imagenette --workdir=runs/ten
   python main.py --config=configs/alexnet.py:folder \
       --config.dataset.train_dir=PHOTOS --workdir=runs/photos
+  python main.py --config=configs/alexnet.py:prepared \
+      --config.dataset.dir=DIR --workdir=runs/photos
 
 The argument behind the colon is the dataset: `digits` (the default: small,
 embedded in scikit-learn, needs no download), `folder` (class subfolders of JPEG
-or PNG files), or the name of a classification dataset of TensorFlow Datasets.
+or PNG files), `prepared` (what `python -m input_pipeline.prepare` has written:
+the fastest), or the name of a classification dataset of TensorFlow Datasets.
 
 Expected with imagenet2012: 40.7 % top-1 and 18.2 % top-5 error on the
 validation set with ten views (paper, Table 2: 1 CNN), after about 90 epochs.
@@ -188,14 +191,15 @@ def _schedule():
 
 def _dataset(data):
   dataset = ml_collections.ConfigDict()
-  # 'digits', 'folder', or a name of TensorFlow Datasets.
+  # 'digits', 'folder', 'prepared', or a name of TensorFlow Datasets.
   dataset.name = data
   # folder: class subfolders. Without eval_dir, eval_fraction of train_dir's
   # images, chosen by `seed`, are held out.
   dataset.train_dir = placeholder(str)
   dataset.eval_dir = placeholder(str)
   dataset.eval_fraction = 0.1
-  # TensorFlow Datasets: where they lie (unset: its own default) and the splits.
+  # prepared: the directory. TensorFlow Datasets: where they lie (unset: its own
+  # default) and the splits; if prepared/NAME is there, it is used instead.
   dataset.dir = placeholder(str)
   dataset.train_split = 'train'
   dataset.eval_split = 'validation'

@@ -1,29 +1,57 @@
 """Batches as a pure function of (seed, step): nothing to save, nothing to seek.
 
 Training is one endless stream of examples. Example i of the stream belongs to
-epoch i // n and is the image at place i % n of that epoch's permutation; batch
-s is the examples from s * batch_size on. Every epoch therefore shows every
-image exactly once, and batches cross from one epoch into the next.
+epoch i // n and is the image at place i % n of that epoch's order; batch s is
+the examples from s * batch_size on. Every epoch therefore shows every image
+exactly once, and batches cross from one epoch into the next.
+
+A batch leaves the host as 8-bit pixels and a few numbers for each image; the
+device does the arithmetic (`alexnet/views.py`).
 """
 
+import collections
+import dataclasses
 import functools
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError
 from input_pipeline.sources import Source
+from input_pipeline.tensorflow_cpu import tf
 
-# What a random number is for, so that uses are independent of each other.
-_ORDER, _CROP, _LIGHTING = range(3)
-_USES = 3
+# Examples that a thread works on at a time.
+_CHUNK = 16
+# Bytes; what Eigen and XLA want of an array that they take as it is.
+_ALIGNMENT = 64
 _ENDLESS = np.iinfo(np.int64).max
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a part of the training stream will show.
+
+  Attributes:
+    index: [count] int64, which image of the training set.
+    offset: [count, 2] int32, (top, left) of its crop.
+    flip: [count] bool, whether the crop is mirrored.
+    shift: [count, 3] float32, its colour shift, levels of 0..255.
+    divisor: [count] float32, what its values are divided by in the end.
+  """
+
+  index: np.ndarray
+  offset: np.ndarray
+  flip: np.ndarray
+  shift: np.ndarray
+  divisor: np.ndarray
 
 
 class Pipeline:
@@ -34,6 +62,7 @@ class Pipeline:
     evaluation: the evaluation set.
     statistics: of the training set's images; None if the config takes all it
       needs from ImageNet's, which are built in.
+    mean_image: [256, 256, 3] float32, to be subtracted on the device.
   """
 
   def __init__(
@@ -65,12 +94,21 @@ class Pipeline:
     self._process = process
     self._processes = processes
     self._failure: DataError | None = None
+    self._threads = futures.ThreadPoolExecutor(os.cpu_count())
+    # Neighbouring batches are made at once, and may be of two epochs.
+    self._order = functools.lru_cache(maxsize=3)(
+        lambda epoch: preprocessing.epoch_order(
+            config.seed, epoch, len(train)
+        )
+    )
     self.statistics: statistics_lib.Statistics | None = None
     wanted = config.dataset.mean, config.dataset.pca
     if wanted != ('imagenet_channels', 'imagenet'):
-      self.statistics = statistics_lib.load_or_compute(
-          train, self._squares(train), config.dataset.statistics_dir
-      )
+      self.statistics = train.statistics()
+      if self.statistics is None:
+        self.statistics = statistics_lib.load_or_compute(
+            train, self._squares(train), config.dataset.statistics_dir
+        )
     if config.dataset.pca == 'imagenet':
       self._components = (
           statistics_lib.IMAGENET_DEVIATIONS,
@@ -78,7 +116,7 @@ class Pipeline:
       )
     else:
       self._components = self.statistics.principal_components()
-    self._mean = self._mean_to_subtract()
+    self.mean_image = self._mean_to_subtract()
 
   def training_batches(
       self, first_step: int, *, lighting_steps: int | None = None
@@ -91,41 +129,88 @@ class Pipeline:
         divided by its divisor; None: all have it.
 
     Yields:
-      This process's part of each batch: 'image' [examples, 224, 224, 3]
-      float32, mean subtracted, and 'label' [examples] int32.
+      This process's part of each batch: 'image' [examples, 224, 224, 3] uint8
+      crops that are not yet mirrored, 'label' [examples] int32, and of
+      `Plan` 'offset', 'flip', 'shift' and 'divisor'.
 
     Raises:
       DataError: an image cannot be read; names it.
     """
-    batch_size = self._config.batch_size
-    size = batch_size // self._processes
-    if lighting_steps is None:
-      lighting_steps = _ENDLESS
+    size = self._config.batch_size // self._processes
 
-    def example(i):
-      # From this process's i-th example to its place in the stream of all.
-      step = i // size
-      position = step * batch_size + self._process * size + i % size
-      return self._training_example(position, step < lighting_steps)
+    def batch(step):
+      first = step * self._config.batch_size + self._process * size
+      lit = lighting_steps is None or step < lighting_steps
+      plan = self.plan(first, size, lit=lit)
+      boxes = [
+          preprocessing.Box(top, left, preprocessing.CROP)
+          for top, left in plan.offset.tolist()
+      ]
+      image, label = self._read(self.train, plan.index, boxes)
+      return {
+          'image': image,
+          'label': label,
+          'offset': plan.offset,
+          'flip': plan.flip,
+          'shift': plan.shift,
+          'divisor': plan.divisor,
+      }
 
-    dataset = tf.data.Dataset.range(first_step * size, _ENDLESS)
-    return self._batches(dataset, example, size)
+    types = {
+        'image': tf.uint8,
+        'label': tf.int32,
+        'offset': tf.int32,
+        'flip': tf.bool,
+        'shift': tf.float32,
+        'divisor': tf.float32,
+    }
+    return self._batches(batch, types, first_step, _ENDLESS)
 
-  def evaluation_batches(
-      self, batch_size: int, *, ten_views: bool
-  ) -> Iterator[Batch]:
+  def plan(self, first: int, count: int, *, lit: bool = True) -> Plan:
+    """Draws what a part of the training stream will show.
+
+    Args:
+      first: place of its first example in the stream.
+      count: number of examples.
+      lit: whether there is PCA lighting, if the config has any.
+    """
+    config, length = self._config.augmentation, len(self.train)
+    positions = np.arange(first, first + count)
+    epochs, places = np.divmod(positions, length)
+    index = np.empty(count, np.int64)
+    for epoch in np.unique(epochs):
+      of_epoch = epochs == epoch
+      index[of_epoch] = self._order(int(epoch))[places[of_epoch]]
+    offset, flip = preprocessing.random_crops(
+        self._config.seed,
+        positions // config.images_per_crop,
+        config.crop_offsets,
+        config.flip,
+    )
+    shift = np.zeros((count, 3), np.float32)
+    divisor = np.ones(count, np.float32)
+    if lit and config.lighting != 'none':
+      shift = preprocessing.lighting_shifts(
+          self._config.seed,
+          positions,
+          kind=config.lighting,
+          scale=config.lighting_scale,
+          deviations=self._components[0],
+          eigenvectors=self._components[1],
+      )
+      divisor *= config.lighting_divisor
+    return Plan(index, offset, flip, shift, divisor)
+
+  def evaluation_batches(self, batch_size: int) -> Iterator[Batch]:
     """One pass over the evaluation set, every example exactly once.
 
     Args:
       batch_size: images in a batch of all processes.
-      ten_views: ten views of each image, or the centre crop only. Where
-        training does not mirror images (augmentation.flip), neither do these:
-        five views are left.
 
     Yields:
-      This process's part of each batch: 'image' [examples, views, 224, 224, 3]
-      float32, mean subtracted, 'label' [examples] int32 and 'weight' [examples]
-      float32, 0 where the last batch is filled up.
+      This process's part of each batch: 'image' [examples, 256, 256, 3] uint8,
+      'label' [examples] int32 and 'weight' [examples] float32, 0 where the
+      last batch is filled up.
 
     Raises:
       DataError: an image cannot be read; names it.
@@ -133,67 +218,17 @@ class Pipeline:
     size = batch_size // self._processes
     length = len(self.evaluation)
 
-    def example(i):
-      step = i // size
-      index = step * batch_size + self._process * size + i % size
-      image, label = self._read(self.evaluation, tf.minimum(index, length - 1))
-      weight = tf.cast(index < length, tf.float32)
-      views = self._views(image, ten_views)
-      return {'image': views, 'label': label, 'weight': weight}
-
-    batches = -(-length // batch_size)
-    dataset = tf.data.Dataset.range(batches * size)
-    return self._batches(dataset, example, size)
-
-  def _training_example(self, position, lit):
-    config = self._config.augmentation
-    length = len(self.train)
-    epoch, place = position // length, position % length
-    # A cipher on the range of indices. Its keys are random words, because it
-    # uses few of their bits; with 8 rounds instead of TensorFlow's usual 4,
-    # neighbours of one epoch are no likelier to be neighbours in the next.
-    key = tf.random.stateless_uniform(
-        [3], self._seed(_ORDER, epoch), None, None, tf.uint32
-    )
-    index = tf.raw_ops.RandomIndexShuffle(
-        index=place, seed=key, max_index=length - 1, rounds=8
-    )
-    image, label = self._read(self.train, index)
-    image = tf.cast(image, tf.float32)
-    # The mean image under a crop moves and flips with it; its centre does not.
-    under = config.mean_crop == 'under'
-    if under:
-      image -= self._mean
-    image = preprocessing.random_crop(
-        image,
-        seed=self._seed(_CROP, position // config.images_per_crop),
-        offsets=config.crop_offsets,
-        flip=config.flip,
-    )
-    if not under:
-      image -= preprocessing.centre_crop(self._mean)
-    if config.lighting != 'none':
-      shift = preprocessing.lighting_shift(
-          seed=self._seed(_LIGHTING, position),
-          kind=config.lighting,
-          scale=config.lighting_scale,
-          deviations=self._components[0],
-          eigenvectors=self._components[1],
+    def batch(step):
+      first = step * batch_size + self._process * size
+      index = np.arange(first, first + size)
+      weight = (index < length).astype(np.float32)
+      image, label = self._read(
+          self.evaluation, np.minimum(index, length - 1)
       )
-      divisor = config.lighting_divisor
-      image = tf.cond(lit, lambda: (image + shift) / divisor, lambda: image)
-    return {'image': image, 'label': label}
+      return {'image': image, 'label': label, 'weight': weight}
 
-  def _views(self, image, ten_views):
-    views = preprocessing.centre_view
-    if ten_views:
-      views = functools.partial(
-          preprocessing.ten_views, mirror=self._config.augmentation.flip
-      )
-    image = tf.cast(image, tf.float32)
-    if self._config.augmentation.mean_crop == 'under':
-      return views(image - self._mean)
-    return views(image) - preprocessing.centre_crop(self._mean)
+    types = {'image': tf.uint8, 'label': tf.int32, 'weight': tf.float32}
+    return self._batches(batch, types, 0, -(-length // batch_size))
 
   def _mean_to_subtract(self):
     config = self._config.dataset
@@ -206,54 +241,96 @@ class Pipeline:
     shape = (preprocessing.SQUARE, preprocessing.SQUARE, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
-  def _seed(self, use, number):
-    return tf.stack([self._config.seed * _USES + use, number])
+  def _read(self, source, index, boxes=None):
+    """Images [count, size, size, 3] uint8 and labels [count] int32."""
+    count = len(index)
+    size = boxes[0].size if boxes else preprocessing.SQUARE
+    images = _aligned((count, size, size, 3))
+    labels = np.empty(count, np.int32)
 
-  def _read(self, source, index):
-    """Tensors of the example: [256, 256, 3] uint8 image, [] int32 label."""
+    def read(start):
+      for i in range(start, min(start + _CHUNK, count)):
+        box = boxes[i] if boxes else preprocessing.WHOLE
+        images[i], labels[i] = source.image(int(index[i]), box)
 
-    def read(index):
+    collections.deque(
+        self._threads.map(read, range(0, count, _CHUNK)), maxlen=0
+    )
+    return images, labels
+
+  def _squares(self, source):
+    def chunk(step):
+      start = step * _CHUNK
+      index = np.arange(start, min(start + _CHUNK, len(source)))
+      return {'image': self._read(source, index)[0]}
+
+    # As many at once as there are threads, as each is the work of one.
+    chunks = self._batches(
+        chunk,
+        {'image': tf.uint8},
+        0,
+        -(-len(source) // _CHUNK),
+        at_once=os.cpu_count(),
+    )
+    for batch in chunks:
+      yield from batch['image']
+
+  def _batches(
+      self,
+      make: Callable[[int], Batch],
+      types: dict[str, tf.DType],
+      first: int,
+      end: int,
+      at_once: int = 2,
+  ) -> Iterator[Batch]:
+    """Yields make(first), ..., make(end - 1), in order, made in advance.
+
+    Args:
+      make: makes a batch; its work is done by the threads of this object.
+      types: of the batch's arrays.
+      first: number of the first batch.
+      end: number behind the last one.
+      at_once: batches in the making, so that the threads never wait.
+    """
+
+    def values(number):
       try:
-        encoded, label = source.read(int(index))
-        name = source.describe(int(index))
-        return preprocessing.to_square(encoded, name), np.int32(label)
+        batch = make(int(number))
       except DataError as error:
         # tf.data reports an exception as text; the iterator raises this one.
         self._failure = error
         raise
+      return [batch[name] for name in types]
 
-    image, label = tf.numpy_function(
-        read, [index], (tf.uint8, tf.int32), stateful=False
+    dataset = tf.data.Dataset.range(first, end).map(
+        # AutoGraph would read source files again while a run goes on.
+        tf.autograph.experimental.do_not_convert(
+            lambda number: tf.numpy_function(
+                values, [number], list(types.values()), stateful=False
+            )
+        ),
+        num_parallel_calls=at_once,
+        deterministic=True,
     )
-    image.set_shape((preprocessing.SQUARE, preprocessing.SQUARE, 3))
-    label.set_shape(())
-    return image, label
-
-  def _squares(self, source):
-    dataset = tf.data.Dataset.range(len(source)).map(
-        lambda i: self._read(source, i)[0], tf.data.AUTOTUNE
-    )
-    return self._iterate(dataset)
-
-  def _batches(self, dataset, example, size):
-    # AutoGraph reads source files again while a run goes on, edited or not.
-    example = tf.autograph.experimental.do_not_convert(example)
-    dataset = dataset.map(example, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(size, drop_remainder=True).prefetch(2)
-    return self._iterate(dataset)
-
-  def _iterate(self, dataset):
-    iterator = dataset.as_numpy_iterator()
+    iterator = dataset.prefetch(2).as_numpy_iterator()
     while True:
       try:
-        value = next(iterator)
+        arrays = next(iterator)
       except StopIteration:
         return
       except tf.errors.OpError as error:
         if self._failure is not None:
           raise self._failure from None
         raise DataError(f'the input pipeline failed: {error}') from error
-      yield value
+      yield dict(zip(types, arrays))
+
+
+def _aligned(shape):
+  """An uninitialized uint8 array that TensorFlow and JAX need not copy."""
+  size = math.prod(shape)
+  buffer = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -buffer.ctypes.data % _ALIGNMENT
+  return buffer[start : start + size].reshape(shape)
 
 
 def _check(config, processes):

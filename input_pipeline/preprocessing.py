@@ -1,23 +1,35 @@
-"""From an encoded image to what the network sees; every function stateless.
+"""From an encoded image to pixels, and what is random about a training image.
 
-`to_square` runs in NumPy and Pillow, once for each image; the rest are
-TensorFlow operations whose randomness comes from an explicit seed.
+Everything here is NumPy and Pillow, stateless, and a function of its arguments
+alone. Pixels stay 8-bit integers; means and colour shifts meet them on the
+device (`alexnet/views.py`).
 """
 
 import contextlib
+import dataclasses
 import io
 
 import numpy as np
-import tensorflow as tf
-from PIL import Image, ImageOps
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import special
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import ImageError
 
 SQUARE = 256
 CROP = 224
 BORDER = SQUARE - CROP
 # Pillow widens this filter when it shrinks an image, so nothing aliases.
 FILTER = Image.Resampling.BICUBIC
+ASPECTS = ('keep', 'warp')
+
+# Below and beyond these, 256 pixels would be made of next to nothing. The
+# smallest images that are worth something are scikit-learn's digits.
+SMALLEST_SIDE = 8
+LARGEST_ASPECT = 100
+
+# What a random number is for, so that uses are independent of each other.
+_ORDER, _CROP, _LIGHTING = range(3)
 
 
 def decode(encoded: bytes, name: str) -> Image.Image:
@@ -31,8 +43,44 @@ def decode(encoded: bytes, name: str) -> Image.Image:
     name: of the file, for the error.
 
   Raises:
-    DataError: truncated, not an image, or of dangerous size.
+    ImageError: truncated, not an image, too small, too long, or of dangerous
+      size.
   """
+  image = _decode_plain_jpeg(encoded)
+  if image is None:
+    image = _decode_any(encoded, name)
+  shorter, longer = sorted(image.size)
+  if shorter < SMALLEST_SIDE or longer > LARGEST_ASPECT * shorter:
+    raise ImageError(
+        name,
+        f'it has {image.width} x {image.height} pixels, wanted at least '
+        f'{SMALLEST_SIDE} on each side and no side more than {LARGEST_ASPECT} '
+        'times the other',
+    )
+  return image
+
+
+def _decode_plain_jpeg(encoded):
+  """The usual file in half of Pillow's time; None for all others.
+
+  Both use libjpeg-turbo in the same way, and give the same pixels.
+  """
+  plain = encoded.startswith(b'\xff\xd8')
+  # Either kind of metadata may say that the image has to be turned.
+  if not plain or b'Exif' in encoded or b'Orientation' in encoded:
+    return None
+  try:
+    height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
+    if space != 'YCbCr' or height * width > Image.MAX_IMAGE_PIXELS:
+      return None
+    return Image.fromarray(simplejpeg.decode_jpeg(encoded))
+  except ValueError:
+    return None  # Pillow has the better message, or decodes it after all.
+
+
+def _decode_any(encoded, name):
+  if not encoded:
+    raise ImageError(name, 'it is empty')
   try:
     image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
     # Raised for a PNG whose EXIF data cannot be parsed; the image still can.
@@ -43,75 +91,112 @@ def decode(encoded: bytes, name: str) -> Image.Image:
       levels = np.asarray(image).astype(np.uint32) >> 8
       image = Image.fromarray(levels.astype(np.uint8))
     return image.convert('RGB')
+  except UnidentifiedImageError as error:
+    raise ImageError(name, 'it is not a JPEG or PNG file') from error
   except Exception as error:  # Pillow raises many kinds for broken files.
-    raise DataError(
-        f'cannot decode {name} ({type(error).__name__}: {error}): replace or '
-        'remove it'
-    ) from error
+    raise ImageError(name, f'{type(error).__name__}: {error}') from error
 
 
-def to_square(encoded: bytes, name: str) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Box:
+  """A square part of the 256 x 256 pixels, in pixels."""
+
+  top: int = 0
+  left: int = 0
+  size: int = SQUARE
+
+
+WHOLE = Box()
+
+
+def cut(square: np.ndarray, box: Box) -> np.ndarray:
+  """A box of [256, 256, 3] pixels, without a copy."""
+  return square[
+      box.top : box.top + box.size, box.left : box.left + box.size
+  ]
+
+
+def to_square(
+    encoded: bytes, name: str, *, aspect: str = 'keep', box: Box = WHOLE
+) -> np.ndarray:
   """Decodes, resizes the shorter side to 256, cuts the centre square (§2).
 
   Args:
     encoded: a JPEG or PNG file.
     name: of the file, for the error.
+    aspect: 'keep', or 'warp' to squeeze the whole image into the square.
+    box: part of the square to compute.
 
   Returns:
-    [256, 256, 3] uint8.
+    [256, 256, 3] uint8, or the box of it: the same pixels in less time.
 
   Raises:
-    DataError: the image cannot be decoded.
+    ImageError: the image cannot be decoded.
   """
   image = decode(encoded, name)
   # Cutting before resizing is the same square, and an image of extreme shape
   # cannot grow without bound.
-  side = min(image.size)
-  left, top = ((length - side) / 2 for length in image.size)
+  width, height = image.size
+  if aspect == 'keep':
+    width = height = min(image.size)
+  left, top = (image.width - width) / 2, (image.height - height) / 2
+  # Pillow takes float32: sides of 8 bits more than an image's are exact.
   square = image.resize(
-      (SQUARE, SQUARE), FILTER, box=(left, top, left + side, top + side)
+      (box.size, box.size),
+      FILTER,
+      box=(
+          left + width * box.left / SQUARE,
+          top + height * box.top / SQUARE,
+          left + width * (box.left + box.size) / SQUARE,
+          top + height * (box.top + box.size) / SQUARE,
+      ),
   )
   return np.asarray(square)
 
 
-def random_crop(
-    image: tf.Tensor, *, seed: tf.Tensor, offsets: int, flip: bool
-) -> tf.Tensor:
-  """Cuts a random 224 square and mirrors it in half of the cases (§4.1).
+def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
+  """[length] indices of a set's examples in an epoch's random order."""
+  words = _words(seed, _ORDER, (0, epoch, 0, 0), length)
+  return np.argsort(words, kind='stable')
+
+
+def random_crops(
+    seed: int, groups: np.ndarray, offsets: int, flip: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws crops and mirrorings (§4.1).
 
   Args:
-    image: [256, 256, channels], of any dtype.
-    seed: [2] int.
+    seed: the run's.
+    groups: [count] int64, ascending without gaps: examples of the same group
+      share their crop.
     offsets: number of offsets each way: 32 in the paper, 33 in the code.
-    flip: whether to mirror.
+    flip: whether to mirror half of them.
 
   Returns:
-    [224, 224, channels].
+    ([count, 2] int32 offsets (top, left), [count] bool whether mirrored).
   """
-  offset = tf.random.stateless_uniform(
-      [2], seed, maxval=offsets, dtype=tf.int32
-  )
-  crop = tf.slice(image, [offset[0], offset[1], 0], [CROP, CROP, -1])
-  if flip:
-    coin = tf.random.stateless_uniform(
-        [], tf.random.fold_in(seed, 1), maxval=2, dtype=tf.int32
-    )
-    crop = tf.cond(coin == 0, lambda: crop, lambda: tf.reverse(crop, [1]))
-  return crop
+  words = _example_words(seed, _CROP, groups)
+  # A 32-bit fraction times the number of offsets, without division.
+  drawn = ((words[:, :2] >> 32) * np.uint64(offsets)) >> 32
+  mirrored = (words[:, 2] >> 63).astype(bool) & flip
+  return drawn.astype(np.int32), mirrored
 
 
-def lighting_shift(
+def lighting_shifts(
+    seed: int,
+    positions: np.ndarray,
     *,
-    seed: tf.Tensor,
     kind: str,
     scale: float,
     deviations: np.ndarray,
     eigenvectors: np.ndarray,
-) -> tf.Tensor:
-  """The colour that PCA lighting adds to an image (§4.1).
+) -> np.ndarray:
+  """Draws the colours that PCA lighting adds to images (§4.1).
 
   Args:
-    seed: [2] int.
+    seed: the run's.
+    positions: [count] int64 places in the stream of training examples,
+      ascending without gaps.
     kind: 'standard_deviation' (run #145): V (sd * N(0, scale)) in levels of
       0..255. 'eigenvalue' (paper, on pixels in 0..1): V (sd^2 / 255 * N(0,
       scale)), which is 255 times the eigenvalue of pixels divided by 255.
@@ -120,37 +205,27 @@ def lighting_shift(
     eigenvectors: [3, 3], a component a column.
 
   Returns:
-    [3] float32, levels of 0..255.
+    [count, 3] float32, levels of 0..255.
   """
-  if kind == 'standard_deviation':
-    lengths = np.asarray(deviations)
-  else:
-    lengths = np.asarray(deviations) ** 2 / 255
-  factors = tf.random.stateless_normal([3], seed, stddev=scale)
-  vectors = tf.constant(eigenvectors, tf.float32)
-  return tf.linalg.matvec(vectors, tf.constant(lengths, tf.float32) * factors)
+  lengths = np.asarray(deviations, np.float64)
+  if kind == 'eigenvalue':
+    lengths = lengths**2 / 255
+  words = _example_words(seed, _LIGHTING, positions)
+  # The middles of 2^53 equal parts of (0, 1).
+  uniform = ((words[:, :3] >> 11).astype(np.float64) + 0.5) * 2.0**-53
+  factors = scale * special.ndtri(uniform)
+  return ((lengths * factors) @ np.transpose(eigenvectors)).astype(np.float32)
 
 
-def centre_crop(image: tf.Tensor) -> tf.Tensor:
-  """[256, 256, channels] to its centre [224, 224, channels]."""
-  return _crop(image, BORDER // 2, BORDER // 2)
+def _example_words(seed, use, numbers):
+  """[count, 4] random 64-bit words, the same for a number in any batch."""
+  first, last = int(numbers[0]), int(numbers[-1])
+  words = _words(seed, use, (first, 0, 0, 0), 4 * (last - first + 1))
+  return words.reshape(-1, 4)[numbers - first]
 
 
-def centre_view(image: tf.Tensor) -> tf.Tensor:
-  """[256, 256, channels] to [1, 224, 224, channels]: the centre crop."""
-  return centre_crop(image)[None]
-
-
-def ten_views(image: tf.Tensor, *, mirror: bool = True) -> tf.Tensor:
-  """[256, 256, channels] to [10, 224, 224, channels] (§4.1).
-
-  Four corners and the centre, then the mirror image of each; without mirror
-  images [5, 224, 224, channels].
-  """
-  corners = [_crop(image, y, x) for y in (0, BORDER) for x in (0, BORDER)]
-  five = tf.stack([*corners, centre_crop(image)])
-  return tf.concat([five, tf.reverse(five, [2])], axis=0) if mirror else five
-
-
-def _crop(image, top, left):
-  return image[top : top + CROP, left : left + CROP]
+def _words(seed, use, counter, count):
+  # Philox numbers blocks of four words; a stream begins at any of them.
+  key = np.array([seed % 2**64, use], np.uint64)
+  bits = np.random.Philox(key=key, counter=np.array(counter, np.uint64))
+  return bits.random_raw(count)

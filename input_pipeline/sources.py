@@ -5,26 +5,24 @@ between two runs on the same data.
 """
 
 import abc
-import functools
+import copy
 import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ml_collections
 import numpy as np
 from PIL import Image
 
-from input_pipeline.errors import DataError
+from input_pipeline import preprocessing
+from input_pipeline.errors import DataError, ImageError, printable
+
+if TYPE_CHECKING:  # It imports this module.
+  from input_pipeline.statistics import Statistics
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png')
-
-# Archives that a user has to fetch himself, because their terms forbid others
-# to hand them on.
-_MANUAL = {
-    'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
-}
 
 
 class Source(abc.ABC):
@@ -56,6 +54,29 @@ class Source(abc.ABC):
   def fingerprint(self) -> str:
     """Changes when the examples change; a key for cached statistics."""
 
+  def image(
+      self, index: int, box: preprocessing.Box = preprocessing.WHOLE
+  ) -> tuple[np.ndarray, int]:
+    """Returns a part of an example's 256 x 256 pixels, and its label.
+
+    Args:
+      index: of the example.
+      box: the part.
+
+    Returns:
+      [box.size, box.size, 3] uint8, label.
+
+    Raises:
+      DataError: the image cannot be read.
+    """
+    encoded, label = self.read(index)
+    name = self.describe(index)
+    return preprocessing.to_square(encoded, name, box=box), label
+
+  def statistics(self) -> 'Statistics | None':
+    """The statistics of these images, where they came with the data."""
+    return None
+
   def identity(self) -> str:
     """Says whether a run goes on with the data that it began with.
 
@@ -64,90 +85,90 @@ class Source(abc.ABC):
     return self.fingerprint()
 
 
-class Digits(Source):
-  """Scikit-learn's 8 x 8 handwritten digits: 1,437 to train, 360 to test."""
+class Entry(NamedTuple):
+  """A file of a folder or an archive.
 
-  class_names = tuple('0123456789')
-  _TRAIN = 1437
+  Attributes:
+    path: relative to the folder or archive.
+    label: its class.
+    place: where in the archive it lies; None in a folder.
+  """
 
-  def __init__(self, train: bool, seed: int):
-    from sklearn import datasets  # Slow to import, and only needed here.
-
-    self.name = f'digits ({"train" if train else "test"})'
-    self._seed = seed
-    digits = datasets.load_digits()
-    order = np.random.default_rng(seed).permutation(len(digits.target))
-    chosen = order[: self._TRAIN] if train else order[self._TRAIN :]
-    # 17 grey levels; 15 * 17 = 255.
-    images = np.minimum(digits.images[chosen] * 17, 255).astype(np.uint8)
-    self._encoded = [_encode_png(image) for image in images]
-    self._labels = digits.target[chosen]
-
-  def __len__(self):
-    return len(self._labels)
-
-  def read(self, index):
-    return self._encoded[index], int(self._labels[index])
-
-  def describe(self, index):
-    return f'{self.name}, example {index}'
-
-  def fingerprint(self):
-    return _digest(self.name, str(self._seed))
+  path: str
+  label: int
+  place: Any = None
 
 
-def _encode_png(image):
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, 'PNG')
-  return buffer.getvalue()
-
-
-class Folder(Source):
-  """Class subfolders of JPEG and PNG files."""
+class Files(Source):
+  """Images that are files with a path."""
 
   def __init__(
       self,
-      directory: pathlib.Path,
+      root: pathlib.Path,
       class_names: Sequence[str],
-      files: Sequence[tuple[str, int]],
+      entries: Iterable[Entry],
   ):
-    """Use `open_folder`.
+    """Use `open_folder` or `archives.open_archive`.
 
     Args:
-      directory: the folder that holds the class folders.
-      class_names: their names, by label.
-      files: (path relative to directory, label) of each example.
+      root: the folder or archive.
+      class_names: the classes' names, by label.
+      entries: the files.
     """
-    self.name = str(directory)
-    self.directory = directory
+    self.name = printable(str(root))
+    self.root = root
     self.class_names = tuple(class_names)
-    self._files = tuple(files)
+    self.entries = tuple(entries)
 
   def __len__(self):
-    return len(self._files)
+    return len(self.entries)
 
   def read(self, index):
-    path, label = self._files[index]
-    try:
-      return (self.directory / path).read_bytes(), label
-    except OSError as error:
-      raise DataError(
-          f'cannot read {self.directory / path} ({error.strerror}): mend its '
-          'permissions or remove it'
-      ) from error
+    entry = self.entries[index]
+    return self._bytes(entry), entry.label
+
+  @abc.abstractmethod
+  def _bytes(self, entry: Entry) -> bytes:
+    """Reads a file."""
 
   def describe(self, index):
-    return str(self.directory / self._files[index][0])
-
-  def fingerprint(self):
-    def state(path):
-      stat = (self.directory / path).stat()
-      return f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}'
-
-    return _digest(*(state(path) for path, _ in self._files))
+    return str(self.root / self.entries[index].path)
 
   def identity(self):
-    return _digest(*(f'{path}\0{label}' for path, label in self._files))
+    return digest(*(f'{entry.path}\0{entry.label}' for entry in self.entries))
+
+  def select(self, entries: Iterable[Entry]) -> 'Files':
+    """The same folder or archive with some of its entries."""
+    selected = copy.copy(self)
+    selected.entries = tuple(entries)
+    return selected
+
+
+class Folder(Files):
+  """Class subfolders of JPEG and PNG files."""
+
+  @property
+  def directory(self):
+    return self.root
+
+  def _bytes(self, entry):
+    path = self.root / entry.path
+    try:
+      return path.read_bytes()
+    except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
+      raise ImageError(str(path), error.strerror) from error
+    except OSError as error:
+      raise DataError(
+          f'cannot read {printable(str(path))} ({error.strerror}): check the '
+          'disk or the network that it lies on'
+      ) from error
+
+  def fingerprint(self):
+    def state(entry):
+      stat = (self.root / entry.path).stat()
+      return f'{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}'
+
+    return digest(*map(state, self.entries))
 
 
 def open_folder(
@@ -191,7 +212,7 @@ def open_folder(
         f'{directory} has classes that the training set does not have: '
         f'{", ".join(unknown[:5])}: give both sets the same subfolders'
     )
-  files = []
+  entries = []
   for name in found:
     images = _images_below(directory / name)
     if not images:
@@ -200,31 +221,52 @@ def open_folder(
           f'({", ".join(EXTENSIONS)}): add some or remove the folder'
       )
     label = class_names.index(name)
-    files += [(str(path.relative_to(directory)), label) for path in images]
-  return Folder(directory, class_names, files)
+    entries += [
+        Entry(str(path.relative_to(directory)), label) for path in images
+    ]
+  return Folder(directory, class_names, entries)
 
 
 def _images_below(directory):
+  def fail(error):
+    raise DataError(
+        f'cannot list {printable(error.filename)} ({error.strerror}): mend its '
+        'permissions or remove it'
+    ) from error
+
   images = []
-  for parent, folders, names in os.walk(directory):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    images += [
-        pathlib.Path(parent) / name
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+  for parent, folders, names in os.walk(directory, onerror=fail):
+    # A folder that is named like an image is told of like a broken image.
+    names += [name for name in folders if is_image(name)]
+    folders[:] = [
+        name
+        for name in folders
+        if not name.startswith('.') and not is_image(name)
     ]
+    images += [pathlib.Path(parent) / name for name in names if is_image(name)]
   return sorted(images)
 
 
-def split_folder(
-    folder: Folder, eval_fraction: float, seed: int
-) -> tuple[Folder, Folder]:
+def is_image(name: str) -> bool:
+  """Whether a file's name is that of an image, and not hidden."""
+  return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+
+
+def split_files(
+    source: Files,
+    eval_fraction: float,
+    seed: int,
+    *,
+    single_images_stay: bool = False,
+) -> tuple[Files, Files]:
   """Holds out a part of each class, chosen by seed.
 
   Args:
-    folder: what `open_folder` returned.
+    source: all examples.
     eval_fraction: share of each class to hold out, at least one image of it.
     seed: decides which.
+    single_images_stay: leave the image of a class that has one to training,
+      instead of raising an error.
 
   Returns:
     (training source, evaluation source).
@@ -237,166 +279,34 @@ def split_folder(
         f'dataset.eval_fraction is {eval_fraction}: wanted more than 0 and '
         'less than 1'
     )
+  of_class = [[] for _ in source.class_names]
+  for entry in source.entries:
+    of_class[entry.label].append(entry)
   rng = np.random.default_rng(seed)
   train, held_out = [], []
-  for label, name in enumerate(folder.class_names):
-    files = [file for file in folder._files if file[1] == label]
-    if len(files) < 2:
+  for name, entries in zip(source.class_names, of_class):
+    if len(entries) < 2 and not single_images_stay:
       raise DataError(
-          f'class folder {folder.directory / name} has one image, too few to '
+          f'class {printable(name)} of {source.name} has one image, too few to '
           'hold one out: add images or set --config.dataset.eval_dir'
       )
-    count = min(max(1, round(eval_fraction * len(files))), len(files) - 1)
-    chosen = set(rng.permutation(len(files))[:count].tolist())
-    for index, file in enumerate(files):
-      (held_out if index in chosen else train).append(file)
-  make = functools.partial(Folder, folder.directory, folder.class_names)
-  return make(train), make(held_out)
+    count = max(1, round(eval_fraction * len(entries)))
+    count = max(0, min(count, len(entries) - 1))
+    chosen = set(rng.permutation(len(entries))[:count].tolist())
+    for index, entry in enumerate(entries):
+      (held_out if index in chosen else train).append(entry)
+  return source.select(train), source.select(held_out)
 
 
-class TFDS(Source):
-  """A classification dataset of TensorFlow Datasets, read at random."""
-
-  def __init__(self, builder, split: str):
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features
-    self.name = f'{builder.info.full_name} ({split})'
-    self.directory = pathlib.Path(builder.data_dir)
-    names = features['label'].names
-    classes = range(features['label'].num_classes)
-    self.class_names = tuple(names or map(str, classes))
-    self._data = builder.as_data_source(
-        split, decoders={'image': tfds.decode.SkipDecoding()}
-    )
-
-  def __len__(self):
-    return len(self._data)
-
-  def read(self, index):
-    example = self._data[index]
-    return bytes(example['image']), int(example['label'])
-
-  def describe(self, index):
-    return f'{self.name}, example {index}'
-
-  def fingerprint(self):
-    return _digest(self.name, str(len(self)))
+def digest(*parts: str) -> str:
+  """A short name for a list of strings."""
+  # File names may be bytes that are not text.
+  data = '\n'.join(parts).encode(errors='surrogateescape')
+  return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _open_tfds(config):
-  builder = _tfds_builder(config)
-  _check_features(config, builder.info.features)
-  _prepare(config, builder)
-  for field in ('train_split', 'eval_split'):
-    try:
-      builder.info.splits[config[field]]
-    except (KeyError, ValueError) as error:
-      raise DataError(
-          f"dataset.{field} is '{config[field]}', but '{config.name}' has "
-          f'{sorted(map(str, builder.info.splits))}: set '
-          f'--config.dataset.{field}'
-      ) from error
-  return TFDS(builder, config.train_split), TFDS(builder, config.eval_split)
-
-
-def _tfds_builder(config):
-  import tensorflow_datasets as tfds
-
-  try:
-    # Of the formats, only ArrayRecord can be read in any order.
-    return tfds.builder(
-        config.name, data_dir=config.dir, file_format='array_record'
-    )
-  except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
-    if 'File format is already set' in str(error):
-      raise DataError(
-          f"dataset '{config.name}' lies in {config.dir or 'its place'} as "
-          'TFRecord files, which cannot be read in any order: convert them to '
-          'ArrayRecord (python -m tensorflow_datasets.scripts.convert_format),'
-          ' or set --config.dataset.dir to another folder'
-      ) from error
-    raise DataError(
-        f"dataset '{config.name}' is not known ({_first_line(error)}): wanted "
-        "'digits', 'folder' or a name of TensorFlow Datasets"
-    ) from error
-
-
-def _check_features(config, features):
-  import tensorflow_datasets as tfds
-
-  if features is None or not {'image', 'label'} <= set(features):
-    raise DataError(
-        f"dataset '{config.name}' is not for image classification: it has "
-        f"{sorted(features or ())}, wanted 'image' and 'label'"
-    )
-  if not isinstance(features['label'], tfds.features.ClassLabel):
-    raise DataError(
-        f"dataset '{config.name}' is not for image classification: its label "
-        f"is {type(features['label']).__name__}, wanted ClassLabel"
-    )
-
-
-def _prepare(config, builder):
-  root = pathlib.Path(builder._data_dir_root)
-  manual = root / 'downloads' / 'manual'
-  files = _MANUAL.get(config.name, ())
-  # TFDS would prepare what is there, and take that for all from then on.
-  prepared = pathlib.Path(builder.data_dir).exists()
-  if not prepared and not all((manual / name).exists() for name in files):
-    raise DataError(
-        f"dataset '{config.name}' is not on this machine: put "
-        f'{" and ".join(files)}, which image-net.org gives to registered '
-        f'users, into {manual} and run this again (or set '
-        '--config.dataset.dir to the folder that TensorFlow Datasets uses)'
-    )
-  try:
-    builder.download_and_prepare()
-  except Exception as error:  # TFDS and its network stack raise many kinds.
-    advice = (
-        f'check the files in {manual}' if files else 'check the network'
-    )
-    raise DataError(
-        f"dataset '{config.name}' could not be prepared in {root} "
-        f'({type(error).__name__}: {_first_line(error)}): {advice}, or set '
-        '--config.dataset.dir to where it lies'
-    ) from error
-
-
-def _first_line(error):
-  lines = str(error).strip().splitlines()
-  return lines[0] if lines else type(error).__name__
-
-
-def create_sources(
-    config: ml_collections.ConfigDict, seed: int
-) -> tuple[Source, Source]:
-  """Opens the training and the evaluation set.
-
-  Args:
-    config: the `dataset` part of a config.
-    seed: of the split, where the data has none of its own.
-
-  Returns:
-    (training source, evaluation source), with the same classes.
-
-  Raises:
-    DataError: the data is missing or unusable; says what to do.
-  """
-  if config.name == 'digits':
-    return Digits(True, seed), Digits(False, seed)
-  if config.name == 'folder':
-    if not config.train_dir:
-      raise DataError(
-          "dataset.name is 'folder', but no folder is given: set "
-          '--config.dataset.train_dir to one with a subfolder for each class'
-      )
-    train = open_folder(config.train_dir)
-    if config.eval_dir:
-      return train, open_folder(config.eval_dir, train.class_names)
-    return split_folder(train, config.eval_fraction, seed)
-  return _open_tfds(config)
-
-
-def _digest(*parts: str) -> str:
-  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
+def encode_png(pixels: np.ndarray) -> bytes:
+  """A PNG file of uint8 pixels, [height, width] or [height, width, 3]."""
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, 'PNG')
+  return buffer.getvalue()

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable
+from typing import BinaryIO
 
 import numpy as np
 import tqdm
@@ -47,6 +48,47 @@ class Statistics:
     return np.sqrt(np.maximum(values, 0)), vectors
 
 
+class Accumulator:
+  """Sums over images, in integers: exact, and the same in any order.
+
+  Attributes:
+    count: images added.
+    pixel_sum: [256, 256, 3] uint64.
+    products: [3, 3] uint64, sums over all pixels of the products of colours.
+  """
+
+  def __init__(self):
+    shape = (preprocessing.SQUARE, preprocessing.SQUARE, 3)
+    self.count = 0
+    self.pixel_sum = np.zeros(shape, np.uint64)
+    self.products = np.zeros((3, 3), np.uint64)
+
+  def add(self, square: np.ndarray) -> None:
+    """Adds an image, [256, 256, 3] uint8."""
+    # Below 2^24 float32 is exact, and a row's sums are: 256 * 255^2.
+    rows = square.astype(np.float32)
+    products = np.matmul(rows.transpose(0, 2, 1), rows)
+    self.count += 1
+    self.pixel_sum += square
+    self.products += products.sum(axis=0, dtype=np.float64).astype(np.uint64)
+
+  def merge(self, other: 'Accumulator') -> None:
+    """Adds the images that another one has added."""
+    self.count += other.count
+    self.pixel_sum += other.pixel_sum
+    self.products += other.products
+
+  def statistics(self) -> Statistics:
+    """The statistics of all images added."""
+    if not self.count:
+      raise DataError('no image to compute statistics of')
+    mean_image = self.pixel_sum / self.count
+    mean = mean_image.mean(axis=(0, 1))
+    pixels = self.count * preprocessing.SQUARE**2
+    covariance = self.products / pixels - np.outer(mean, mean)
+    return Statistics(mean_image.astype(np.float32), covariance)
+
+
 def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
   """Computes the statistics of [256, 256, 3] uint8 images, with a progress bar.
 
@@ -54,28 +96,23 @@ def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
     squares: the images; memory does not grow with their number.
     total: their number.
   """
-  pixel_sum = np.zeros((preprocessing.SQUARE, preprocessing.SQUARE, 3))
-  products = np.zeros((3, 3))
-  count = 0
-  for square in tqdm.tqdm(
-      squares,
-      'training set statistics',
+  accumulator = Accumulator()
+  for square in progress_bar(squares, 'training set statistics', total):
+    accumulator.add(square)
+  return accumulator.statistics()
+
+
+def progress_bar(items, description: str, total: int, initial: int = 0):
+  """A bar with images a second and the time left; items may be None."""
+  return tqdm.tqdm(
+      items,
+      description,
       total,
+      initial=initial,
       unit='img',
       # In a file every state of the bar stays.
       mininterval=0.2 if sys.stderr.isatty() else 30,
-  ):
-    pixel_sum += square
-    flat = square.reshape(-1, 3).astype(np.float64)
-    products += flat.T @ flat
-    count += 1
-  if not count:
-    raise DataError('no image to compute statistics of')
-  mean_image = pixel_sum / count
-  mean = mean_image.mean(axis=(0, 1))
-  pixels = count * preprocessing.SQUARE**2
-  covariance = products / pixels - np.outer(mean, mean)
-  return Statistics(mean_image.astype(np.float32), covariance)
+  )
 
 
 def load_or_compute(
@@ -93,7 +130,7 @@ def load_or_compute(
   places = _places(source, directory)
   for place in places:
     if (place / file).exists():
-      return _load(place / file)
+      return load(place / file)
   statistics = compute(squares, len(source))
   for place in places:
     try:
@@ -114,23 +151,30 @@ def _places(source, directory):
   return [source.directory, pathlib.Path(cache) / 'alexnet']
 
 
-def _save(statistics, path):
+def _save(statistics: Statistics, path: pathlib.Path) -> None:
+  """Writes statistics to a file that is complete or not there."""
   # Written aside and renamed, so that a killed run leaves no half file.
   temporary = path.with_suffix(f'.{os.getpid()}.tmp')
   try:
     with open(temporary, 'wb') as f:
-      np.savez(f, **dataclasses.asdict(statistics))
+      write(statistics, f)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 
 
-def _load(path):
+def write(statistics: Statistics, file: BinaryIO) -> None:
+  """Writes statistics; the same bytes for the same statistics."""
+  np.savez(file, **dataclasses.asdict(statistics))
+
+
+def load(path: pathlib.Path) -> Statistics:
+  """Reads what `write` wrote."""
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return Statistics(arrays['mean_image'], arrays['covariance'])
   except Exception as error:  # zipfile and NumPy raise many kinds.
     raise DataError(
-        f'cannot read the cached statistics {path} ({error}): remove the file, '
-        'they will be computed again'
+        f'cannot read the statistics {path} ({error}): remove the file, they '
+        'will be computed again'
     ) from error

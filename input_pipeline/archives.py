@@ -1,0 +1,159 @@
+"""Images in tar and zip files, read in any order without unpacking them."""
+
+import bz2
+import errno
+import gzip
+import lzma
+import os
+import pathlib
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from input_pipeline.errors import DataError, ImageError, printable
+from input_pipeline.sources import Entry, Files, digest, is_image
+
+_COMPRESSED = {'.gz': gzip, '.tgz': gzip, '.bz2': bz2, '.xz': lzma}
+
+
+class Archive(Files):
+  """Files of a tar or zip file."""
+
+  def fingerprint(self):
+    stat = self.root.stat()
+    return digest(
+        self.identity(), str(self.root), str(stat.st_size),
+        str(stat.st_mtime_ns)
+    )
+
+
+class Tar(Archive):
+  """Files of an uncompressed tar file, and of tar files in it."""
+
+  def __init__(self, root, class_names, entries):
+    super().__init__(root, class_names, entries)
+    self._file = open(root, 'rb')
+
+  def _bytes(self, entry):
+    start, size = entry.place
+    # Threads share the file; this read has no position of its own.
+    data = os.pread(self._file.fileno(), size, start)
+    if len(data) < size:
+      name = str(self.root / entry.path)
+      raise ImageError(name, 'the archive ends before it')
+    return data
+
+
+class Zip(Archive):
+  """Files of a zip file."""
+
+  def __init__(self, root, class_names, entries):
+    super().__init__(root, class_names, entries)
+    self._file = zipfile.ZipFile(root)
+
+  def _bytes(self, entry):
+    try:
+      return self._file.read(entry.place)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+      raise ImageError(str(self.root / entry.path), str(error)) from error
+
+
+def is_archive(path: pathlib.Path) -> bool:
+  """Whether a file is a tar or zip file by its name, compressed or not."""
+  return path.name.lower().endswith(('.tar', '.zip', *_COMPRESSED))
+
+
+def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
+  """Lists the images of an archive; their labels are still 0.
+
+  A tar file in a tar file is taken for a folder of its name, as in ImageNet's
+  training archive.
+
+  Args:
+    path: a tar file (.tar, or compressed: .tar.gz, .tgz, .tar.bz2, .tar.xz) or
+      a zip file.
+    scratch: where a compressed tar file, which cannot be read in any order, is
+      decompressed to.
+
+  Raises:
+    DataError: it cannot be read.
+  """
+  try:
+    if path.name.lower().endswith('.zip'):
+      return Zip(path, (), _entries(_zip_members(path)))
+    suffix = path.suffix.lower()
+    if suffix in _COMPRESSED:
+      plain = _decompress(path, _COMPRESSED[suffix], scratch)
+    else:
+      plain = path
+    source = Tar(plain, (), _entries(_tar_members(plain)))
+  except (
+      tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile,
+      lzma.LZMAError, zlib.error,
+  ) as error:
+    raise DataError(
+        f'cannot read the archive {printable(str(path))} '
+        f'({type(error).__name__}: {error}): get it again'
+    ) from error
+  except OSError as error:
+    if error.errno == errno.ENOSPC:
+      raise
+    raise DataError(
+        f'cannot read the archive {printable(str(path))} ({error}): check that '
+        'it is there, complete and readable'
+    ) from error
+  source.root = path
+  source.name = printable(str(path))
+  return source
+
+
+def _entries(members):
+  for name, place in sorted(members, key=lambda member: member[0]):
+    parts = [part for part in name.split('/') if part not in ('', '.')]
+    # What macOS adds to archives lies in __MACOSX or begins with a dot.
+    hidden = any(part[0] == '.' or part == '__MACOSX' for part in parts)
+    if parts and is_image(parts[-1]) and not hidden:
+      yield Entry('/'.join(parts), 0, place)
+
+
+def _zip_members(path):
+  with zipfile.ZipFile(path) as archive:
+    for member in archive.infolist():
+      if not member.is_dir():
+        yield member.filename, member
+
+
+def _tar_members(path):
+  with tarfile.open(path, 'r:') as archive:
+    for member in _files(archive):
+      if member.name.endswith('.tar'):
+        folder = member.name.removesuffix('.tar')
+        inner_file = archive.extractfile(member)
+        with tarfile.open(fileobj=inner_file, mode='r:') as inner:
+          for image in _files(inner):
+            start = member.offset_data + image.offset_data
+            yield f'{folder}/{image.name}', (start, image.size)
+      else:
+        yield member.name, (member.offset_data, member.size)
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+  while (member := archive.next()) is not None:
+    archive.members.clear()  # It keeps all that it has seen.
+    if member.isfile():
+      yield member
+
+
+def _decompress(path, module, scratch):
+  scratch.mkdir(parents=True, exist_ok=True)
+  stat = path.stat()
+  key = digest(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))
+  plain = scratch / f'{key}.tar'
+  if not plain.exists():
+    temporary = scratch / f'{key}.{os.getpid()}.tmp'
+    with module.open(path) as source, open(temporary, 'wb') as target:
+      shutil.copyfileobj(source, target, 2**22)
+    temporary.replace(plain)
+  return plain

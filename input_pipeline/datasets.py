@@ -1,0 +1,243 @@
+"""The datasets that a config names."""
+
+import os
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from input_pipeline import prepared
+from input_pipeline.errors import DataError
+from input_pipeline.sources import (
+  Source,
+  digest,
+  encode_png,
+  open_folder,
+  split_files,
+)
+
+# Archives that a user has to fetch himself, because their terms forbid others
+# to hand them on.
+_MANUAL = {
+    'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+}
+
+# Where TensorFlow Datasets keeps its data.
+_TFDS_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+
+
+class Digits(Source):
+  """Scikit-learn's 8 x 8 handwritten digits: 1,437 to train, 360 to test."""
+
+  class_names = tuple('0123456789')
+  _TRAIN = 1437
+
+  def __init__(self, train: bool, seed: int):
+    from sklearn import datasets  # Slow to import, and only needed here.
+
+    self.name = f'digits ({"train" if train else "test"})'
+    self._seed = seed
+    digits = datasets.load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.target))
+    chosen = order[: self._TRAIN] if train else order[self._TRAIN :]
+    # 17 grey levels; 15 * 17 = 255.
+    images = np.minimum(digits.images[chosen] * 17, 255).astype(np.uint8)
+    self._encoded = [encode_png(image) for image in images]
+    self._labels = digits.target[chosen]
+
+  def __len__(self):
+    return len(self._labels)
+
+  def read(self, index):
+    return self._encoded[index], int(self._labels[index])
+
+  def describe(self, index):
+    return f'{self.name}, example {index}'
+
+  def fingerprint(self):
+    return digest(self.name, str(self._seed))
+
+
+def _import_tfds():
+  # Late, because it takes seconds, and after TensorFlow has been set up.
+  from input_pipeline.tensorflow_cpu import tf  # noqa: F401, I001
+  import tensorflow_datasets
+
+  return tensorflow_datasets
+
+
+class TFDS(Source):
+  """A classification dataset of TensorFlow Datasets, read at random."""
+
+  def __init__(self, builder, split: str):
+    tfds = _import_tfds()
+
+    features = builder.info.features
+    self.name = f'{builder.info.full_name} ({split})'
+    self.directory = pathlib.Path(builder.data_dir)
+    names = features['label'].names
+    classes = range(features['label'].num_classes)
+    self.class_names = tuple(names or map(str, classes))
+    self._data = builder.as_data_source(
+        split, decoders={'image': tfds.decode.SkipDecoding()}
+    )
+
+  def __len__(self):
+    return len(self._data)
+
+  def read(self, index):
+    example = self._data[index]
+    return bytes(example['image']), int(example['label'])
+
+  def describe(self, index):
+    return f'{self.name}, example {index}'
+
+  def fingerprint(self):
+    return digest(self.name, str(len(self)))
+
+
+def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
+  """Opens a dataset of TensorFlow Datasets, and prepares it if need be.
+
+  Args:
+    config: the `dataset` part of a config, or its fields name, dir,
+      train_split and eval_split.
+
+  Raises:
+    DataError: unknown, not for classification, or not to be had.
+  """
+  builder = _tfds_builder(config)
+  _check_features(config, builder.info.features)
+  _prepare(config, builder)
+  for field in ('train_split', 'eval_split'):
+    try:
+      builder.info.splits[config[field]]
+    except (KeyError, ValueError) as error:
+      raise DataError(
+          f"dataset.{field} is '{config[field]}', but '{config.name}' has "
+          f'{sorted(map(str, builder.info.splits))}: set '
+          f'--config.dataset.{field}'
+      ) from error
+  return TFDS(builder, config.train_split), TFDS(builder, config.eval_split)
+
+
+def _tfds_builder(config):
+  tfds = _import_tfds()
+
+  try:
+    # Of the formats, only ArrayRecord can be read in any order.
+    return tfds.builder(
+        config.name, data_dir=config.dir, file_format='array_record'
+    )
+  except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
+    if 'File format is already set' in str(error):
+      raise DataError(
+          f"dataset '{config.name}' lies in {config.dir or 'its place'} as "
+          'TFRecord files, which cannot be read in any order: convert them to '
+          'ArrayRecord (python -m tensorflow_datasets.scripts.convert_format),'
+          ' or set --config.dataset.dir to another folder'
+      ) from error
+    raise DataError(
+        f"dataset '{config.name}' is not known ({_first_line(error)}): wanted "
+        "'digits', 'folder' or a name of TensorFlow Datasets"
+    ) from error
+
+
+def _check_features(config, features):
+  tfds = _import_tfds()
+
+  if features is None or not {'image', 'label'} <= set(features):
+    raise DataError(
+        f"dataset '{config.name}' is not for image classification: it has "
+        f"{sorted(features or ())}, wanted 'image' and 'label'"
+    )
+  if not isinstance(features['label'], tfds.features.ClassLabel):
+    raise DataError(
+        f"dataset '{config.name}' is not for image classification: its label "
+        f"is {type(features['label']).__name__}, wanted ClassLabel"
+    )
+
+
+def _prepare(config, builder):
+  root = pathlib.Path(builder._data_dir_root)
+  manual = root / 'downloads' / 'manual'
+  files = _MANUAL.get(config.name, ())
+  # TFDS would prepare what is there, and take that for all from then on.
+  prepared = pathlib.Path(builder.data_dir).exists()
+  if not prepared and not all((manual / name).exists() for name in files):
+    raise DataError(
+        f"dataset '{config.name}' is not on this machine: put "
+        f'{" and ".join(files)}, which image-net.org gives to registered '
+        f'users, into {manual} and run this again (or set '
+        '--config.dataset.dir to the folder that TensorFlow Datasets uses)'
+    )
+  try:
+    builder.download_and_prepare()
+  except Exception as error:  # TFDS and its network stack raise many kinds.
+    advice = (
+        f'check the files in {manual}' if files else 'check the network'
+    )
+    raise DataError(
+        f"dataset '{config.name}' could not be prepared in {root} "
+        f'({type(error).__name__}: {_first_line(error)}): {advice}, or set '
+        '--config.dataset.dir to where it lies'
+    ) from error
+
+
+def _first_line(error):
+  lines = str(error).strip().splitlines()
+  return lines[0] if lines else type(error).__name__
+
+
+def create_sources(
+    config: ml_collections.ConfigDict, seed: int
+) -> tuple[Source, Source]:
+  """Opens the training and the evaluation set.
+
+  Args:
+    config: the `dataset` part of a config.
+    seed: of the split, where the data has none of its own.
+
+  Returns:
+    (training source, evaluation source), with the same classes.
+
+  Raises:
+    DataError: the data is missing or unusable; says what to do.
+  """
+  if config.name == 'prepared':
+    if not config.dir:
+      raise DataError(
+          "dataset.name is 'prepared', but no directory is given: set "
+          '--config.dataset.dir to one that `python -m input_pipeline.prepare` '
+          'has written'
+      )
+    return _open_prepared(pathlib.Path(config.dir).expanduser())
+  if config.name == 'digits':
+    return Digits(True, seed), Digits(False, seed)
+  if config.name == 'folder':
+    if not config.train_dir:
+      raise DataError(
+          "dataset.name is 'folder', but no folder is given: set "
+          '--config.dataset.train_dir to one with a subfolder for each class'
+      )
+    train = open_folder(config.train_dir)
+    if config.eval_dir:
+      return train, open_folder(config.eval_dir, train.class_names)
+    return split_files(train, config.eval_fraction, seed)
+  place = pathlib.Path(config.dir or _TFDS_DIR).expanduser()
+  for directory in (place, place / 'prepared' / config.name):
+    if prepared.is_prepared(directory):
+      return _open_prepared(directory)
+  return open_tfds(config)
+
+
+def _open_prepared(directory):
+  train, evaluation = prepared.open_prepared(directory)
+  if evaluation is None:
+    raise DataError(
+        f'{train.directory} has no evaluation set, which a run needs: prepare '
+        'again with --eval_source or --eval_fraction'
+    )
+  return train, evaluation
+
+

@@ -1,0 +1,199 @@
+"""Prepared data: 256 x 256 images on disk, written by `prepare.py`.
+
+A directory holds, for each of its sets ('train' and 'evaluation'):
+
+  train-00000-of-00005.npy  pixels [images, 256, 256, 3] uint8 ('raw'), or JPEG
+                            files one after the other, [bytes] uint8 ('jpeg')
+  train.npz                 labels [images] int32, shards [shards] int32, the
+                            number of images in each, and for JPEG files sizes
+                            [images] int32, in bytes
+  train.txt                 the images' names in their source, one a line
+
+and statistics.npz of the training set, rejected.txt, the images that could not
+be used, and manifest.json, which is written last.
+
+Arrays in NumPy's own format are mapped into memory: any image is read without
+parsing anything, nothing is copied before its pixels are wanted, and processes
+on one machine share what the system has in its cache. A format of records would
+copy each one first, and check it, which costs more than cropping it.
+"""
+
+import bisect
+import functools
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from input_pipeline import preprocessing
+from input_pipeline import statistics as statistics_lib
+from input_pipeline.errors import DataError, printable
+from input_pipeline.sources import Source, encode_png
+
+FORMAT = 1
+MANIFEST = 'manifest.json'
+STATISTICS = 'statistics.npz'
+REJECTED = 'rejected.txt'
+SETS = ('train', 'evaluation')
+
+
+def shard_name(set_name: str, number: int, shards: int) -> str:
+  """File name of a shard."""
+  return f'{set_name}-{number:05d}-of-{shards:05d}.npy'
+
+
+def is_prepared(directory: pathlib.Path) -> bool:
+  """Whether a directory has prepared data, completely written."""
+  return (directory / MANIFEST).is_file()
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads a directory's manifest.
+
+  Raises:
+    DataError: there is none, or not one that this program can read.
+  """
+  path = directory / MANIFEST
+  try:
+    manifest = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise DataError(
+        f'{printable(str(directory))} has no {MANIFEST}, so it is not prepared '
+        'data, or its preparation did not end: run `python -m '
+        'input_pipeline.prepare` (again), or set --config.dataset.dir'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise DataError(f'cannot read {path} ({error}): prepare again') from error
+  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+    raise DataError(
+        f'{path} is not of format {FORMAT}, which this program reads: prepare '
+        'again'
+    )
+  return manifest
+
+
+class Prepared(Source):
+  """One set of a prepared directory."""
+
+  def __init__(
+      self, directory: pathlib.Path, manifest: dict[str, Any], set_name: str
+  ):
+    """Use `open_prepared`."""
+    about = manifest['sets'][set_name]
+    self.name = f'{printable(str(directory))} ({set_name})'
+    self.directory = directory
+    self.class_names = tuple(manifest['class_names'])
+    self._set = set_name
+    self._identity = about['sha256']
+    self._raw = manifest['settings']['storage'] == 'raw'
+    with np.load(directory / f'{set_name}.npz') as arrays:
+      self._labels = arrays['labels']
+      shards = arrays['shards'].tolist()
+      sizes = None if self._raw else arrays['sizes']
+    # Place of each shard's first image in the set.
+    self._first = [0, *itertools.accumulate(shards)][:-1]
+    if not self._raw:
+      # Where each file begins and ends in its shard.
+      self._ends = np.cumsum(sizes, dtype=np.int64)
+      self._starts = self._ends - sizes
+      for first, count in zip(self._first, shards):
+        if count:
+          begin = self._starts[first]
+          self._starts[first : first + count] -= begin
+          self._ends[first : first + count] -= begin
+    self._shards: list[np.ndarray | None] = [None] * len(shards)
+    for number, shard in enumerate(about['shards']):
+      self._check_size(number, shard['bytes'])
+
+  def __len__(self):
+    return len(self._labels)
+
+  def read(self, index):
+    pixels = self._stored(index)
+    if self._raw:
+      return encode_png(pixels), int(self._labels[index])
+    return pixels.tobytes(), int(self._labels[index])
+
+  def image(self, index, box=preprocessing.WHOLE):
+    stored, label = self._stored(index), int(self._labels[index])
+    if not self._raw:
+      try:
+        stored = simplejpeg.decode_jpeg(stored)
+      except ValueError as error:
+        raise DataError(
+            f'{self.describe(index)} of {self.name} is damaged ({error}): '
+            'prepare again, or copy the directory again'
+        ) from error
+    return preprocessing.cut(stored, box), label
+
+  def describe(self, index):
+    return self._names[index]
+
+  @functools.cached_property
+  def _names(self):
+    path = self.directory / f'{self._set}.txt'
+    return path.read_text('utf-8').split('\n')
+
+  def fingerprint(self):
+    return self._identity
+
+  def statistics(self):
+    return statistics_lib.load(self.directory / STATISTICS)
+
+  def _stored(self, index):
+    number = bisect.bisect_right(self._first, index) - 1
+    shard = self._shards[number]
+    if shard is None:
+      shard = self._map(number)
+      self._shards[number] = shard
+    if self._raw:
+      return shard[index - self._first[number]]
+    return shard[self._starts[index] : self._ends[index]]
+
+  def _path(self, number):
+    name = shard_name(self._set, number, len(self._shards))
+    return self.directory / name
+
+  def _map(self, number):
+    # An ndarray of the mapping: a memmap object is slow to index.
+    return np.asarray(np.load(self._path(number), mmap_mode='r'))
+
+  def _check_size(self, number, wanted):
+    path = self._path(number)
+    try:
+      got = path.stat().st_size
+    except OSError as error:
+      raise DataError(
+          f'cannot read {path} ({error.strerror}): copy the directory again, '
+          'or prepare again'
+      ) from error
+    if got != wanted:
+      raise DataError(
+          f'{path} has {got:,} bytes, wanted {wanted:,}: copy the directory '
+          'again, or prepare again'
+      )
+
+
+def open_prepared(
+    directory: pathlib.Path,
+) -> tuple[Prepared, Prepared | None]:
+  """Opens prepared data.
+
+  Args:
+    directory: that `prepare.py` has written.
+
+  Returns:
+    (training source, evaluation source or None).
+
+  Raises:
+    DataError: not finished, incomplete, or of another format.
+  """
+  manifest = read_manifest(directory)
+  train, evaluation = (
+      Prepared(directory, manifest, name) if name in manifest['sets'] else None
+      for name in SETS
+  )
+  return train, evaluation
