@@ -1,0 +1,521 @@
+"""Writes prepared data: shard after shard, from several threads, to the byte.
+
+The unit of work is a shard. It is written aside, renamed, and then noted in
+`unfinished/` with its labels and the sums for the statistics; what is noted is
+never done again. Sums are integers, so no order of adding them makes a
+difference. The manifest comes last, and turns the directory into data.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import Image, features
+
+from input_pipeline import prepared, preprocessing, statistics
+from input_pipeline.errors import DataError, ImageError, printable
+from input_pipeline.sources import Source
+
+STORAGES = ('jpeg', 'raw')
+# 44 dB from the pixels on Imagenette, 27 kB an image.
+DEFAULT_QUALITY = 95
+
+# Images in a shard, the least that is done again after a stop; larger sets
+# have larger shards, so that their files can all be open at once.
+_SHARD = 2048
+_MOST_SHARDS = 512
+# Images that a thread works on at a time.
+_CHUNK = 16
+_NPY_HEADER = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What decides the result besides the source.
+
+  Attributes:
+    storage: 'jpeg' or 'raw'.
+    quality: of JPEG files, 1 to 100; None for pixels.
+    aspect: 'keep' the image's and cut the centre, or 'warp' it into a square.
+  """
+
+  storage: str = 'jpeg'
+  quality: int | None = DEFAULT_QUALITY
+  aspect: str = 'keep'
+
+
+@dataclasses.dataclass
+class _Done:
+  """Images of a chunk or a shard that are finished."""
+
+  files: list[bytes] = dataclasses.field(default_factory=list)
+  sizes: list[int] = dataclasses.field(default_factory=list)
+  labels: list[int] = dataclasses.field(default_factory=list)
+  names: list[str] = dataclasses.field(default_factory=list)
+  rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  sums: statistics.Accumulator = dataclasses.field(
+      default_factory=statistics.Accumulator
+  )
+
+  def merge(self, other: '_Done') -> None:
+    """Adds another one's images, without their files."""
+    for name in ('sizes', 'labels', 'names', 'rejected'):
+      getattr(self, name).extend(getattr(other, name))
+    self.sums.merge(other.sums)
+
+
+def unfinished(output: pathlib.Path) -> pathlib.Path:
+  """Where a preparation keeps what it needs until it is done."""
+  return output / 'unfinished'
+
+
+class Preparation:
+  """The work on one output directory.
+
+  Attributes:
+    finished: whether nothing is left to do.
+    rejected: images that were found to be of no use so far.
+  """
+
+  def __init__(
+      self,
+      sets: dict[str, Source],
+      output: pathlib.Path,
+      settings: Settings,
+      *,
+      origin: str = '',
+      strict: bool = False,
+      workers: int | None = None,
+  ):
+    """Begins, or continues what was begun there with the same settings.
+
+    Args:
+      sets: 'train' and, if there is one, 'evaluation'.
+      output: directory to write.
+      settings: what to write.
+      origin: of the sets, for the manifest.
+      strict: stop at the first image that cannot be used.
+      workers: threads; None for one a core.
+
+    Raises:
+      DataError: the directory has something else in it.
+    """
+    self._sets = sets
+    self._output = output
+    self._settings = settings
+    self._strict = strict
+    self._workers = workers or os.cpu_count()
+    self._unfinished = unfinished(output)
+    self._about = {
+        'format': prepared.FORMAT,
+        'settings': dataclasses.asdict(settings)
+        | {
+            'size': preprocessing.SQUARE,
+            'filter': preprocessing.FILTER.name.lower() + ', antialiased',
+        },
+        'origin': origin,
+        'sources': {
+            name: {'images': len(source), 'identity': source.identity()}
+            for name, source in sets.items()
+        },
+        'versions': {
+            'libjpeg-turbo': features.version('libjpeg_turbo') or 'unknown',
+            'numpy': np.__version__,
+            'pillow': PIL.__version__,
+            'simplejpeg': simplejpeg.__version__,
+        },
+        'class_names': list(sets['train'].class_names),
+    }
+    self.rejected = 0
+    self.finished = self._begin()
+
+  def _begin(self) -> bool:
+    """Whether all is done already."""
+    if prepared.is_prepared(self._output):
+      self._compare(prepared.read_manifest(self._output), 'prepared data')
+      self._clean()
+      return True
+    self._unfinished.mkdir(parents=True, exist_ok=True)
+    begun = self._unfinished / 'begun.json'
+    if begun.exists():
+      self._compare(json.loads(begun.read_text()), 'an unfinished preparation')
+    else:
+      others = {p.name for p in self._output.iterdir()}
+      others.discard(self._unfinished.name)
+      if others:
+        raise DataError(
+            f'{self._output} is not empty ({", ".join(sorted(others)[:3])}): '
+            'set --output to a new folder'
+        )
+      self._write(begun, lambda f: f.write(_to_json(self._about)))
+    return False
+
+  def _compare(self, before: dict[str, Any], what: str):
+    old = dict(_flatten(before))
+    different = [
+        f'{name} was {old.get(name)}, is {value}'
+        for name, value in _flatten(self._about)
+        if old.get(name) != value
+    ]
+    if different:
+      raise DataError(
+          f'{self._output} has {what} of something else '
+          f'({"; ".join(different)}): set --output to another folder, or '
+          'remove this one'
+      )
+
+  def shards(self, set_name: str) -> int:
+    """Number of shards of a set."""
+    return -(-len(self._sets[set_name]) // self._shard_size(set_name))
+
+  def _shard_size(self, set_name):
+    length = len(self._sets[set_name])
+    return max(_SHARD, -(-length // _MOST_SHARDS))
+
+  def _shard_range(self, set_name, number):
+    size = self._shard_size(set_name)
+    start = number * size
+    return range(start, min(start + size, len(self._sets[set_name])))
+
+  def _note(self, set_name, number):
+    """The file that says that a shard is complete, and has its labels."""
+    return self._unfinished / f'{set_name}-{number:05d}.npz'
+
+  def run(self, part: int = 0, parts: int = 1) -> None:
+    """Writes the shards of a part that are not yet there.
+
+    Args:
+      part: number of the part, from 0.
+      parts: number of all parts.
+
+    Raises:
+      ImageError: strict, and an image cannot be used.
+      OSError: the disk is full; what is complete stays.
+    """
+    mine = [
+        (set_name, number)
+        for set_name in self._sets
+        for number in range(self.shards(set_name))
+    ][part::parts]
+    todo = [shard for shard in mine if not self._note(*shard).exists()]
+    images = lambda shards: sum(len(self._shard_range(*s)) for s in shards)
+    total = images(mine)
+    progress = statistics.progress_bar(
+        None, 'preparing', total, initial=total - images(todo)
+    )
+    with progress, futures.ThreadPoolExecutor(self._workers) as threads:
+      chunks = (
+          (shard, self._shard_range(*shard)[start : start + _CHUNK])
+          for shard in todo
+          for start in range(0, len(self._shard_range(*shard)), _CHUNK)
+      )
+      try:
+        results = _in_order(
+            threads, self._make_chunk, chunks, 2 * self._workers
+        )
+        for shard, of_shard in itertools.groupby(results, lambda r: r[0]):
+          self._write_shard(
+              *shard, self._counted((r[1] for r in of_shard), progress)
+          )
+      except BaseException:
+        threads.shutdown(cancel_futures=True)
+        raise
+
+  def _counted(self, results, progress):
+    for done in results:
+      yield done
+      self.rejected += len(done.rejected)
+      if self.rejected:
+        progress.set_postfix(rejected=self.rejected, refresh=False)
+      progress.update(len(done.labels) + len(done.rejected))
+
+  def _make_chunk(self, task):
+    (set_name, number), indices = task
+    source, done = self._sets[set_name], _Done()
+    for index in indices:
+      try:
+        encoded, label = source.read(index)
+        name = source.describe(index)
+        square = preprocessing.to_square(
+            encoded, name, aspect=self._settings.aspect
+        )
+      except ImageError as error:
+        if self._strict:
+          raise
+        done.rejected.append((error.name, error.reason))
+        continue
+      file, pixels = self._encode(square)
+      done.files.append(file)
+      done.sizes.append(len(file))
+      done.labels.append(label)
+      done.names.append(name)
+      if set_name == 'train':
+        done.sums.add(pixels)
+    return (set_name, number), done
+
+  def _encode(self, square):
+    """The bytes to store, and the pixels that will be read from them."""
+    if self._settings.storage == 'raw':
+      return square.tobytes(), square
+    buffer = io.BytesIO()
+    Image.fromarray(square).save(
+        buffer, 'JPEG', quality=self._settings.quality, subsampling='4:2:0'
+    )
+    file = buffer.getvalue()
+    return file, simplejpeg.decode_jpeg(file)
+
+  def _write_shard(self, set_name, number, chunks: Iterable[_Done]):
+    all_done = _Done()
+
+    def write(f):
+      f.write(bytes(_NPY_HEADER))
+      for done in chunks:
+        for file in done.files:
+          f.write(file)
+        all_done.merge(done)
+      f.seek(0)
+      f.write(self._header(all_done))
+
+    name = prepared.shard_name(set_name, number, self.shards(set_name))
+    path = self._output / name
+    self._write(path, write)
+    sums = all_done.sums
+    # Written last: with it the shard is complete.
+    note = dict(
+        labels=np.array(all_done.labels, np.int32),
+        sizes=np.array(all_done.sizes, np.int32),
+        names=_lines(map(printable, all_done.names)),
+        rejected=_lines(
+            f'{printable(name)}\t{printable(reason)}'
+            for name, reason in all_done.rejected
+        ),
+        sha256=np.array(_sha256(path)),
+        count=np.array(sums.count),
+        pixel_sum=sums.pixel_sum.astype(np.uint32),
+        products=sums.products,
+    )
+    self._write(self._note(set_name, number), lambda f: np.savez(f, **note))
+
+  def _header(self, done):
+    size = preprocessing.SQUARE
+    shape = (
+        (len(done.sizes), size, size, 3)
+        if self._settings.storage == 'raw'
+        else (sum(done.sizes),)
+    )
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+    )
+    assert header.tell() == _NPY_HEADER, header.tell()
+    return header.getvalue()
+
+  def merge(self) -> dict[str, Any]:
+    """Combines all shards and their statistics; writes the manifest last.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      DataError: parts are missing, or all images of a set were rejected.
+    """
+    missing = [
+        (set_name, number)
+        for set_name in self._sets
+        for number in range(self.shards(set_name))
+        if not self._note(set_name, number).exists()
+    ]
+    if missing:
+      raise DataError(
+          f'{len(missing)} shard(s) are not prepared yet, the first is number '
+          f'{missing[0][1]} of {missing[0][0]}: run all parts to the end first'
+      )
+    sums = statistics.Accumulator()
+    for number in range(self.shards('train')):
+      with np.load(self._note('train', number)) as note:
+        sums.merge(_sums_of(note))
+    rejected = list(self._lines_of_notes('rejected', *self._sets))
+    self._write_lines(prepared.REJECTED, rejected)
+    sets = {name: self._merge_set(name) for name in self._sets}
+    values = sums.statistics()
+    self._write(
+        self._output / prepared.STATISTICS,
+        lambda f: statistics.write(values, f),
+    )
+    others = [prepared.STATISTICS, prepared.REJECTED]
+    manifest = self._about | {
+        'sets': sets,
+        'statistics': _describe_statistics(values),
+        'sha256': {name: _sha256(self._output / name) for name in others},
+    }
+    self._write(
+        self._output / prepared.MANIFEST,
+        lambda f: f.write(_to_json(manifest)),
+    )
+    self._clean()
+    return manifest
+
+  def _merge_set(self, set_name):
+    labels, sizes, shards, rejected = [], [], [], 0
+    count = self.shards(set_name)
+    for number in range(count):
+      with np.load(self._note(set_name, number)) as note:
+        labels.append(note['labels'])
+        sizes.append(note['sizes'])
+        rejected += len(_from_lines(note['rejected']))
+        name = prepared.shard_name(set_name, number, count)
+        shards.append({
+            'file': name,
+            'images': len(note['labels']),
+            'bytes': (self._output / name).stat().st_size,
+            'sha256': str(note['sha256']),
+        })
+    labels = np.concatenate(labels)
+    if not len(labels):
+      raise DataError(
+          f'none of the {set_name} images could be used, see '
+          f'{self._output / prepared.REJECTED}: mend them, or give another '
+          '--source'
+      )
+    arrays = {
+        'labels': labels,
+        'shards': np.array([s['images'] for s in shards], np.int32),
+    }
+    if self._settings.storage == 'jpeg':
+      arrays['sizes'] = np.concatenate(sizes)
+    files = f'{set_name}.npz', f'{set_name}.txt'
+    self._write(self._output / files[0], lambda f: np.savez(f, **arrays))
+    self._write_lines(files[1], self._lines_of_notes('names', set_name))
+    hashes = {name: _sha256(self._output / name) for name in files}
+    whole = [*(shard['sha256'] for shard in shards), *hashes.values()]
+    classes = len(self._about['class_names'])
+    return {
+        'images': len(labels),
+        'rejected': rejected,
+        'images_of_class': np.bincount(labels, minlength=classes).tolist(),
+        'shards': shards,
+        'files': hashes,
+        'sha256': hashlib.sha256('\n'.join(whole).encode()).hexdigest(),
+    }
+
+  def _lines_of_notes(self, key, *set_names):
+    for set_name in set_names:
+      for number in range(self.shards(set_name)):
+        with np.load(self._note(set_name, number)) as note:
+          yield from _from_lines(note[key])
+
+  def _write_lines(self, name, lines):
+    write = lambda f: f.writelines(f'{line}\n'.encode() for line in lines)
+    self._write(self._output / name, write)
+
+  def _write(self, path, write):
+    """Writes a file that is complete or not there, even after a power cut."""
+    # Aside, so that nothing is left over where the result is.
+    temporary = self._unfinished / f'{path.name}.{os.getpid()}.tmp'
+    try:
+      with open(temporary, 'wb') as f:
+        write(f)
+        f.flush()
+        os.fsync(f.fileno())
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+  def _clean(self):
+    shutil.rmtree(self._unfinished, ignore_errors=True)
+
+
+def verify(directory: pathlib.Path) -> int:
+  """Compares all files of prepared data with the manifest's checksums.
+
+  Returns:
+    The number of files.
+
+  Raises:
+    DataError: a file is missing or damaged.
+  """
+  manifest = prepared.read_manifest(directory)
+  hashes = dict(manifest['sha256'])
+  for about in manifest['sets'].values():
+    hashes |= about['files']
+    hashes |= {shard['file']: shard['sha256'] for shard in about['shards']}
+  for name, wanted in hashes.items():
+    try:
+      got = _sha256(directory / name)
+    except OSError as error:
+      got = error.strerror
+    if got != wanted:
+      raise DataError(
+          f'{directory / name} is damaged (SHA-256 {got}, wanted {wanted}): '
+          'copy it again, or prepare again'
+      )
+  return len(hashes)
+
+
+def _in_order(
+    threads: futures.Executor,
+    work: Callable[[Any], Any],
+    tasks: Iterable[Any],
+    ahead: int,
+) -> Iterator[Any]:
+  """Results in the order of the tasks, few of which are in memory."""
+  waiting = collections.deque()
+  for task in tasks:
+    waiting.append(threads.submit(work, task))
+    if len(waiting) > ahead:
+      yield waiting.popleft().result()
+  while waiting:
+    yield waiting.popleft().result()
+
+
+def _sums_of(note):
+  sums = statistics.Accumulator()
+  sums.count = int(note['count'])
+  sums.pixel_sum += note['pixel_sum']
+  sums.products += note['products']
+  return sums
+
+
+def _describe_statistics(values):
+  deviations, vectors = values.principal_components()
+  return {
+      'channel_means': values.channel_means.tolist(),
+      'covariance': values.covariance.tolist(),
+      'eigenvalues': (deviations**2).tolist(),
+      'eigenvectors_as_columns': vectors.tolist(),
+  }
+
+
+def _flatten(about):
+  for key in ('settings', 'sources', 'versions'):
+    for name, value in about[key].items():
+      yield f'{key}.{name}', value
+
+
+def _to_json(values):
+  return (json.dumps(values, indent=1) + '\n').encode()
+
+
+def _lines(lines):
+  return np.array('\n'.join(lines))
+
+
+def _from_lines(array):
+  return str(array).split('\n') if str(array) else []
+
+
+def _sha256(path):
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
