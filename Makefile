@@ -4,6 +4,7 @@
 #   make train    the paper's network on the embedded digits
 #   make test     all tests
 #   make lint     ruff
+#   make bench    the input pipeline beside others
 #   make clean    removes .venv
 #
 # make train CONFIG=configs/alexnet.py:imagenet2012 WORKDIR=runs/imagenet
@@ -23,7 +24,7 @@ ARGS ?=
 RUN_REQUIREMENTS := $(if $(wildcard /proc/driver/nvidia/version),\
 	requirements-gpu.txt,requirements.txt)
 
-.PHONY: train test lint clean
+.PHONY: train test lint bench clean
 
 train: $(VENV)/run.installed
 	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -35,6 +36,9 @@ test: $(VENV)/dev.installed
 
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
+
+bench: $(VENV)/bench.installed
+	$(VENV)/bin/python -m benchmarks.input_pipeline $(ARGS)
 
 clean:
 	rm -rf $(VENV)
@@ -51,4 +55,8 @@ $(VENV)/run.installed: $(VENV)/python.made requirements.txt $(RUN_REQUIREMENTS)
 
 $(VENV)/dev.installed: $(VENV)/run.installed requirements-dev.txt
 	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/bench.installed: $(VENV)/dev.installed requirements-bench.txt
+	$(VENV)/bin/pip install --quiet -r requirements-bench.txt
 	@touch $@

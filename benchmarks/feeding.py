@@ -1,0 +1,136 @@
+"""What feeding costs: training steps from prepared data beside one batch.
+
+  python -m benchmarks.feeding --source=PHOTOS --json=results.json
+
+One process, one compiled step of run #145's network. It makes steps in turns:
+with a batch that stays on the device, from prepared JPEG files, from prepared
+pixels. Printed are the median seconds of a step and their ratios.
+"""
+
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from alexnet import optimizer, partitioning, train_step, views
+from alexnet.models import create_model
+from benchmarks import input_pipeline as images
+from configs import alexnet_2012
+from input_pipeline import datasets
+from input_pipeline.pipeline import Pipeline
+
+
+def _batches(config, mesh, directory) -> tuple[Pipeline, Iterator[Any]]:
+  config.dataset.dir = str(directory)
+  train, evaluation = datasets.create_sources(config.dataset, config.seed)
+  pipeline = Pipeline(config, train, evaluation)
+  batches = partitioning.put_ahead(pipeline.training_batches(0), mesh)
+  return pipeline, batches
+
+
+def measure(work: pathlib.Path, batch_size: int, rounds: int, steps: int):
+  """{source of the batches: [seconds a step, of each round]}."""
+  config = alexnet_2012.get_config('prepared')
+  config.batch_size = batch_size
+  config.model.num_classes = 1000
+  mesh = partitioning.create_mesh(config)
+  pipeline, from_jpeg = _batches(config, mesh, work / 'jpeg')
+  _, from_raw = _batches(config, mesh, work / 'raw')
+  inputs = views.Views(
+      pipeline.mean_image, config.augmentation.mean_crop, mirror=True
+  )
+  model = create_model(config.model)
+  rule = optimizer.create_optimizer(config.optimizer)
+  create = lambda key: train_step.create_state(model, rule, key)
+  shapes = jax.eval_shape(create, jax.random.key(0))
+  step = train_step.make_train_step(
+      model=model,
+      optimizer=rule,
+      mesh=mesh,
+      state=shapes,
+      images=inputs.training,
+      seed=0,
+  )
+  state = partitioning.initialize(create, mesh, 0)
+  # So low that the network stays as it is, and as fast.
+  rates = jax.tree.map(
+      lambda _: np.float32(1e-12),
+      optimizer.rates_at(
+          config,
+          optimizer.layer_names(shapes.params),
+          step=0,
+          total_steps=1,
+          steps_per_epoch=1,
+          plateau=optimizer.Plateau(),
+      ),
+  )
+  constant = next(from_jpeg)
+
+  def forever():
+    while True:
+      yield constant
+
+  sources = {
+      'constant': forever(), 'prepared_jpeg': from_jpeg, 'prepared_raw': from_raw
+  }
+  seconds = {name: [] for name in sources}
+  for number in range(-1, rounds):  # The first compiles.
+    for name, batches in sources.items():
+      start = time.perf_counter()
+      for _ in range(steps):
+        state, metrics = step(state, next(batches), rates)
+      jax.block_until_ready((state, metrics))
+      if number >= 0:
+        seconds[name].append((time.perf_counter() - start) / steps)
+        print(
+            f'round {number + 1}/{rounds}  {name:15s} {seconds[name][-1]:.3f} s '
+            'a step',
+            flush=True,
+        )
+  return seconds
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  with tempfile.TemporaryDirectory(dir=values.work) as directory:
+    work = pathlib.Path(directory)
+    source = values.source
+    if source is None:
+      source = str(work / 'photographs')
+      images.write_photographs(pathlib.Path(source), 1024)
+    images.prepare(source, work)
+    seconds = measure(work, values.batch_size, values.rounds, values.steps)
+  medians = {name: statistics.median(row) for name, row in seconds.items()}
+  print()
+  for name, median in medians.items():
+    # Of the same round, so that a slow minute counts for both.
+    ratio = statistics.median(
+        one / other for one, other in zip(seconds[name], seconds['constant'])
+    )
+    print(f'{name:15s} {median:.3f} s a step, {ratio:.3f} of constant')
+  if values.json:
+    results = {'median_seconds_per_step': medians}
+    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string(
+      'source', None,
+      'Folder of class folders; unset: photographs of scikit-learn.',
+  )
+  flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
+  flags.DEFINE_integer('rounds', 7, 'Turns of each source.')
+  flags.DEFINE_integer('steps', 2, 'Steps in a turn.')
+  flags.DEFINE_string('work', None, 'Where temporary files go.')
+  flags.DEFINE_string('json', None, 'File to write the medians to.')
+  app.run(main)

@@ -1,0 +1,407 @@
+"""Our input pipeline beside others, on the same images, in one run.
+
+  python -m benchmarks.input_pipeline --json=results.json
+  python -m benchmarks.input_pipeline --source=PHOTOS
+
+Each contestant has a process of its own and delivers batches of 128 augmented
+images; they take turns for a few seconds each, several times round, so that a
+noisy machine is noisy for all. Printed are medians of images a second, and of
+images for each second of a core, over all of a contestant's processes.
+
+Ours deliver what they deliver in training: 8-bit crops and a few numbers for
+the arithmetic on the device. The others:
+
+  pytorch_dataloader        folder: DataLoader of two workers, torchvision's
+                            ImageFolder and transforms on Pillow's images;
+                            resize, crop, flip, float, lighting, mean
+  pytorch_dataloader_uint8  the same up to the flip, without arithmetic
+  pytorch_dataloader_256    the latter on the prepared JPEG files
+  tfrecord                  prepared JPEG files in TFRecords: tf.data's
+                            decode_and_crop_jpeg and flip, 8 bits
+  grain                     prepared JPEG files in ArrayRecords: grain's
+                            DataLoader of two workers, our decoder, 8 bits
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+from absl import app, flags
+from PIL import Image
+
+BATCH = 128
+CROP = 224
+WORKERS = 2
+# More than any contestant has ready before it is asked.
+_READY = 12
+
+
+# --- The images ---
+
+
+def write_photographs(directory: pathlib.Path, count: int) -> None:
+  """Writes JPEG files like ImageNet's: 500 x 375, about 100 kB.
+
+  They are random windows of the two photographs that come with scikit-learn.
+  """
+  from sklearn import datasets
+
+  photographs = [
+      Image.fromarray(array) for array in datasets.load_sample_images().images
+  ]
+  rng = np.random.default_rng(0)
+  for label, photograph in enumerate(photographs):
+    folder = directory / f'class{label}'
+    folder.mkdir(parents=True)
+    for index in range(count // len(photographs)):
+      width = rng.integers(250, 500)
+      height = width * 3 // 4
+      left = rng.integers(photograph.width - width + 1)
+      top = rng.integers(photograph.height - height + 1)
+      window = photograph.resize(
+          (500, 375),
+          Image.Resampling.BICUBIC,
+          box=(left, top, left + width, top + height),
+      )
+      window.save(folder / f'{index:05d}.jpg', quality=96)
+
+
+def prepare(source: str, work: pathlib.Path) -> None:
+  """Writes all forms of the images that contestants read."""
+  from input_pipeline import origins, preparation
+
+  train, evaluation = origins.open_origin(source, scratch=work)
+  sets = {'train': train, 'evaluation': evaluation}
+  for storage in preparation.STORAGES:
+    quality = preparation.DEFAULT_QUALITY if storage == 'jpeg' else None
+    work_on = preparation.Preparation(
+        sets, work / storage, preparation.Settings(storage, quality)
+    )
+    work_on.run()
+    work_on.merge()
+  _write_peers_files(work)
+
+
+def _write_peers_files(work):
+  from array_record.python import array_record_module
+
+  from input_pipeline import prepared
+  from input_pipeline.tensorflow_cpu import tf
+
+  train, _ = prepared.open_prepared(work / 'jpeg')
+  writers = [
+      tf.io.TFRecordWriter(str(work / f'{i:02d}.tfrecord')) for i in range(8)
+  ]
+  array_record = array_record_module.ArrayRecordWriter(
+      str(work / 'images.array_record'), 'group_size:1'
+  )
+  for index in range(len(train)):
+    jpeg, label = train.read(index)
+    features = {
+        'image': tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
+        'label': tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    writers[index % len(writers)].write(example.SerializeToString())
+    array_record.write(label.to_bytes(4, 'little') + jpeg)
+    folder = work / 'files' / f'{label:05d}'
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{index:08d}.jpg').write_bytes(jpeg)
+  for writer in (*writers, array_record):
+    writer.close()
+
+
+# --- Contestants: (folder of the images, work directory) to endless batches ---
+
+
+def _ours(data, **dataset):
+  from configs import alexnet_2012
+  from input_pipeline import datasets, pipeline
+
+  config = alexnet_2012.get_config(data)
+  config.dataset.update(dataset)
+  train, evaluation = datasets.create_sources(config.dataset, 0)
+  return pipeline.Pipeline(config, train, evaluation).training_batches(0)
+
+
+def jpeg_folder(source, work):
+  """Ours, from the folder."""
+  return _ours('folder', train_dir=source, statistics_dir=str(work))
+
+
+def prepared_jpeg(source, work):
+  """Ours, from prepared JPEG files."""
+  del source
+  return _ours('prepared', dir=str(work / 'jpeg'))
+
+
+def prepared_raw(source, work):
+  """Ours, from prepared pixels."""
+  del source
+  return _ours('prepared', dir=str(work / 'raw'))
+
+
+class _Lighting:
+  """Colour shift and mean, as torchvision users write them."""
+
+  def __init__(self, work):
+    from input_pipeline import prepared
+
+    train, _ = prepared.open_prepared(work / 'jpeg')
+    deviations, vectors = train.statistics().principal_components()
+    self._components = (vectors * deviations).astype(np.float32)
+    mean = train.statistics().mean_image[16:240, 16:240]
+    self._mean = np.ascontiguousarray(mean.transpose(2, 0, 1))
+
+  def __call__(self, image):
+    import torch
+
+    factors = torch.normal(0.0, 0.1, (3,))
+    shift = torch.from_numpy(self._components) @ factors
+    image = image.float() - torch.from_numpy(self._mean) + shift[:, None, None]
+    return image / 1.1
+
+
+def _dataloader(folder, resize, after):
+  import torch
+  from torchvision import datasets, transforms
+
+  # One thread a worker, as DataLoader sets it.
+  steps = [transforms.RandomCrop(CROP), transforms.RandomHorizontalFlip()]
+  if resize:
+    bicubic = transforms.InterpolationMode.BICUBIC
+    steps = [
+        transforms.Resize(256, bicubic), transforms.CenterCrop(256), *steps
+    ]
+  steps = transforms.Compose([*steps, transforms.PILToTensor(), *after])
+  data = datasets.ImageFolder(str(folder), steps)
+  loader = torch.utils.data.DataLoader(
+      data,
+      BATCH,
+      shuffle=True,
+      num_workers=WORKERS,
+      drop_last=True,
+      persistent_workers=True,
+  )
+  while True:
+    yield from loader
+
+
+def pytorch_dataloader(source, work):
+  """PyTorch's, from the folder, to what the network reads."""
+  return _dataloader(source, True, [_Lighting(work)])
+
+
+def pytorch_dataloader_uint8(source, work):
+  """PyTorch's, from the folder, without arithmetic."""
+  del work
+  return _dataloader(source, True, [])
+
+
+def pytorch_dataloader_256(source, work):
+  """PyTorch's, from files of 256 x 256 pixels, without arithmetic."""
+  del source
+  return _dataloader(work / 'files', False, [])
+
+
+def tfrecord(source, work):
+  """Plain tf.data."""
+  del source
+  from input_pipeline.tensorflow_cpu import tf
+
+  files = sorted(map(str, work.glob('*.tfrecord')))
+  features = {
+      'image': tf.io.FixedLenFeature([], tf.string),
+      'label': tf.io.FixedLenFeature([], tf.int64),
+  }
+
+  def example(record):
+    parsed = tf.io.parse_single_example(record, features)
+    top, left = tf.unstack(tf.random.uniform([2], 0, 33, tf.int32))
+    image = tf.image.decode_and_crop_jpeg(
+        parsed['image'], tf.stack([top, left, CROP, CROP]), channels=3
+    )
+    return tf.image.random_flip_left_right(image), parsed['label']
+
+  dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files))
+  dataset = dataset.interleave(
+      tf.data.TFRecordDataset,
+      cycle_length=4,
+      num_parallel_calls=tf.data.AUTOTUNE,
+  )
+  dataset = dataset.shuffle(2048).repeat().map(example, tf.data.AUTOTUNE)
+  return dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def grain(source, work):
+  """Grain's DataLoader."""
+  del source
+  import grain.python as pygrain
+  import simplejpeg
+
+  class Example(pygrain.RandomMapTransform):
+
+    def random_map(self, element, rng):
+      label = int.from_bytes(element[:4], 'little')
+      image = simplejpeg.decode_jpeg(element[4:])
+      top, left = rng.integers(0, 33, 2)
+      image = image[top : top + CROP, left : left + CROP]
+      return (image[:, ::-1] if rng.integers(2) else image), label
+
+  data = pygrain.ArrayRecordDataSource([str(work / 'images.array_record')])
+  loader = pygrain.DataLoader(
+      data_source=data,
+      sampler=pygrain.IndexSampler(
+          len(data),
+          shard_options=pygrain.NoSharding(),
+          shuffle=True,
+          num_epochs=None,
+          seed=0,
+      ),
+      operations=[Example(), pygrain.Batch(BATCH, drop_remainder=True)],
+      worker_count=WORKERS,
+  )
+  return iter(loader)
+
+
+OURS = (jpeg_folder, prepared_jpeg, prepared_raw)
+PEERS = (
+    pytorch_dataloader,
+    pytorch_dataloader_uint8,
+    pytorch_dataloader_256,
+    tfrecord,
+    grain,
+)
+
+
+# --- Measuring ---
+
+
+def _core_seconds() -> float:
+  """User and system time of this process and of its children."""
+  me = psutil.Process()
+  total = 0.0
+  for process in (me, *me.children(recursive=True)):
+    times = process.cpu_times()
+    total += times.user + times.system
+  return total
+
+
+def _serve(
+    make: Callable[[str, pathlib.Path], Iterator[Any]], source, work, pipe
+):
+  """Runs in a contestant's process: measures when it is told to."""
+  flags.FLAGS.mark_as_parsed()  # Grain reads its own.
+  batches = make(source, work)
+  next(batches)
+  pipe.send('ready')
+  while (seconds := pipe.recv()) is not None:
+    for _ in itertools.islice(batches, _READY):
+      pass
+    images, start, core_start = 0, time.perf_counter(), _core_seconds()
+    while time.perf_counter() < start + seconds:
+      next(batches)
+      images += BATCH
+    pipe.send((
+        images / (time.perf_counter() - start),
+        images / (_core_seconds() - core_start),
+    ))
+  os._exit(0)  # Some loaders wait for their workers for long.
+
+
+def measure(
+    contestants, source: str, work: pathlib.Path, rounds: int, seconds: float
+) -> dict[str, list[tuple[float, float]]]:
+  """{name: [(images a second, images a core-second) of each round]}."""
+  spawn = multiprocessing.get_context('spawn')
+  pipes, processes = {}, []
+  for make in contestants:
+    pipe, end = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(make, source, work, end))
+    process.start()
+    end.close()  # Or nobody would notice that the process has died.
+    assert pipe.recv() == 'ready'
+    pipes[make.__name__] = pipe
+    processes.append(process)
+  results = {name: [] for name in pipes}
+  for number in range(rounds):
+    for name, pipe in pipes.items():
+      pipe.send(seconds)
+      results[name].append(pipe.recv())
+      print(
+          f'round {number + 1}/{rounds}  {name:25s} '
+          f'{results[name][-1][0]:8,.0f} img/s',
+          flush=True,
+      )
+  for pipe, process in zip(pipes.values(), processes):
+    pipe.send(None)
+    process.join()
+  return results
+
+
+def report(results: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+  """Prints a table of medians; returns them."""
+  medians = {
+      name: tuple(statistics.median(column) for column in zip(*rows))
+      for name, rows in results.items()
+  }
+  base = medians.get('pytorch_dataloader')
+  rounds = len(next(iter(results.values())))
+  print(
+      f'\nmedians of {rounds} rounds, batch {BATCH}, {os.cpu_count()} cores\n\n'
+      f'| {"":25s} | img/s | img per core-s | to pytorch_dataloader |\n'
+      '|---|---|---|---|'
+  )
+  for name, (wall, core) in medians.items():
+    ratio = f'{wall / base[0]:.2f}x, {core / base[1]:.2f}x' if base else ''
+    print(f'| {name:25s} | {wall:,.0f} | {core:,.0f} | {ratio} |')
+  return {
+      'median_images_per_second': {n: m[0] for n, m in medians.items()},
+      'median_images_per_core_second': {n: m[1] for n, m in medians.items()},
+  }
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  with tempfile.TemporaryDirectory(dir=values.work) as directory:
+    work = pathlib.Path(directory)
+    source = values.source
+    if source is None:
+      source = str(work / 'photographs')
+      write_photographs(pathlib.Path(source), values.images)
+    prepare(source, work)
+    chosen = [
+        make
+        for make in (*OURS, *PEERS)
+        if not values.only or make.__name__ in values.only
+    ]
+    results = measure(chosen, source, work, values.rounds, values.seconds)
+  medians = report(results)
+  if values.json:
+    pathlib.Path(values.json).write_text(json.dumps(medians, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string(
+      'source', None,
+      'Folder of class folders; unset: photographs of scikit-learn.',
+  )
+  flags.DEFINE_integer('images', 2048, 'How many to make without --source.')
+  flags.DEFINE_integer('rounds', 5, 'Turns of each contestant.')
+  flags.DEFINE_float('seconds', 4.0, 'Length of a turn.')
+  flags.DEFINE_string('work', None, 'Where temporary files go.')
+  flags.DEFINE_multi_string('only', [], 'Contestants; may be repeated.')
+  flags.DEFINE_string('json', None, 'File to write the medians to.')
+  app.run(main)
