@@ -78,7 +78,9 @@ def measure(work: pathlib.Path, batch_size: int, rounds: int, steps: int):
       yield constant
 
   sources = {
-      'constant': forever(), 'prepared_jpeg': from_jpeg, 'prepared_raw': from_raw
+      'constant': forever(),
+      'prepared_jpeg': from_jpeg,
+      'prepared_raw': from_raw,
   }
   seconds = {name: [] for name in sources}
   for number in range(-1, rounds):  # The first compiles.
@@ -88,10 +90,10 @@ def measure(work: pathlib.Path, batch_size: int, rounds: int, steps: int):
         state, metrics = step(state, next(batches), rates)
       jax.block_until_ready((state, metrics))
       if number >= 0:
-        seconds[name].append((time.perf_counter() - start) / steps)
+        taken = (time.perf_counter() - start) / steps
+        seconds[name].append(taken)
         print(
-            f'round {number + 1}/{rounds}  {name:15s} {seconds[name][-1]:.3f} s '
-            'a step',
+            f'round {number + 1}/{rounds}  {name:15s} {taken:.3f} s a step',
             flush=True,
         )
   return seconds

@@ -1,0 +1,209 @@
+"""Draws what the network really sees, with the mean added again.
+
+  python -m input_pipeline.show --config=configs/alexnet.py --output=seen.png
+
+A row an image: the file as it is, the 256 x 256 pixels with the crops that the
+next epochs will take of it, then these crops as the run with this config will
+see them, mirrored and lit. `--set=evaluation` shows the ten views instead.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+from PIL import Image, ImageDraw, ImageFont
+
+from alexnet import cli
+from input_pipeline import datasets, preprocessing
+from input_pipeline.errors import DataError, printable
+from input_pipeline.pipeline import Pipeline, Plan
+from input_pipeline.sources import Source
+
+_GAP = 8
+_TEXT = 14
+_COLORS = ('#d62728', '#1f77b4', '#2ca02c', '#ff7f0e', '#9467bd', '#8c564b')
+
+Tile = tuple[Image.Image, str]
+
+
+def training_rows(
+    config: ml_collections.ConfigDict, count: int, epochs: int
+) -> list[list[Tile]]:
+  """Images of the first batch, and what epochs from the first on show of them.
+
+  Args:
+    config: the whole config.
+    count: number of images.
+    epochs: number of epochs.
+
+  Returns:
+    A row an image: (picture, caption) of the file, the square and each epoch.
+  """
+  train, evaluation = datasets.create_sources(config.dataset, config.seed)
+  pipeline = Pipeline(config, train, evaluation)
+  length = len(train)
+  orders = [
+      preprocessing.epoch_order(config.seed, epoch, length)
+      for epoch in range(epochs)
+  ]
+  rows = []
+  for index in orders[0][:count].tolist():
+    square, label = train.image(index)
+    places = [
+        epoch * length + int(np.argmax(order == index))
+        for epoch, order in enumerate(orders)
+    ]
+    plans = [pipeline.plan(place, 1) for place in places]
+    row = [
+        _original(train, index, label),
+        (_with_crops(square, plans), 'crops (top, left)'),
+    ]
+    for epoch, plan in enumerate(plans):
+      picture, caption = _as_seen(
+          square, plan, pipeline.mean_image, config.augmentation.mean_crop
+      )
+      row.append((picture, f'epoch {epoch + 1}: {caption}'))
+    rows.append(row)
+  return rows
+
+
+def evaluation_rows(
+    config: ml_collections.ConfigDict, count: int
+) -> list[list[Tile]]:
+  """The first images of each class of the evaluation set, in ten views."""
+  _, evaluation = datasets.create_sources(config.dataset, config.seed)
+  names = ('top left', 'top right', 'bottom left', 'bottom right', 'centre')
+  border = preprocessing.BORDER
+  corners = [(y, x) for y in (0, border) for x in (0, border)]
+  rows = []
+  for index in np.linspace(0, len(evaluation) - 1, count).astype(int).tolist():
+    square, label = evaluation.image(index)
+    row = [_original(evaluation, index, label)]
+    for mirrored in (False, True) if config.augmentation.flip else (False,):
+      for name, (top, left) in zip(names, [*corners, (border // 2,) * 2]):
+        box = preprocessing.Box(top, left, preprocessing.CROP)
+        crop = preprocessing.cut(square, box)
+        if mirrored:
+          crop, name = crop[:, ::-1], f'{name}, mirrored'
+        row.append((Image.fromarray(crop), name))
+    rows.append(row)
+  return rows
+
+
+def _original(source: Source, index, label) -> Tile:
+  encoded, _ = source.read(index)
+  image = preprocessing.decode(encoded, source.describe(index))
+  caption = f'{source.class_names[label]}, {image.width} x {image.height}'
+  image.thumbnail((preprocessing.SQUARE,) * 2)
+  return image, caption
+
+
+def _with_crops(square, plans):
+  image = Image.fromarray(square)
+  draw = ImageDraw.Draw(image)
+  for number, plan in enumerate(plans):
+    top, left = plan.offset[0].tolist()
+    end = preprocessing.CROP - 1
+    color = _COLORS[number % len(_COLORS)]
+    draw.rectangle((left, top, left + end, top + end), outline=color, width=2)
+  return image
+
+
+def _as_seen(square, plan: Plan, mean_image, mean_crop) -> Tile:
+  top, left = plan.offset[0].tolist()
+  box = preprocessing.Box(top, left, preprocessing.CROP)
+  border = preprocessing.BORDER // 2
+  centre = preprocessing.Box(border, border, preprocessing.CROP)
+  mean = preprocessing.cut(mean_image, box if mean_crop == 'under' else centre)
+  pixels = preprocessing.cut(square, box)
+  caption = f'({top}, {left})'
+  if plan.flip[0]:
+    pixels = pixels[:, ::-1]
+    mean = mean[:, ::-1] if mean_crop == 'under' else mean
+    caption += ' mirrored'
+  shift, divisor = plan.shift[0], plan.divisor[0]
+  if shift.any():
+    caption += ' ' + ' '.join(f'{level:+.0f}' for level in shift)
+  seen = (pixels - mean + shift) / divisor + mean
+  seen = np.clip(seen, 0, 255).round().astype(np.uint8)
+  return Image.fromarray(seen), caption
+
+
+def draw_grid(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
+  """One picture of rows of captioned tiles."""
+  font = ImageFont.load_default(_TEXT)
+  side = preprocessing.SQUARE
+  width, height = side + _GAP, side + _GAP + _TEXT + 6
+  columns = max(map(len, rows))
+  grid = Image.new(
+      'RGB', (columns * width + _GAP, len(rows) * height + 2 * _TEXT), 'white'
+  )
+  draw = ImageDraw.Draw(grid)
+  draw.text((_GAP, 4), printable(title), 'black', font)
+  for i, row in enumerate(rows):
+    for j, (image, caption) in enumerate(row):
+      left, top = j * width + _GAP, i * height + 2 * _TEXT
+      grid.paste(image, (left, top))
+      place = (left, top + image.height + 2)
+      draw.text(place, _fitting(printable(caption), font, side), 'black', font)
+  return grid
+
+
+def _fitting(text, font, width):
+  while font.getlength(text) > width:
+    text = text[:-2] + '…'
+  return text
+
+
+def describe(config: ml_collections.ConfigDict) -> str:
+  """The augmentation of a config in a line."""
+  augmentation = config.augmentation
+  parts = [f'{augmentation.crop_offsets} x {augmentation.crop_offsets} crops']
+  if augmentation.images_per_crop > 1:
+    parts.append(f'shared by {augmentation.images_per_crop} images')
+  parts.append('half mirrored' if augmentation.flip else 'not mirrored')
+  if augmentation.lighting == 'none':
+    parts.append('no lighting')
+  else:
+    parts.append(
+        f'lighting {augmentation.lighting_scale} x {augmentation.lighting}, '
+        f'divided by {augmentation.lighting_divisor}'
+    )
+  return ', '.join(parts)
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m input_pipeline.show`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  for name in ('images', 'epochs'):
+    if values[name].value < 1:
+      raise DataError(f'--{name} is {values[name].value}: wanted at least 1')
+  config, output = values.config, pathlib.Path(values.output).expanduser()
+  if output.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+    raise DataError(f'--output is {output}: wanted a .png or .jpg file')
+  if values.set == 'train':
+    rows = training_rows(config, values.images, values.epochs)
+    title = describe(config)
+  else:
+    rows = evaluation_rows(config, values.images)
+    title = 'views of the evaluation'
+  output.parent.mkdir(parents=True, exist_ok=True)
+  draw_grid(rows, f'{config.dataset.name}: {title}').save(
+      output, quality=80
+  )
+  print(f'{output}: {len(rows)} images, {title}')
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', None, 'As for main.py.')
+  flags.DEFINE_string('output', None, 'Picture to write, .png or .jpg.')
+  flags.DEFINE_integer('images', 4, 'Number of images.')
+  flags.DEFINE_integer('epochs', 5, 'Number of epochs to look ahead.')
+  flags.DEFINE_enum('set', 'train', ('train', 'evaluation'), 'Which images.')
+  flags.mark_flags_as_required(['config', 'output'])
+  cli.run(main)
