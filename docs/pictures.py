@@ -45,6 +45,7 @@ def main():
           f'--config.dataset.train_dir={directory}',
           f'--config.dataset.eval_dir={directory}',
           '--config.dataset.pca=imagenet',
+          '--config.dataset.mean=imagenet_channels',
           f'--output={DOCS / name}.jpg',
           '--images=2',
           *flags,
