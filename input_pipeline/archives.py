@@ -1,18 +1,18 @@
 """Images in tar and zip files, read in any order without unpacking them."""
 
 import bz2
-import errno
 import gzip
 import lzma
 import os
 import pathlib
 import shutil
 import tarfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 
-from input_pipeline.errors import DataError, ImageError, printable
+from input_pipeline.errors import NO_ROOM, DataError, ImageError, printable
 from input_pipeline.sources import Entry, Files, digest, is_image
 
 _COMPRESSED = {'.gz': gzip, '.tgz': gzip, '.bz2': bz2, '.xz': lzma}
@@ -56,8 +56,12 @@ class Zip(Archive):
   def _bytes(self, entry):
     try:
       return self._file.read(entry.place)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-      raise ImageError(str(self.root / entry.path), str(error)) from error
+    except (
+        zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
+        zlib.error, lzma.LZMAError,
+    ) as error:
+      reason = str(error) or type(error).__name__
+      raise ImageError(str(self.root / entry.path), reason) from error
 
 
 def is_archive(path: pathlib.Path) -> bool:
@@ -98,7 +102,7 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
         f'({type(error).__name__}: {error}): get it again'
     ) from error
   except OSError as error:
-    if error.errno == errno.ENOSPC:
+    if error.errno in NO_ROOM:
       raise
     raise DataError(
         f'cannot read the archive {printable(str(path))} ({error}): check that '
@@ -144,6 +148,12 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     archive.members.clear()  # It keeps all that it has seen.
     if member.isfile():
       yield member
+  # It takes a header that is damaged or cut off for the end, which is zeros.
+  archive.fileobj.seek(archive.offset)
+  if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    raise tarfile.ReadError(
+        f'neither a file nor the end of all at byte {archive.offset:,}'
+    )
 
 
 def _decompress(path, module, scratch):
@@ -152,8 +162,12 @@ def _decompress(path, module, scratch):
   key = digest(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))
   plain = scratch / f'{key}.tar'
   if not plain.exists():
-    temporary = scratch / f'{key}.{os.getpid()}.tmp'
-    with module.open(path) as source, open(temporary, 'wb') as target:
-      shutil.copyfileobj(source, target, 2**22)
-    temporary.replace(plain)
+    # Processes of different machines may have the same number.
+    temporary = scratch / f'{key}.{uuid.uuid4().hex}.tmp'
+    try:
+      with module.open(path) as source, open(temporary, 'wb') as target:
+        shutil.copyfileobj(source, target, 2**22)
+      temporary.replace(plain)
+    finally:
+      temporary.unlink(missing_ok=True)
   return plain

@@ -1,5 +1,10 @@
 """Errors of the data that a user can mend."""
 
+import errno
+
+# What the system says of a full disk, a quota, and a file that may not grow.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class DataError(Exception):
   """Data is missing or cannot be used; the message says what to do."""

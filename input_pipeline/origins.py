@@ -68,6 +68,12 @@ def open_origin(
   Raises:
     DataError: it is not there, or its sets, classes or labels are unclear.
   """
+  known = source == 'digits' or source.startswith('tfds:')
+  if known and (eval_source or eval_labels):
+    raise DataError(
+        f"'{source}' has an evaluation set of its own: leave --eval_source and "
+        '--eval_labels out'
+    )
   if source == 'digits':
     return datasets.Digits(True, seed), datasets.Digits(False, seed)
   if source.startswith('tfds:'):
@@ -83,13 +89,16 @@ def open_origin(
     path /= _IMAGENET_TRAIN
   if path.name == _IMAGENET_TRAIN and not eval_source:
     eval_source = str(path.with_name(_IMAGENET_VALIDATION))
-  sets = _open_sets(path, scratch)
-  train = sets['train']
+  train, place = _open_train(path, scratch)
   if eval_source:
-    eval_path = pathlib.Path(eval_source).expanduser()
-    evaluation = _open_evaluation(eval_path, scratch, train, eval_labels)
-  elif 'evaluation' in sets:
-    evaluation = sets['evaluation']
+    place = pathlib.Path(eval_source).expanduser()
+  if place:
+    evaluation = _open_evaluation(place, scratch, train, eval_labels)
+  elif eval_labels:
+    raise DataError(
+        f'{train.name} has no evaluation set that --eval_labels could be of: '
+        'give one with --eval_source'
+    )
   elif eval_fraction:
     train, evaluation = split_files(
         train, eval_fraction, seed, single_images_stay=True
@@ -99,35 +108,41 @@ def open_origin(
   return train, evaluation if evaluation and len(evaluation) else None
 
 
-def _open_sets(path, scratch):
-  """{'train': Files, maybe 'evaluation': Files}."""
+def _open_train(path, scratch):
+  """(training set, place of the evaluation set or None).
+
+  A place is the path of a folder, or files and the name of a folder in them.
+  """
   if path.is_dir():
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-    train, evaluation = _sets_among(names)
+    train, evaluation = _sets_among(
+        {entry.name for entry in path.iterdir() if entry.is_dir()},
+        lambda name: any(entry.is_dir() for entry in (path / name).iterdir()),
+    )
     if not train:
-      return {'train': open_folder(path)}
-    sets = {'train': open_folder(path / train)}
-    if evaluation:
-      classes = sets['train'].class_names
-      sets['evaluation'] = open_folder(path / evaluation, classes)
-    return sets
+      return open_folder(path), None
+    return open_folder(path / train), evaluation and path / evaluation
   files = _strip(_open_file(path, scratch))
-  tops = {entry.path.split('/')[0] for entry in files.entries}
-  train, evaluation = _sets_among(tops)
+  parts = [entry.path.split('/') for entry in files.entries]
+  with_folders = {names[0] for names in parts if len(names) > 2}
+  train, evaluation = _sets_among(
+      {names[0] for names in parts}, with_folders.__contains__
+  )
   if not train:
-    return {'train': _by_class(files, None)}
-  sets = {'train': _by_class(files, None, train)}
-  if evaluation:
-    classes = sets['train'].class_names
-    sets['evaluation'] = _by_class(files, classes, evaluation)
-  return sets
+    return _by_class(files, None), None
+  return _by_class(files, None, train), evaluation and (files, evaluation)
 
 
-def _sets_among(names):
+def _sets_among(names, has_folders):
   """The folders of the sets among those of a level; (None, None) if none."""
-  train = next((name for name in _TRAIN if name in names), None)
-  evaluation = next((name for name in _EVALUATION if name in names), None)
-  return (train, evaluation) if train else (None, None)
+  by_lower = {name.lower(): name for name in names}
+  train, evaluation = (
+      next((by_lower[name] for name in wanted if name in by_lower), None)
+      for wanted in (_TRAIN, _EVALUATION)
+  )
+  # Alone and without classes in it, it is a class of trains.
+  if not train or not (evaluation or has_folders(train)):
+    return None, None
+  return train, evaluation
 
 
 def _open_file(path, scratch):
@@ -147,21 +162,41 @@ def _open_file(path, scratch):
   return files
 
 
-def _open_evaluation(path, scratch, train, eval_labels):
-  if path.is_dir():
-    if any(entry.is_dir() for entry in path.iterdir()) and not eval_labels:
-      return open_folder(path, train.class_names)
-    names = sorted(name for name in os.listdir(path) if is_image(name))
-    files = Folder(path, (), [Entry(name, 0) for name in names])
+def _open_evaluation(place, scratch, train, eval_labels):
+  folder = ''
+  if isinstance(place, tuple):
+    files, folder = place
+    files = files.select(
+        entry for entry in files.entries if entry.path.startswith(f'{folder}/')
+    )
+  elif place.is_dir():
+    if not eval_labels and _has_class_folders(place):
+      return open_folder(place, train.class_names)
+    names = sorted(name for name in os.listdir(place) if is_image(name))
+    if not names:
+      raise DataError(
+          f'{printable(str(place))} has no JPEG or PNG file and no class '
+          'folder: give another evaluation set'
+      )
+    files = Folder(place, (), [Entry(name, 0) for name in names])
   else:
-    files = _strip(_open_file(path, scratch))
-  if eval_labels is None and any('/' in e.path for e in files.entries):
-    return _by_class(files, train.class_names)
+    files = _strip(_open_file(place, scratch))
+  if not eval_labels and any(
+      '/' in entry.path.removeprefix(f'{folder}/') for entry in files.entries
+  ):
+    return _by_class(files, train.class_names, folder)
   if eval_labels:
     names = _read_labels(pathlib.Path(eval_labels).expanduser(), len(files))
   else:
     names = _imagenet_labels(files)
   return _labelled(files, list(zip(names, files.entries)), train.class_names)
+
+
+def _has_class_folders(path):
+  return any(
+      entry.is_dir() and not entry.name.startswith('.')
+      for entry in path.iterdir()
+  )
 
 
 def _strip(files: Files) -> Files:
@@ -170,7 +205,6 @@ def _strip(files: Files) -> Files:
   while (
       len({parts[0] for parts, _ in entries}) == 1
       and min(len(parts) for parts, _ in entries) > 2
-      and entries[0][0][0] not in _TRAIN
   ):
     entries = [(parts[1:], entry) for parts, entry in entries]
   return files.select(
@@ -220,10 +254,13 @@ def _read_labels(path, count):
     if path.name.endswith('.tar.gz'):
       names = _read_devkit(path)
     else:
-      names = path.read_text().split()
-  except (OSError, UnicodeDecodeError, tarfile.TarError, KeyError) as error:
+      # A class name may have spaces.
+      lines = map(str.strip, path.read_text().splitlines())
+      names = [line for line in lines if line]
+  except Exception as error:  # tarfile and SciPy raise many kinds.
     raise DataError(
-        f'cannot read the labels {printable(str(path))} ({error}): wanted a '
+        f'cannot read the labels {printable(str(path))} '
+        f'({type(error).__name__}: {error}): wanted a '
         'text file with a class name for each image, or ImageNet\'s '
         'development kit'
     ) from error
@@ -238,14 +275,11 @@ def _read_labels(path, count):
 def _read_devkit(path):
   from scipy import io as scipy_io
 
-  with tarfile.open(path) as archive:
-    member = lambda end: next(
-        archive.extractfile(m).read()
-        for m in archive.getmembers()
-        if m.name.endswith(end)
-    )
-    meta = scipy_io.loadmat(io.BytesIO(member('meta.mat')), squeeze_me=True)
-    truth = member('ILSVRC2012_validation_ground_truth.txt').decode().split()
+  with tarfile.open(path, 'r:gz') as archive:
+    names = {name.split('/')[-1]: name for name in archive.getnames()}
+    read = lambda name: archive.extractfile(names[name]).read()
+    meta = scipy_io.loadmat(io.BytesIO(read('meta.mat')), squeeze_me=True)
+    truth = read('ILSVRC2012_validation_ground_truth.txt').decode().split()
   wnids = {
       int(synset['ILSVRC2012_ID']): str(synset['WNID'])
       for synset in meta['synsets']
@@ -260,7 +294,7 @@ def _imagenet_labels(files):
   labels = path.read_text().split()
   names = []
   for entry in files.entries:
-    match = _IMAGENET_NAME.fullmatch(entry.path)
+    match = _IMAGENET_NAME.fullmatch(entry.path.split('/')[-1])
     if not match or not 1 <= int(match[1]) <= len(labels):
       raise DataError(
           f'{files.name} has no class folders, and {printable(entry.path)} is '

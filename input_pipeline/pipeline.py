@@ -9,11 +9,13 @@ A batch leaves the host as 8-bit pixels and a few numbers for each image; the
 device does the arithmetic (`alexnet/views.py`).
 """
 
+import atexit
 import collections
 import dataclasses
 import functools
 import math
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
@@ -93,7 +95,6 @@ class Pipeline:
     self.evaluation = evaluation
     self._process = process
     self._processes = processes
-    self._failure: DataError | None = None
     self._threads = futures.ThreadPoolExecutor(os.cpu_count())
     # Neighbouring batches are made at once, and may be of two epochs.
     self._order = functools.lru_cache(maxsize=3)(
@@ -293,36 +294,72 @@ class Pipeline:
       at_once: batches in the making, so that the threads never wait.
     """
 
+    failures: dict[int, Exception] = {}
+
     def values(number):
       try:
         batch = make(int(number))
-      except DataError as error:
-        # tf.data reports an exception as text; the iterator raises this one.
-        self._failure = error
-        raise
+      except Exception as error:
+        # TensorFlow would log it, at length, and raise a text; the stream
+        # raises it as it is, in its turn.
+        failures[int(number)] = error
+        return [np.zeros(0, kind.as_numpy_dtype) for kind in types.values()]
       return [batch[name] for name in types]
 
-    dataset = tf.data.Dataset.range(first, end).map(
-        # AutoGraph would read source files again while a run goes on.
-        tf.autograph.experimental.do_not_convert(
-            lambda number: tf.numpy_function(
-                values, [number], list(types.values()), stateful=False
-            )
-        ),
-        num_parallel_calls=at_once,
-        deterministic=True,
+    numbers = range(first, end)
+    stream = self._stream(values, failures, types, numbers, at_once)
+    _streams.add(stream)
+    return stream
+
+  def _stream(self, values, failures, types, numbers, at_once):
+    running = True
+    # AutoGraph would read source files again while a run goes on.
+    plain = tf.autograph.experimental.do_not_convert
+    call = lambda number: tf.numpy_function(
+        values, [number], list(types.values()), stateful=False
+    )
+    is_running = lambda _: tf.ensure_shape(
+        tf.numpy_function(lambda: running, [], tf.bool), ()
+    )
+    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
+    dataset = dataset.take_while(plain(is_running))
+    dataset = dataset.map(
+        plain(call), num_parallel_calls=at_once, deterministic=True
     )
     iterator = dataset.prefetch(2).as_numpy_iterator()
-    while True:
-      try:
-        arrays = next(iterator)
-      except StopIteration:
-        return
-      except tf.errors.OpError as error:
-        if self._failure is not None:
-          raise self._failure from None
-        raise DataError(f'the input pipeline failed: {error}') from error
-      yield dict(zip(types, arrays))
+    try:
+      for number, arrays in zip(numbers, iterator):
+        if number in failures:
+          raise failures[number]
+        yield dict(zip(types, arrays))
+    except tf.errors.OpError as error:
+      raise DataError(f'the input pipeline failed: {error}') from error
+    finally:
+      # When an iterator is deleted TensorFlow waits for calls under way, and
+      # these wait for Python's lock, which nobody gets once Python is ending:
+      # the process would stay for ever. So no new ones, and the last awaited.
+      running = False
+      _drain(iterator)
+
+
+_streams = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams():
+  """Ends what is left open, before Python stops its threads for good."""
+  for stream in list(_streams):
+    stream.close()
+
+
+def _drain(iterator):
+  while True:
+    try:
+      next(iterator)
+    except StopIteration:
+      return
+    except tf.errors.OpError:
+      pass  # One of the last calls has failed, which nobody asks for any more.
 
 
 def _aligned(shape):

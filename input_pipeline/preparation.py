@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -79,6 +80,24 @@ class _Done:
 def unfinished(output: pathlib.Path) -> pathlib.Path:
   """Where a preparation keeps what it needs until it is done."""
   return output / 'unfinished'
+
+
+def _begun(output):
+  """What was begun there."""
+  return unfinished(output) / 'begun.json'
+
+
+def check_output(output: pathlib.Path) -> None:
+  """Raises DataError if a directory has something that is of no preparation."""
+  if prepared.is_prepared(output) or _begun(output).exists():
+    return
+  others = {path.name for path in output.iterdir()}
+  others.discard(unfinished(output).name)
+  if others:
+    raise DataError(
+        f'{output} is not empty ({", ".join(sorted(others)[:3])}): set '
+        '--output to a new folder'
+    )
 
 
 class Preparation:
@@ -147,27 +166,22 @@ class Preparation:
       self._compare(prepared.read_manifest(self._output), 'prepared data')
       self._clean()
       return True
+    self._output.mkdir(parents=True, exist_ok=True)
+    check_output(self._output)
     self._unfinished.mkdir(parents=True, exist_ok=True)
-    begun = self._unfinished / 'begun.json'
+    begun = _begun(self._output)
     if begun.exists():
       self._compare(json.loads(begun.read_text()), 'an unfinished preparation')
     else:
-      others = {p.name for p in self._output.iterdir()}
-      others.discard(self._unfinished.name)
-      if others:
-        raise DataError(
-            f'{self._output} is not empty ({", ".join(sorted(others)[:3])}): '
-            'set --output to a new folder'
-        )
       self._write(begun, lambda f: f.write(_to_json(self._about)))
     return False
 
   def _compare(self, before: dict[str, Any], what: str):
-    old = dict(_flatten(before))
+    old, new = dict(_flatten(before)), dict(_flatten(self._about))
     different = [
-        f'{name} was {old.get(name)}, is {value}'
-        for name, value in _flatten(self._about)
-        if old.get(name) != value
+        f'{name} was {old.get(name)}, is {new.get(name)}'
+        for name in old | new
+        if old.get(name) != new.get(name)
     ]
     if different:
       raise DataError(
@@ -204,6 +218,14 @@ class Preparation:
       ImageError: strict, and an image cannot be used.
       OSError: the disk is full; what is complete stays.
     """
+    try:
+      self._run(part, parts)
+    except FileNotFoundError:
+      # Another process may have finished, and removed what this one needs.
+      if not prepared.is_prepared(self._output):
+        raise
+
+  def _run(self, part, parts):
     mine = [
         (set_name, number)
         for set_name in self._sets
@@ -331,6 +353,15 @@ class Preparation:
     Raises:
       DataError: parts are missing, or all images of a set were rejected.
     """
+    try:
+      return self._merge()
+    except (DataError, FileNotFoundError):
+      if not prepared.is_prepared(self._output):
+        raise
+      self._clean()
+      return prepared.read_manifest(self._output)
+
+  def _merge(self):
     missing = [
         (set_name, number)
         for set_name in self._sets
@@ -360,6 +391,8 @@ class Preparation:
         'statistics': _describe_statistics(values),
         'sha256': {name: _sha256(self._output / name) for name in others},
     }
+    # Of all the rest of it.
+    manifest['manifest_sha256'] = hashlib.sha256(_to_json(manifest)).hexdigest()
     self._write(
         self._output / prepared.MANIFEST,
         lambda f: f.write(_to_json(manifest)),
@@ -386,8 +419,8 @@ class Preparation:
     if not len(labels):
       raise DataError(
           f'none of the {set_name} images could be used, see '
-          f'{self._output / prepared.REJECTED}: mend them, or give another '
-          '--source'
+          f'{self._output / prepared.REJECTED}: mend them or give another '
+          '--source, and set --output to a new folder'
       )
     arrays = {
         'labels': labels,
@@ -423,7 +456,8 @@ class Preparation:
   def _write(self, path, write):
     """Writes a file that is complete or not there, even after a power cut."""
     # Aside, so that nothing is left over where the result is.
-    temporary = self._unfinished / f'{path.name}.{os.getpid()}.tmp'
+    # Processes of different machines may have the same number.
+    temporary = self._unfinished / f'{path.name}.{uuid.uuid4().hex}.tmp'
     try:
       with open(temporary, 'wb') as f:
         write(f)
@@ -447,6 +481,10 @@ def verify(directory: pathlib.Path) -> int:
     DataError: a file is missing or damaged.
   """
   manifest = prepared.read_manifest(directory)
+  wanted = manifest.pop('manifest_sha256', None)
+  got = hashlib.sha256(_to_json(manifest)).hexdigest()
+  if got != wanted:
+    raise _damaged(directory / prepared.MANIFEST, got, wanted)
   hashes = dict(manifest['sha256'])
   for about in manifest['sets'].values():
     hashes |= about['files']
@@ -457,11 +495,15 @@ def verify(directory: pathlib.Path) -> int:
     except OSError as error:
       got = error.strerror
     if got != wanted:
-      raise DataError(
-          f'{directory / name} is damaged (SHA-256 {got}, wanted {wanted}): '
-          'copy it again, or prepare again'
-      )
-  return len(hashes)
+      raise _damaged(directory / name, got, wanted)
+  return len(hashes) + 1
+
+
+def _damaged(path, got, wanted):
+  return DataError(
+      f'{path} is damaged (SHA-256 {got}, wanted {wanted}): copy it again, or '
+      'prepare again'
+  )
 
 
 def _in_order(

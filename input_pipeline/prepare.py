@@ -13,20 +13,21 @@ prepares a part of the same directory, and one combines them:
   python -m input_pipeline.prepare --source=S --output=DIR --merge
 """
 
-import errno
 import pathlib
 import shutil
+import sys
 
 from absl import app, flags
 
 from alexnet import cli
 from input_pipeline import origins, prepared, preprocessing
-from input_pipeline.errors import DataError
+from input_pipeline.errors import NO_ROOM, DataError, printable
 from input_pipeline.preparation import (
   DEFAULT_QUALITY,
   STORAGES,
   Preparation,
   Settings,
+  check_output,
   unfinished,
   verify,
 )
@@ -55,6 +56,10 @@ def _check_flags(values):
     )
   if values.workers is not None and values.workers < 1:
     raise DataError(f'--workers is {values.workers}: wanted at least 1')
+  if values.seed < 0:
+    raise DataError(f'--seed is {values.seed}: wanted at least 0')
+  if values.part:
+    _parse_part(values.part)
   if values.part and values.merge:
     raise DataError('--part and --merge exclude each other: merge at the end')
 
@@ -64,12 +69,23 @@ def _check_room(wanted, output):
   if wanted > free:
     print(
         f'warning: this will need about {wanted / 1e9:.1f} GB, but '
-        f'{output} has {free / 1e9:.1f} GB free'
+        f'{printable(str(output))} has {free / 1e9:.1f} GB free'
+    )
+
+
+def _check_place(source, output):
+  source = pathlib.Path(source).expanduser()
+  if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+    raise DataError(
+        f'{printable(str(output))} lies in the source, and would be taken for '
+        'one of its classes: set --output to a folder elsewhere'
     )
 
 
 def _prepare(values, output):
+  _check_place(values.source, output)
   output.mkdir(parents=True, exist_ok=True)
+  check_output(output)  # Before gigabytes are decompressed into it.
   train, evaluation = origins.open_origin(
       values.source,
       scratch=unfinished(output),
@@ -92,9 +108,6 @@ def _prepare(values, output):
   settings = Settings(
       values.storage, None if raw else values.quality, values.aspect
   )
-  if raw:
-    size = 3 * preprocessing.SQUARE**2
-    _check_room(size * sum(map(len, sets.values())), output)
   preparation = Preparation(
       sets,
       output,
@@ -104,8 +117,11 @@ def _prepare(values, output):
       workers=values.workers,
   )
   if preparation.finished:
-    print(f'{output} is prepared already')
+    print(f'{printable(str(output))} is prepared already')
     return
+  if raw:
+    size = 3 * preprocessing.SQUARE**2
+    _check_room(size * sum(map(len, sets.values())), output)
   if not values.merge:
     preparation.run(*(_parse_part(values.part) if values.part else (0, 1)))
   if values.part:
@@ -115,6 +131,7 @@ def _prepare(values, output):
 
 
 def _report(manifest, output):
+  place = printable(str(output))
   for name, about in manifest['sets'].items():
     size = sum(shard['bytes'] for shard in about['shards'])
     print(
@@ -122,10 +139,10 @@ def _report(manifest, output):
         f'rejected, {size / 1e6:,.1f} MB'
     )
   if any(about['rejected'] for about in manifest['sets'].values()):
-    print(f'{output / prepared.REJECTED} says which, and why')
+    print(f'{place}/{prepared.REJECTED} says which, and why')
   print(
       f'train with --config=configs/alexnet.py:prepared '
-      f'--config.dataset.dir={output}'
+      f'--config.dataset.dir={place}'
   )
 
 
@@ -133,10 +150,13 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m input_pipeline.prepare`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  # A name that the terminal cannot show is no reason to stop.
+  sys.stdout.reconfigure(errors='backslashreplace')
   values = flags.FLAGS
   output = pathlib.Path(values.output).expanduser()
   if values.verify:
-    print(f'{verify(output)} files of {output} are as they were written')
+    count = verify(output)
+    print(f'{count} files of {printable(str(output))} are as they were written')
     return
   if not values.source:
     raise DataError('--source is not given: wanted what to prepare')
@@ -149,7 +169,7 @@ def main(argv: list[str]) -> None:
         'command again to continue'
     ) from error
   except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno not in NO_ROOM:
       raise
     raise DataError(
         f'no room in {output} ({error.strerror}): what is finished stays '

@@ -89,10 +89,14 @@ class Prepared(Source):
     self._set = set_name
     self._identity = about['sha256']
     self._raw = manifest['settings']['storage'] == 'raw'
-    with np.load(directory / f'{set_name}.npz') as arrays:
-      self._labels = arrays['labels']
-      shards = arrays['shards'].tolist()
-      sizes = None if self._raw else arrays['sizes']
+    path = directory / f'{set_name}.npz'
+    try:
+      with np.load(path) as arrays:
+        self._labels = arrays['labels']
+        shards = arrays['shards'].tolist()
+        sizes = None if self._raw else arrays['sizes']
+    except Exception as error:  # zipfile and NumPy raise many kinds.
+      raise _unreadable(path, error) from error
     # Place of each shard's first image in the set.
     self._first = [0, *itertools.accumulate(shards)][:-1]
     if not self._raw:
@@ -135,13 +139,20 @@ class Prepared(Source):
   @functools.cached_property
   def _names(self):
     path = self.directory / f'{self._set}.txt'
-    return path.read_text('utf-8').split('\n')
+    try:
+      return path.read_text('utf-8').split('\n')
+    except (OSError, ValueError) as error:
+      raise _unreadable(path, error) from error
 
   def fingerprint(self):
     return self._identity
 
   def statistics(self):
-    return statistics_lib.load(self.directory / STATISTICS)
+    try:
+      return statistics_lib.load(self.directory / STATISTICS)
+    except DataError as error:
+      path = self.directory / STATISTICS
+      raise _unreadable(path, error.__cause__) from error
 
   def _stored(self, index):
     number = bisect.bisect_right(self._first, index) - 1
@@ -158,23 +169,31 @@ class Prepared(Source):
     return self.directory / name
 
   def _map(self, number):
-    # An ndarray of the mapping: a memmap object is slow to index.
-    return np.asarray(np.load(self._path(number), mmap_mode='r'))
+    path = self._path(number)
+    try:
+      # An ndarray of the mapping: a memmap object is slow to index.
+      return np.asarray(np.load(path, mmap_mode='r'))
+    except (OSError, ValueError) as error:
+      raise _unreadable(path, error) from error
 
   def _check_size(self, number, wanted):
     path = self._path(number)
     try:
       got = path.stat().st_size
     except OSError as error:
-      raise DataError(
-          f'cannot read {path} ({error.strerror}): copy the directory again, '
-          'or prepare again'
-      ) from error
+      raise _unreadable(path, error) from error
     if got != wanted:
       raise DataError(
           f'{path} has {got:,} bytes, wanted {wanted:,}: copy the directory '
           'again, or prepare again'
       )
+
+
+def _unreadable(path, error):
+  return DataError(
+      f'cannot read {path} ({error}): copy the directory again, or prepare '
+      'again'
+  )
 
 
 def open_prepared(

@@ -37,6 +37,7 @@ class MessageTest(parameterized.TestCase):
       (('--config.model.conv1.padding=abc',), 'conv1.padding'),
       (('--config=configs/none.py',), 'configs/none.py'),
       (('--config=configs/alexnet.py:folder',), 'dataset.train_dir'),
+      (('--config=configs/alexnet.py:prepared',), 'dataset.dir to one that'),
       (('--config=configs/alexnet.py:nonsense',), "'nonsense' is not known"),
       (('--config.batch_size=9', '--config.mesh.data=2'),
        'batch_size 9 cannot be divided equally by 2'),
@@ -88,6 +89,27 @@ class CommandTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     self.assertIn('centre crop  top-1', output)
     self.assertIn('ten views    top-1', output)
+
+  def test_broken_image(self):
+    """One line about it; TensorFlow's log would bury that under tracebacks."""
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    images = testing.write_images(directory / 'images', 2, 6)
+    broken = images / 'class1' / '003.jpg'
+    broken.write_bytes(b'junk')
+    status, _, error = run_command(
+        'main.py',
+        '--config=tests/tiny.py',
+        f'--workdir={directory / "run"}',
+        f'--config.dataset.train_dir={images}',
+    )
+    self.assertEqual(status, 1)
+    self.assertNotIn('Traceback', error)
+    self.assertEqual(error.count(str(broken)), 1, error)
+    self.assertEqual(
+        error.strip().splitlines()[-1],
+        f'error: cannot use {broken} (it is not a JPEG or PNG file): replace '
+        'or remove it',
+    )
 
   def test_help(self):
     status, output, _ = run_command('main.py', '--help')
@@ -188,7 +210,7 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.product(
       recipe=(alexnet, alexnet_2012),
-      data=('digits', 'folder', 'imagenet2012', 'imagenette'),
+      data=('digits', 'folder', 'prepared', 'imagenet2012', 'imagenette'),
   )
   def test_builds(self, recipe, data):
     config = recipe.get_config(data)
@@ -226,8 +248,10 @@ class ConfigTest(parameterized.TestCase):
 
 # Who may import what (a prefix of the path, and of the module's name).
 _FENCES = (
-    ('tensorflow', ('input_pipeline/',)),
+    # Where it is kept off the accelerators, and quiet.
+    ('tensorflow', ('input_pipeline/tensorflow_cpu.py',)),
     ('tensorflow_datasets', ('input_pipeline/',)),
+    ('simplejpeg', ('input_pipeline/',)),
     ('orbax', ('alexnet/checkpoints.py',)),
     ('flax', ('alexnet/models/',)),
     ('main', ()),

@@ -1,21 +1,24 @@
-"""Decoding, crops and lighting against NumPy, TensorFlow and hand work."""
+"""Decoding, squares and random numbers against Pillow, TensorFlow, NumPy."""
 
 from tests import testing  # isort: skip
 
-import functools
 import io
+import itertools
 import pathlib
 import struct
+import warnings
 import zlib
+from unittest import mock
 
 import numpy as np
 import scipy.stats
+import simplejpeg
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 from PIL import Image
 
 from input_pipeline import preprocessing
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, ImageError
 
 del testing
 
@@ -72,13 +75,13 @@ def assert_levels(actual, expected, delta):
 class DecodeTest(parameterized.TestCase):
 
   def test_rgb(self):
-    pixels = noise(7, 9, 3)
+    pixels = noise(9, 11, 3)
     np.testing.assert_array_equal(decode(encode(pixels)), pixels)
     jpeg = encode(blocks(48, 32), 'JPEG', quality=95)
     assert_levels(decode(jpeg), tf.io.decode_jpeg(jpeg), 2)
 
   def test_grey(self):
-    pixels = noise(7, 9)
+    pixels = noise(9, 11)
     expected = np.stack([pixels] * 3, axis=-1)
     np.testing.assert_array_equal(decode(encode(pixels)), expected)
     jpeg = encode(blocks(48, 32)[..., 0], 'JPEG')
@@ -86,7 +89,7 @@ class DecodeTest(parameterized.TestCase):
     assert_levels(decode(jpeg), tf.io.decode_jpeg(jpeg, channels=3), 2)
 
   def test_two_levels(self):
-    bits = noise(7, 9) > 127
+    bits = noise(9, 11) > 127
     np.testing.assert_array_equal(
         decode(encode(Image.fromarray(bits))),
         np.stack([bits * 255] * 3, axis=-1),
@@ -104,7 +107,7 @@ class DecodeTest(parameterized.TestCase):
 
   def test_palette(self):
     palette = noise(5, 3)
-    indices = noise(7, 9) % 5
+    indices = noise(9, 11) % 5
     image = Image.fromarray(indices, 'P')
     image.putpalette(palette.tobytes())
     for options in ({}, {'transparency': 0}):
@@ -113,9 +116,9 @@ class DecodeTest(parameterized.TestCase):
       )
 
   def test_transparency_is_dropped(self):
-    pixels = noise(7, 9, 4)
+    pixels = noise(9, 11, 4)
     np.testing.assert_array_equal(decode(encode(pixels)), pixels[..., :3])
-    grey = noise(7, 9, 2)
+    grey = noise(9, 11, 2)
     np.testing.assert_array_equal(
         decode(encode(Image.fromarray(grey, 'LA'))),
         np.stack([grey[..., 0]] * 3, axis=-1),
@@ -123,14 +126,15 @@ class DecodeTest(parameterized.TestCase):
 
   def test_16_bits_by_hand(self):
     levels = np.array([[0, 255, 256, 0x1234], [65535, 32768, 511, 65280]])
+    image = decode(encode(np.tile(levels, (4, 2)).astype(np.uint16)))
     np.testing.assert_array_equal(
-        decode(encode(levels.astype(np.uint16)))[..., 1],
-        [[0, 0, 1, 0x12], [255, 128, 1, 255]],
+        image[..., 1],
+        np.tile([[0, 0, 1, 0x12], [255, 128, 1, 255]], (4, 2)),
     )
 
   @parameterized.parameters(1, 2, 3, 4)
   def test_16_bits(self, channels):
-    levels = np.random.default_rng(0).integers(0, 65536, (7, 9, channels))
+    levels = np.random.default_rng(0).integers(0, 65536, (9, 11, channels))
     png = tf.io.encode_png(levels.astype(np.uint16)).numpy()
     colors = levels[..., :3] if channels > 2 else levels[..., [0, 0, 0]]
     np.testing.assert_array_equal(decode(png), colors >> 8)
@@ -202,15 +206,226 @@ class DecodeErrorsTest(parameterized.TestCase):
   def test_names_the_file(self, make):
     for function in (preprocessing.decode, preprocessing.to_square):
       with self.assertRaisesRegex(
-          DataError, r'cannot decode cats/7\.jpg \(.*replace or remove'
+          ImageError, r'^cannot use cats/7\.jpg \(.+\): replace or remove it$'
       ):
         function(make(), 'cats/7.jpg')
 
-  def test_says_why(self):
-    with self.assertRaisesRegex(DataError, 'truncated'):
-      preprocessing.decode(encode(noise(90, 90, 3), 'JPEG')[:-2000], 'x')
-    with self.assertRaisesRegex(DataError, '900000000 pixels'):
-      preprocessing.decode(huge_png(), 'x')
+  @parameterized.named_parameters(
+      (
+          'truncated',
+          lambda: encode(noise(90, 90, 3), 'JPEG')[:-2000],
+          r'\(OSError: .*truncated',
+      ),
+      ('huge', huge_png, r'\(DecompressionBombError: .*900000000 pixels'),
+      ('empty', lambda: b'', r'\(it is empty\)'),
+      ('text', lambda: b'<html>', r'\(it is not a JPEG or PNG file\)'),
+  )
+  def test_says_why(self, make, reason):
+    with self.assertRaisesRegex(ImageError, reason):
+      preprocessing.decode(make(), 'x')
+
+  def test_parts_of_the_message(self):
+    """For those who tell of many images, and are no other kind of error."""
+    with self.assertRaises(DataError) as caught:
+      preprocessing.decode(b'', 'a\nb\udcff.jpg')
+    self.assertEqual(caught.exception.name, 'a\nb\udcff.jpg')
+    self.assertEqual(caught.exception.reason, 'it is empty')
+    # On one line, and of characters that a terminal can show.
+    self.assertEqual(
+        str(caught.exception),
+        r'cannot use a\nb\udcff.jpg (it is empty): replace or remove it',
+    )
+
+  @parameterized.product(
+      size=((1, 1), (7, 9), (9, 7), (8, 801), (801, 8), (10, 1001)),
+      kind=('PNG', 'JPEG'),
+  )
+  def test_too_small_or_too_long(self, size, kind):
+    height, width = size
+    with self.assertRaisesRegex(
+        ImageError, rf'{width} x {height} pixels, wanted at least 8 .* 100 time'
+    ):
+      preprocessing.to_square(encode(noise(*size, 3), kind), 'x')
+
+  @parameterized.product(
+      size=((8, 8), (8, 800), (800, 8), (10, 1000)), kind=('PNG', 'JPEG')
+  )
+  def test_just_large_enough(self, size, kind):
+    self.assertEqual(decode(encode(noise(*size, 3), kind)).shape, (*size, 3))
+
+
+def photo(height, width, seed=0):
+  """Smooth colours with some noise, as photographs have."""
+  colours = Image.fromarray(noise(5, 7, 3, seed=seed))
+  smooth = np.asarray(colours.resize((width, height), Image.Resampling.BICUBIC))
+  return (smooth * 0.8 + noise(height, width, 3, seed=seed) * 0.2).astype(
+      np.uint8
+  )
+
+
+def by_pillow(encoded):
+  return np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+
+
+def xmp(orientation):
+  """Metadata as Adobe's programs write it, and Pillow reads it."""
+  return (
+      '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description '
+      f'tiff:Orientation="{orientation}"/></rdf:RDF></x:xmpmeta>'
+  ).encode()
+
+
+def ycck():
+  """A JPEG file of four inks in Adobe's own coding."""
+  tiles = noise(4, 4, 4, seed=3).repeat(16, axis=0).repeat(16, axis=1)
+  inks = Image.fromarray(tiles, 'CMYK')
+  # Pillow writes CMYK; the marker's last byte says how inks are coded.
+  marker = b'\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00'
+  encoded = encode(inks, 'JPEG', quality=95)
+  assert encoded.count(marker + b'\0') == 1
+  return encoded.replace(marker + b'\0', marker + b'\2')
+
+
+class FastJpegTest(parameterized.TestCase):
+  """The usual files are not decoded by Pillow, and nothing shows it."""
+
+  def fast(self, encoded):
+    with mock.patch.object(
+        Image, 'open', side_effect=AssertionError('decoded by Pillow')
+    ):
+      return decode(encoded)
+
+  def slow(self, encoded):
+    with mock.patch.object(
+        simplejpeg, 'decode_jpeg',
+        side_effect=AssertionError('not decoded by Pillow'),
+    ):
+      return decode(encoded)
+
+  @parameterized.product(
+      subsampling=('4:4:4', '4:2:2', '4:2:0'),
+      options=({}, {'progressive': True}, {'optimize': True}),
+      size=((48, 64), (61, 83)),
+  )
+  def test_equals_pillow(self, subsampling, options, size):
+    image = photo(*size)
+    for quality in (30, 50, 75, 90, 95, 100):
+      encoded = encode(
+          image, 'JPEG', quality=quality, subsampling=subsampling, **options
+      )
+      np.testing.assert_array_equal(self.fast(encoded), by_pillow(encoded))
+
+  @parameterized.parameters('444', '422', '420', '440', '411')
+  def test_equals_pillow_where_others_encode(self, subsampling):
+    for quality in (30, 75, 100):
+      encoded = simplejpeg.encode_jpeg(
+          photo(61, 83), quality=quality, colorsubsampling=subsampling
+      )
+      np.testing.assert_array_equal(self.fast(encoded), by_pillow(encoded))
+
+  def test_equals_pillow_with_other_metadata(self):
+    image = photo(48, 64)
+    for options in (
+        {'icc_profile': b'profile' * 20}, {'comment': b'a cat'},
+        {'restart_marker_rows': 1}, {'dpi': (300, 300)},
+    ):
+      encoded = encode(image, 'JPEG', **options)
+      np.testing.assert_array_equal(self.fast(encoded), by_pillow(encoded))
+
+  def test_samples_of_imagenet(self):
+    files = sorted(SAMPLES.glob('*/*'))
+    if not files:
+      self.skipTest(f'no sample images in {SAMPLES}')
+    for file in files:
+      encoded = file.read_bytes()
+      image = Image.open(io.BytesIO(encoded))
+      exif = image.getexif()
+      if exif.get(ORIENTATION, 1) == 1:
+        np.testing.assert_array_equal(
+            decode(encoded), np.asarray(image.convert('RGB')), file.name
+        )
+
+  def test_not_grey(self):
+    tiles = blocks(48, 32)[..., 0]
+    encoded = encode(tiles, 'JPEG', quality=95)
+    expected = np.stack([tiles] * 3, axis=-1)
+    assert_levels(self.slow(encoded), expected, LOSS['JPEG'])
+
+  def test_not_cmyk(self):
+    inks = noise(4, 4, 4).repeat(16, axis=0).repeat(16, axis=1)
+    encoded = encode(
+        Image.fromarray(inks, 'CMYK'), 'JPEG', quality=100, subsampling=0
+    )
+    light = 255 - inks.astype(float)
+    expected = light[..., :3] * light[..., 3:] / 255
+    assert_levels(self.slow(encoded), expected, 3)
+
+  def test_not_adobes_ycck(self):
+    encoded = ycck()
+    expected = tf.io.decode_jpeg(encoded, channels=3)
+    assert_levels(self.slow(encoded), expected, 4)
+
+  def test_not_rgb(self):
+    """Adobe's transform 0: the three channels are what they are."""
+    image = blocks(48, 32)
+    encoded = encode(image, 'JPEG', keep_rgb=True, quality=95)
+    self.assertIn(b'Adobe\0d\0\0\0\0\0', encoded)
+    assert_levels(self.slow(encoded), image, LOSS['JPEG'])
+
+  def test_not_what_has_to_be_turned(self):
+    stored = blocks(48, 80)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for options in ({'exif': exif}, {'xmp': xmp(6)}):
+      encoded = encode(stored, 'JPEG', **EXACT['JPEG'], **options)
+      assert_levels(self.slow(encoded), np.rot90(stored, -1), LOSS['JPEG'])
+    # In both ways of writing it that Pillow knows.
+    encoded = encoded.replace(
+        b'tiff:Orientation="6"', b'tiff:Orientation>6< '
+    )
+    assert_levels(self.slow(encoded), np.rot90(stored, -1), LOSS['JPEG'])
+
+  def test_truncated_wherever_pillow_says_so(self):
+    encoded = encode(photo(61, 83), 'JPEG', quality=90)
+    for length in (*range(100, len(encoded), 97), len(encoded) - 1):
+      with self.assertRaises(OSError):
+        by_pillow(encoded[:length])
+      with self.assertRaisesRegex(ImageError, 'cannot use x.jpg'):
+        decode(encoded[:length])
+
+  def test_damaged_as_by_pillow(self):
+    """A flipped bit: Pillow's pixels, or an error where it has one."""
+    encoded = encode(photo(61, 83), 'JPEG', quality=90)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+      damaged = bytearray(encoded)
+      damaged[rng.integers(2, len(damaged))] ^= 1 << rng.integers(8)
+      try:
+        expected = by_pillow(bytes(damaged))
+      except Exception:
+        with self.assertRaises(ImageError):
+          decode(bytes(damaged))
+      else:
+        np.testing.assert_array_equal(decode(bytes(damaged)), expected)
+
+  def test_more_pixels_than_pillow_allows(self):
+    encoded = encode(photo(60, 50), 'JPEG')  # 3,000.
+    with mock.patch.object(Image, 'MAX_IMAGE_PIXELS', 3000):
+      self.fast(encoded)
+    with (
+        mock.patch.object(Image, 'MAX_IMAGE_PIXELS', 1499),
+        self.assertRaisesRegex(
+            ImageError, r'DecompressionBombError: .*3000 pixels'
+        ),
+    ):
+      self.slow(encoded)
+    # Up to twice as many, Pillow only warns.
+    with (
+        mock.patch.object(Image, 'MAX_IMAGE_PIXELS', 2999),
+        self.assertWarns(Image.DecompressionBombWarning),
+    ):
+      warnings.simplefilter('always')
+      self.slow(encoded)
 
 
 def by_tensorflow(pixels):
@@ -323,7 +538,7 @@ class ToSquareTest(parameterized.TestCase):
       np.testing.assert_allclose(got, expected, atol=1.1)
       self.assertAlmostEqual((got - expected).mean(), 0, delta=0.06)
 
-  @parameterized.parameters((1, 1), (1, 2999), (10, 2000), (2000, 10))
+  @parameterized.parameters((8, 8), (8, 800), (10, 999), (1000, 10))
   def test_extremes(self, height, width):
     # Grey but for the square in the centre.
     side = min(height, width)
@@ -358,94 +573,248 @@ class ToSquareTest(parameterized.TestCase):
     self.assertLess(differences[worst], 0.5, worst)
 
 
-# The place of each pixel, in its two channels.
-PLACES = np.stack(np.mgrid[:256, :256], axis=-1).astype(np.uint8)
+class BoxTest(parameterized.TestCase):
+  """A part that is computed alone has the pixels of the whole, bit by bit."""
 
+  @parameterized.parameters(
+      (256, 256), (257, 256), (256, 511), (301, 300), (375, 500), (500, 375),
+      (500, 333), (560, 400), (333, 500), (499, 499), (1023, 767),
+      (129, 200), (200, 127), (64, 64), (8, 8), (9, 11), (8, 799), (999, 10),
+      (31, 3000), (3000, 4000), (4001, 2999),
+  )
+  def test_equals_the_same_part_of_the_whole(self, height, width):
+    encoded = encode(noise(height, width, 3), compress_level=1)
+    image = preprocessing.decode(encoded, 'x')
+    rng = np.random.default_rng(height + width)
+    boxes = [
+        *((top, left, 224) for top in (0, 16, 32) for left in (0, 16, 32)),
+        *((*rng.integers(0, 33, 2), 224) for _ in range(8)),
+        (255, 0, 1), (0, 255, 1), (1, 2, 253), (0, 0, 256),
+    ]
+    with mock.patch.object(preprocessing, 'decode', return_value=image):
+      for aspect in ('keep', 'warp'):
+        whole = preprocessing.to_square(encoded, 'x', aspect=aspect)
+        for top, left, size in boxes:
+          part = preprocessing.to_square(
+              encoded, 'x', aspect=aspect,
+              box=preprocessing.Box(int(top), int(left), size),
+          )
+          np.testing.assert_array_equal(
+              part, whole[top : top + size, left : left + size]
+          )
 
-def corners_of_crops(count, *, offsets, flip, start=0):
-  """[count, 2] places of the first and the last pixel in a crop's first row."""
-  def corners(i):
-    crop = preprocessing.random_crop(
-        tf.constant(PLACES), seed=tf.stack([5, i]), offsets=offsets, flip=flip
+  def test_only_the_part_is_computed(self):
+    """What a crop costs: 224^2 of 256^2 pixels."""
+    encoded = encode(noise(300, 400, 3))
+    sizes = []
+    resize = Image.Image.resize
+
+    def recorded(image, size, *args, **kwargs):
+      sizes.append(size)
+      return resize(image, size, *args, **kwargs)
+
+    tall = encode(noise(3000, 300, 3))
+    with mock.patch.object(Image.Image, 'resize', recorded):
+      preprocessing.to_square(encoded, 'x', box=preprocessing.Box(3, 5, 224))
+      preprocessing.to_square(tall, 'x')
+    # Of the tall image only the rows in the square, and 2 * 300 / 256 more on
+    # each side.
+    self.assertEqual(sizes, [(224, 300), (224, 224), (256, 306), (256, 256)])
+
+  def test_cut(self):
+    square = noise(256, 256, 3)
+    part = preprocessing.cut(square, preprocessing.Box(3, 30, 224))
+    np.testing.assert_array_equal(part, square[3:227, 30:254])
+    self.assertTrue(np.shares_memory(part, square))
+    np.testing.assert_array_equal(
+        preprocessing.cut(square, preprocessing.WHOLE), square
     )
-    return crop[0, 0], crop[0, -1]
-
-  numbers = tf.data.Dataset.range(start, start + count, output_type=tf.int32)
-  first, last = next(numbers.map(corners, 2).batch(count).as_numpy_iterator())
-  return first.astype(int), last.astype(int)
 
 
-class RandomCropTest(parameterized.TestCase):
+class WarpTest(parameterized.TestCase):
 
-  @parameterized.product(offsets=(32, 33), flip=(False, True))
-  def test_is_a_slice_of_the_image(self, offsets, flip):
-    mirrored = 0
-    for i in range(20):
-      crop = preprocessing.random_crop(
-          tf.constant(PLACES), seed=[3, i], offsets=offsets, flip=flip
-      ).numpy()
-      if crop[0, 0, 1] > crop[0, -1, 1]:
-        mirrored += 1
-        crop = crop[:, ::-1]
-      top, left = crop[0, 0]
-      np.testing.assert_array_equal(
-          crop, PLACES[top : top + 224, left : left + 224]
-      )
-      self.assertEqual(crop.shape, (224, 224, 2))
-      self.assertLess(max(top, left), offsets)
-    self.assertEqual(mirrored > 0, flip)
-    self.assertLess(mirrored, 20)
+  @parameterized.parameters(
+      (512, 1024), (333, 500), (500, 333), (128, 200), (256, 256), (8, 800)
+  )
+  def test_equals_pillow(self, height, width):
+    image = Image.fromarray(noise(height, width, 3))
+    square = preprocessing.to_square(encode(image), 'x', aspect='warp')
+    resize = lambda image, *size: image.resize(size, Image.Resampling.BICUBIC)
+    rows = resize(image, 256, height)
+    np.testing.assert_array_equal(square, np.asarray(resize(rows, 256, 256)))
+    # Of tall images Pillow resizes the columns first, and rounds then.
+    once = np.asarray(resize(image, 256, 256))
+    if height <= width:
+      np.testing.assert_array_equal(square, once)
+    self.assertLess(np.abs(square.astype(int) - once).mean(), 0.5)
+
+  def test_nothing_is_cut_off(self):
+    image = np.full((300, 900, 3), 128, np.uint8)
+    image[:, :300] = 10, 200, 90
+    square = preprocessing.to_square(encode(image), 'x', aspect='warp')
+    # A third of the image is a third of the square.
+    np.testing.assert_array_equal(square[:, :80], [[[10, 200, 90]] * 80] * 256)
+    np.testing.assert_array_equal(square[:, 90:], 128)
+    kept = preprocessing.to_square(encode(image), 'x')
+    np.testing.assert_array_equal(kept[:, 2:], 128)
+
+
+_MASK = 2**64 - 1
+
+
+def philox(counter, key):
+  """Philox 4x64-10 by its paper (Salmon et al., SC 2011), on Python's ints."""
+  x, k = list(counter), list(key)
+  for _ in range(10):
+    first, second = 0xD2E7470EE14C6C93 * x[0], 0xCA5A826395121157 * x[2]
+    x = [
+        (second >> 64) ^ x[1] ^ k[0], second & _MASK,
+        (first >> 64) ^ x[3] ^ k[1], first & _MASK,
+    ]
+    k = [
+        (k[0] + 0x9E3779B97F4A7C15) & _MASK, (k[1] + 0xBB67AE8584CAA73B) & _MASK
+    ]
+  return x
+
+
+class PhiloxTest(parameterized.TestCase):
+  """The numbers that a run is made of, on any machine and by any NumPy."""
+
+  def test_the_papers_known_answers(self):
+    # Of Random123's kat_vectors: philox4x64 10.
+    self.assertEqual(
+        philox([0] * 4, [0] * 2),
+        [
+            0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B,
+            0x7E68B68AEC7BA23B,
+        ],
+    )
+    self.assertEqual(
+        philox([_MASK] * 4, [_MASK] * 2),
+        [
+            0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6,
+            0xA09CAEBF594F0BA0,
+        ],
+    )
+
+  @parameterized.product(
+      seed=(0, 7, 2**63 + 5), first=(0, 1, 2**31 - 2, 2**40), offsets=(32, 33)
+  )
+  def test_crops_by_hand(self, seed, first, offsets):
+    groups = np.arange(first, first + 5)
+    corners, flips = preprocessing.random_crops(seed, groups, offsets, True)
+    for i, group in enumerate(groups.tolist()):
+      # NumPy counts before it draws.
+      words = philox([group + 1, 0, 0, 0], [seed, 1])
+      expected = [(word >> 32) * offsets // 2**32 for word in words[:2]]
+      self.assertEqual(corners[i].tolist(), expected)
+      self.assertEqual(flips[i], words[2] >= 2**63)
+
+  @parameterized.product(seed=(0, 7), first=(0, 2**40))
+  def test_lighting_by_hand(self, seed, first):
+    shifts = preprocessing.lighting_shifts(
+        seed, np.arange(first, first + 5), kind='standard_deviation',
+        scale=0.1, deviations=DEVIATIONS, eigenvectors=EIGENVECTORS,
+    )
+    for i, shift in enumerate(shifts):
+      words = philox([first + i + 1, 0, 0, 0], [seed, 2])
+      factors = scipy.stats.norm.ppf([word / 2**64 for word in words[:3]])
+      expected = EIGENVECTORS @ (0.1 * factors * DEVIATIONS)
+      np.testing.assert_allclose(shift, expected, rtol=1e-5, atol=1e-5)
+
+  @parameterized.parameters((0, 0), (0, 3), (9, 91))
+  def test_order_by_hand(self, seed, epoch):
+    words = [philox([i + 1, epoch, 0, 0], [seed, 0]) for i in range(3)]
+    expected = np.argsort(np.ravel(np.array(words, np.uint64)))[:10].tolist()
+    order = preprocessing.epoch_order(seed, epoch, 12).tolist()
+    self.assertEqual(order[:10], expected)
+
+
+class OrderTest(parameterized.TestCase):
+
+  @parameterized.parameters(1, 2, 7, 1000, 10_001)
+  def test_every_example_once(self, length):
+    order = preprocessing.epoch_order(3, 5, length)
+    np.testing.assert_array_equal(np.sort(order), np.arange(length))
+
+  def test_all_orders_are_equally_likely(self):
+    orders = [tuple(preprocessing.epoch_order(0, e, 4)) for e in range(2400)]
+    counts = [orders.count(order) for order in set(orders)]
+    self.assertLen(counts, 24)
+    self.assertGreater(scipy.stats.chisquare(counts).pvalue, 1e-4)
+
+  def test_no_memory_of_the_epoch_before(self):
+    """Neighbours are neighbours again as often as by chance."""
+    length, epochs = 1000, 60
+    orders = [preprocessing.epoch_order(1, e, length) for e in range(epochs)]
+    self.assertLen({tuple(order) for order in orders}, epochs)
+    again = 0
+    for one, other in itertools.pairwise(orders):
+      place = np.argsort(other)
+      again += (np.diff(place[one]) == 1).sum()
+    # An ordered pair of neighbours follows again with chance 1 / length: a
+    # Poisson number with mean 59.
+    self.assertBetween(again, 59 - 5 * 59**0.5, 59 + 5 * 59**0.5)
+    # Nor is the place of an example that of the epoch before.
+    same = sum(
+        (one == other).sum() for one, other in itertools.pairwise(orders)
+    )
+    self.assertBetween(same, 59 - 5 * 59**0.5, 59 + 5 * 59**0.5)
+
+
+class RandomCropsTest(parameterized.TestCase):
 
   @parameterized.parameters(32, 33)
   def test_uniform(self, offsets):
-    count = 4096
-    first, last = corners_of_crops(count, offsets=offsets, flip=True)
-    flipped = first[:, 1] > last[:, 1]
-    top, left = first[:, 0], np.minimum(first[:, 1], last[:, 1])
-    # Five standard deviations of a fair coin.
-    self.assertAlmostEqual(flipped.mean(), 0.5, delta=2.5 / count**0.5)
-    for offset in (top, left):
-      counts = np.bincount(offset, minlength=offsets)
-      self.assertLen(counts, offsets)
-      self.assertGreater(scipy.stats.chisquare(counts).pvalue, 1e-4)
-    # Independent of each other, in their high and in their low bits.
-    for pair in (
-        (top, flipped), (left, flipped),
-        (top // 4, left // 4), (top % 8, left % 8),
-    ):
-      table = scipy.stats.contingency.crosstab(*pair).count
-      self.assertGreater(scipy.stats.chi2_contingency(table).pvalue, 1e-4)
-
-  def test_one_offset(self):
-    first, last = corners_of_crops(20, offsets=1, flip=False)
-    np.testing.assert_array_equal(first, np.zeros((20, 2)))
-    np.testing.assert_array_equal(last, np.tile([0, 223], (20, 1)))
-
-  def test_eager_and_in_map(self):
-    first, last = corners_of_crops(24, offsets=33, flip=True)
-    for i in range(24):
-      crop = preprocessing.random_crop(
-          tf.constant(PLACES), seed=[5, i], offsets=33, flip=True
-      ).numpy()
-      np.testing.assert_array_equal(crop[0, 0], first[i])
-      np.testing.assert_array_equal(crop[0, -1], last[i])
-    self.assertGreater(len(np.unique(first, axis=0)), 12)
-
-  def test_keeps_the_type(self):
-    crop = preprocessing.random_crop(
-        tf.constant(PLACES, tf.float32), seed=[0, 0], offsets=32, flip=True
+    count = 40 * offsets**2
+    corners, flips = preprocessing.random_crops(
+        5, np.arange(count), offsets, True
     )
-    self.assertEqual(crop.dtype, tf.float32)
+    self.assertEqual((corners.dtype, corners.shape), (np.int32, (count, 2)))
+    self.assertEqual((flips.dtype, flips.shape), (bool, (count,)))
+    # Five standard deviations of a fair coin.
+    self.assertAlmostEqual(flips.mean(), 0.5, delta=2.5 / count**0.5)
+    self.assertBetween(corners.min(), 0, 0)
+    self.assertBetween(corners.max(), offsets - 1, offsets - 1)
+    # Each of the offsets, of the pairs, and of the pairs that are mirrored.
+    top, left = corners.T.astype(int)
+    for cells, number in (
+        (top, offsets), (left, offsets), (offsets * top + left, offsets**2),
+        (2 * (offsets * top + left) + flips, 2 * offsets**2),
+    ):
+      counts = np.bincount(cells, minlength=number)
+      self.assertLen(counts, number)
+      self.assertGreater(scipy.stats.chisquare(counts).pvalue, 1e-4)
+
+  def test_neighbours_are_independent(self):
+    corners, flips = preprocessing.random_crops(2, np.arange(20_000), 32, True)
+    for values in (corners[:, 0] // 4, corners[:, 1] // 4, flips):
+      for distance in (1, 2, 32):
+        table = scipy.stats.contingency.crosstab(
+            values[:-distance], values[distance:]
+        ).count
+        self.assertGreater(scipy.stats.chi2_contingency(table).pvalue, 1e-4)
+
+  def test_one_offset_without_flip(self):
+    corners, flips = preprocessing.random_crops(0, np.arange(100), 1, False)
+    np.testing.assert_array_equal(corners, np.zeros((100, 2)))
+    self.assertFalse(flips.any())
+
+  def test_a_group_has_one_crop(self):
+    groups = np.arange(7, 200) // 32
+    corners, flips = preprocessing.random_crops(0, groups, 33, True)
+    alone, alone_flips = preprocessing.random_crops(0, np.arange(7), 33, True)
+    np.testing.assert_array_equal(corners, alone[groups])
+    np.testing.assert_array_equal(flips, alone_flips[groups])
+    self.assertLen(np.unique(alone, axis=0), 7)
 
 
-def lighting_shifts(count, kind, scale=0.1):
+def lighting_shifts(count, kind, scale=0.1, *, first=0, seed=7):
   """[count, 3] shifts."""
-  shift = lambda i: preprocessing.lighting_shift(
-      seed=tf.stack([7, i]), kind=kind, scale=scale, deviations=DEVIATIONS,
-      eigenvectors=EIGENVECTORS,
+  return preprocessing.lighting_shifts(
+      seed, np.arange(first, first + count), kind=kind, scale=scale,
+      deviations=DEVIATIONS, eigenvectors=EIGENVECTORS,
   )
-  numbers = tf.data.Dataset.range(count, output_type=tf.int32)
-  return next(numbers.map(shift, 2).batch(count).as_numpy_iterator())
 
 
 class LightingShiftTest(parameterized.TestCase):
@@ -487,53 +856,94 @@ class LightingShiftTest(parameterized.TestCase):
     )
 
   def test_the_normal_numbers(self):
-    along = lighting_shifts(4096, 'standard_deviation') @ EIGENVECTORS[:, 2]
-    result = scipy.stats.kstest(along / 12.17801, 'norm')
-    self.assertGreater(result.pvalue, 1e-4)
+    # The eigenvectors have four digits; their inverse is exact.
+    shifts = lighting_shifts(20_000, 'standard_deviation')
+    factors = np.linalg.solve(EIGENVECTORS, shifts.T.astype(float))
+    factors /= 0.1 * DEVIATIONS[:, None]
+    for one in factors:
+      self.assertGreater(scipy.stats.kstest(one, 'norm').pvalue, 1e-4)
+      self.assertGreater(scipy.stats.normaltest(one).pvalue, 1e-4)
+    # Independent in their sizes too, and each of the one before it.
+    for one, other in (
+        *((factors[i], factors[j]) for i, j in ((0, 1), (0, 2), (1, 2))),
+        *((one[:-1], one[1:]) for one in factors),
+    ):
+      for f in (np.sign, np.abs, np.asarray):
+        correlation = np.corrcoef(f(one), f(other))[0, 1]
+        self.assertAlmostEqual(correlation, 0, delta=5 / 20_000**0.5)
 
-  def test_eager_and_in_map(self):
-    shifts = lighting_shifts(8, 'eigenvalue')
-    for i in range(8):
-      eager = preprocessing.lighting_shift(
-          seed=[7, i], kind='eigenvalue', scale=0.1, deviations=DEVIATIONS,
-          eigenvectors=EIGENVECTORS,
-      )
-      np.testing.assert_allclose(eager, shifts[i], rtol=1e-6, atol=1e-6)
-    self.assertLen(np.unique(shifts, axis=0), 8)
-
-
-class ViewsTest(absltest.TestCase):
-
-  def both(self, function, image):
-    """The result in eager mode, which that inside of map must equal."""
-    eager = function(tf.constant(image)).numpy()
-    dataset = tf.data.Dataset.from_tensors(image).map(function)
-    mapped = next(dataset.as_numpy_iterator())
-    np.testing.assert_array_equal(eager, mapped)
-    return eager
-
-  def test_centre(self):
-    image = noise(256, 256, 3)
-    expected = image[16:240, 16:240]
-    np.testing.assert_array_equal(
-        self.both(preprocessing.centre_crop, image), expected
-    )
-    np.testing.assert_array_equal(
-        self.both(preprocessing.centre_view, image), expected[None]
+  @parameterized.parameters(0, 2**64 - 1)
+  def test_the_largest_numbers_are_finite(self, word):
+    words = np.full(4, word, np.uint64)
+    with mock.patch.object(preprocessing, '_words', return_value=words):
+      shift = lighting_shifts(1, 'standard_deviation')
+    self.assertTrue(np.isfinite(shift).all())
+    # One in 2^52 or 2^53 on each side: 8.1 or 8.2 standard deviations.
+    sizes = np.linalg.solve(EIGENVECTORS, shift[0]) / (0.1 * DEVIATIONS)
+    np.testing.assert_allclose(
+        sizes, [-8.2 if word == 0 else 8.2] * 3, atol=0.11
     )
 
-  def test_ten_views(self):
-    image = noise(256, 256, 3).astype(np.float32)
-    five = [
-        image[:224, :224], image[:224, 32:], image[32:, :224], image[32:, 32:],
-        image[16:240, 16:240],
-    ]
-    mirrored = [view[:, ::-1] for view in five]
-    np.testing.assert_array_equal(
-        self.both(preprocessing.ten_views, image), np.stack(five + mirrored)
+
+class StreamTest(parameterized.TestCase):
+  """A number depends on the seed, on its place and on what it is for."""
+
+  def streams(self, seed, first, count):
+    places = np.arange(first, first + count)
+    return np.concatenate(
+        [
+            *preprocessing.random_crops(seed, places, 33, False)[:1],
+            preprocessing.random_crops(seed, places, 33, True)[1][:, None],
+            lighting_shifts(
+                count, 'standard_deviation', first=first, seed=seed
+            ),
+        ],
+        axis=1,
     )
-    five_only = functools.partial(preprocessing.ten_views, mirror=False)
-    np.testing.assert_array_equal(self.both(five_only, image), np.stack(five))
+
+  @parameterized.parameters(0, 5, 2**33)
+  def test_same_in_any_part(self, first):
+    whole = self.streams(3, first, 100)
+    for size in (1, 7, 32):
+      parts = [
+          self.streams(3, first + start, min(size, 100 - start))
+          for start in range(0, 100, size)
+      ]
+      np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+  def test_seeds_differ(self):
+    """Nor is a seed's stream a piece of another one's."""
+    streams = {
+        seed: self.streams(seed, 0, 1000) for seed in (0, 1, 2, 2**32, 2**63)
+    }
+    rows = np.concatenate(list(streams.values()))
+    # Shifts are real numbers, none of which occurs twice.
+    self.assertLen(np.unique(rows[:, 3:], axis=0), len(rows))
+    for one, other in ((0, 1), (1, 2), (0, 2**32), (0, 2**63)):
+      crops = streams[one][:, :2] == streams[other][:, :2]
+      # 1 in 33: 30 of 1,000, with a standard deviation of 5.4.
+      np.testing.assert_allclose(crops.sum(0), 30, atol=27)
+
+  def test_uses_are_independent(self):
+    stream = self.streams(0, 0, 20_000)
+    correlations = np.corrcoef(stream.T)
+    # The shift's colours depend on each other by intention.
+    np.testing.assert_allclose(
+        correlations[:3, 3:], 0, atol=5 / 20_000**0.5
+    )
+    for i in range(3):
+      for j in range(3, 6):
+        # Not in their sizes either.
+        table = scipy.stats.contingency.crosstab(
+            stream[:, i], np.digitize(stream[:, j], (-10, -3, 0, 3, 10))
+        ).count
+        self.assertGreater(scipy.stats.chi2_contingency(table).pvalue, 1e-4)
+    # Nor does the order of an epoch follow its crops or its lighting.
+    order = preprocessing.epoch_order(0, 0, 20_000)
+    for column in (*stream.T, *np.abs(stream.T)):
+      for places in (order, np.argsort(order)):
+        correlation = scipy.stats.spearmanr(places, column).statistic
+        self.assertAlmostEqual(correlation, 0, delta=5 / 20_000**0.5)
 
 
 if __name__ == '__main__':

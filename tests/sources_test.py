@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl.testing import absltest, parameterized
 from PIL import Image
-from sklearn import datasets
+from sklearn.datasets import load_digits
 
 from configs import alexnet
-from input_pipeline import sources
-from input_pipeline.errors import DataError
+from input_pipeline import datasets, preprocessing, sources
+from input_pipeline.errors import DataError, ImageError
 
 
 def jpeg(number, size=(20, 16)):
@@ -128,9 +128,9 @@ class DigitsTest(SourceTest):
     )
 
   def test_is_scikit_learns(self):
-    parts = sources.create_sources(alexnet.get_config('digits').dataset, 3)
+    parts = datasets.create_sources(alexnet.get_config('digits').dataset, 3)
     self.assertEqual([len(part) for part in parts], [1437, 360])
-    digits = datasets.load_digits()
+    digits = load_digits()
     # 16 of its 17 levels are multiples of 17 up to 255; the last is white too.
     levels = np.array([17 * level for level in range(16)] + [255], np.uint8)
     expected = collections.Counter(
@@ -145,12 +145,12 @@ class DigitsTest(SourceTest):
       self.assertEqual(Image.open(io.BytesIO(part.read(0)[0])).format, 'PNG')
 
   def test_seed_decides_the_split(self):
-    first, again, other = (sources.Digits(False, seed) for seed in (0, 0, 1))
+    first, again, other = (datasets.Digits(False, seed) for seed in (0, 0, 1))
     self.assertEqual(read_all(first), read_all(again))
     self.assertEqual(first.fingerprint(), again.fingerprint())
     self.assertNotEqual(first.fingerprint(), other.fingerprint())
     self.assertNotEqual(
-        first.fingerprint(), sources.Digits(True, 0).fingerprint()
+        first.fingerprint(), datasets.Digits(True, 0).fingerprint()
     )
     # 360 of 1,797 at random: 72 are expected in both, with a standard
     # deviation of 7.
@@ -197,6 +197,70 @@ class FolderTest(SourceTest):
     files = self.files(sources.open_folder(self.root))
     self.assertEqual(sorted(files), ['ant/a.jpg', 'newt/a.jpg'])
 
+  def test_a_folder_that_is_named_like_an_image(self):
+    """It is told of like a broken image, and not searched."""
+    self.write(
+        'ant/a.jpg', 'ant/b.jpg/c.jpg', 'newt/.d.jpg/e.jpg', 'newt/f.png'
+    )
+    folder = sources.open_folder(self.root)
+    names = [folder.describe(i) for i in range(len(folder))]
+    paths = ('ant/a.jpg', 'ant/b.jpg', 'newt/f.png')
+    self.assertEqual(names, [str(self.root / path) for path in paths])
+    folder.read(0)
+    with self.assertRaisesRegex(
+        ImageError,
+        rf'cannot use {self.root}/ant/b\.jpg \(Is a directory\): replace or',
+    ):
+      folder.read(1)
+
+  def test_image(self):
+    """Pixels of a folder's images, whole and in part."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3))
+    image = Image.fromarray(pixels.astype(np.uint8))
+    self.write('ant/a.jpg', 'newt/b.jpg')
+    image.save(self.root / 'newt/c.png')
+    folder = sources.open_folder(self.root)
+    whole, label = folder.image(2)
+    self.assertEqual(label, 1)
+    np.testing.assert_array_equal(whole, pixels[:, 22:278])
+    part, label = folder.image(2, preprocessing.Box(5, 30, 224))
+    self.assertEqual(label, 1)
+    np.testing.assert_array_equal(part, pixels[5:229, 52:276])
+    self.assertIsNone(folder.statistics())
+    (self.root / 'newt/c.png').write_bytes(b'junk')
+    with self.assertRaisesRegex(
+        ImageError, rf'cannot use {self.root}/newt/c\.png \(it is not a JPEG'
+    ):
+      folder.image(2)
+
+  def test_names_that_are_not_text(self):
+    self.write('ant/a.jpg', 'newt/a.jpg')
+    before = sources.open_folder(self.root)
+    odd = os.fsencode(self.root) + b'/newt/\xff\n.jpg'
+    pathlib.Path(os.fsdecode(odd)).write_bytes(b'')
+    folder = sources.open_folder(self.root)
+    self.assertLen(folder, 3)
+    self.assertNotEqual(folder.identity(), before.identity())
+    self.assertNotEqual(folder.fingerprint(), before.fingerprint())
+    with self.assertRaises(ImageError) as caught:
+      folder.image(2)
+    self.assertIn(r'newt/\udcff\n.jpg (it is empty)', str(caught.exception))
+
+  def test_identity_is_that_of_a_copy(self):
+    """Of names and labels: not of the place, sizes or times."""
+    paths = 'ant/a.jpg', 'newt/a.jpg', 'newt/b.jpg'
+    self.write(*(f'one/{path}' for path in paths))
+    self.write('skip/x/y.jpg', *(f'two/{path}' for path in paths))
+    one, two = (sources.open_folder(self.root / n) for n in ('one', 'two'))
+    self.assertEqual(one.identity(), two.identity())
+    self.assertNotEqual(one.fingerprint(), two.fingerprint())
+    (self.root / 'two/newt').rename(self.root / 'two/yak')
+    renamed = sources.open_folder(self.root / 'two')
+    self.assertNotEqual(renamed.identity(), one.identity())
+    # The same files with other labels.
+    other = sources.open_folder(self.root / 'one', ('newt', 'ant'))
+    self.assertNotEqual(other.identity(), one.identity())
+
   def test_eval_dir_follows_the_training_classes(self):
     for name in ('ant', 'newt', 'yak'):
       self.write(f'train/{name}/0.jpg', f'train/{name}/1.jpg')
@@ -204,7 +268,7 @@ class FolderTest(SourceTest):
     config = alexnet.get_config('folder').dataset
     config.train_dir = str(self.root / 'train')
     config.eval_dir = str(self.root / 'eval')
-    train, evaluation = sources.create_sources(config, 0)
+    train, evaluation = datasets.create_sources(config, 0)
     self.assertLen(train, 6)
     self.assertEqual(
         self.files(evaluation), {'eval/newt/x.jpg': 1, 'eval/yak/x.jpg': 2}
@@ -215,7 +279,7 @@ class FolderTest(SourceTest):
     config = alexnet.get_config('folder').dataset
     config.train_dir = str(self.root)
     config.eval_fraction = fraction
-    return map(self.files, sources.create_sources(config, seed))
+    return map(self.files, datasets.create_sources(config, seed))
 
   @parameterized.parameters(
       (0.1, (1, 2, 1)), (0.3, (3, 6, 1)), (0.99, (9, 19, 3))
@@ -243,6 +307,18 @@ class FolderTest(SourceTest):
         [path for path in first if path.startswith('ant')],
         ([f'ant/{i:02d}.jpg' for i in range(10)],
          [f'ant/{i:02d}.jpg' for i in range(30, 40)]),
+    )
+
+  def test_single_images_may_stay(self):
+    self.write('ant/0.jpg', 'newt/0.jpg', 'newt/1.jpg')
+    folder = sources.open_folder(self.root)
+    train, held_out = sources.split_files(
+        folder, 0.5, 0, single_images_stay=True
+    )
+    self.assertIn('ant/0.jpg', self.files(train))
+    self.assertEqual(list(self.files(held_out).values()), [1])
+    self.assertEqual(
+        self.files(train) | self.files(held_out), self.files(folder)
     )
 
   def fingerprint(self):
@@ -275,7 +351,7 @@ class FolderTest(SourceTest):
     self.write(*(f'{c}/{i}.jpg' for c in ('ant', 'newt') for i in range(9)))
     folder = sources.open_folder(self.root)
     parts = [
-        part for seed in (0, 1) for part in sources.split_folder(
+        part for seed in (0, 1) for part in sources.split_files(
             folder, 0.3, seed
         )
     ]
@@ -287,7 +363,7 @@ class FolderErrorsTest(SourceTest):
   def create(self, **fields):
     config = alexnet.get_config('folder').dataset
     config.update(fields)
-    return sources.create_sources(config, 0)
+    return datasets.create_sources(config, 0)
 
   def test_no_train_dir(self):
     with self.assertRaisesRegex(DataError, 'set --config.dataset.train_dir'):
@@ -338,7 +414,7 @@ class FolderErrorsTest(SourceTest):
   def test_too_few_to_split(self):
     self.write('newt/0.jpg', 'newt/1.jpg', 'yak/0.jpg')
     with self.assertRaisesRegex(
-        DataError, f'{self.root / "yak"} has one image.*eval_dir'
+        DataError, f'class yak of {self.root} has one image.*eval_dir'
     ):
       self.create(train_dir=str(self.root))
 
@@ -353,15 +429,63 @@ class FolderErrorsTest(SourceTest):
     self.write('newt/0.jpg', 'yak/0.jpg')
     folder = sources.open_folder(self.root)
     (self.root / 'yak/0.jpg').chmod(0)
-    with self.assertRaisesRegex(DataError, 'yak/0.jpg.*Permission denied'):
+    with self.assertRaisesRegex(ImageError, 'yak/0.jpg.*Permission denied'):
       folder.read(1)
+
+  @absltest.skipIf(os.geteuid() == 0, 'root reads everything')
+  def test_permission_of_a_folder(self):
+    self.write('newt/0.jpg', 'newt/deep/0.jpg', 'yak/0.jpg')
+    (self.root / 'newt/deep').chmod(0)
+    self.addCleanup((self.root / 'newt/deep').chmod, 0o700)
+    with self.assertRaisesRegex(
+        DataError, 'cannot list .*newt/deep .Permission denied.*permissions'
+    ):
+      self.create(train_dir=str(self.root))
+
+  @parameterized.parameters(
+      (PermissionError(13, 'Permission denied'), ImageError, 'cannot use'),
+      # Of the disk, which is not one image's fault.
+      (OSError(5, 'Input/output error'), DataError, 'cannot read.*check the'),
+      (OSError(116, 'Stale file handle'), DataError, 'cannot read.*network'),
+  )
+  def test_a_file_or_its_disk(self, error, kind, message):
+    self.write('newt/0.jpg', 'yak/0.jpg')
+    folder = sources.open_folder(self.root)
+    with (
+        absltest.mock.patch.object(
+            pathlib.Path, 'read_bytes', side_effect=error
+        ),
+        self.assertRaisesRegex(DataError, message) as caught,
+    ):
+      folder.read(1)
+    self.assertIs(type(caught.exception), kind)
+    self.assertIn(str(self.root / 'yak/0.jpg'), str(caught.exception))
+    self.assertIn(error.strerror, str(caught.exception))
+
+  def test_folder_that_cannot_be_listed(self):
+    """As above for root, to whom nothing is forbidden."""
+    self.write('newt/0.jpg', 'newt/deep/0.jpg', 'yak/0.jpg')
+    scandir = os.scandir
+
+    def forbidden(path):
+      if str(path).endswith('deep'):
+        raise PermissionError(13, 'Permission denied', str(path))
+      return scandir(path)
+
+    with (
+        absltest.mock.patch.object(os, 'scandir', forbidden),
+        self.assertRaisesRegex(
+            DataError, 'cannot list .*newt/deep .Permission denied.*permissions'
+        ),
+    ):
+      self.create(train_dir=str(self.root))
 
   def test_file_that_went_away(self):
     self.write('newt/0.jpg', 'yak/0.jpg')
     folder = sources.open_folder(self.root)
     (self.root / 'yak/0.jpg').unlink()
     folder.read(0)
-    with self.assertRaisesRegex(DataError, 'yak/0.jpg.*No such file'):
+    with self.assertRaisesRegex(ImageError, 'yak/0.jpg.*No such file'):
       folder.read(1)
 
 
@@ -371,7 +495,7 @@ class TFDSTest(SourceTest):
     config = alexnet.get_config(name).dataset
     config.dir = str(self.root)
     config.update(fields)
-    return sources.create_sources(config, 0)
+    return datasets.create_sources(config, 0)
 
   def test_by_name(self):
     train, evaluation = self.create('tiny_photos')
@@ -463,7 +587,7 @@ class ImageNet2012Test(SourceTest):
   def create(self):
     config = alexnet.get_config('imagenet2012').dataset
     config.dir = str(self.root)
-    return sources.create_sources(config, 0)
+    return datasets.create_sources(config, 0)
 
   def archive(self, **members):
     buffer = io.BytesIO()

@@ -2,9 +2,12 @@
 
 from tests import testing  # isort: skip
 
+import io
+import itertools
 import os
 import pathlib
 import tempfile
+import time
 from unittest import mock
 
 import numpy as np
@@ -66,7 +69,7 @@ class ComputeTest(parameterized.TestCase):
         result.channel_means, wide.mean((0, 1, 2)), rtol=1e-7
     )
     covariance = np.cov(wide.reshape(-1, 3), rowvar=False, bias=True)
-    np.testing.assert_allclose(result.covariance, covariance, rtol=2e-6)
+    np.testing.assert_allclose(result.covariance, covariance, rtol=1e-9)
     self.assertGreater(np.abs(covariance).min(), 100)
 
   @parameterized.parameters(0, 100, 250)
@@ -77,14 +80,14 @@ class ComputeTest(parameterized.TestCase):
     np.testing.assert_allclose(
         result.covariance,
         np.cov(bits.reshape(-1, 3), rowvar=False, bias=True),
-        atol=0.005,  # Of 0.25 on the diagonal.
+        atol=1e-9,  # Of 0.25 on the diagonal.
     )
 
   def test_one_colour_has_no_variance(self):
     white = np.full((1, 256, 256, 3), 255, np.uint8)
     deviations, vectors = statistics.compute(white, 1).principal_components()
-    # A thousandth of what lighting adds to photographs.
-    np.testing.assert_allclose(deviations, 0, atol=0.1)
+    # The root of a float64's last digit.
+    np.testing.assert_allclose(deviations, 0, atol=1e-4)
     self.assertTrue(np.isfinite(vectors).all())
 
   def test_principal_components(self):
@@ -102,13 +105,124 @@ class ComputeTest(parameterized.TestCase):
     grey = images()[..., :1].repeat(3, axis=-1)
     deviations, vectors = statistics.compute(grey, 3).principal_components()
     expected = np.sqrt(3) * grey.astype(float).std()
-    np.testing.assert_allclose(deviations[:2], 0, atol=0.1)
+    np.testing.assert_allclose(deviations[:2], 0, atol=1e-4)
     np.testing.assert_allclose(deviations[2], expected, rtol=1e-5)
     np.testing.assert_allclose(np.abs(vectors[:, 2]), 3**-0.5, rtol=1e-6)
 
   def test_no_image(self):
     with self.assertRaisesRegex(DataError, 'no image'):
       statistics.compute(iter(()), 0)
+
+
+def accumulated(squares):
+  accumulator = statistics.Accumulator()
+  for one in squares:
+    accumulator.add(one)
+  return accumulator
+
+
+def written(accumulator):
+  """The bytes of a file of its statistics."""
+  buffer = io.BytesIO()
+  statistics.write(accumulator.statistics(), buffer)
+  return buffer.getvalue()
+
+
+class AccumulatorTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(
+      ('colours', lambda: images(7)),
+      # The largest sums that there are.
+      ('white', lambda: np.full((3, 256, 256, 3), 255, np.uint8)),
+      ('odd', lambda: np.full((3, 256, 256, 3), (255, 253, 1), np.uint8)),
+      ('black', lambda: np.zeros((2, 256, 256, 3), np.uint8)),
+      ('one', lambda: images(1)),
+  )
+  def test_sums_are_exact(self, make):
+    squares = make()
+    accumulator = accumulated(squares)
+    wide = squares.astype(np.int64)
+    self.assertEqual(accumulator.count, len(squares))
+    self.assertEqual(accumulator.pixel_sum.dtype, np.uint64)
+    self.assertEqual(accumulator.products.dtype, np.uint64)
+    np.testing.assert_array_equal(accumulator.pixel_sum, wide.sum(0))
+    flat = wide.reshape(-1, 3)
+    np.testing.assert_array_equal(accumulator.products, flat.T @ flat)
+
+  def test_statistics_of_the_sums(self):
+    squares = images(7)
+    result = accumulated(squares).statistics()
+    wide = squares.astype(np.float64)
+    # Rounded once, from the exact mean.
+    np.testing.assert_array_equal(
+        result.mean_image, wide.mean(0).astype(np.float32)
+    )
+    np.testing.assert_allclose(
+        result.covariance,
+        np.cov(wide.reshape(-1, 3), rowvar=False, bias=True),
+        rtol=1e-10,
+    )
+
+  def test_as_many_images_as_imagenet(self):
+    """Sums of 1.28 million white images, by doubling, and one black one."""
+    accumulator = accumulated(np.full((1, 256, 256, 3), 255, np.uint8))
+    doublings = 20
+    for _ in range(doublings):
+      half = accumulated([])
+      half.merge(accumulator)
+      accumulator.merge(half)
+    accumulator.add(np.zeros((256, 256, 3), np.uint8))
+    white = 2**doublings
+    self.assertEqual(accumulator.count, white + 1)
+    # Whole numbers of Python's.
+    self.assertEqual(int(accumulator.products[0, 2]), white * 256**2 * 255**2)
+    self.assertEqual(int(accumulator.pixel_sum[5, 7, 1]), white * 255)
+    share = white / (white + 1)
+    np.testing.assert_allclose(
+        accumulator.statistics().covariance,
+        np.full((3, 3), 255**2 * share * (1 - share)),
+        atol=1e-6,  # Of 0.06, a difference of numbers near 65,025.
+    )
+
+  def test_any_order_gives_the_same_bytes(self):
+    squares = images(6)
+    expected = written(accumulated(squares))
+    parts = [squares[:1], squares[1:4], squares[4:]]
+    for order in itertools.permutations(range(3)):
+      merged = statistics.Accumulator()
+      for i in order:
+        merged.merge(accumulated(parts[i][::-1]))
+      self.assertEqual(written(merged), expected)
+    self.assertNotEqual(written(accumulated(squares[:5])), expected)
+
+  def test_the_same_bytes_tomorrow(self):
+    accumulator = accumulated(images(1))
+    today = written(accumulator)
+    with mock.patch.object(time, 'time', return_value=time.time() + 86400):
+      self.assertEqual(written(accumulator), today)
+
+  def test_what_is_merged_stays_as_it_is(self):
+    one, other = accumulated(images(2)), accumulated(images(1, seed=1))
+    before = written(other)
+    one.merge(other)
+    one.add(images(1)[0])
+    self.assertEqual(written(other), before)
+
+  def test_write_and_load(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / 'statistics.npz'
+    path.write_bytes(written(accumulated(images(2))))
+    result = statistics.load(path)
+    wide = images(2).astype(np.float64)
+    np.testing.assert_allclose(result.mean_image, wide.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(
+        result.covariance,
+        np.cov(wide.reshape(-1, 3), rowvar=False, bias=True),
+        rtol=1e-10,
+    )
+
+  def test_nothing_added(self):
+    with self.assertRaisesRegex(DataError, 'no image'):
+      accumulated([]).statistics()
 
 
 class ImageNetTest(absltest.TestCase):

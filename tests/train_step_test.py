@@ -54,6 +54,7 @@ def three_steps(**kwargs):
       optimizer=rule,
       mesh=mesh,
       state=state,
+      images=lambda batch: batch['image'],
       seed=0,
       accumulation=config.accumulation,
   )
@@ -154,7 +155,12 @@ class EvalStepTest(parameterized.TestCase):
     )
     # Far from all classes being the same.
     params = jax.tree.map(lambda x: 3 * x, params)
-    step = train_step.make_eval_step(model=model, mesh=mesh, params=params)
+    step = train_step.make_eval_step(
+        model=model,
+        mesh=mesh,
+        params=params,
+        images=lambda batch: batch['image'],
+    )
     sums = step(params, partitioning.put_batch(self.batch, mesh))
     return jax.device_get(sums), model, jax.device_get(params)
 
@@ -173,6 +179,7 @@ class EvalStepTest(parameterized.TestCase):
     self.assertEqual(sums['top1'], (order[:, :1] == labels).sum())
     self.assertEqual(sums['top5'], (order[:, :5] == labels).sum())
     self.assertEqual(sums['count'], 3)
+    self.assertEqual(sums['views'], 3 * 3)
 
 
 class RanksTest(absltest.TestCase):
@@ -190,6 +197,48 @@ class RanksTest(absltest.TestCase):
     np.testing.assert_array_equal(
         train_step.ranks(scores, labels), [0, 2, 0, 2, 3, 3]
     )
+
+
+class PutAheadTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.asked = 0
+
+  def batches(self, count):
+    for number in range(count):
+      self.asked += 1
+      yield {'label': np.arange(10 * number, 10 * number + 4)}
+
+  @parameterized.parameters((1, 1), (2, 1), (1, 2), (2, 2))
+  def test_all_in_order(self, data, tower):
+    mesh = partitioning.create_mesh(config_for(data=data, tower=tower))
+    got = list(partitioning.put_ahead(self.batches(5), mesh))
+    self.assertLen(got, 5)
+    for number, batch in enumerate(got):
+      np.testing.assert_array_equal(
+          batch['label'], np.arange(10 * number, 10 * number + 4)
+      )
+      # Each of the data devices has its part only.
+      for shard in batch['label'].addressable_shards:
+        self.assertEqual(shard.data.shape, (4 // data,))
+      self.assertLen(batch['label'].addressable_shards, data * tower)
+
+  @parameterized.parameters(0, 1, 2)
+  def test_how_far_ahead(self, ahead):
+    mesh = partitioning.create_mesh(config_for())
+    batches = partitioning.put_ahead(self.batches(5), mesh, ahead=ahead)
+    self.assertEqual(self.asked, 0)
+    for number in range(5):
+      next(batches)
+      self.assertEqual(self.asked, min(5, number + 1 + ahead))
+    with self.assertRaises(StopIteration):
+      next(batches)
+
+  def test_fewer_than_it_is_ahead(self):
+    mesh = partitioning.create_mesh(config_for())
+    self.assertLen(list(partitioning.put_ahead(self.batches(1), mesh)), 1)
+    self.assertEmpty(list(partitioning.put_ahead(self.batches(0), mesh)))
 
 
 class MeshTest(parameterized.TestCase):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from PIL import Image
 
 from alexnet import checkpoints, environment, metrics, train, train_step
 from alexnet import workdir as workdir_lib
@@ -44,6 +45,37 @@ def losses(workdir, kind='train'):
       for record in metrics.read_records(workdir / 'metrics.jsonl')
       if record['kind'] == kind
   }
+
+
+def squares_of(source):
+  """([images, 256, 256, 3] float64, labels) of JPEG files, by Pillow."""
+  squares, labels = [], []
+  for index in range(len(source)):
+    image = Image.open(source.describe(index)).convert('RGB')
+    side, left = image.height, (image.width - image.height) / 2
+    squares.append(
+        image.resize(
+            (256, 256),
+            Image.Resampling.BICUBIC,
+            box=(left, 0, left + side, side),
+        )
+    )
+    labels.append(source.read(index)[1])
+  return np.stack(squares).astype(np.float64), np.array(labels)
+
+
+def logits_of(model, state, images, **kwargs):
+  logits = model.apply(
+      {'params': jax.device_get(state.params)},
+      images.astype(np.float32),
+      **kwargs,
+  )
+  return np.asarray(logits, np.float64)
+
+
+def softmax(logits):
+  exp = np.exp(logits - logits.max(1, keepdims=True))
+  return exp / exp.sum(1, keepdims=True)
 
 
 def assert_bit_equal(one, other):
@@ -134,7 +166,7 @@ class FinishedRunTest(RunTestCase):
     text = self.output.getvalue()
     for part in (
         'alexnet, ', ' parameters, 2 tower(s), float32',
-        '18 training and 9 evaluation images, 3 classes',
+        f'18 training and 9 evaluation images, 3 classes; {self.images}',
         'data=1, tower=1 on 1 cpu device(s)',
         '6 of 8 images (2.7 epochs), evaluation every 3',
         'step 6/6 100%', 'img/s', 'ETA', 'lr 0.0005',
@@ -142,26 +174,95 @@ class FinishedRunTest(RunTestCase):
     ):
       self.assertIn(part, text)
 
-  def test_loss_of_the_evaluation_by_numpy(self):
+  @parameterized.parameters('centre', 'ten')
+  def test_evaluation_by_numpy(self, views):
     """The exact set, by the plain module, outside of mesh and batches."""
     run = self.reference
-    images, labels = [], []
-    for batch in run.pipeline.evaluation_batches(9, ten_views=False):
-      images.append(batch['image'][:, 0])
-      labels.append(batch['label'])
-    logits = run.model.apply(
-        {'params': jax.device_get(run.state.params)}, np.concatenate(images)
+    train, _ = squares_of(run.pipeline.train)
+    images, label = squares_of(run.pipeline.evaluation)
+    images = images - train.mean(0)
+    offsets = [(16, 16)]
+    if views == 'ten':
+      offsets += [(0, 0), (0, 32), (32, 0), (32, 32)]
+    crops = [
+        images[:, top : top + 224, left : left + 224] for top, left in offsets
+    ]
+    if views == 'ten':
+      crops += [crop[:, :, ::-1] for crop in crops]
+    mean = np.mean(
+        [softmax(logits_of(run.model, run.state, crop)) for crop in crops],
+        axis=0,
     )
-    logits, label = np.asarray(logits, np.float64), np.concatenate(labels)
-    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     self.assertAlmostEqual(
-        self.results['centre']['loss'],
-        -log_softmax[np.arange(9), label].mean(),
+        self.results[views]['loss'],
+        -np.log(mean[np.arange(9), label]).mean(),
         places=4,
     )
     self.assertAlmostEqual(
-        self.results['centre']['top1'], (logits.argmax(1) == label).mean()
+        self.results[views]['top1'], (mean.argmax(1) == label).mean()
     )
+
+  @parameterized.parameters(
+      {},
+      dict(
+          augmentation__mean_crop='centre',
+          augmentation__images_per_crop=3,
+          augmentation__lighting='standard_deviation',
+          augmentation__lighting_divisor=1.1,
+      ),
+      dict(
+          augmentation__lighting_divisor=1.1,
+          augmentation__lighting_until_epoch=0.0,
+      ),
+  )
+  def test_first_loss_by_numpy(self, **fields):
+    """The first batch, from files to loss, without mesh and views."""
+    fields = {'duration': '1 step', 'ten_views': False, **fields}
+    run = self.run_here(**fields)
+    augmentation = run.config.augmentation
+    plan = run.pipeline.plan(
+        0, 8, lit=augmentation.lighting_until_epoch is None
+    )
+    train, labels = squares_of(run.pipeline.train)
+    mean = train.mean(0)
+    crops = []
+    for index, (top, left), flip, shift in zip(
+        plan.index, plan.offset, plan.flip, plan.shift
+    ):
+      cut = lambda x, top=top, left=left: x[top : top + 224, left : left + 224]
+      if augmentation.mean_crop == 'under':
+        crop = cut(train[index] - mean)[:, :: -1 if flip else 1]
+      else:
+        crop = cut(train[index])[:, :: -1 if flip else 1]
+        crop = crop - mean[16:240, 16:240]
+      divisor = augmentation.lighting_divisor if shift.any() else 1
+      crops.append((crop + shift) / divisor)
+    keys = train_step.dropout_keys(0, jnp.int32(0), jnp.int32(0), 8)
+    probabilities = softmax(
+        logits_of(run.model, run.state, np.stack(crops), dropout_keys=keys)
+    )
+    run.train()
+    expected = -np.log(probabilities[np.arange(8), labels[plan.index]]).mean()
+    self.assertAlmostEqual(losses(self.workdir)[1], expected, delta=1e-5)
+
+  @parameterized.parameters((None, None), (0.8, 2), (2.0, 5), (0.0, 0))
+  def test_lighting_ends_at_an_epoch(self, epoch, steps):
+    """An epoch is 18 / 8 = 2.25 steps, and what has begun is ended."""
+    run = self.run_here(augmentation__lighting_until_epoch=epoch)
+    with (
+        absltest.mock.patch.object(
+            run.pipeline, 'training_batches', side_effect=DataError('enough')
+        ) as asked,
+        self.assertRaisesRegex(DataError, 'enough'),
+    ):
+      run.train()
+    asked.assert_called_once_with(0, lighting_steps=steps)
+
+  def test_five_views_where_training_does_not_mirror(self):
+    run = self.run_here(augmentation__flip=False)
+    result = run.evaluate('ten')
+    self.assertEqual((result['views'], result['count']), (5, 9))
+    self.assertEqual(run.evaluate('centre')['views'], 1)
 
   def test_again_says_that_it_is_finished(self):
     output = io.StringIO()
