@@ -1,6 +1,7 @@
 """Images in tar and zip files, read in any order without unpacking them."""
 
 import bz2
+import collections
 import gzip
 import lzma
 import os
@@ -13,9 +14,12 @@ import zlib
 from collections.abc import Iterator
 
 from input_pipeline.errors import NO_ROOM, DataError, ImageError, printable
-from input_pipeline.sources import Entry, Files, digest, is_image
+from input_pipeline.sources import Entry, Files, digest, is_image, other_suffix
 
-_COMPRESSED = {'.gz': gzip, '.tgz': gzip, '.bz2': bz2, '.xz': lzma}
+_COMPRESSED = {
+    '.gz': gzip, '.tgz': gzip, '.bz2': bz2, '.tbz2': bz2, '.xz': lzma,
+    '.txz': lzma,
+}
 
 
 class Archive(Files):
@@ -76,8 +80,7 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
   training archive.
 
   Args:
-    path: a tar file (.tar, or compressed: .tar.gz, .tgz, .tar.bz2, .tar.xz) or
-      a zip file.
+    path: a tar file (.tar, or compressed by gzip, bzip2 or xz) or a zip file.
     scratch: where a compressed tar file, which cannot be read in any order, is
       decompressed to.
 
@@ -86,13 +89,13 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
   """
   try:
     if path.name.lower().endswith('.zip'):
-      return Zip(path, (), _entries(_zip_members(path)))
+      return _open(Zip, path, _zip_members(path))
     suffix = path.suffix.lower()
     if suffix in _COMPRESSED:
       plain = _decompress(path, _COMPRESSED[suffix], scratch)
     else:
       plain = path
-    source = Tar(plain, (), _entries(_tar_members(plain)))
+    source = _open(Tar, plain, _tar_members(plain))
   except (
       tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile,
       lzma.LZMAError, zlib.error,
@@ -113,13 +116,21 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
   return source
 
 
-def _entries(members):
+def _open(make, path, members):
+  entries, ignored = [], collections.Counter()
   for name, place in sorted(members, key=lambda member: member[0]):
     parts = [part for part in name.split('/') if part not in ('', '.')]
     # What macOS adds to archives lies in __MACOSX or begins with a dot.
     hidden = any(part[0] == '.' or part == '__MACOSX' for part in parts)
-    if parts and is_image(parts[-1]) and not hidden:
-      yield Entry('/'.join(parts), 0, place)
+    if not parts or hidden:
+      continue
+    if is_image(parts[-1]):
+      entries.append(Entry('/'.join(parts), 0, place))
+    else:
+      ignored[other_suffix(parts[-1])] += 1
+  source = make(path, (), entries)
+  source.ignored = ignored
+  return source
 
 
 def _zip_members(path):

@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import functools
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -24,6 +23,7 @@ import numpy as np
 
 from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
+from input_pipeline import threads as threads_lib
 from input_pipeline.errors import DataError
 from input_pipeline.sources import Source
 from input_pipeline.tensorflow_cpu import tf
@@ -95,7 +95,7 @@ class Pipeline:
     self.evaluation = evaluation
     self._process = process
     self._processes = processes
-    self._threads = futures.ThreadPoolExecutor(os.cpu_count())
+    self._threads = futures.ThreadPoolExecutor(threads_lib.cores())
     # Neighbouring batches are made at once, and may be of two epochs.
     self._order = functools.lru_cache(maxsize=3)(
         lambda epoch: preprocessing.epoch_order(
@@ -271,7 +271,7 @@ class Pipeline:
         {'image': tf.uint8},
         0,
         -(-len(source) // _CHUNK),
-        at_once=os.cpu_count(),
+        at_once=threads_lib.cores(),
     )
     for batch in chunks:
       yield from batch['image']

@@ -6,7 +6,6 @@ never done again. Sums are integers, so no order of adding them makes a
 difference. The manifest comes last, and turns the directory into data.
 """
 
-import collections
 import dataclasses
 import hashlib
 import io
@@ -16,7 +15,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent import futures
 from typing import Any
 
@@ -26,6 +25,7 @@ import simplejpeg
 from PIL import Image, features
 
 from input_pipeline import prepared, preprocessing, statistics
+from input_pipeline import threads as threads_lib
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.sources import Source
 
@@ -135,7 +135,7 @@ class Preparation:
     self._output = output
     self._settings = settings
     self._strict = strict
-    self._workers = workers or os.cpu_count()
+    self._workers = workers or threads_lib.cores()
     self._unfinished = unfinished(output)
     self._about = {
         'format': prepared.FORMAT,
@@ -173,7 +173,7 @@ class Preparation:
     if begun.exists():
       self._compare(json.loads(begun.read_text()), 'an unfinished preparation')
     else:
-      self._write(begun, lambda f: f.write(_to_json(self._about)))
+      self._write(begun, lambda f: f.write(prepared.to_json(self._about)))
     return False
 
   def _compare(self, before: dict[str, Any], what: str):
@@ -244,7 +244,7 @@ class Preparation:
           for start in range(0, len(self._shard_range(*shard)), _CHUNK)
       )
       try:
-        results = _in_order(
+        results = threads_lib.in_order(
             threads, self._make_chunk, chunks, 2 * self._workers
         )
         for shard, of_shard in itertools.groupby(results, lambda r: r[0]):
@@ -323,7 +323,7 @@ class Preparation:
             f'{printable(name)}\t{printable(reason)}'
             for name, reason in all_done.rejected
         ),
-        sha256=np.array(_sha256(path)),
+        sha256=np.array(prepared.file_sha256(path)),
         count=np.array(sums.count),
         pixel_sum=sums.pixel_sum.astype(np.uint32),
         products=sums.products,
@@ -385,17 +385,17 @@ class Preparation:
         self._output / prepared.STATISTICS,
         lambda f: statistics.write(values, f),
     )
-    others = [prepared.STATISTICS, prepared.REJECTED]
     manifest = self._about | {
         'sets': sets,
         'statistics': _describe_statistics(values),
-        'sha256': {name: _sha256(self._output / name) for name in others},
+        'sha256': self._hashes(prepared.STATISTICS, prepared.REJECTED),
     }
     # Of all the rest of it.
-    manifest['manifest_sha256'] = hashlib.sha256(_to_json(manifest)).hexdigest()
+    text = prepared.to_json(manifest)
+    manifest['manifest_sha256'] = hashlib.sha256(text).hexdigest()
     self._write(
         self._output / prepared.MANIFEST,
-        lambda f: f.write(_to_json(manifest)),
+        lambda f: f.write(prepared.to_json(manifest)),
     )
     self._clean()
     return manifest
@@ -431,7 +431,7 @@ class Preparation:
     files = f'{set_name}.npz', f'{set_name}.txt'
     self._write(self._output / files[0], lambda f: np.savez(f, **arrays))
     self._write_lines(files[1], self._lines_of_notes('names', set_name))
-    hashes = {name: _sha256(self._output / name) for name in files}
+    hashes = self._hashes(*files)
     whole = [*(shard['sha256'] for shard in shards), *hashes.values()]
     classes = len(self._about['class_names'])
     return {
@@ -442,6 +442,10 @@ class Preparation:
         'files': hashes,
         'sha256': hashlib.sha256('\n'.join(whole).encode()).hexdigest(),
     }
+
+  def _hashes(self, *names):
+    path = lambda name: self._output / name
+    return {name: prepared.file_sha256(path(name)) for name in names}
 
   def _lines_of_notes(self, key, *set_names):
     for set_name in set_names:
@@ -471,57 +475,6 @@ class Preparation:
     shutil.rmtree(self._unfinished, ignore_errors=True)
 
 
-def verify(directory: pathlib.Path) -> int:
-  """Compares all files of prepared data with the manifest's checksums.
-
-  Returns:
-    The number of files.
-
-  Raises:
-    DataError: a file is missing or damaged.
-  """
-  manifest = prepared.read_manifest(directory)
-  wanted = manifest.pop('manifest_sha256', None)
-  got = hashlib.sha256(_to_json(manifest)).hexdigest()
-  if got != wanted:
-    raise _damaged(directory / prepared.MANIFEST, got, wanted)
-  hashes = dict(manifest['sha256'])
-  for about in manifest['sets'].values():
-    hashes |= about['files']
-    hashes |= {shard['file']: shard['sha256'] for shard in about['shards']}
-  for name, wanted in hashes.items():
-    try:
-      got = _sha256(directory / name)
-    except OSError as error:
-      got = error.strerror
-    if got != wanted:
-      raise _damaged(directory / name, got, wanted)
-  return len(hashes) + 1
-
-
-def _damaged(path, got, wanted):
-  return DataError(
-      f'{path} is damaged (SHA-256 {got}, wanted {wanted}): copy it again, or '
-      'prepare again'
-  )
-
-
-def _in_order(
-    threads: futures.Executor,
-    work: Callable[[Any], Any],
-    tasks: Iterable[Any],
-    ahead: int,
-) -> Iterator[Any]:
-  """Results in the order of the tasks, few of which are in memory."""
-  waiting = collections.deque()
-  for task in tasks:
-    waiting.append(threads.submit(work, task))
-    if len(waiting) > ahead:
-      yield waiting.popleft().result()
-  while waiting:
-    yield waiting.popleft().result()
-
-
 def _sums_of(note):
   sums = statistics.Accumulator()
   sums.count = int(note['count'])
@@ -546,18 +499,9 @@ def _flatten(about):
       yield f'{key}.{name}', value
 
 
-def _to_json(values):
-  return (json.dumps(values, indent=1) + '\n').encode()
-
-
 def _lines(lines):
   return np.array('\n'.join(lines))
 
 
 def _from_lines(array):
   return str(array).split('\n') if str(array) else []
-
-
-def _sha256(path):
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()

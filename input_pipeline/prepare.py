@@ -29,7 +29,6 @@ from input_pipeline.preparation import (
   Settings,
   check_output,
   unfinished,
-  verify,
 )
 
 
@@ -102,6 +101,9 @@ def _prepare(values, output):
     sets['evaluation'] = evaluation
   for name, source in sets.items():
     print(f'{name:10s} {len(source):,} images of {source.name}')
+    if other := getattr(source, 'ignored', None):
+      kinds = ', '.join(f'{n:,} {kind}' for kind, n in other.most_common(5))
+      print(f'           ignored: {kinds}; wanted JPEG or PNG files')
   if evaluation is None:
     print('           no evaluation set, which training will ask for')
   raw = values.storage == 'raw'
@@ -140,6 +142,18 @@ def _report(manifest, output):
     )
   if any(about['rejected'] for about in manifest['sets'].values()):
     print(f'{place}/{prepared.REJECTED} says which, and why')
+  without = [
+      name
+      for name, count in zip(
+          manifest['class_names'], manifest['sets']['train']['images_of_class']
+      )
+      if not count
+  ]
+  if without:
+    print(
+        f'warning: {len(without)} class(es) have no training image: '
+        f'{printable(", ".join(without[:5]))}'
+    )
   print(
       f'train with --config=configs/alexnet.py:prepared '
       f'--config.dataset.dir={place}'
@@ -155,7 +169,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   output = pathlib.Path(values.output).expanduser()
   if values.verify:
-    count = verify(output)
+    count = prepared.verify(output)
     print(f'{count} files of {printable(str(output))} are as they were written')
     return
   if not values.source:

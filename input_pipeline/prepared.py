@@ -20,6 +20,7 @@ copy each one first, and check it, which costs more than cropping it.
 
 import bisect
 import functools
+import hashlib
 import itertools
 import json
 import pathlib
@@ -216,3 +217,49 @@ def open_prepared(
       for name in SETS
   )
   return train, evaluation
+
+
+def verify(directory: pathlib.Path) -> int:
+  """Compares all files of prepared data with the manifest's checksums.
+
+  Returns:
+    The number of files.
+
+  Raises:
+    DataError: a file is missing or damaged.
+  """
+  manifest = read_manifest(directory)
+  wanted = manifest.pop('manifest_sha256', None)
+  got = hashlib.sha256(to_json(manifest)).hexdigest()
+  if got != wanted:
+    raise _damaged(directory / MANIFEST, got, wanted)
+  hashes = dict(manifest['sha256'])
+  for about in manifest['sets'].values():
+    hashes |= about['files']
+    hashes |= {shard['file']: shard['sha256'] for shard in about['shards']}
+  for name, wanted in hashes.items():
+    try:
+      got = file_sha256(directory / name)
+    except OSError as error:
+      got = error.strerror
+    if got != wanted:
+      raise _damaged(directory / name, got, wanted)
+  return len(hashes) + 1
+
+
+def _damaged(path, got, wanted):
+  return DataError(
+      f'{path} is damaged (SHA-256 {got}, wanted {wanted}): copy it again, or '
+      'prepare again'
+  )
+
+
+def to_json(values: dict[str, Any]) -> bytes:
+  """A manifest as it is written."""
+  return (json.dumps(values, indent=1) + '\n').encode()
+
+
+def file_sha256(path: pathlib.Path) -> str:
+  """The SHA-256 of a file, in hexadecimal digits."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()

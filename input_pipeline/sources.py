@@ -5,6 +5,7 @@ between two runs on the same data.
 """
 
 import abc
+import collections
 import copy
 import hashlib
 import io
@@ -100,7 +101,13 @@ class Entry(NamedTuple):
 
 
 class Files(Source):
-  """Images that are files with a path."""
+  """Images that are files with a path.
+
+  Attributes:
+    root: the folder or archive.
+    entries: the files.
+    ignored: how many files of other types were seen, by their suffix.
+  """
 
   def __init__(
       self,
@@ -119,6 +126,7 @@ class Files(Source):
     self.root = root
     self.class_names = tuple(class_names)
     self.entries = tuple(entries)
+    self.ignored = collections.Counter()
 
   def __len__(self):
     return len(self.entries)
@@ -155,9 +163,12 @@ class Folder(Files):
     path = self.root / entry.path
     try:
       return path.read_bytes()
-    except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
-      raise ImageError(str(path), error.strerror) from error
     except OSError as error:
+      of_the_image = isinstance(
+          error, (PermissionError, IsADirectoryError, FileNotFoundError)
+      )
+      if of_the_image and self.root.is_dir():
+        raise ImageError(str(path), error.strerror) from error
       raise DataError(
           f'cannot read {printable(str(path))} ({error.strerror}): check the '
           'disk or the network that it lies on'
@@ -212,9 +223,9 @@ def open_folder(
         f'{directory} has classes that the training set does not have: '
         f'{", ".join(unknown[:5])}: give both sets the same subfolders'
     )
-  entries = []
+  entries, ignored = [], collections.Counter()
   for name in found:
-    images = _images_below(directory / name)
+    images = _images_below(directory / name, ignored)
     if not images:
       raise DataError(
           f'class folder {directory / name} has no image '
@@ -224,10 +235,12 @@ def open_folder(
     entries += [
         Entry(str(path.relative_to(directory)), label) for path in images
     ]
-  return Folder(directory, class_names, entries)
+  folder = Folder(directory, class_names, entries)
+  folder.ignored = ignored
+  return folder
 
 
-def _images_below(directory):
+def _images_below(directory, ignored):
   def fail(error):
     raise DataError(
         f'cannot list {printable(error.filename)} ({error.strerror}): mend its '
@@ -244,7 +257,15 @@ def _images_below(directory):
         if not name.startswith('.') and not is_image(name)
     ]
     images += [pathlib.Path(parent) / name for name in names if is_image(name)]
+    ignored.update(suffix for name in names if (suffix := other_suffix(name)))
   return sorted(images)
+
+
+def other_suffix(name: str) -> str:
+  """The suffix of a file that is neither an image nor hidden; '' of others."""
+  if name.startswith('.') or is_image(name):
+    return ''
+  return pathlib.PurePath(name).suffix.lower() or 'no suffix'
 
 
 def is_image(name: str) -> bool:
