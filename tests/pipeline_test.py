@@ -5,6 +5,8 @@ from tests import testing  # isort: skip
 import importlib.util
 import itertools
 import pathlib
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +36,7 @@ EIGENVECTORS = np.array([
     [-0.8170, -0.0235, -0.5762],
     [0.3973, 0.7012, -0.5920],
 ])
+ROOT = pathlib.Path(__file__).parent.parent
 # What a batch says of each example besides its pixels.
 NUMBERS = ('label', 'offset', 'flip', 'shift', 'divisor')
 
@@ -784,10 +787,41 @@ class ThreadsTest(absltest.TestCase):
           barrier.wait(timeout=60)
         return super().image(index, box)
 
-    with mock.patch.object(pipeline_lib.os, 'cpu_count', return_value=2):
+    with mock.patch.object(pipeline_lib.threads_lib, 'cores', return_value=2):
       pipeline = make(flat(2), Meeting(flat(20)))
     (batch,) = pipeline.evaluation_batches(20)
     np.testing.assert_array_equal(batch['label'], np.arange(20))
+
+
+class StreamTest(absltest.TestCase):
+
+  def test_nothing_is_read_once_it_is_closed(self):
+    pipeline = make(flat(5))
+    stream = pipeline.training_batches(0)
+    next(stream)
+    stream.close()
+    count = len(pipeline.train.reads)
+    time.sleep(0.3)
+    self.assertLen(pipeline.train.reads, count)
+
+  def test_is_closed_before_python_ends(self):
+    """Else TensorFlow could wait for ever for a call that Python stopped."""
+    code = (
+        'import atexit\n'
+        'atexit.register(lambda: print([s.gi_frame for s in streams]))\n'
+        'from tests import pipeline_test\n'
+        'pipeline = pipeline_test.make(pipeline_test.flat(5))\n'
+        'streams = [\n'
+        '    pipeline.training_batches(0), pipeline.evaluation_batches(1)\n'
+        ']\n'
+        'for stream in streams: next(stream)\n'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+        timeout=120,
+    )
+    self.assertEqual(result.stdout.strip(), '[None, None]', result.stderr)
+    self.assertEqual(result.returncode, 0, result.stderr)
 
 
 class ErrorsTest(parameterized.TestCase):

@@ -447,6 +447,18 @@ class FaultsTest(preparing.PreparingTest):
     )
     self.assertEqual(manifest(self.out)['sets']['train']['images'], 8)
 
+  def test_what_else_there_is_to_tell(self):
+    self.write(b'newt/live.MOV', b'a film')
+    self.write(b'newt/phone.heic', b'a photo')
+    self.write(b'newt/other.heic', b'a photo')
+    self.write(b'yak/0.jpg', b'')
+    result = run(
+        f'--source={self.photos}', f'--output={self.out}', '--eval_fraction=0'
+    )
+    self.assertEqual(result.status, 0, result.error)
+    self.assertIn('ignored: 2 .heic, 1 .mov; wanted JPEG or', result.output)
+    self.assertIn('1 class(es) have no training image: yak', result.output)
+
   def test_no_good_image(self):
     photos = self.root / 'bad'
     for name in ('ant', 'newt'):

@@ -191,6 +191,14 @@ class FolderTest(SourceTest):
         dict.fromkeys(images[:4], 0) | {images[4]: 1},
     )
 
+  def test_other_files_are_counted(self):
+    self.write(
+        'ant/a.jpg', 'ant/b.HEIC', 'ant/deep/c.heic', 'ant/d', 'ant/.e.mov',
+        'newt/a.jpg', 'newt/b.mov', 'readme.txt',
+    )
+    folder = sources.open_folder(self.root)
+    self.assertEqual(folder.ignored, {'.heic': 2, 'no suffix': 1, '.mov': 1})
+
   def test_hidden_subfolders_are_ignored(self):
     # Desktops and notebooks put copies of images there.
     self.write('ant/a.jpg', 'newt/a.jpg', 'ant/.thumbnails/a.jpg')
@@ -487,6 +495,17 @@ class FolderErrorsTest(SourceTest):
     folder.read(0)
     with self.assertRaisesRegex(ImageError, 'yak/0.jpg.*No such file'):
       folder.read(1)
+
+
+  def test_disk_that_went_away(self):
+    """Not a fault of one image, of which more would follow."""
+    self.write('newt/0.jpg', 'yak/0.jpg')
+    folder = sources.open_folder(self.root)
+    self.root.rename(f'{self.root}-elsewhere')
+    self.addCleanup(pathlib.Path(f'{self.root}-elsewhere').rename, self.root)
+    with self.assertRaisesRegex(DataError, 'check the disk') as caught:
+      folder.read(1)
+    self.assertNotIsInstance(caught.exception, ImageError)
 
 
 class TFDSTest(SourceTest):
