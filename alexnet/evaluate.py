@@ -79,6 +79,7 @@ def evaluate(
           transient=True,
       )
   count = sums['count']
+  assert count == total, f'{count} of {total} examples were evaluated'
   return {
       **{name: sums[name] / count for name in ('loss', 'top1', 'top5')},
       'count': int(count),
@@ -126,7 +127,9 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
   flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
-  flags.DEFINE_string('data_dir', None, 'Where TensorFlow Datasets are now.')
+  flags.DEFINE_string(
+      'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
+  )
   flags.DEFINE_integer(partitioning.TOWER, None, 'Devices for the towers.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

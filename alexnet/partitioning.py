@@ -165,6 +165,42 @@ def initialize(
   return jax.jit(create, out_shardings=shardings(shapes, mesh))(key)
 
 
+def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
+  """Which part of a batch a process reads: that of its devices' data rows.
+
+  Processes that share rows, because the towers of a replica lie on several
+  machines, read the same part.
+
+  Args:
+    devices: of the mesh, [data, tower].
+    process: index of the process.
+
+  Returns:
+    (part, parts).
+
+  Raises:
+    ConfigError: the mesh cannot be shared by the processes equally.
+  """
+  rows = [{device.process_index for device in row} for row in devices]
+  mine = [index for index, owners in enumerate(rows) if process in owners]
+  if not mine:
+    raise ConfigError(
+        f'process {process} has no device in the mesh of {len(rows)} x '
+        f'{devices.shape[1]}: set --config.mesh.data and --config.mesh.tower '
+        'to use the devices of all processes'
+    )
+  counts = collections.Counter(owner for owners in rows for owner in owners)
+  parts, part = len(rows) // len(mine), mine[0] // len(mine)
+  block = list(range(part * len(mine), (part + 1) * len(mine)))
+  if mine != block or len(set(counts.values())) > 1:
+    raise ConfigError(
+        f'process {process} has the rows {mine} of {len(rows)} of the mesh: '
+        'wanted equal blocks, one after the other; start processes with equal '
+        'numbers of devices'
+    )
+  return part, parts
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Moves this process's examples of a batch to its devices.
 
@@ -176,8 +212,11 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     Global arrays [examples of all processes, ...].
   """
   sharding = NamedSharding(mesh, BATCH)
+  _, parts = part_of_process(mesh.devices, jax.process_index())
   return {
-      name: jax.make_array_from_process_local_data(sharding, array)
+      name: jax.make_array_from_process_local_data(
+          sharding, array, (len(array) * parts, *array.shape[1:])
+      )
       for name, array in batch.items()
   }
 

@@ -110,12 +110,11 @@ class Run:
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     if training:
       self._announce(train, evaluation)
+    part, parts = partitioning.part_of_process(
+        self.mesh.devices, jax.process_index()
+    )
     self.pipeline = Pipeline(
-        config,
-        train,
-        evaluation,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        config, train, evaluation, process=part, processes=parts
     )
     if training:
       self._make_workdir()

@@ -26,6 +26,9 @@ from configs import alexnet_2012
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
 
+# More batches than there are ready, or in the making, before a turn.
+_READY = 8
+
 
 def _batches(config, mesh, directory) -> tuple[Pipeline, Iterator[Any]]:
   config.dataset.dir = str(directory)
@@ -35,7 +38,13 @@ def _batches(config, mesh, directory) -> tuple[Pipeline, Iterator[Any]]:
   return pipeline, batches
 
 
-def measure(work: pathlib.Path, batch_size: int, rounds: int, steps: int):
+def measure(
+    work: pathlib.Path,
+    batch_size: int,
+    rounds: int,
+    steps: int,
+    seconds_a_turn: float,
+):
   """{source of the batches: [seconds a step, of each round]}."""
   config = alexnet_2012.get_config('prepared')
   config.batch_size = batch_size
@@ -85,12 +94,18 @@ def measure(work: pathlib.Path, batch_size: int, rounds: int, steps: int):
   seconds = {name: [] for name in sources}
   for number in range(-1, rounds):  # The first compiles.
     for name, batches in sources.items():
-      start = time.perf_counter()
-      for _ in range(steps):
-        state, metrics = step(state, next(batches), rates)
-      jax.block_until_ready((state, metrics))
+      # Not those that were made ready while the others had their turns.
+      for _ in range(_READY):
+        batch = next(batches)
+      start, count = time.perf_counter(), 0
+      while count < steps or time.perf_counter() < start + seconds_a_turn:
+        state, metrics = step(state, batch, rates)
+        jax.block_until_ready(metrics)
+        batch = next(batches)
+        count += 1
+      jax.block_until_ready(state)
       if number >= 0:
-        taken = (time.perf_counter() - start) / steps
+        taken = (time.perf_counter() - start) / count
         seconds[name].append(taken)
         print(
             f'round {number + 1}/{rounds}  {name:15s} {taken:.3f} s a step',
@@ -111,7 +126,13 @@ def main(argv):
       source = str(work / 'photographs')
       images.write_photographs(pathlib.Path(source), 1024)
     images.prepare(source, work)
-    seconds = measure(work, values.batch_size, values.rounds, values.steps)
+    seconds = measure(
+        work,
+        values.batch_size,
+        values.rounds,
+        values.steps,
+        values.seconds,
+    )
   medians = {name: statistics.median(row) for name, row in seconds.items()}
   print()
   for name, median in medians.items():
@@ -132,7 +153,8 @@ if __name__ == '__main__':
   )
   flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
   flags.DEFINE_integer('rounds', 7, 'Turns of each source.')
-  flags.DEFINE_integer('steps', 2, 'Steps in a turn.')
+  flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
+  flags.DEFINE_float('seconds', 10.0, 'Length of a turn, at least.')
   flags.DEFINE_string('work', None, 'Where temporary files go.')
   flags.DEFINE_string('json', None, 'File to write the medians to.')
   app.run(main)

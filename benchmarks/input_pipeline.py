@@ -326,12 +326,20 @@ def measure(
   pipes, processes = {}, []
   for make in contestants:
     pipe, end = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(make, source, work, end))
+    arguments = (make, source, work, end)
+    process = spawn.Process(target=_serve, args=arguments)
     process.start()
     end.close()  # Or nobody would notice that the process has died.
-    assert pipe.recv() == 'ready'
     pipes[make.__name__] = pipe
     processes.append(process)
+    try:
+      pipe.recv()
+    except EOFError:
+      for other in processes:
+        other.kill()
+      raise SystemExit(
+          f'{make.__name__} has failed, see above; --only=NAME leaves it out'
+      ) from None
   results = {name: [] for name in pipes}
   for number in range(rounds):
     for name, pipe in pipes.items():

@@ -8,11 +8,11 @@ import os
 import pathlib
 import shutil
 import tarfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 
+from input_pipeline import atomic
 from input_pipeline.errors import NO_ROOM, DataError, ImageError, printable
 from input_pipeline.sources import Entry, Files, digest, is_image, other_suffix
 
@@ -173,12 +173,7 @@ def _decompress(path, module, scratch):
   key = digest(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))
   plain = scratch / f'{key}.tar'
   if not plain.exists():
-    # Processes of different machines may have the same number.
-    temporary = scratch / f'{key}.{uuid.uuid4().hex}.tmp'
-    try:
-      with module.open(path) as source, open(temporary, 'wb') as target:
-        shutil.copyfileobj(source, target, 2**22)
-      temporary.replace(plain)
-    finally:
-      temporary.unlink(missing_ok=True)
+    with module.open(path) as source:
+      copy = lambda target: shutil.copyfileobj(source, target, 2**22)
+      atomic.write(plain, copy, scratch)
   return plain

@@ -9,6 +9,7 @@ import numpy as np
 from input_pipeline import prepared
 from input_pipeline.errors import DataError
 from input_pipeline.sources import (
+  SET_FOLDERS,
   Source,
   digest,
   encode_png,
@@ -22,6 +23,8 @@ _MANUAL = {
     'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
 }
 
+# Of a config that asks for no others.
+_SPLITS = ('train', 'validation')
 # Where TensorFlow Datasets keeps its data.
 _TFDS_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
 
@@ -221,12 +224,25 @@ def create_sources(
           '--config.dataset.train_dir to one with a subfolder for each class'
       )
     train = open_folder(config.train_dir)
+    if {name.lower() for name in train.class_names} <= SET_FOLDERS:
+      raise DataError(
+          f'{train.name} has the folders {", ".join(train.class_names)}, which '
+          'are sets, not classes: set --config.dataset.train_dir and eval_dir '
+          'to them'
+      )
     if config.eval_dir:
       return train, open_folder(config.eval_dir, train.class_names)
     return split_files(train, config.eval_fraction, seed)
   place = pathlib.Path(config.dir or _TFDS_DIR).expanduser()
   for directory in (place, place / 'prepared' / config.name):
     if prepared.is_prepared(directory):
+      if (config.train_split, config.eval_split) != _SPLITS:
+        raise DataError(
+            f'{directory} has prepared data, whose sets are fixed, but '
+            f"dataset.train_split is '{config.train_split}' and eval_split "
+            f"'{config.eval_split}': leave them as they are, or set "
+            '--config.dataset.dir to a folder without prepared data'
+        )
       return _open_prepared(directory)
   return open_tfds(config)
 

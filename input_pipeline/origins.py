@@ -13,6 +13,8 @@ import ml_collections
 from input_pipeline import archives, datasets
 from input_pipeline.errors import DataError, printable
 from input_pipeline.sources import (
+  EVALUATION_FOLDERS,
+  TRAIN_FOLDERS,
   Entry,
   Files,
   Folder,
@@ -22,9 +24,12 @@ from input_pipeline.sources import (
   split_files,
 )
 
-# Names of the folders of sets; of several evaluation sets the first counts.
-_TRAIN = ('train', 'training')
-_EVALUATION = ('val', 'valid', 'validation', 'eval', 'evaluation', 'test')
+# What messages about TensorFlow Datasets name, and what it is called here.
+_TFDS_FLAGS = {
+    '--config.dataset.dir': '--data_dir',
+    '--config.dataset.train_split': '--train_split',
+    '--config.dataset.eval_split': '--eval_split',
+}
 
 _IMAGENET_TRAIN = 'ILSVRC2012_img_train.tar'
 _IMAGENET_VALIDATION = 'ILSVRC2012_img_val.tar'
@@ -83,7 +88,13 @@ def open_origin(
         'train_split': train_split,
         'eval_split': eval_split,
     })
-    return datasets.open_tfds(config)
+    try:
+      return datasets.open_tfds(config)
+    except DataError as error:
+      message = str(error)
+      for field, flag in _TFDS_FLAGS.items():
+        message = message.replace(field, flag)
+      raise DataError(message) from error
   path = pathlib.Path(source).expanduser()
   if (path / _IMAGENET_TRAIN).is_file():
     path /= _IMAGENET_TRAIN
@@ -137,7 +148,7 @@ def _sets_among(names, has_folders):
   by_lower = {name.lower(): name for name in names}
   train, evaluation = (
       next((by_lower[name] for name in wanted if name in by_lower), None)
-      for wanted in (_TRAIN, _EVALUATION)
+      for wanted in (TRAIN_FOLDERS, EVALUATION_FOLDERS)
   )
   # Alone and without classes in it, it is a class of trains.
   if not train or not (evaluation or has_folders(train)):

@@ -83,8 +83,9 @@ class Pipeline:
         sizes.
       train: the training set.
       evaluation: the evaluation set.
-      process: index of this process, which reads its part of each batch.
-      processes: number of processes.
+      process: which part of each batch to read; see
+        `partitioning.part_of_process`.
+      processes: number of parts.
 
     Raises:
       DataError: a field that cannot work, or an image that cannot be read.

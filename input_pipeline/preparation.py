@@ -11,10 +11,8 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Iterable
 from concurrent import futures
 from typing import Any
@@ -24,7 +22,7 @@ import PIL
 import simplejpeg
 from PIL import Image, features
 
-from input_pipeline import prepared, preprocessing, statistics
+from input_pipeline import atomic, prepared, preprocessing, statistics
 from input_pipeline import threads as threads_lib
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.sources import Source
@@ -142,7 +140,7 @@ class Preparation:
         'settings': dataclasses.asdict(settings)
         | {
             'size': preprocessing.SQUARE,
-            'filter': preprocessing.FILTER.name.lower() + ', antialiased',
+            'filter': f'{preprocessing.FILTER.name.lower()}, antialiased',
         },
         'origin': origin,
         'sources': {
@@ -169,6 +167,7 @@ class Preparation:
     self._output.mkdir(parents=True, exist_ok=True)
     check_output(self._output)
     self._unfinished.mkdir(parents=True, exist_ok=True)
+    atomic.remove_stale(self._unfinished)
     begun = _begun(self._output)
     if begun.exists():
       self._compare(json.loads(begun.read_text()), 'an unfinished preparation')
@@ -207,6 +206,14 @@ class Preparation:
     """The file that says that a shard is complete, and has its labels."""
     return self._unfinished / f'{set_name}-{number:05d}.npz'
 
+  def _path(self, set_name, number):
+    shards = self.shards(set_name)
+    return self._output / prepared.shard_name(set_name, number, shards)
+
+  def _is_complete(self, set_name, number):
+    there = self._note(set_name, number).exists()
+    return there and self._path(set_name, number).exists()
+
   def run(self, part: int = 0, parts: int = 1) -> None:
     """Writes the shards of a part that are not yet there.
 
@@ -231,7 +238,9 @@ class Preparation:
         for set_name in self._sets
         for number in range(self.shards(set_name))
     ][part::parts]
-    todo = [shard for shard in mine if not self._note(*shard).exists()]
+    todo = [shard for shard in mine if not self._is_complete(*shard)]
+    if self._strict:
+      self._refuse_rejected(mine, todo)
     images = lambda shards: sum(len(self._shard_range(*s)) for s in shards)
     total = images(mine)
     progress = statistics.progress_bar(
@@ -254,6 +263,16 @@ class Preparation:
       except BaseException:
         threads.shutdown(cancel_futures=True)
         raise
+
+  def _refuse_rejected(self, mine, todo):
+    for shard in mine:
+      if shard not in todo:
+        with np.load(self._note(*shard)) as note:
+          for line in _from_lines(note['rejected']):
+            raise DataError(
+                f'strict, but an image was rejected before: {line}: replace '
+                'or remove it, and set --output to a new folder'
+            )
 
   def _counted(self, results, progress):
     for done in results:
@@ -282,7 +301,7 @@ class Preparation:
       done.files.append(file)
       done.sizes.append(len(file))
       done.labels.append(label)
-      done.names.append(name)
+      done.names.append(source.relative_name(index))
       if set_name == 'train':
         done.sums.add(pixels)
     return (set_name, number), done
@@ -310,8 +329,7 @@ class Preparation:
       f.seek(0)
       f.write(self._header(all_done))
 
-    name = prepared.shard_name(set_name, number, self.shards(set_name))
-    path = self._output / name
+    path = self._path(set_name, number)
     self._write(path, write)
     sums = all_done.sums
     # Written last: with it the shard is complete.
@@ -366,7 +384,7 @@ class Preparation:
         (set_name, number)
         for set_name in self._sets
         for number in range(self.shards(set_name))
-        if not self._note(set_name, number).exists()
+        if not self._is_complete(set_name, number)
     ]
     if missing:
       raise DataError(
@@ -458,18 +476,8 @@ class Preparation:
     self._write(self._output / name, write)
 
   def _write(self, path, write):
-    """Writes a file that is complete or not there, even after a power cut."""
     # Aside, so that nothing is left over where the result is.
-    # Processes of different machines may have the same number.
-    temporary = self._unfinished / f'{path.name}.{uuid.uuid4().hex}.tmp'
-    try:
-      with open(temporary, 'wb') as f:
-        write(f)
-        f.flush()
-        os.fsync(f.fileno())
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
+    atomic.write(path, write, self._unfinished)
 
   def _clean(self):
     shutil.rmtree(self._unfinished, ignore_errors=True)

@@ -119,7 +119,13 @@ def _prepare(values, output):
       workers=values.workers,
   )
   if preparation.finished:
-    print(f'{printable(str(output))} is prepared already')
+    place = printable(str(output))
+    if values.strict and (output / prepared.REJECTED).stat().st_size:
+      raise DataError(
+          f'{place} is prepared already, and {prepared.REJECTED} in it has bad '
+          'images: mend them, and set --output to a new folder'
+      )
+    print(f'{place} is prepared already')
     return
   if raw:
     size = 3 * preprocessing.SQUARE**2
@@ -154,8 +160,12 @@ def _report(manifest, output):
         f'warning: {len(without)} class(es) have no training image: '
         f'{printable(", ".join(without[:5]))}'
     )
+  # ImageNet has principal colours of its own, which are built in.
+  classes = manifest['class_names']
+  imagenet = len(classes) == 1000 and classes[0] == 'n01440764'
   print(
-      f'train with --config=configs/alexnet.py:prepared '
+      'train with --config=configs/alexnet.py:'
+      f'{"imagenet2012" if imagenet else "prepared"} '
       f'--config.dataset.dir={place}'
   )
 

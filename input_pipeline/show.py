@@ -73,11 +73,12 @@ def training_rows(
 def evaluation_rows(
     config: ml_collections.ConfigDict, count: int
 ) -> list[list[Tile]]:
-  """The first images of each class of the evaluation set, in ten views."""
+  """Images from all over the evaluation set, in their ten views."""
   _, evaluation = datasets.create_sources(config.dataset, config.seed)
   names = ('top left', 'top right', 'bottom left', 'bottom right', 'centre')
   border = preprocessing.BORDER
   corners = [(y, x) for y in (0, border) for x in (0, border)]
+  count = min(count, len(evaluation))
   rows = []
   for index in np.linspace(0, len(evaluation) - 1, count).astype(int).tolist():
     square, label = evaluation.image(index)

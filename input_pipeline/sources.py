@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import pathlib
+import stat
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,13 @@ from input_pipeline.errors import DataError, ImageError, printable
 
 if TYPE_CHECKING:  # It imports this module.
   from input_pipeline.statistics import Statistics
+
+# Names of the folders of sets; of several evaluation sets the first counts.
+TRAIN_FOLDERS = ('train', 'training')
+EVALUATION_FOLDERS = (
+    'val', 'valid', 'validation', 'eval', 'evaluation', 'test'
+)
+SET_FOLDERS = {*TRAIN_FOLDERS, *EVALUATION_FOLDERS}
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png')
 
@@ -50,6 +58,10 @@ class Source(abc.ABC):
   @abc.abstractmethod
   def describe(self, index: int) -> str:
     """Names an example for messages, by its file where it has one."""
+
+  def relative_name(self, index: int) -> str:
+    """Names an example in its source, wherever that lies."""
+    return self.describe(index)
 
   @abc.abstractmethod
   def fingerprint(self) -> str:
@@ -142,6 +154,9 @@ class Files(Source):
   def describe(self, index):
     return str(self.root / self.entries[index].path)
 
+  def relative_name(self, index):
+    return self.entries[index].path
+
   def identity(self):
     return digest(*(f'{entry.path}\0{entry.label}' for entry in self.entries))
 
@@ -162,6 +177,9 @@ class Folder(Files):
   def _bytes(self, entry):
     path = self.root / entry.path
     try:
+      # Reading a pipe or a device would wait, for ever if need be.
+      if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):
+        raise ImageError(str(path), 'it is not a file')
       return path.read_bytes()
     except OSError as error:
       of_the_image = isinstance(
@@ -176,8 +194,11 @@ class Folder(Files):
 
   def fingerprint(self):
     def state(entry):
-      stat = (self.root / entry.path).stat()
-      return f'{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}'
+      try:
+        status = (self.root / entry.path).stat()
+      except OSError as error:
+        raise ImageError(str(self.root / entry.path), error.strerror) from error
+      return f'{entry.path}\0{status.st_size}\0{status.st_mtime_ns}'
 
     return digest(*map(state, self.entries))
 

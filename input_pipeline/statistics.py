@@ -1,6 +1,7 @@
 """Mean image and principal colours of a training set."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -10,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import tqdm
 
-from input_pipeline import preprocessing
+from input_pipeline import atomic, preprocessing
 from input_pipeline.errors import DataError
 from input_pipeline.sources import Source
 
@@ -135,7 +136,7 @@ def load_or_compute(
   for place in places:
     try:
       place.mkdir(parents=True, exist_ok=True)
-      _save(statistics, place / file)
+      atomic.write(place / file, functools.partial(write, statistics), place)
       break
     except OSError:
       continue  # Not writable: the next place, or no cache at all.
@@ -149,18 +150,6 @@ def _places(source, directory):
     return []
   cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return [source.directory, pathlib.Path(cache) / 'alexnet']
-
-
-def _save(statistics: Statistics, path: pathlib.Path) -> None:
-  """Writes statistics to a file that is complete or not there."""
-  # Written aside and renamed, so that a killed run leaves no half file.
-  temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-  try:
-    with open(temporary, 'wb') as f:
-      write(statistics, f)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def write(statistics: Statistics, file: BinaryIO) -> None:

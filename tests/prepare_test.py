@@ -86,7 +86,9 @@ class ResultTest(preparing.PreparingTest):
       np.testing.assert_array_equal(stored.items, squares)
     labels = [('ant', 'newt').index(path.parent.name) for path in paths]
     self.assertEqual(stored.labels, labels)
-    self.assertEqual(stored.names, list(map(str, paths)))
+    # Within the set, wherever it lies.
+    names = [f'{path.parent.name}/{path.name}' for path in paths]
+    self.assertEqual(stored.names, names)
     shards = {'train': 3, 'evaluation': 1}[set_name] if shard else 1
     self.assertCountEqual(
         [path.name for path in self.out.glob(f'{set_name}-*')],
@@ -243,7 +245,7 @@ class SamplesTest(preparing.PreparingTest):
     self.assertEqual((self.out / 'rejected.txt').read_text(), '')
     stored = preparing.load(self.out)
     for index in range(0, 117, 13):
-      image = Image.open(stored.names[index])
+      image = Image.open(SAMPLES / stored.names[index])
       orientation = image.getexif().get(274, 1)
       self.assertIn(orientation, (1, 3, 6, 8))
       # Counter-clockwise; EXIF says what to do clockwise.
@@ -395,9 +397,8 @@ class FaultsTest(preparing.PreparingTest):
         self.photos, '--eval_fraction=0', '--storage=raw', shard=shard
     )
     stored = preparing.load(self.out)
-    names = [name.removeprefix(f'{self.photos}/') for name in stored.names]
-    self.assertCountEqual(names, self.good)
-    for name, pixels, label in zip(names, stored.items, stored.labels):
+    self.assertCountEqual(stored.names, self.good)
+    for name, pixels, label in zip(stored.names, stored.items, stored.labels):
       buffer = io.BytesIO()
       preparing.picture(self.good[name]).save(buffer, 'JPEG')
       np.testing.assert_array_equal(pixels, preparing.square(buffer))
@@ -423,6 +424,24 @@ class FaultsTest(preparing.PreparingTest):
         f'--source={self.photos}', '--eval_fraction=0', '--strict',
     )
     self.assertFalse((self.out / 'manifest.json').exists())
+
+  def test_strict_after_all(self):
+    """What was rejected without --strict is not forgotten with it."""
+    flags = f'--source={self.photos}', '--eval_fraction=0'
+    self.prepare(self.photos, '--eval_fraction=0', '--part=0/1')
+    self.assert_refused('was rejected before: .*newt/', *flags, '--strict')
+    self.prepare(self.photos, '--eval_fraction=0')
+    self.assert_refused('prepared already, and rej', *flags, '--strict')
+
+  def test_neither_file_nor_folder(self):
+    path = self.photos / 'ant' / 'pipe.jpg'
+    os.mkfifo(path)
+    (self.photos / 'ant' / 'link.jpg').symlink_to(self.photos / 'nowhere.jpg')
+    self.prepare(self.photos, '--eval_fraction=0')
+    rejected = self.lines()
+    self.assertEqual(rejected['ant/pipe.jpg'], 'it is not a file')
+    self.assertEqual(rejected['ant/link.jpg'], 'No such file or directory')
+    self.assertLen(rejected, len(self.bad) + 2)
 
   def test_strict_goes_on_when_it_is_mended(self):
     photos = preparing.write_photos(self.root / 'mended', 4)
@@ -489,13 +508,12 @@ class FaultsTest(preparing.PreparingTest):
       shards = manifest(out)['sets']['train']['shards']
       self.assertEqual([s['images'] for s in shards], [2, 0, 2, 2, 2, 0])
       stored = preparing.load(out)
-      names = [f'{photos}/ant/0{i}.jpg' for i in (0, 1, 4, 5)]
-      names += [f'{photos}/newt/0{i}.jpg' for i in (0, 1, 2, 3)]
+      names = [f'ant/0{i}.jpg' for i in (0, 1, 4, 5)]
+      names += [f'newt/0{i}.jpg' for i in (0, 1, 2, 3)]
       self.assertEqual(stored.names, names)
       for item, name in zip(decoded(stored.items), stored.names):
-        self.assertLess(
-            np.abs(item - preparing.square(name).astype(float)).mean(), 6
-        )
+        pixels = preparing.square(photos / name).astype(float)
+        self.assertLess(np.abs(item - pixels).mean(), 6)
 
 
 class Counting(sources.Source):

@@ -162,6 +162,13 @@ class ConfigTest(PreparedTest):
     self.assertEqual(train.directory, self.root / 'data' / place)
     self.assertEqual((len(train), len(evaluation)), (15, 3))
 
+  def test_other_splits_than_it_has(self):
+    self.prepare_photos()
+    config = alexnet.get_config('imagenet2012').dataset
+    config.dir, config.train_split = str(self.out), 'train[:10%]'
+    with self.assertRaisesRegex(DataError, r"train_split is 'train\[:10%\]'"):
+      datasets.create_sources(config, 0)
+
   def test_prepared_under_the_name_of_another_dataset(self):
     self.prepare_photos(out=self.root / 'data/prepared/imagenette')
     with self.assertRaisesRegex(DataError, 'img_train.tar'):

@@ -508,6 +508,14 @@ class FolderErrorsTest(SourceTest):
     self.assertNotIsInstance(caught.exception, ImageError)
 
 
+  def test_folders_of_sets(self):
+    self.write('train/ant/0.jpg', 'train/newt/0.jpg', 'Val/ant/0.jpg')
+    config = alexnet.get_config('folder').dataset
+    config.train_dir = str(self.root)
+    with self.assertRaisesRegex(DataError, 'Val, train, which are sets'):
+      datasets.create_sources(config, 0)
+
+
 class TFDSTest(SourceTest):
 
   def create(self, name, **fields):

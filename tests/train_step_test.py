@@ -3,6 +3,7 @@
 from tests import testing  # isort: skip
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +240,37 @@ class PutAheadTest(parameterized.TestCase):
     mesh = partitioning.create_mesh(config_for())
     self.assertLen(list(partitioning.put_ahead(self.batches(1), mesh)), 1)
     self.assertEmpty(list(partitioning.put_ahead(self.batches(0), mesh)))
+
+
+class PartOfProcessTest(parameterized.TestCase):
+  """Owners of the devices, [data, tower], to the part that each reads."""
+
+  @parameterized.parameters(
+      ([[0, 0], [1, 1]], {0: (0, 2), 1: (1, 2)}),
+      ([[0], [0], [1], [1]], {0: (0, 2), 1: (1, 2)}),
+      ([[0], [1], [2], [3]], {i: (i, 4) for i in range(4)}),
+      # The towers of each replica lie on two machines.
+      ([[0, 1]], {0: (0, 1), 1: (0, 1)}),
+      ([[0, 1], [2, 3]], {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}),
+  )
+  def test_parts(self, owners, parts):
+    for process, part in parts.items():
+      self.assertEqual(
+          partitioning.part_of_process(self.devices(owners), process), part
+      )
+
+  @parameterized.parameters(
+      ([[0, 0]], 1, 'process 1 has no device in the mesh of 1 x 2'),
+      ([[0], [0], [1]], 1, 'equal blocks'),
+      ([[0], [1], [0], [1]], 0, 'equal blocks'),
+  )
+  def test_refused(self, owners, process, message):
+    with self.assertRaisesRegex(ConfigError, message):
+      partitioning.part_of_process(self.devices(owners), process)
+
+  def devices(self, owners):
+    make = lambda owner: types.SimpleNamespace(process_index=owner)
+    return np.vectorize(make, otypes=[object])(np.array(owners))
 
 
 class MeshTest(parameterized.TestCase):

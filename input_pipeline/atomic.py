@@ -1,0 +1,46 @@
+"""Files that are complete or not there, whenever a process is killed."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import uuid
+from collections.abc import Callable
+from typing import BinaryIO
+
+_SUFFIX = '.tmp'
+
+
+def write(
+    path: pathlib.Path,
+    write_to: Callable[[BinaryIO], object],
+    scratch: pathlib.Path,
+) -> None:
+  """Writes a file aside and renames it.
+
+  Args:
+    path: of the file.
+    write_to: writes what it is given.
+    scratch: a folder on the same disk for the file until it is complete.
+  """
+  # Processes of different machines may have the same number.
+  temporary = scratch / f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}'
+  try:
+    with open(temporary, 'wb') as f:
+      # Says that a living process writes it. Some network disks cannot.
+      with contextlib.suppress(OSError):
+        fcntl.flock(f, fcntl.LOCK_EX)
+      write_to(f)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def remove_stale(scratch: pathlib.Path) -> None:
+  """Removes what killed processes have left of files that they wrote."""
+  for path in scratch.glob(f'*{_SUFFIX}'):
+    with contextlib.suppress(OSError), open(path, 'rb') as f:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      path.unlink()
