@@ -99,6 +99,9 @@ def _original(source: Source, index, label) -> Tile:
   image = preprocessing.decode(encoded, source.describe(index))
   caption = f'{source.class_names[label]}, {image.width} x {image.height}'
   image.thumbnail((preprocessing.SQUARE,) * 2)
+  if (times := preprocessing.SQUARE // max(image.size)) > 1:
+    size = (image.width * times, image.height * times)
+    image = image.resize(size, Image.Resampling.NEAREST)
   return image, caption
 
 
