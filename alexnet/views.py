@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Batch = dict[str, jax.Array]
+from input_pipeline.preprocessing import CROP
 
-CROP = 224
+Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ pixels. Printed are the median seconds of a step and their ratios.
 import json
 import pathlib
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -119,13 +118,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
-  with tempfile.TemporaryDirectory(dir=values.work) as directory:
-    work = pathlib.Path(directory)
-    source = values.source
-    if source is None:
-      source = str(work / 'photographs')
-      images.write_photographs(pathlib.Path(source), 1024)
-    images.prepare(source, work)
+  with images.images_to_read(values.source, 1024, values.work) as (_, work):
     seconds = measure(
         work,
         values.batch_size,

@@ -22,6 +22,7 @@ the arithmetic on the device. The others:
                             DataLoader of two workers, our decoder, 8 bits
 """
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -73,6 +74,26 @@ def write_photographs(directory: pathlib.Path, count: int) -> None:
           box=(left, top, left + width, top + height),
       )
       window.save(folder / f'{index:05d}.jpg', quality=96)
+
+
+@contextlib.contextmanager
+def images_to_read(
+    source: str | None, count: int, place: str | None
+) -> Iterator[tuple[str, pathlib.Path]]:
+  """Folder of images and a temporary directory with all their other forms.
+
+  Args:
+    source: the folder; None for `count` photographs that are made.
+    count: of the photographs.
+    place: where the temporary directory is to be; None for the system's.
+  """
+  with tempfile.TemporaryDirectory(dir=place) as directory:
+    work = pathlib.Path(directory)
+    if source is None:
+      source = str(work / 'photographs')
+      write_photographs(pathlib.Path(source), count)
+    prepare(source, work)
+    yield source, work
 
 
 def prepare(source: str, work: pathlib.Path) -> None:
@@ -383,13 +404,9 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
-  with tempfile.TemporaryDirectory(dir=values.work) as directory:
-    work = pathlib.Path(directory)
-    source = values.source
-    if source is None:
-      source = str(work / 'photographs')
-      write_photographs(pathlib.Path(source), values.images)
-    prepare(source, work)
+  with images_to_read(values.source, values.images, values.work) as (
+      source, work
+  ):
     chosen = [
         make
         for make in (*OURS, *PEERS)

@@ -81,6 +81,16 @@ def _check_place(source, output):
     )
 
 
+def _announce(sets):
+  for name, source in sets.items():
+    print(f'{name:10s} {len(source):,} images of {source.name}')
+    if other := getattr(source, 'ignored', None):
+      kinds = ', '.join(f'{n:,} {kind}' for kind, n in other.most_common(5))
+      print(f'           ignored: {kinds}; wanted JPEG or PNG files')
+  if 'evaluation' not in sets:
+    print('           no evaluation set, which training will ask for')
+
+
 def _prepare(values, output):
   _check_place(values.source, output)
   output.mkdir(parents=True, exist_ok=True)
@@ -99,13 +109,7 @@ def _prepare(values, output):
   sets = {'train': train}
   if evaluation is not None:
     sets['evaluation'] = evaluation
-  for name, source in sets.items():
-    print(f'{name:10s} {len(source):,} images of {source.name}')
-    if other := getattr(source, 'ignored', None):
-      kinds = ', '.join(f'{n:,} {kind}' for kind, n in other.most_common(5))
-      print(f'           ignored: {kinds}; wanted JPEG or PNG files')
-  if evaluation is None:
-    print('           no evaluation set, which training will ask for')
+  _announce(sets)
   raw = values.storage == 'raw'
   settings = Settings(
       values.storage, None if raw else values.quality, values.aspect
