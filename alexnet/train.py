@@ -130,6 +130,7 @@ class Run:
         self.pipeline.mean_image,
         config.augmentation.mean_crop,
         mirror=config.augmentation.flip,
+        crop=config.augmentation.crop_size,
     )
     self._eval_steps = {
         views: train_step.make_eval_step(
@@ -153,7 +154,9 @@ class Run:
   # --- Opening ---
 
   def _create_state(self, key):
-    return train_step.create_state(self.model, self._optimizer, key)
+    return train_step.create_state(
+        self.model, self._optimizer, key, self.config.augmentation.crop_size
+    )
 
   def _plan(self, examples):
     def steps(field):

@@ -38,9 +38,17 @@ def create_state(
     model: Module,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
+    crop: int = 224,
 ) -> TrainState:
-  """The state before the first step; values depend on the key alone."""
-  image = jnp.zeros((1, 224, 224, 3))
+  """The state before the first step; values depend on the key alone.
+
+  Args:
+    model: from `create_model`.
+    optimizer: from `create_optimizer`.
+    key: for the initialization.
+    crop: side of the network's input, in pixels.
+  """
+  image = jnp.zeros((1, crop, crop, 3))
   params = model.init(key, image)['params']
   return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -109,7 +117,7 @@ def make_train_step(
     optimizer: from `create_optimizer`.
     mesh: (data, tower).
     state: arrays or shapes of the state, for its partition.
-    images: makes the network's input, [batch, 224, 224, 3], from a batch or a
+    images: makes the network's input, [batch, crop, crop, 3], from a batch or a
       part of one; see `views.Views.training`.
     seed: of dropout.
     accumulation: parts that a device computes its examples in.
@@ -137,7 +145,7 @@ def make_train_step(
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
   def step(state, batch, rates):
-    # Local blocks: image [batch / data, 224, 224, 3], label [batch / data],
+    # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
     # parameters [..., features / tower].
     count = batch['label'].shape[0]
     first = lax.axis_index(DATA) * count
@@ -192,7 +200,7 @@ def make_eval_step(
     model: from `create_model`.
     mesh: (data, tower).
     params: arrays or shapes of the parameters, for their partition.
-    images: makes the network's input, [batch, views, 224, 224, 3], from a
+    images: makes the network's input, [batch, views, crop, crop, 3], from a
       batch; see `views.Views.centre` and `ten`.
 
   Returns:
@@ -205,7 +213,7 @@ def make_eval_step(
   local_model = model.clone(tower_axis=TOWER)
 
   def step(params, batch):
-    # Local blocks: image [batch / data, 256, 256, 3].
+    # Local blocks: image [batch / data, size, size, 3].
     labels, weight = batch['label'], batch['weight']
     crops = images(batch)
     views = crops.shape[1]

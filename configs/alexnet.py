@@ -77,6 +77,10 @@ def _model():
   # 2 towers that see each other in conv3, fc6, fc7 and fc8 only (§3.2, §3.5,
   # Figure 2), or 1. Features below are those of all towers together.
   model.towers = 2
+  # Factor of all features but the classes, for experiments on a small machine;
+  # deviations of the initialization are divided by its root in all layers but
+  # the first, so that activities keep their size.
+  model.width = 1.0
   # 'relu' (§3.1), 'tanh' or 'sigmoid', after every hidden layer.
   model.activation = 'relu'
 
@@ -203,6 +207,9 @@ def _dataset(data):
   dataset.dir = placeholder(str)
   dataset.train_split = 'train'
   dataset.eval_split = 'validation'
+  # The shorter side of images is resized to this, in pixels, and the centre
+  # square cut out (§2).
+  dataset.size = 256
   # Where the statistics of the training set are kept. Unset: beside the data,
   # or in the user's cache directory if that cannot be written.
   dataset.statistics_dir = placeholder(str)
@@ -218,8 +225,9 @@ def _dataset(data):
 
 def _augmentation():
   augmentation = ml_collections.ConfigDict()
-  # Offsets of a 224 crop in 256 pixels, each way (§4.1: 32 * 32 * 2 = 2048
-  # variants of an image).
+  # Side of a crop, which the network sees, in pixels (§4.1).
+  augmentation.crop_size = 224
+  # Offsets of a crop, each way (§4.1: 32 * 32 * 2 = 2048 variants of an image).
   augmentation.crop_offsets = 32
   # Mirror every second image (§4.1).
   augmentation.flip = True

@@ -64,7 +64,7 @@ class Pipeline:
     evaluation: the evaluation set.
     statistics: of the training set's images; None if the config takes all it
       needs from ImageNet's, which are built in.
-    mean_image: [256, 256, 3] float32, to be subtracted on the device.
+    mean_image: [size, size, 3] float32, to be subtracted on the device.
   """
 
   def __init__(
@@ -91,7 +91,10 @@ class Pipeline:
       DataError: a field that cannot work, or an image that cannot be read.
     """
     _check(config, processes)
+    _check_size(config, train, evaluation)
     self._config = config
+    self._size = config.dataset.size
+    self._crop = config.augmentation.crop_size
     self.train = train
     self.evaluation = evaluation
     self._process = process
@@ -109,7 +112,10 @@ class Pipeline:
       self.statistics = train.statistics()
       if self.statistics is None:
         self.statistics = statistics_lib.load_or_compute(
-            train, self._squares(train), config.dataset.statistics_dir
+            train,
+            self._squares(train),
+            config.dataset.statistics_dir,
+            self._size,
         )
     if config.dataset.pca == 'imagenet':
       self._components = (
@@ -131,7 +137,7 @@ class Pipeline:
         divided by its divisor; None: all have it.
 
     Yields:
-      This process's part of each batch: 'image' [examples, 224, 224, 3] uint8
+      This process's part of each batch: 'image' [examples, crop, crop, 3] uint8
       crops that are not yet mirrored, 'label' [examples] int32, and of
       `Plan` 'offset', 'flip', 'shift' and 'divisor'.
 
@@ -145,7 +151,7 @@ class Pipeline:
       lit = lighting_steps is None or step < lighting_steps
       plan = self.plan(first, size, lit=lit)
       boxes = [
-          preprocessing.Box(top, left, preprocessing.CROP)
+          preprocessing.Box(top, left, self._crop, self._size)
           for top, left in plan.offset.tolist()
       ]
       image, label = self._read(self.train, plan.index, boxes)
@@ -210,9 +216,9 @@ class Pipeline:
       batch_size: images in a batch of all processes.
 
     Yields:
-      This process's part of each batch: 'image' [examples, 256, 256, 3] uint8,
-      'label' [examples] int32 and 'weight' [examples] float32, 0 where the
-      last batch is filled up.
+      This process's part of each batch: 'image' [examples, size, size, 3]
+      uint8, 'label' [examples] int32 and 'weight' [examples] float32, 0 where
+      the last batch is filled up.
 
     Raises:
       DataError: an image cannot be read; names it.
@@ -240,19 +246,20 @@ class Pipeline:
       means = self.statistics.channel_means
     else:
       means = statistics_lib.IMAGENET_CHANNEL_MEANS
-    shape = (preprocessing.SQUARE, preprocessing.SQUARE, 3)
+    shape = (self._size, self._size, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
   def _read(self, source, index, boxes=None):
     """Images [count, size, size, 3] uint8 and labels [count] int32."""
     count = len(index)
-    size = boxes[0].size if boxes else preprocessing.SQUARE
+    whole = preprocessing.whole(self._size)
+    size = boxes[0].size if boxes else self._size
     images = _aligned((count, size, size, 3))
     labels = np.empty(count, np.int32)
 
     def read(start):
       for i in range(start, min(start + _CHUNK, count)):
-        box = boxes[i] if boxes else preprocessing.WHOLE
+        box = boxes[i] if boxes else whole
         images[i], labels[i] = source.image(int(index[i]), box)
 
     collections.deque(
@@ -393,11 +400,16 @@ def _check(config, processes):
       augmentation.lighting,
       ('eigenvalue', 'standard_deviation', 'none'),
   )
-  if not 1 <= augmentation.crop_offsets <= preprocessing.BORDER + 1:
+  size, crop = config.dataset.size, augmentation.crop_size
+  if not 1 <= crop <= size <= preprocessing.LARGEST_SQUARE:
+    raise DataError(
+        f'augmentation.crop_size is {crop} and dataset.size is {size}: wanted '
+        f'1 <= crop_size <= size <= {preprocessing.LARGEST_SQUARE}'
+    )
+  if not 1 <= augmentation.crop_offsets <= size - crop + 1:
     raise DataError(
         f'augmentation.crop_offsets is {augmentation.crop_offsets}: wanted 1 '
-        f'to {preprocessing.BORDER + 1}, which fit a {preprocessing.CROP} crop '
-        f'into {preprocessing.SQUARE} pixels'
+        f'to {size - crop + 1}, which fit a {crop} crop into {size} pixels'
     )
   if augmentation.images_per_crop < 1:
     raise DataError(
@@ -409,3 +421,14 @@ def _check(config, processes):
         f'augmentation.lighting_divisor is {augmentation.lighting_divisor}: '
         'wanted more than 0'
     )
+
+
+def _check_size(config, *sources):
+  for source in sources:
+    if source.size not in (None, config.dataset.size):
+      raise DataError(
+          f'dataset.size is {config.dataset.size}, but {source.name} has '
+          f'squares of {source.size} pixels: set '
+          f'--config.dataset.size={source.size} (and augmentation.crop_size), '
+          f'or prepare with --size={config.dataset.size}'
+      )

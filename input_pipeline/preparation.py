@@ -48,25 +48,25 @@ class Settings:
     storage: 'jpeg' or 'raw'.
     quality: of JPEG files, 1 to 100; None for pixels.
     aspect: 'keep' the image's and cut the centre, or 'warp' it into a square.
+    size: side of the squares, in pixels.
   """
 
   storage: str = 'jpeg'
   quality: int | None = DEFAULT_QUALITY
   aspect: str = 'keep'
+  size: int = preprocessing.SQUARE
 
 
 @dataclasses.dataclass
 class _Done:
   """Images of a chunk or a shard that are finished."""
 
+  sums: statistics.Accumulator
   files: list[bytes] = dataclasses.field(default_factory=list)
   sizes: list[int] = dataclasses.field(default_factory=list)
   labels: list[int] = dataclasses.field(default_factory=list)
   names: list[str] = dataclasses.field(default_factory=list)
   rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-  sums: statistics.Accumulator = dataclasses.field(
-      default_factory=statistics.Accumulator
-  )
 
   def merge(self, other: '_Done') -> None:
     """Adds another one's images, without their files."""
@@ -134,12 +134,12 @@ class Preparation:
     self._settings = settings
     self._strict = strict
     self._workers = workers or threads_lib.cores()
+    self._whole = preprocessing.whole(settings.size)
     self._unfinished = unfinished(output)
     self._about = {
         'format': prepared.FORMAT,
         'settings': dataclasses.asdict(settings)
         | {
-            'size': preprocessing.SQUARE,
             'filter': f'{preprocessing.FILTER.name.lower()}, antialiased',
         },
         'origin': origin,
@@ -282,15 +282,18 @@ class Preparation:
         progress.set_postfix(rejected=self.rejected, refresh=False)
       progress.update(len(done.labels) + len(done.rejected))
 
+  def _nothing_done(self):
+    return _Done(statistics.Accumulator(self._settings.size))
+
   def _make_chunk(self, task):
     (set_name, number), indices = task
-    source, done = self._sets[set_name], _Done()
+    source, done = self._sets[set_name], self._nothing_done()
     for index in indices:
       try:
         encoded, label = source.read(index)
         name = source.describe(index)
         square = preprocessing.to_square(
-            encoded, name, aspect=self._settings.aspect
+            encoded, name, aspect=self._settings.aspect, box=self._whole
         )
       except ImageError as error:
         if self._strict:
@@ -318,7 +321,7 @@ class Preparation:
     return file, simplejpeg.decode_jpeg(file)
 
   def _write_shard(self, set_name, number, chunks: Iterable[_Done]):
-    all_done = _Done()
+    all_done = self._nothing_done()
 
     def write(f):
       f.write(bytes(_NPY_HEADER))
@@ -349,7 +352,7 @@ class Preparation:
     self._write(self._note(set_name, number), lambda f: np.savez(f, **note))
 
   def _header(self, done):
-    size = preprocessing.SQUARE
+    size = self._settings.size
     shape = (
         (len(done.sizes), size, size, 3)
         if self._settings.storage == 'raw'
@@ -391,7 +394,7 @@ class Preparation:
           f'{len(missing)} shard(s) are not prepared yet, the first is number '
           f'{missing[0][1]} of {missing[0][0]}: run all parts to the end first'
       )
-    sums = statistics.Accumulator()
+    sums = statistics.Accumulator(self._settings.size)
     for number in range(self.shards('train')):
       with np.load(self._note('train', number)) as note:
         sums.merge(_sums_of(note))
@@ -484,7 +487,7 @@ class Preparation:
 
 
 def _sums_of(note):
-  sums = statistics.Accumulator()
+  sums = statistics.Accumulator(len(note['pixel_sum']))
   sums.count = int(note['count'])
   sums.pixel_sum += note['pixel_sum']
   sums.products += note['products']

@@ -55,6 +55,10 @@ def _check_flags(values):
     )
   if values.workers is not None and values.workers < 1:
     raise DataError(f'--workers is {values.workers}: wanted at least 1')
+  if not 1 <= values.size <= preprocessing.LARGEST_SQUARE:
+    raise DataError(
+        f'--size is {values.size}: wanted 1 to {preprocessing.LARGEST_SQUARE}'
+    )
   if values.seed < 0:
     raise DataError(f'--seed is {values.seed}: wanted at least 0')
   if values.part:
@@ -112,7 +116,10 @@ def _prepare(values, output):
   _announce(sets)
   raw = values.storage == 'raw'
   settings = Settings(
-      values.storage, None if raw else values.quality, values.aspect
+      values.storage,
+      None if raw else values.quality,
+      values.aspect,
+      values.size,
   )
   preparation = Preparation(
       sets,
@@ -132,7 +139,7 @@ def _prepare(values, output):
     print(f'{place} is prepared already')
     return
   if raw:
-    size = 3 * preprocessing.SQUARE**2
+    size = 3 * values.size**2
     _check_room(size * sum(map(len, sets.values())), output)
   if not values.merge:
     preparation.run(*(_parse_part(values.part) if values.part else (0, 1)))
@@ -236,6 +243,9 @@ def _define_flags():
       'aspect', 'keep', preprocessing.ASPECTS,
       "'keep' cuts the centre square, as the authors did; 'warp' squeezes the "
       'whole image into it, to compare with those who do.',
+  )
+  flags.DEFINE_integer(
+      'size', preprocessing.SQUARE, 'Side of the squares, in pixels.'
   )
   flags.DEFINE_bool('strict', False, 'Stop at the first bad image.')
   flags.DEFINE_string(

@@ -1,9 +1,10 @@
-"""Prepared data: 256 x 256 images on disk, written by `prepare.py`.
+"""Prepared data: square images on disk, written by `prepare.py`.
 
 A directory holds, for each of its sets ('train' and 'evaluation'):
 
-  train-00000-of-00005.npy  pixels [images, 256, 256, 3] uint8 ('raw'), or JPEG
-                            files one after the other, [bytes] uint8 ('jpeg')
+  train-00000-of-00005.npy  pixels [images, size, size, 3] uint8 ('raw'), or
+                            JPEG files one after the other, [bytes] uint8
+                            ('jpeg')
   train.npz                 labels [images] int32, shards [shards] int32, the
                             number of images in each, and for JPEG files sizes
                             [images] int32, in bytes
@@ -90,6 +91,7 @@ class Prepared(Source):
     self._set = set_name
     self._identity = about['sha256']
     self._raw = manifest['settings']['storage'] == 'raw'
+    self.size = manifest['settings']['size']
     path = directory / f'{set_name}.npz'
     try:
       with np.load(path) as arrays:

@@ -17,14 +17,17 @@ from scipy import special
 
 from input_pipeline.errors import ImageError
 
+# The paper's sizes (§2, §4.1), in pixels; what a config has if not said
+# otherwise.
 SQUARE = 256
 CROP = 224
-BORDER = SQUARE - CROP
+# Up to this one a row's sums of products are exact in float32, see statistics.
+LARGEST_SQUARE = 258
 # Pillow widens this filter when it shrinks an image, so nothing aliases.
 FILTER = Image.Resampling.BICUBIC
 ASPECTS = ('keep', 'warp')
 
-# Below and beyond these, 256 pixels would be made of next to nothing. The
+# Below and beyond these, a square would be made of next to nothing. The
 # smallest images that are worth something are scikit-learn's digits.
 SMALLEST_SIDE = 8
 LARGEST_ASPECT = 100
@@ -100,18 +103,30 @@ def _decode_any(encoded, name):
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-  """A square part of the 256 x 256 pixels, in pixels."""
+  """A square part of an image's square.
+
+  Attributes:
+    top, left: its place, in pixels.
+    size: its side, in pixels.
+    square: side of the whole square, in pixels.
+  """
 
   top: int = 0
   left: int = 0
   size: int = SQUARE
+  square: int = SQUARE
 
 
 WHOLE = Box()
 
 
+def whole(square: int) -> Box:
+  """All of a square of this side."""
+  return Box(size=square, square=square)
+
+
 def cut(square: np.ndarray, box: Box) -> np.ndarray:
-  """A box of [256, 256, 3] pixels, without a copy."""
+  """A box of [box.square, box.square, 3] pixels, without a copy."""
   return square[
       box.top : box.top + box.size, box.left : box.left + box.size
   ]
@@ -120,16 +135,17 @@ def cut(square: np.ndarray, box: Box) -> np.ndarray:
 def to_square(
     encoded: bytes, name: str, *, aspect: str = 'keep', box: Box = WHOLE
 ) -> np.ndarray:
-  """Decodes, resizes the shorter side to 256, cuts the centre square (§2).
+  """Decodes, resizes the shorter side, cuts the centre square (§2).
 
   Args:
     encoded: a JPEG or PNG file.
     name: of the file, for the error.
     aspect: 'keep', or 'warp' to squeeze the whole image into the square.
-    box: part of the square to compute.
+    box: part of the square to compute; 256 x 256 pixels in the paper.
 
   Returns:
-    [256, 256, 3] uint8, or the box of it: the same pixels in less time.
+    [box.size, box.size, 3] uint8: the same pixels as of the whole square, in
+    less time.
 
   Raises:
     ImageError: the image cannot be decoded.
@@ -143,10 +159,10 @@ def to_square(
   left, top = (image.width - width) / 2, (image.height - height) / 2
   square = _resize(
       image,
-      left + width * box.left / SQUARE,
-      top + height * box.top / SQUARE,
-      width * box.size / SQUARE,
-      height * box.size / SQUARE,
+      left + width * box.left / box.square,
+      top + height * box.top / box.square,
+      width * box.size / box.square,
+      height * box.size / box.square,
       box.size,
   )
   return np.asarray(square)

@@ -2,7 +2,7 @@
 
   python -m input_pipeline.show --config=configs/alexnet.py --output=seen.png
 
-A row an image: the file as it is, the 256 x 256 pixels with the crops that the
+A row an image: the file as it is, its square with the crops that the
 next epochs will take of it, then these crops as the run with this config will
 see them, mirrored and lit. `--set=evaluation` shows the ten views instead.
 """
@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from alexnet import cli
 from input_pipeline import datasets, preprocessing
@@ -22,6 +22,8 @@ from input_pipeline.errors import DataError, printable
 from input_pipeline.pipeline import Pipeline, Plan
 from input_pipeline.sources import Source
 
+# Side of a tile, in pixels; smaller images are enlarged.
+_TILE = 256
 _GAP = 8
 _TEXT = 14
 _COLORS = ('#d62728', '#1f77b4', '#2ca02c', '#ff7f0e', '#9467bd', '#8c564b')
@@ -44,14 +46,15 @@ def training_rows(
   """
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   pipeline = Pipeline(config, train, evaluation)
-  length = len(train)
+  length, crop = len(train), config.augmentation.crop_size
+  whole = preprocessing.whole(config.dataset.size)
   orders = [
       preprocessing.epoch_order(config.seed, epoch, length)
       for epoch in range(epochs)
   ]
   rows = []
   for index in orders[0][:count].tolist():
-    square, label = train.image(index)
+    square, label = train.image(index, whole)
     places = [
         epoch * length + int(np.argmax(order == index))
         for epoch, order in enumerate(orders)
@@ -59,11 +62,11 @@ def training_rows(
     plans = [pipeline.plan(place, 1) for place in places]
     row = [
         _original(train, index, label),
-        (_with_crops(square, plans), 'crops (top, left)'),
+        (_with_crops(square, plans, crop), 'crops (top, left)'),
     ]
     for epoch, plan in enumerate(plans):
       picture, caption = _as_seen(
-          square, plan, pipeline.mean_image, config.augmentation.mean_crop
+          square, plan, pipeline.mean_image, config.augmentation
       )
       row.append((picture, f'epoch {epoch + 1}: {caption}'))
     rows.append(row)
@@ -76,20 +79,22 @@ def evaluation_rows(
   """Images from all over the evaluation set, in their ten views."""
   _, evaluation = datasets.create_sources(config.dataset, config.seed)
   names = ('top left', 'top right', 'bottom left', 'bottom right', 'centre')
-  border = preprocessing.BORDER
+  crop_size = config.augmentation.crop_size
+  whole = preprocessing.whole(config.dataset.size)
+  border = whole.size - crop_size
   corners = [(y, x) for y in (0, border) for x in (0, border)]
   count = min(count, len(evaluation))
   rows = []
   for index in np.linspace(0, len(evaluation) - 1, count).astype(int).tolist():
-    square, label = evaluation.image(index)
+    square, label = evaluation.image(index, whole)
     row = [_original(evaluation, index, label)]
     for mirrored in (False, True) if config.augmentation.flip else (False,):
       for name, (top, left) in zip(names, [*corners, (border // 2,) * 2]):
-        box = preprocessing.Box(top, left, preprocessing.CROP)
+        box = preprocessing.Box(top, left, crop_size, whole.size)
         crop = preprocessing.cut(square, box)
         if mirrored:
           crop, name = crop[:, ::-1], f'{name}, mirrored'
-        row.append((Image.fromarray(crop), name))
+        row.append((_enlarged(Image.fromarray(crop)), name))
     rows.append(row)
   return rows
 
@@ -98,29 +103,36 @@ def _original(source: Source, index, label) -> Tile:
   encoded, _ = source.read(index)
   image = preprocessing.decode(encoded, source.describe(index))
   caption = f'{source.class_names[label]}, {image.width} x {image.height}'
-  image.thumbnail((preprocessing.SQUARE,) * 2)
-  if (times := preprocessing.SQUARE // max(image.size)) > 1:
-    size = (image.width * times, image.height * times)
-    image = image.resize(size, Image.Resampling.NEAREST)
-  return image, caption
+  image.thumbnail((_TILE, _TILE))
+  return _enlarged(image), caption
 
 
-def _with_crops(square, plans):
+def _enlarged(image):
+  """By a whole number, so that the pixels stay what they are."""
+  times = _TILE // max(image.size)
+  return ImageOps.scale(image, times, Image.Resampling.NEAREST)
+
+
+def _with_crops(square, plans, crop):
   image = Image.fromarray(square)
   draw = ImageDraw.Draw(image)
   for number, plan in enumerate(plans):
     top, left = plan.offset[0].tolist()
-    end = preprocessing.CROP - 1
+    end = crop - 1
     color = _COLORS[number % len(_COLORS)]
-    draw.rectangle((left, top, left + end, top + end), outline=color, width=2)
-  return image
+    width = 2 if len(square) >= _TILE // 2 else 1
+    box = (left, top, left + end, top + end)
+    draw.rectangle(box, outline=color, width=width)
+  return _enlarged(image)
 
 
-def _as_seen(square, plan: Plan, mean_image, mean_crop) -> Tile:
+def _as_seen(square, plan: Plan, mean_image, augmentation) -> Tile:
   top, left = plan.offset[0].tolist()
-  box = preprocessing.Box(top, left, preprocessing.CROP)
-  border = preprocessing.BORDER // 2
-  centre = preprocessing.Box(border, border, preprocessing.CROP)
+  size, crop = len(square), augmentation.crop_size
+  mean_crop = augmentation.mean_crop
+  box = preprocessing.Box(top, left, crop, size)
+  border = (size - crop) // 2
+  centre = preprocessing.Box(border, border, crop, size)
   mean = preprocessing.cut(mean_image, box if mean_crop == 'under' else centre)
   pixels = preprocessing.cut(square, box)
   caption = f'({top}, {left})'
@@ -133,13 +145,13 @@ def _as_seen(square, plan: Plan, mean_image, mean_crop) -> Tile:
     caption += ' ' + ' '.join(f'{level:+.0f}' for level in shift)
   seen = (pixels - mean + shift) / divisor + mean
   seen = np.clip(seen, 0, 255).round().astype(np.uint8)
-  return Image.fromarray(seen), caption
+  return _enlarged(Image.fromarray(seen)), caption
 
 
 def draw_grid(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
   """One picture of rows of captioned tiles."""
   font = ImageFont.load_default(_TEXT)
-  side = preprocessing.SQUARE
+  side = _TILE
   width, height = side + _GAP, side + _GAP + _TEXT + 6
   columns = max(map(len, rows))
   grid = Image.new(

@@ -41,11 +41,13 @@ class Source(abc.ABC):
     name: for messages.
     class_names: the classes' names, in the order of their labels.
     directory: folder of the data, for caches beside it; None if it has none.
+    size: side of the squares that it has, in pixels; None: any that is wanted.
   """
 
   name: str
   class_names: Sequence[str]
   directory: pathlib.Path | None = None
+  size: int | None = None
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -70,7 +72,7 @@ class Source(abc.ABC):
   def image(
       self, index: int, box: preprocessing.Box = preprocessing.WHOLE
   ) -> tuple[np.ndarray, int]:
-    """Returns a part of an example's 256 x 256 pixels, and its label.
+    """Returns a part of an example's square, and its label.
 
     Args:
       index: of the example.

@@ -28,10 +28,10 @@ IMAGENET_EIGENVECTORS = np.array([
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-  """Statistics of images of 256 x 256 pixels, levels of 0..255.
+  """Statistics of images of one size, levels of 0..255.
 
   Attributes:
-    mean_image: [256, 256, 3] float32.
+    mean_image: [size, size, 3] float32.
     covariance: [3, 3] float64, of the RGB values of all pixels.
   """
 
@@ -54,19 +54,20 @@ class Accumulator:
 
   Attributes:
     count: images added.
-    pixel_sum: [256, 256, 3] uint64.
+    pixel_sum: [size, size, 3] uint64.
     products: [3, 3] uint64, sums over all pixels of the products of colours.
   """
 
-  def __init__(self):
-    shape = (preprocessing.SQUARE, preprocessing.SQUARE, 3)
+  def __init__(self, size: int = preprocessing.SQUARE):
+    """Starts with no image, of images of size x size pixels."""
+    shape = (size, size, 3)
     self.count = 0
     self.pixel_sum = np.zeros(shape, np.uint64)
     self.products = np.zeros((3, 3), np.uint64)
 
   def add(self, square: np.ndarray) -> None:
-    """Adds an image, [256, 256, 3] uint8."""
-    # Below 2^24 float32 is exact, and a row's sums are: 256 * 255^2.
+    """Adds an image, [size, size, 3] uint8."""
+    # Below 2^24 float32 is exact, and a row's sums are, up to 258 * 255^2.
     rows = square.astype(np.float32)
     products = np.matmul(rows.transpose(0, 2, 1), rows)
     self.count += 1
@@ -85,19 +86,22 @@ class Accumulator:
       raise DataError('no image to compute statistics of')
     mean_image = self.pixel_sum / self.count
     mean = mean_image.mean(axis=(0, 1))
-    pixels = self.count * preprocessing.SQUARE**2
+    pixels = self.count * self.pixel_sum.shape[0] ** 2
     covariance = self.products / pixels - np.outer(mean, mean)
     return Statistics(mean_image.astype(np.float32), covariance)
 
 
-def compute(squares: Iterable[np.ndarray], total: int) -> Statistics:
-  """Computes the statistics of [256, 256, 3] uint8 images, with a progress bar.
+def compute(
+    squares: Iterable[np.ndarray], total: int, size: int = preprocessing.SQUARE
+) -> Statistics:
+  """Computes the statistics of [size, size, 3] images, with a progress bar.
 
   Args:
-    squares: the images; memory does not grow with their number.
+    squares: the images, uint8; memory does not grow with their number.
     total: their number.
+    size: their side, in pixels.
   """
-  accumulator = Accumulator()
+  accumulator = Accumulator(size)
   for square in progress_bar(squares, 'training set statistics', total):
     accumulator.add(square)
   return accumulator.statistics()
@@ -117,7 +121,10 @@ def progress_bar(items, description: str, total: int, initial: int = 0):
 
 
 def load_or_compute(
-    source: Source, squares: Iterable[np.ndarray], directory: str | None
+    source: Source,
+    squares: Iterable[np.ndarray],
+    directory: str | None,
+    size: int = preprocessing.SQUARE,
 ) -> Statistics:
   """Returns a source's statistics, from the cache if they are there.
 
@@ -126,13 +133,17 @@ def load_or_compute(
     squares: its images; only read if there is no cache.
     directory: where the cache lies; None for beside the data, or in the user's
       cache directory if that cannot be written.
+    size: side of the images, in pixels.
   """
-  file = f'alexnet_statistics_{source.fingerprint()}.npz'
+  key = source.fingerprint()
+  if size != preprocessing.SQUARE:
+    key += f'_{size}'
+  file = f'alexnet_statistics_{key}.npz'
   places = _places(source, directory)
   for place in places:
     if (place / file).exists():
       return load(place / file)
-  statistics = compute(squares, len(source))
+  statistics = compute(squares, len(source), size)
   for place in places:
     try:
       place.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,9 @@ def examples(batches):
 def network_input(pipeline, batch, **fields):
   """What the network reads of [examples, ...], as a run makes it."""
   config = make_config(**fields).augmentation
-  views = Views(pipeline.mean_image, config.mean_crop, mirror=config.flip)
+  views = Views(
+      pipeline.mean_image, config.mean_crop, mirror=config.flip, crop=224
+  )
   return np.asarray(jax.jit(views.training)(batch))
 
 
@@ -458,7 +460,7 @@ class EvaluationTest(parameterized.TestCase):
 
     offsets = ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))
     batch = next(pipeline.evaluation_batches(3))
-    views = Views(pipeline.mean_image, mean_crop, mirror=True)
+    views = Views(pipeline.mean_image, mean_crop, mirror=True, crop=224)
     ten = np.asarray(jax.jit(views.ten)(batch))
     one = np.asarray(jax.jit(views.centre)(batch))
     self.assertEqual(ten.shape, (3, 10, 224, 224, 3))
@@ -475,7 +477,7 @@ class EvaluationTest(parameterized.TestCase):
       np.testing.assert_allclose(all_views[5:], mirrored, atol=1e-4)
       np.testing.assert_allclose(centre, five[4:], atol=1e-4)
     # As in training: a mirrored digit is another one.
-    views = Views(pipeline.mean_image, mean_crop, mirror=False)
+    views = Views(pipeline.mean_image, mean_crop, mirror=False, crop=224)
     np.testing.assert_array_equal(jax.jit(views.ten)(batch), ten[:, :5])
 
   def test_a_process_reads_its_part_only(self):

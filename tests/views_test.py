@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet import optimizer, partitioning, train_step
 from alexnet.models import create_model
-from alexnet.views import Views, centre
+from alexnet.views import Views
 
 CENTRE = np.s_[16:240, 16:240]
 
@@ -75,7 +75,7 @@ class TrainingTest(parameterized.TestCase):
   )
   def test_numpy(self, mean_crop, compile):
     batch, mean = training_batch(12), square()
-    got = compile(Views(mean, mean_crop, mirror=True).training)(batch)
+    got = compile(Views(mean, mean_crop, mirror=True, crop=224).training)(batch)
     self.assertEqual((got.shape, got.dtype), ((12, 224, 224, 3), np.float32))
     # Levels to 300, of 24 bits each.
     np.testing.assert_allclose(
@@ -88,7 +88,7 @@ class TrainingTest(parameterized.TestCase):
   def test_on_a_mesh(self, mean_crop, mesh):
     """Each device has the numbers of its own examples."""
     batch, mean = training_batch(8), square()
-    views = Views(mean, mean_crop, mirror=True)
+    views = Views(mean, mean_crop, mirror=True, crop=224)
     got = on_mesh(views.training, *mesh)(batch)
     np.testing.assert_allclose(
         got, by_numpy(batch, mean, mean_crop), rtol=0, atol=1e-4
@@ -98,7 +98,7 @@ class TrainingTest(parameterized.TestCase):
     """There the batch decides."""
     batch, mean = training_batch(4), square()
     one, other = (
-        jax.jit(Views(mean, 'under', mirror=mirror).training)(batch)
+        jax.jit(Views(mean, 'under', mirror=mirror, crop=224).training)(batch)
         for mirror in (False, True)
     )
     np.testing.assert_array_equal(one, other)
@@ -119,7 +119,9 @@ class TrainingTest(parameterized.TestCase):
     under, middle = (
         np.asarray(
             jax.jit(
-                Views(mean.astype(np.float32), crop, mirror=True).training
+                Views(
+                    mean.astype(np.float32), crop, mirror=True, crop=224
+                ).training
             )(batch)
         )
         for crop in ('under', 'centre')
@@ -138,7 +140,8 @@ class TrainingTest(parameterized.TestCase):
     batch['image'][0], batch['image'][1] = 0, 255
     batch['shift'][:] = [[-200], [200], [0]]
     batch['divisor'][:] = 1
-    got = jax.jit(Views(square(levels=1), 'under', mirror=True).training)(batch)
+    views = Views(square(levels=1), 'under', mirror=True, crop=224)
+    got = jax.jit(views.training)(batch)
     self.assertBetween(float(got[0].max()), -201, -200)
     self.assertBetween(float(got[1].min()), 454, 455)
 
@@ -172,7 +175,7 @@ class EvaluationViewsTest(parameterized.TestCase):
       wrap=(jax.jit, lambda f: on_mesh(f, 2, 1), lambda f: on_mesh(f, 1, 2)),
   )
   def test_ten_and_centre(self, mean_crop, mirror, wrap):
-    views = Views(self.mean, mean_crop, mirror=mirror)
+    views = Views(self.mean, mean_crop, mirror=mirror, crop=224)
     expected = self.expected(mean_crop, mirror)
     ten = wrap(views.ten)(self.batch)
     self.assertEqual(ten.shape, (4, 10 if mirror else 5, 224, 224, 3))
@@ -192,13 +195,23 @@ class EvaluationViewsTest(parameterized.TestCase):
         'shift': np.zeros((4, 3), np.float32),
         'divisor': np.ones(4, np.float32),
     }
-    views = Views(self.mean, mean_crop, mirror=True)
+    views = Views(self.mean, mean_crop, mirror=True, crop=224)
     np.testing.assert_array_equal(
         jax.jit(views.training)(batch), jax.jit(views.centre)(self.batch)[:, 0]
     )
 
-  def test_centre_of_an_image(self):
-    np.testing.assert_array_equal(centre(self.mean), self.mean[CENTRE])
+  def test_another_size(self):
+    """Six pixels of eight, whose places can be counted."""
+    image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
+    views = Views(np.zeros((8, 8, 3), np.float32), 'under', True, crop=6)
+    got = np.asarray(views.ten({'image': image}))
+    places = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))
+    for number, (top, left) in enumerate(places):
+      crop = image[0, top : top + 6, left : left + 6]
+      np.testing.assert_array_equal(got[0, number], crop)
+      np.testing.assert_array_equal(got[0, number + 5], crop[:, ::-1])
+    centre = np.asarray(views.centre({'image': image}))
+    np.testing.assert_array_equal(centre[0, 0], image[0, 1:7, 1:7])
 
 
 def losses_of(batch, images, data=1, tower=1, accumulation=1):
@@ -241,7 +254,7 @@ class StepTest(parameterized.TestCase):
       ('centre', 1, 1, 4),
   )
   def test_training(self, mean_crop, data, tower, accumulation):
-    views = Views(square(), mean_crop, mirror=True)
+    views = Views(square(), mean_crop, mirror=True, crop=224)
     losses = losses_of(
         training_batch(8), views.training, data, tower, accumulation
     )
@@ -272,7 +285,7 @@ class StepTest(parameterized.TestCase):
     mean = square()
     step = train_step.make_eval_step(
         model=model, mesh=mesh, params=params,
-        images=getattr(Views(mean, 'under', mirror=True), views),
+        images=getattr(Views(mean, 'under', mirror=True, crop=224), views),
     )
     sums = jax.device_get(step(params, partitioning.put_batch(batch, mesh)))
     self.assertEqual(sums['count'], 3)
