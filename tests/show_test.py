@@ -82,7 +82,8 @@ class ShowTest(parameterized.TestCase):
     config.augmentation.flip = flip
     rows = show.evaluation_rows(config, 2)
     pipeline = Pipeline(config, *datasets.create_sources(config.dataset, 0))
-    inputs = views.Views(np.zeros((256, 256, 3), np.float32), 'centre', flip, 224)
+    mean = np.zeros((256, 256, 3), np.float32)
+    inputs = views.Views(mean, 'centre', flip, crop=224)
     ten = np.asarray(inputs.ten(next(pipeline.evaluation_batches(3))))
     for row, expected in zip(rows, (ten[0], ten[2])):
       self.assertLen(row, 1 + count)
