@@ -1,17 +1,29 @@
-"""Sweeps: a file that lists the runs, and the command that makes them.
+"""Sweeps: a file that lists variants of a run, and the command that makes them.
 
-  python -m alexnet.sweep --config=configs/sweeps/learning_rate.py --workdir=DIR
+  python -m alexnet.sweep --config=configs/sweeps/lrn.py --workdir=DIR --seeds=3
 
-A sweep file has `get_config(data)`, the base, and `sweep()`, which yields one
-{'dotted.field': value} for each run. --list prints the runs, --index=N makes
-one (for the array jobs of a cluster); without it they are made in turn. A
-finished run is not repeated and a half-finished one is continued.
+A sweep file has `get_config(data)`, the base, and `sweep()`, which yields for
+each variant {'dotted.field': value}, or a name before it, or also what the
+paper says of it: ('no normalization', {...}, (1.4, 1.2)), in points of top-1
+and top-5 error that it is worse than the first variant, the base.
+
+--list prints the runs, --index=N makes one (for the array jobs of a cluster);
+without it they are made in turn, a seed of all variants after the other. A
+finished run is not repeated and a half-finished one is continued. Several
+--config share a process and the runs that they have in common.
 """
 
+import ast
+import dataclasses
+import hashlib
 import importlib.util
+import json
+import math
 import pathlib
+import statistics
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_collections
@@ -24,53 +36,109 @@ from alexnet.workdir import load_results
 Overrides = dict[str, Any]
 
 
-class Sweep:
-  """The runs that a sweep file describes.
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One row of a sweep's table.
 
   Attributes:
-    overrides: of each run, in order.
+    name: for people and for folders.
+    overrides: {'dotted.field': value}.
+    paper: points of top-1 and top-5 error that the paper, or the log of its
+      code, has it worse than the base; None where it says nothing.
   """
 
-  def __init__(self, spec: str):
+  name: str
+  overrides: Overrides
+  paper: tuple[float, float | None] | None = None
+
+
+class Sweep:
+  """The runs that a sweep file describes: every variant with every seed.
+
+  Attributes:
+    name: of the file.
+    variants: the first is the base.
+    seeds: number of seeds.
+  """
+
+  def __init__(
+      self, spec: str, settings: Overrides | None = None, seeds: int = 1
+  ):
     """Loads a sweep file.
 
     Args:
       spec: FILE or FILE:DATASET, as for a config.
+      settings: {'dotted.field': value} for all runs; a variant's come after.
+      seeds: number of seeds, from the config's on.
 
     Raises:
       ConfigError: not a sweep file, or it yields fields that no config has.
     """
     file, _, data = spec.partition(':')
-    module = _load(pathlib.Path(file))
+    path = pathlib.Path(file)
+    module = _load(path)
+    self.name = path.stem
+    self.seeds = seeds
     self._get_config: Callable[..., ml_collections.ConfigDict] = (
         module.get_config
     )
     self._data = (data,) if data else ()
-    self.overrides: list[Overrides] = list(module.sweep())
-    if not self.overrides:
+    self._settings = settings or {}
+    self.variants = [_variant(item) for item in module.sweep()]
+    if not self.variants:
       raise ConfigError(f'sweep() of {file} yields no run')
+
+  def __len__(self) -> int:
+    """Number of runs."""
+    return len(self.variants) * self.seeds
+
+  def variant(self, index: int) -> Variant:
+    """Of one run; all variants come with the first seed, then the second."""
+    return self.variants[index % len(self.variants)]
 
   def config(self, index: int) -> ml_collections.ConfigDict:
     """The config of one run."""
     config = self._get_config(*self._data).lock()
-    try:
-      config.update_from_flattened_dict(self.overrides[index])
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-      raise ConfigError(
-          f'run {index} of the sweep sets {self.overrides[index]}, which does '
-          f'not fit the config: {error}'
-      ) from error
+    variant = self.variant(index)
+    for overrides in (self._settings, variant.overrides):
+      try:
+        config.update_from_flattened_dict(overrides)
+      except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'run {index} of sweep {self.name} sets {overrides}, which does '
+            f'not fit the config: {error}'
+        ) from error
+    config.seed += index // len(self.variants)
     return config
 
-  def name(self, index: int) -> str:
-    """Folder of one run below the sweep's: its number and what it sets."""
-    parts = (
-        f'{field.rsplit(".", 1)[-1]}={value}'
-        for field, value in self.overrides[index].items()
-    )
-    text = ','.join(parts)
-    safe = ''.join(c if c.isalnum() or c in '=.,-_' else '_' for c in text)
-    return f'{index:03d}-{safe[:100]}'
+  def folder(self, index: int) -> str:
+    """Folder of one run in the workdir: equal for equal runs of two sweeps."""
+    config, variant = self.config(index), self.variant(index)
+    # Bases have other names in other sweeps, and are the same run.
+    name = variant.name if variant.overrides else 'base'
+    name += f',seed={config.seed}'
+    safe = ''.join(c if c.isalnum() or c in '=.,-_' else '_' for c in name)
+    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return f'{safe[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
+
+  def describe(self, index: int) -> str:
+    """One run, for people."""
+    variant = self.variant(index)
+    seed = f'seed {self.config(index).seed}'
+    return f'{self.name}: {variant.name}, {seed}: {variant.overrides}'
+
+
+def _variant(item):
+  if isinstance(item, dict):
+    item = (_name_of(item), item)
+  return Variant(*item)
+
+
+def _name_of(overrides):
+  return ', '.join(
+      f'{field.rsplit(".", 1)[-1]}={value}'
+      for field, value in overrides.items()
+  ) or 'base'
 
 
 def _load(path):
@@ -94,35 +162,104 @@ def _load(path):
   return module
 
 
+def parse_settings(texts: Iterable[str]) -> Overrides:
+  """Reads 'dotted.field=value'; what is not a Python literal is a string."""
+  settings = {}
+  for text in texts:
+    field, equals, value = text.partition('=')
+    if not field or not equals:
+      raise ConfigError(f"--set is '{text}': wanted field=value")
+    try:
+      settings[field] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      settings[field] = value
+  return settings
+
+
+# --- The table ---
+
+
 def table(sweep: Sweep, workdir: pathlib.Path) -> str:
-  """What the runs have come to, a line each; '--' where there is no result."""
-  fields = list(dict.fromkeys(f for o in sweep.overrides for f in o))
-  rows = [['run', *fields, 'top-1', 'top-5', 'ten views top-1', 'steps']]
-  for index, overrides in enumerate(sweep.overrides):
-    results = load_results(workdir / sweep.name(index)) or {}
-    rows.append([
-        str(index),
-        *(str(overrides.get(field, '')) for field in fields),
-        _percent(results, 'centre', 'top1'),
-        _percent(results, 'centre', 'top5'),
-        _percent(results, 'ten', 'top1'),
-        str(results.get('step', '--')),
+  """What the runs have come to, in Markdown, a line a variant.
+
+  Errors are in percent, mean ± standard deviation over the seeds that are
+  finished; differences to the base are in points, ± their standard error.
+  With ten views where all finished runs have them, else of the centre crop.
+  """
+  rows = [
+      [
+          load_results(workdir / sweep.folder(index)) or {}
+          for index in range(number, len(sweep), len(sweep.variants))
+      ]
+      for number in range(len(sweep.variants))
+  ]
+  finished = [r for results in rows for r in results if r]
+  views = 'ten' if finished and all('ten' in r for r in finished) else 'centre'
+  name = 'ten views' if views == 'ten' else 'centre crop'
+  lines = [[
+      f'{sweep.name} ({name})', 'n', 'top-1 error', 'top-5 error', 'loss',
+      'worse than the base by', 'in the paper',
+  ]]
+  of = lambda results, key: [r[views][key] for r in results if r]
+  for variant, results in zip(sweep.variants, rows):
+    first = variant is sweep.variants[0]
+    errors = {
+        key: ([100 * (1 - x) for x in of(results, key)],
+              [100 * (1 - x) for x in of(rows[0], key)])
+        for key in ('top1', 'top5')
+    }
+    lines.append([
+        variant.name,
+        str(len(of(results, 'top1'))),
+        *(_mean(errors[key][0], '.2f') for key in errors),
+        _mean(of(results, 'loss'), '.4f'),
+        '' if first else ' / '.join(_gap(*errors[key]) for key in errors),
+        '' if variant.paper is None else ' / '.join(
+            '?' if points is None else f'{points:+.1f}'
+            for points in variant.paper
+        ),
     ])
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return '\n'.join(
-      '  '.join(cell.rjust(width) for cell, width in zip(row, widths))
-      for row in rows
-  )
+  return _markdown(lines)
 
 
-def _percent(results, views, name):
-  return f'{results[views][name]:.2%}' if views in results else '--'
+def _mean(values, form):
+  if not values:
+    return '--'
+  mean = format(statistics.mean(values), form)
+  if len(values) == 1:
+    return mean
+  return f'{mean} ± {format(statistics.stdev(values), form)}'
+
+
+def _gap(values, base):
+  if not values or not base:
+    return '--'
+  gap = f'{statistics.mean(values) - statistics.mean(base):+.2f}'
+  if min(len(values), len(base)) == 1:
+    return gap
+  error = math.hypot(*(
+      statistics.stdev(x) / math.sqrt(len(x)) for x in (values, base)
+  ))
+  return f'{gap} ± {error:.2f}'
+
+
+def _markdown(lines):
+  widths = [max(map(len, column)) for column in zip(*lines)]
+  rows = [
+      '| ' + ' | '.join(c.ljust(w) for c, w in zip(line, widths)) + ' |'
+      for line in lines
+  ]
+  rows.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
+  return '\n'.join(rows)
+
+
+# --- Running ---
 
 
 def run(
     sweep: Sweep,
     workdir: pathlib.Path,
-    indices: list[int],
+    indices: Iterable[int],
     console: metrics.Console,
 ) -> list[int] | None:
   """Makes, or continues, some of the runs, one after the other.
@@ -135,8 +272,8 @@ def run(
 
   diverged = []
   for index in indices:
-    console.print(f'\n=== run {index}: {sweep.overrides[index]}')
-    folder = workdir / sweep.name(index)
+    console.print(f'\n=== run {index}: {sweep.describe(index)}')
+    folder = workdir / sweep.folder(index)
     try:
       if train.Run(sweep.config(index), folder, console).train() is None:
         return None
@@ -146,41 +283,86 @@ def run(
   return diverged
 
 
+def _run_all(sweeps, workdir, index, console):
+  """The diverged runs by sweep; None if a signal has stopped them."""
+  diverged = {}
+  # A seed of all sweeps before the next one, so that tables fill evenly.
+  for seed in range(sweeps[0].seeds):
+    for sweep in sweeps:
+      count = len(sweep.variants)
+      indices = range(seed * count, (seed + 1) * count)
+      if index is not None:
+        indices = [i for i in indices if i == index]
+      failed = run(sweep, workdir, indices, console)
+      if failed is None:
+        return None
+      diverged.setdefault(sweep.name, []).extend(failed)
+  return diverged
+
+
 def main(argv: list[str]) -> int:
   """Entry point of `python -m alexnet.sweep`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   console = metrics.Console()
   values = flags.FLAGS
-  sweep = Sweep(values.config)
-  count = len(sweep.overrides)
+  if values.seeds < 1:
+    raise ConfigError(f'--seeds is {values.seeds}: wanted at least 1')
+  settings = parse_settings(values['set'].value)
+  sweeps = [Sweep(spec, settings, values.seeds) for spec in values.config]
   if values.list:
-    for index, overrides in enumerate(sweep.overrides):
-      console.print(f'{index}: {overrides}')
+    for sweep in sweeps:
+      for index in range(len(sweep)):
+        console.print(f'{index}: {sweep.describe(index)}')
     return 0
   if values.workdir is None:
     raise ConfigError('--workdir is not set: wanted a folder for the runs')
-  indices = list(range(count))
   if values.index is not None:
-    if not 0 <= values.index < count:
+    if len(sweeps) > 1:
+      raise ConfigError('--index is of one sweep: give one --config with it')
+    if not 0 <= values.index < len(sweeps[0]):
       raise ConfigError(
-          f'--index is {values.index}: wanted 0 to {count - 1}, see --list'
+          f'--index is {values.index}: wanted 0 to {len(sweeps[0]) - 1}, see '
+          '--list'
       )
-    indices = [values.index]
   workdir = pathlib.Path(values.workdir)
-  diverged = run(sweep, workdir, indices, console)
+  with tempfile.TemporaryDirectory(prefix='alexnet_sweep_') as cache:
+    _share_compilation(cache)
+    diverged = _run_all(sweeps, workdir, values.index, console)
   if diverged is None:
     return 0
-  console.print('\n' + table(sweep, workdir))
-  if diverged:
-    console.print(f'diverged: {", ".join(map(str, diverged))}')
-  return 1 if diverged else 0
+  for sweep in sweeps:
+    text = table(sweep, workdir)
+    (workdir / f'{sweep.name}.md').write_text(text + '\n')
+    console.print('\n' + text)
+  for name, indices in diverged.items():
+    if indices:
+      console.print(f'{name}: diverged: {", ".join(map(str, indices))}')
+  return 1 if any(diverged.values()) else 0
 
 
-if __name__ == '__main__':
-  flags.DEFINE_string('config', None, 'File of the sweep, FILE[:DATASET].')
+def _share_compilation(directory):
+  """Lets runs with the same network and batch compile once."""
+  import jax
+
+  jax.config.update('jax_compilation_cache_dir', directory)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def _define_flags():
+  flags.DEFINE_multi_string(
+      'config', None, 'File of the sweep, FILE[:DATASET]; may be repeated.'
+  )
   flags.DEFINE_string('workdir', None, 'Folder for the folders of the runs.')
+  flags.DEFINE_multi_string(
+      'set', [], 'field=value for all runs; may be repeated.'
+  )
+  flags.DEFINE_integer('seeds', 1, 'Seeds to make every variant with.')
   flags.DEFINE_boolean('list', False, 'Print the runs and stop.')
   flags.DEFINE_integer('index', None, 'Make this run only.')
   flags.mark_flag_as_required('config')
+
+
+if __name__ == '__main__':
+  _define_flags()
   cli.run(main)

@@ -83,12 +83,12 @@ def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def dropout_keys(
-    seed: int, step: jax.Array, first: jax.Array, count: int
+    key: jax.Array, step: jax.Array, first: jax.Array, count: int
 ) -> jax.Array:
   """One key an example, from its place in the global batch: equal on any mesh.
 
   Args:
-    seed: the run's.
+    key: the run's.
     step: [] int, updates made so far.
     first: [] int, place of the first example in the global batch.
     count: number of examples.
@@ -96,7 +96,7 @@ def dropout_keys(
   Returns:
     [count] keys.
   """
-  key = jax.random.fold_in(jax.random.key(seed), step)
+  key = jax.random.fold_in(key, step)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
@@ -144,12 +144,12 @@ def make_train_step(
 
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
-  def step(state, batch, rates):
+  def step(state, batch, rates, key):
     # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
     # parameters [..., features / tower].
     count = batch['label'].shape[0]
     first = lax.axis_index(DATA) * count
-    keys = dropout_keys(seed, state.step, first, count)
+    keys = dropout_keys(key, state.step, first, count)
     if accumulation == 1:
       (loss, top1), gradients = value_and_grad(state.params, batch, keys)
     else:
@@ -181,10 +181,14 @@ def make_train_step(
   mapped = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(state_specs, BATCH, REPLICATED),
+      in_specs=(state_specs, BATCH, REPLICATED, REPLICATED),
       out_specs=(state_specs, REPLICATED),
   )
-  return jax.jit(mapped, donate_argnums=0)
+  compiled = jax.jit(mapped, donate_argnums=0)
+  # An argument, so that runs of a sweep that differ in their seed are the same
+  # program.
+  key = jax.random.key(seed)
+  return lambda state, batch, rates: compiled(state, batch, rates, key)
 
 
 def make_eval_step(

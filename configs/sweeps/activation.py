@@ -1,0 +1,28 @@
+"""ReLU against tanh and the logistic function, at the same learning rate.
+
+  python -m alexnet.sweep --config=configs/sweeps/activation.py --seeds=3 \
+      --workdir=runs/activation
+
+Behind a colon the dataset, as for the config it varies: activation.py:folder
+
+§3.1 compares them on CIFAR-10 with rates tuned for each: configs/figure1.py.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from configs import alexnet_2012
+
+
+def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
+  """The base that every run starts from."""
+  return alexnet_2012.get_config(data)
+
+
+def sweep() -> Iterator[tuple[Any, ...]]:
+  """Yields the variants' names and what they set."""
+  yield 'ReLU (run #145)', {}
+  for name in ('tanh', 'sigmoid'):
+    yield name, {'model.activation': name}
