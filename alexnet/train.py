@@ -44,6 +44,7 @@ class Progress:
     evaluated_step: of the last evaluation.
     plateau: the plateau rule's state.
     loss, top1, steps: sums since the last line of the log, and their number.
+    train_error: of the last line of the log.
   """
 
   step: int = 0
@@ -56,6 +57,7 @@ class Progress:
   loss: float = 0.0
   top1: float = 0.0
   steps: int = 0
+  train_error: float = 1.0
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Progress':
@@ -240,7 +242,7 @@ class Run:
     if self.progress.step:
       self._console.print(f'continuing from step {self.progress.step:,}')
     results = workdir_lib.load_results(self.workdir)
-    if results and results['step'] == self.total_steps:
+    if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
       self._show_results(results)
       return results
@@ -296,10 +298,10 @@ class Run:
     pending = None
     while True:
       step = progress.step
-      at_end = step == self.total_steps
-      evaluation_due = at_end or _is_due(step, self._evaluate_every)
-      save_due = at_end or _is_due(step, self._checkpoint_every)
-      log_due = at_end or _is_due(step, self._log_every)
+      last = step == self.total_steps
+      log_due = last or _is_due(step, self._log_every)
+      evaluation_due = last or _is_due(step, self._evaluate_every)
+      save_due = last or _is_due(step, self._checkpoint_every)
       # Metrics of a step are read while the next one runs, unless something
       # has to know them now.
       if pending and (
@@ -311,6 +313,9 @@ class Run:
         self._log(writer)
       if self._stop_signal:
         raise _Stopped
+      at_end = self._at_end()
+      evaluation_due |= at_end
+      save_due |= at_end
       if evaluation_due and progress.evaluated_step < step:
         with self._clock.paused():
           self._evaluate_and_record(writer)
@@ -326,6 +331,11 @@ class Run:
       if pending:
         self._read(pending)
       pending = result
+
+  def _at_end(self):
+    goal, progress = self.config.until_train_error, self.progress
+    reached = goal is not None and progress.train_error <= goal
+    return reached or progress.step == self.total_steps
 
   def _rates(self, scalar=float):
     rates = optimizer.rates_at(
@@ -364,6 +374,7 @@ class Run:
             self.config.batch_size / step_seconds if step_seconds else None
         ),
     }
+    progress.train_error = 1 - values['top1']
     progress.loss = progress.top1 = 0.0
     progress.steps = 0
     writer.write('train', progress.step, values)

@@ -16,6 +16,7 @@ RESULTS = 'results.json'
 _MAY_CHANGE = (
     'accumulation', 'checkpoint_every', 'duration', 'evaluate_every',
     'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'ten_views',
+    'until_train_error',
     'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
 )

@@ -40,6 +40,9 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   # How long, and how often. 'N epochs', 'N steps' or 'N examples'; 'never'.
   # The paper: "roughly 90 cycles through the training set" (§5).
   config.duration = '90 epochs'
+  # End earlier: at the first line of the log (see log_every) whose training
+  # error is at most this. Unset: no such end.
+  config.until_train_error = placeholder(float)
   config.evaluate_every = '1 epochs'
   config.checkpoint_every = '1 epochs'
   config.log_every = '10 steps'
