@@ -53,7 +53,7 @@ def get_config(data: str = 'cifar10') -> ml_collections.ConfigDict:
   for name, (features, reads, stddev) in layers.items():
     model[name].update(
         features=features, size=5, stride=1, padding=(2, 2), reads=reads,
-        stddev=stddev, bias=0.0, after=('activation', 'pool'),
+        stddev=stddev, bias=0.0, after=('pool', 'activation'),
     )
   for name in ('conv4', 'conv5', 'conv6', 'fc6', 'fc7'):
     model[name].features = 0
