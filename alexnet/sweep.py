@@ -23,7 +23,7 @@ import pathlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -211,18 +211,19 @@ def table(sweep: Sweep, workdir: pathlib.Path) -> str:
     lines.append([
         variant.name,
         str(len(of(results, 'top1'))),
-        *(_mean(errors[key][0], '.2f') for key in errors),
-        _mean(of(results, 'loss'), '.4f'),
+        *(mean_and_deviation(errors[key][0], '.2f') for key in errors),
+        mean_and_deviation(of(results, 'loss'), '.4f'),
         '' if first else ' / '.join(_gap(*errors[key]) for key in errors),
         '' if variant.paper is None else ' / '.join(
             '?' if points is None else f'{points:+.1f}'
             for points in variant.paper
         ),
     ])
-  return _markdown(lines)
+  return markdown(lines)
 
 
-def _mean(values, form):
+def mean_and_deviation(values: Sequence[float], form: str) -> str:
+  """'mean ± standard deviation', the latter of several values only."""
   if not values:
     return '--'
   mean = format(statistics.mean(values), form)
@@ -243,7 +244,8 @@ def _gap(values, base):
   return f'{gap} ± {error:.2f}'
 
 
-def _markdown(lines):
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+  """A table of cells; the first line is its head."""
   widths = [max(map(len, column)) for column in zip(*lines)]
   rows = [
       '| ' + ' | '.join(c.ljust(w) for c, w in zip(line, widths)) + ' |'

@@ -88,7 +88,7 @@ class Run:
     Raises:
       UserError, DataError: something the user can mend; says what to do.
     """
-    config = ml_collections.ConfigDict(config)
+    config = config.copy_and_resolve_references()
     self._console = console
     self.workdir = workdir
     self.mesh = partitioning.create_mesh(config)

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 import ml_collections
@@ -237,6 +237,10 @@ class Pipeline:
 
     types = {'image': tf.uint8, 'label': tf.int32, 'weight': tf.float32}
     return self._batches(batch, types, 0, -(-length // batch_size))
+
+  def evaluation_squares(self, indices: Sequence[int]) -> np.ndarray:
+    """Some images of the evaluation set, [images, size, size, 3] uint8."""
+    return self._read(self.evaluation, np.asarray(indices))[0]
 
   def _mean_to_subtract(self):
     config = self._config.dataset

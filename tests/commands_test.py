@@ -12,7 +12,7 @@ import sys
 
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics, sweep, workdir
+from alexnet import metrics, partitioning, sweep, workdir
 from alexnet.errors import ConfigError
 from alexnet.models import create_model
 from configs import alexnet, alexnet_2012
@@ -128,8 +128,8 @@ def get_config(data='folder'):
   return config
 
 def sweep():
-  for rate in (0.0001, 0.0002):
-    yield {'schedule.learning_rate': rate}
+  yield 'slow', {'schedule.learning_rate': 0.0001}
+  yield 'fast', {'schedule.learning_rate': 0.0002}
 '''
 
 
@@ -149,37 +149,40 @@ class SweepTest(absltest.TestCase):
     console = metrics.Console(io.StringIO())
     self.assertEqual(sweep.run(self.sweep, runs, [1], console), [])
     table = sweep.table(self.sweep, runs).splitlines()
-    self.assertRegex(table[1], r'0 +0.0001 +-- +--')
-    self.assertRegex(table[2], r'1 +0.0002 +\d+\.\d\d% +100.00% +-- +2$')
-    second = runs / self.sweep.name(1)
+    self.assertRegex(table[2], r'^\| slow +\| 0 +\| -- +\| -- ')
+    self.assertRegex(table[3], r'^\| fast +\| 1 +\| \d+\.\d\d +\| 0\.00 ')
+    second = runs / self.sweep.folder(1)
     before = (second / 'metrics.jsonl').stat().st_mtime_ns
     self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [])
     # The finished one was left alone.
     self.assertEqual((second / 'metrics.jsonl').stat().st_mtime_ns, before)
     self.assertRegex(
-        sweep.table(self.sweep, runs).splitlines()[1], r'0 +0.0001 +\d'
+        sweep.table(self.sweep, runs).splitlines()[2], r'^\| slow +\| 1 '
     )
-    config = workdir.load_config(runs / self.sweep.name(0))
+    config = workdir.load_config(runs / self.sweep.folder(0))
     self.assertEqual(config.schedule.learning_rate, 0.0001)
 
   def test_a_diverged_run_does_not_stop_the_others(self):
-    self.sweep.overrides[0] = {'schedule.learning_rate': 1e15}
+    rate = {'schedule.learning_rate': 1e15}
+    self.sweep.variants[0] = sweep.Variant('slow', rate)
     runs = self.directory / 'runs'
     console = metrics.Console(io.StringIO())
     self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [0])
     self.assertRegex(
-        sweep.table(self.sweep, runs).splitlines()[2], r'1 +0.0002 +\d'
+        sweep.table(self.sweep, runs).splitlines()[3], r'^\| fast +\| 1 '
     )
 
   def test_list_and_bad_index(self):
     status, output, _ = run_command(
-        '-m', 'alexnet.sweep', f'--config={self.file}', '--list'
+        '-m', 'alexnet.sweep', f'--config={self.file}', '--list', '--seeds=2'
     )
     self.assertEqual(status, 0)
     self.assertEqual(
         output,
-        "0: {'schedule.learning_rate': 0.0001}\n"
-        "1: {'schedule.learning_rate': 0.0002}\n",
+        "0: small: slow, seed 0: {'schedule.learning_rate': 0.0001}\n"
+        "1: small: fast, seed 0: {'schedule.learning_rate': 0.0002}\n"
+        "2: small: slow, seed 1: {'schedule.learning_rate': 0.0001}\n"
+        "3: small: fast, seed 1: {'schedule.learning_rate': 0.0002}\n",
     )
     status, _, error = run_command(
         '-m', 'alexnet.sweep', f'--config={self.file}', '--workdir=x',
@@ -189,21 +192,80 @@ class SweepTest(absltest.TestCase):
     self.assertIn('--index is 2: wanted 0 to 1', error)
 
   def test_field_that_no_config_has(self):
-    self.sweep.overrides[0] = {'schedule.rate': 1.0}
+    self.sweep.variants[0] = sweep.Variant('x', {'schedule.rate': 1.0})
     with self.assertRaisesRegex(ConfigError, 'run 0 .*schedule.rate'):
       self.sweep.config(0)
+
+  def test_settings_and_seeds(self):
+    settings = sweep.parse_settings([
+        'model.width=0.5', 'duration=7 steps', 'schedule.learning_rate=9.0',
+        'schedule.geometric.factors=(1.0, 0.5)',
+    ])
+    one = sweep.Sweep(str(self.file), settings, seeds=3)
+    self.assertLen(one, 6)
+    config = one.config(5)
+    self.assertEqual(config.seed, 2)
+    self.assertEqual(config.model.width, 0.5)
+    self.assertEqual(config.duration, '7 steps')
+    self.assertEqual(config.schedule.geometric.factors, (1.0, 0.5))
+    # A variant's own setting counts.
+    self.assertEqual(config.schedule.learning_rate, 0.0002)
+    self.assertLen({one.folder(index) for index in range(6)}, 6)
+    with self.assertRaisesRegex(ConfigError, "'duration': wanted field=value"):
+      sweep.parse_settings(['duration'])
+
+  def test_equal_runs_of_two_sweeps_share_a_folder(self):
+    """So that sweeps with the same base make it once."""
+    folders = [
+        sweep.Sweep(str(ROOT / f'configs/sweeps/{name}.py')).folder(0)
+        for name in ('lrn', 'pooling', 'activation')
+    ]
+    self.assertLen(set(folders), 1)
+
+  def test_table_by_hand(self):
+    """Errors of 40, 50 and 60 % against 70 % and 90 %, loss 2 and 4."""
+    one = sweep.Sweep(str(self.file), seeds=3)
+    one.variants[1] = sweep.Variant('fast', {'seed': 7}, (1.25, None))
+    runs = self.directory / 'runs'
+    errors = {0: 0.4, 2: 0.5, 4: 0.6, 1: 0.7, 3: 0.9}
+    for index, error in errors.items():
+      folder = runs / one.folder(index)
+      folder.mkdir(parents=True)
+      result = {'top1': 1 - error, 'top5': 1.0, 'loss': 2.0 + 2 * (index == 3)}
+      workdir.write_json(folder / 'results.json', {'centre': result})
+    head, _, slow, fast = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in sweep.table(one, runs).splitlines()
+    ]
+    self.assertEqual(head[0], 'small (centre crop)')
+    self.assertEqual(
+        slow,
+        ['slow', '3', '50.00 ± 10.00', '0.00 ± 0.00', '2.0000 ± 0.0000', '',
+         ''],
+    )
+    # sqrt(100 / 3 + 200 / 2) = 11.547
+    self.assertEqual(
+        fast,
+        ['fast', '2', '80.00 ± 14.14', '0.00 ± 0.00', '3.0000 ± 1.4142',
+         '+30.00 ± 11.55 / +0.00 ± 0.00', '+1.2 / ?'],
+    )
 
   def test_not_a_sweep(self):
     with self.assertRaisesRegex(ConfigError, r'has no sweep\(\)'):
       sweep.Sweep(str(ROOT / 'configs' / 'alexnet.py'))
 
   def test_sweeps_of_the_repository(self):
-    for file in (ROOT / 'configs' / 'sweeps').glob('*.py'):
-      one = sweep.Sweep(str(file))
-      names = [one.name(i) for i in range(len(one.overrides))]
+    files = [*(ROOT / 'configs' / 'sweeps').glob('*.py')]
+    self.assertGreaterEqual(len(files), 9)
+    for file in [*files, ROOT / 'configs' / 'figure1.py']:
+      one = sweep.Sweep(f'{file}:folder')
+      names = [one.folder(i) for i in range(len(one))]
       self.assertLen(set(names), len(names))
-      for index in range(len(one.overrides)):
-        one.config(index)
+      for index in range(len(one)):
+        config = one.config(index)
+        config.model.num_classes = 10
+        create_model(config.model)
+        partitioning.create_mesh(config)
 
 
 class ConfigTest(parameterized.TestCase):

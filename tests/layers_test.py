@@ -244,6 +244,9 @@ _CONVOLUTIONS = (
     (7, 8, 6, 3, 1, (0, 0), 2),
     (8, 4, 6, 3, 2, (0, 1), 2),
     (9, 4, 6, 2, 3, (0, 0), 1),  # Stride over unread pixels.
+    # Channels enough for the CPU's own form of the kernel's gradient.
+    (6, 68, 4, 3, 1, (1, 1), 1),
+    (5, 132, 4, 3, 1, (0, 1), 2),
 )
 
 

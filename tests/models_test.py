@@ -70,6 +70,36 @@ class CountTest(parameterized.TestCase):
     )
     self.assertEqual(count(config), 59_798_312)
 
+  def test_width(self):
+    """Half the features; the two towers' counts worked by hand."""
+    shapes = shapes_of(model_config(width=0.5))
+    self.assertEqual(shapes['conv1']['kernel'].shape, (11, 11, 3, 48))
+    self.assertEqual(shapes['conv2']['kernel'].shape, (5, 5, 24, 128))
+    self.assertEqual(shapes['conv3']['kernel'].shape, (3, 3, 128, 192))
+    self.assertEqual(shapes['fc6']['kernel'].shape, (4608, 2048))
+    self.assertEqual(shapes['fc8']['kernel'].shape, (2048, 1000))
+
+  def test_the_config_stays_as_it_is(self):
+    config = model_config(width=0.5, conv4__features=0)
+    before = config.to_dict()
+    create_model(config)
+    self.assertEqual(config.to_dict(), before)
+
+  def test_width_keeps_the_size_of_activities(self):
+    """Deviations are divided by the root of the width, but for conv1's."""
+    config = model_config('2012', classes=10, width=0.25)
+    params = create_model(config).init(
+        jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+    )['params']
+    for name, stddev in (
+        ('conv1', 0.01), ('conv2', 0.02), ('conv3', 0.06), ('conv5', 0.06),
+        ('fc6', 0.02), ('fc8', 0.02),
+    ):
+      np.testing.assert_allclose(
+          np.std(params[name]['kernel']), stddev, rtol=0.05
+      )
+    np.testing.assert_array_equal(params['fc6']['bias'], 1)
+
   def test_sixth_convolution(self):
     config = model_config(conv6__features=256)
     self.assertEqual(count(config) - 60_965_224, 590_080)

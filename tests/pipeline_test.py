@@ -929,6 +929,9 @@ class ErrorsTest(parameterized.TestCase):
       ('augmentation.mean_crop', 'center', "wanted one of .*'centre'"),
       ('augmentation.lighting', 'on', "wanted one of .*'none'"),
       ('augmentation.crop_offsets', 34, '1 to 33'),
+      ('augmentation.crop_size', 257, 'dataset.size is 256: wanted 1 <='),
+      ('augmentation.crop_size', 0, 'wanted 1 <= crop_size'),
+      ('dataset.size', 259, 'size <= 258'),
       ('augmentation.crop_offsets', 0, '1 to 33'),
       ('augmentation.images_per_crop', 0, 'at least 1'),
       ('augmentation.lighting_divisor', 0.0, 'more than 0'),
@@ -939,6 +942,45 @@ class ErrorsTest(parameterized.TestCase):
     with self.assertRaisesRegex(DataError, f"{field} is '?{value}.*{wanted}"):
       make(source, **{field.replace('.', '__'): value})
     self.assertEmpty(source.reads)  # Before the images are read.
+
+  def test_sizes_that_do_not_fit(self):
+    with self.assertRaisesRegex(DataError, '1 to 7, which fit a 250 crop'):
+      make(FakeSource(flat(2)), augmentation__crop_size=250)
+    source = FakeSource(flat(2))
+    source.size = 64
+    with self.assertRaisesRegex(
+        DataError, 'dataset.size is 256, .* squares of 64 pixels: set .*=64'
+    ):
+      make(source)
+
+  def test_small_squares(self):
+    """Eight pixels of ten: each batch is a part of its image's square."""
+    rng = np.random.default_rng(0)
+    images = [
+        rng.integers(0, 256, (10, 10, 3)).astype(np.uint8) for _ in range(4)
+    ]
+    pipeline = make(
+        FakeSource(images),
+        FakeSource(images),
+        dataset__size=10,
+        augmentation__crop_size=8,
+        augmentation__crop_offsets=3,
+    )
+    batch = next(pipeline.training_batches(0))
+    offsets = set()
+    for pixels, label, (top, left) in zip(
+        batch['image'], batch['label'], batch['offset']
+    ):
+      square = images[label][top : top + 8, left : left + 8]
+      np.testing.assert_array_equal(pixels, square)
+      offsets.add((int(top), int(left)))
+    self.assertLessEqual(max(map(max, offsets)), 2)
+    np.testing.assert_allclose(
+        pipeline.mean_image, np.mean(images, 0), atol=1e-3
+    )
+    np.testing.assert_array_equal(
+        pipeline.evaluation_squares([2, 0]), [images[2], images[0]]
+    )
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from input_pipeline import preparation, sources
+from input_pipeline import preparation, prepared, preprocessing, sources
 from tests import preparing
 from tests.preparing import manifest, run, sha256
 
@@ -105,6 +105,31 @@ class ResultTest(preparing.PreparingTest):
         ],
     )
     self.assertEqual(manifest(self.out)['settings']['quality'], 31)
+
+  @parameterized.parameters('raw', 'jpeg')
+  def test_size(self, storage):
+    self.prepare(self.photos, '--size=32', f'--storage={storage}')
+    train, _ = prepared.open_prepared(self.out)
+    self.assertEqual(train.size, 32)
+    squares = []
+    for index, path in enumerate(self.paths('train')):
+      whole = preprocessing.whole(32)
+      square = train.image(index, whole)[0].astype(np.float64)
+      squares.append(square)
+      image = Image.open(path).convert('RGB')
+      side = min(image.size)
+      left, top = (image.width - side) / 2, (image.height - side) / 2
+      wanted = image.resize(
+          (32, 32), Image.Resampling.BICUBIC,
+          box=(left, top, left + side, top + side),
+      )
+      error = np.abs(square - np.asarray(wanted, np.float64)).mean()
+      self.assertLess(error, 1 if storage == 'raw' else 12)
+      part = train.image(index, preprocessing.Box(2, 3, 20, 32))[0]
+      np.testing.assert_array_equal(part, square[2:22, 3:23])
+    np.testing.assert_allclose(
+        train.statistics().mean_image, np.mean(squares, 0), atol=1e-3
+    )
 
   def test_aspect_warp(self):
     self.prepare(self.photos, '--storage=raw', '--aspect=warp')
@@ -273,6 +298,8 @@ class FlagsTest(preparing.PreparingTest):
       ('--eval_fraction=-0.1', '--eval_fraction is -0.1'),
       ('--workers=0', '--workers is 0: wanted at least 1'),
       ('--seed=-1', '--seed is -1: wanted at least 0'),
+      ('--size=0', '--size is 0: wanted 1 to 258'),
+      ('--size=259', '--size is 259: wanted 1 to 258'),
   )
   def test_bad_value(self, flag, message):
     self.assert_refused(message, '--source=digits', flag)

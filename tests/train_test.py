@@ -137,6 +137,28 @@ class FinishedRunTest(RunTestCase):
     saved = workdir_lib.load_results(self.reference_dir)
     self.assertEqual(saved, self.results)
 
+  def test_until_a_training_error(self):
+    """The run ends at the first line of the log that is as good as wanted."""
+    errors = [
+        1 - record['top1']
+        for record in metrics.read_records(self.reference_dir / 'metrics.jsonl')
+        if record['kind'] == 'train'
+    ]
+    goal = min(errors[:4])
+    wanted = errors.index(goal) + 1
+    results = self.run_here(until_train_error=goal, ten_views=False).train()
+    self.assertEqual(results['step'], wanted)
+    self.assertEqual(
+        [r['step'] for r in metrics.read_records(self.workdir / 'metrics.jsonl')
+         if r['kind'] == 'train'],
+        list(range(1, wanted + 1)),
+    )
+    # Again: finished already. Without the goal: on to the end.
+    again = self.run_here(until_train_error=goal, ten_views=False).train()
+    self.assertEqual(again, results)
+    self.assertEqual(self.run_here().train()['step'], 6)
+    assert_bit_equal(losses(self.workdir), losses(self.reference_dir))
+
   def test_files(self):
     self.assertContainsSubset(
         {

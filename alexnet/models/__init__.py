@@ -78,7 +78,7 @@ def _narrowed(config):
   """
   if config.width <= 0:
     raise ConfigError(f'model.width is {config.width}: wanted more than 0')
-  config = ml_collections.ConfigDict(config)
+  config = config.copy_and_resolve_references()
   for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE, alexnet.HEAD):
     layer = config[name]
     if layer.reads != 'image':
