@@ -426,14 +426,13 @@ class UpdateTest(parameterized.TestCase):
     """(losses, parameters) of the training step that is run."""
     # The rates are an argument of the compiled step, not a part of it.
     baked = tuple(f for f in fields if 'rate' not in f[0])
-    config, state, step, mesh = compiled_step(recipe, baked)
+    make_state, step, mesh = compiled_step(recipe, baked)
     config = config_for(recipe, fields)
     config.schedule = (
         testing.RECIPES[recipe].get_config('imagenet2012').schedule
     )
     optimizer.check_schedule(config.schedule, tuple(parameters()))
-    losses = []
-    state = state()
+    losses, state = [], make_state()
     for number, (epoch, _, _) in enumerate(RATES[recipe]):
       rates = optimizer.rates_at(
           config,
@@ -452,7 +451,7 @@ class UpdateTest(parameterized.TestCase):
 
 @functools.cache
 def compiled_step(recipe, fields):
-  """(config, maker of a state, step, mesh)."""
+  """(maker of a first state, step, mesh)."""
   config = config_for(recipe, fields)
   mesh = partitioning.create_mesh(config)
   model = create_model(config.model)
@@ -476,7 +475,7 @@ def compiled_step(recipe, fields):
       images=lambda batch: batch['image'],
       seed=config.seed,
   )
-  return config, make_state, step, mesh
+  return make_state, step, mesh
 
 
 @functools.cache
