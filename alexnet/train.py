@@ -28,6 +28,7 @@ from alexnet import (
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
+from alexnet.evaluate import Predictions
 from alexnet.models import create_model
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
@@ -131,8 +132,8 @@ class Run:
         config.augmentation.mean_crop,
         mirror=config.augmentation.flip,
     )
-    self._eval_steps = {
-        views: train_step.make_eval_step(
+    steps = lambda make: {
+        views: make(
             model=self.model,
             mesh=self.mesh,
             params=shapes.params,
@@ -140,6 +141,8 @@ class Run:
         )
         for views, images in (('centre', inputs.centre), ('ten', inputs.ten))
     }
+    self._eval_steps = steps(train_step.make_eval_step)
+    self._predict_steps = steps(train_step.make_predict_step)
     self._train_step = train_step.make_train_step(
         model=self.model,
         optimizer=self._optimizer,
@@ -433,6 +436,18 @@ class Run:
         stop=lambda: self._stop_signal is not None,
     )
 
+  def predict(self, views: str) -> Predictions:
+    """What the parameters as they are say of each image of the set."""
+    return evaluate.predict(
+        self._predict_steps[views],
+        self.state.params,
+        self.pipeline,
+        mesh=self.mesh,
+        batch_size=self.config.evaluation_batch_size,
+        views=views,
+        console=self._console,
+    )
+
   # --- Telling ---
 
   def _announce(self, train, evaluation):
@@ -490,16 +505,13 @@ def train_and_evaluate(
   return Run(config, pathlib.Path(workdir), metrics.Console()).train()
 
 
-def open_run(
-    workdir: pathlib.Path,
-    console: metrics.Console,
-    overrides: dict[str, Any] | None = None,
-) -> Run:
-  """Opens a run that has a checkpoint, to look at it; writes nothing.
+def config_of_run(
+    workdir: pathlib.Path, overrides: dict[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+  """The config to open a run by that has a checkpoint, to look at it.
 
   Args:
     workdir: of the run.
-    console: for messages.
     overrides: {dotted field: value} for what this machine has elsewhere.
 
   Raises:
@@ -510,16 +522,21 @@ def open_run(
   with config.ignore_type():
     config.mesh.data = config.mesh.tower = None
     config.update_from_flattened_dict(overrides or {})
-  if not (workdir / 'checkpoints').is_dir():
+  if not checkpoints.newest_step(workdir):
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
     )
-  run = Run(config, workdir, console, training=False)
-  if not run.progress.step:
-    raise CheckpointError(
-        f'{workdir} has no checkpoint yet: train the run first'
-    )
-  return run
+  return config
+
+
+def open_run(
+    workdir: pathlib.Path,
+    console: metrics.Console,
+    overrides: dict[str, Any] | None = None,
+) -> Run:
+  """Opens a run as by `config_of_run`; writes nothing."""
+  config = config_of_run(workdir, overrides)
+  return Run(config, workdir, console, training=False)
 
 
 def _is_due(step, every):
