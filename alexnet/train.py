@@ -23,6 +23,7 @@ from alexnet import (
   metrics,
   optimizer,
   partitioning,
+  pretrained,
   train_step,
 )
 from alexnet import views as views_lib
@@ -45,6 +46,7 @@ class Progress:
     evaluated_step: of the last evaluation.
     plateau: the plateau rule's state.
     loss, top1, steps: sums since the last line of the log, and their number.
+    pretrained: `Pretrained.record` of the run it has started from, if any.
   """
 
   step: int = 0
@@ -57,6 +59,7 @@ class Progress:
   loss: float = 0.0
   top1: float = 0.0
   steps: int = 0
+  pretrained: dict[str, Any] | None = None
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Progress':
@@ -108,6 +111,16 @@ class Run:
     shapes = jax.eval_shape(self._create_state, jax.random.key(0))
     self._layers = optimizer.layer_names(shapes.params)
     optimizer.check_schedule(config.schedule, self._layers)
+    optimizer.check_rate_factors(
+        config.optimizer.layer_rate_factors, self._layers
+    )
+    pretrained.check(config.pretrained)
+    self._pretrained = None
+    fresh = training and checkpoints.newest_step(workdir) is None
+    if fresh and config.pretrained.workdir is not None:
+      self._pretrained = pretrained.Pretrained(
+          config.pretrained, shapes.params
+      )
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     if training:
       self._announce(train, evaluation)
@@ -200,7 +213,12 @@ class Run:
       state = partitioning.initialize(
           self._create_state, self.mesh, self.config.seed
       )
-      return state, Progress(data=self._data_identity())
+      progress = Progress(data=self._data_identity())
+      if self._pretrained:
+        params = self._pretrained.load(state.params, self.mesh)
+        state = dataclasses.replace(state, params=params)
+        progress.pretrained = self._pretrained.record()
+      return state, progress
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -239,6 +257,9 @@ class Run:
       )
     if self.progress.step:
       self._console.print(f'continuing from step {self.progress.step:,}')
+    if self.progress.pretrained:
+      line = pretrained.describe(self.progress.pretrained)
+      self._console.print(f'started  with {line}')
     results = workdir_lib.load_results(self.workdir)
     if results and results['step'] == self.total_steps:
       self._console.print('this run is finished already')
@@ -252,6 +273,8 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
+      if self._pretrained:
+        self._save()  # The other run may change, or go.
       results = self._loop(writer)
     except (evaluate.Interrupted, _Stopped):
       self._save()
@@ -399,6 +422,8 @@ class Run:
         'train_seconds': self.progress.seconds,
         'centre': self._centre_result(),
     }
+    if self.progress.pretrained:
+      results['pretrained'] = self.progress.pretrained
     if self.config.ten_views:
       results['ten'] = self.evaluate('ten')
       writer.write('eval_ten', self.progress.step, results['ten'])

@@ -20,6 +20,13 @@ _MAY_CHANGE = (
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
 )
 
+# Fields that older runs have not got, and what was done without them.
+_WITHOUT = {
+    'dataset': {'split_seed': None},
+    'optimizer': {'layer_rate_factors': ()},
+    'pretrained': {'workdir': None, 'layers': ()},
+}
+
 
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """Reads the config that a run was made by.
@@ -34,7 +41,10 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     raise CheckpointError(
         f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
     ) from error
-  return ml_collections.ConfigDict(_to_tuples(values))
+  values = _to_tuples(values)
+  for part, fields in _WITHOUT.items():
+    values[part] = {**fields, **values.get(part, {})}
+  return ml_collections.ConfigDict(values)
 
 
 def check_config(
@@ -53,7 +63,9 @@ def check_config(
   changed = [
       f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
       for name in sorted(old.keys() | new.keys())
-      if old.get(name) != new.get(name) and name not in _MAY_CHANGE
+      if old.get(name) != new.get(name)
+      and name not in _MAY_CHANGE
+      and not _has_moved(name, old, new)
   ]
   if changed:
     raise CheckpointError(
@@ -62,6 +74,12 @@ def check_config(
         + ('; ...' if changed[5:] else '')
         + '. Use another --workdir, or the config it was made by'
     )
+
+
+def _has_moved(name, old, new):
+  """A pretrained run may lie elsewhere now; it is not read again."""
+  is_path = name == 'pretrained.workdir'
+  return is_path and None not in (old.get(name), new.get(name))
 
 
 def save_config(
