@@ -58,8 +58,8 @@ def check_config(
           'workdir of a run: use another --workdir'
       )
     return
-  old = _flatten(load_config(workdir).to_dict())
-  new = _flatten(config.to_dict())
+  old = flatten(load_config(workdir).to_dict())
+  new = flatten(config.to_dict())
   changed = [
       f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
       for name in sorted(old.keys() | new.keys())
@@ -113,11 +113,12 @@ def _to_tuples(value):
   return value
 
 
-def _flatten(values, prefix=''):
+def flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dictionaries as one, {'dotted.name': value}."""
   flat = {}
   for name, value in values.items():
     if isinstance(value, dict):
-      flat.update(_flatten(value, f'{prefix}{name}.'))
+      flat.update(flatten(value, f'{prefix}{name}.'))
     else:
       flat[prefix + name] = value
   return flat

@@ -1,0 +1,1 @@
+"""What looks at finished runs: one command a file."""
