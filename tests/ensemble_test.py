@@ -124,7 +124,7 @@ class EnsembleTest(parameterized.TestCase):
   @parameterized.parameters(
       (None, 0.5, {}),
       (['0.7', '0.3'], 0.7, {}),
-      (['1', '3'], 0.25, {'mesh__tower': 2}),
+      (['1', '3'], 0.25, {'mesh__tower': 2, 'mesh__data': 2}),
   )
   def test_mean_of_probabilities(self, weights, first, overrides):
     results = self.evaluate(weights, **overrides)
