@@ -6,6 +6,7 @@ Orbax does not notice a flipped bit, the manifest does. It is written last, so
 a checkpoint without one was interrupted and does not count.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -20,6 +21,16 @@ from absl import logging
 from alexnet.errors import CheckpointError
 
 _MANIFEST = 'manifest.json'
+
+
+def newest_step(workdir: pathlib.Path) -> int | None:
+  """Step of a workdir's newest complete checkpoint; writes nothing there."""
+  steps = (
+      int(path.parent.name)
+      for path in (workdir / 'checkpoints').glob(f'*/{_MANIFEST}')
+      if path.parent.name.isdigit()
+  )
+  return max(steps, default=None)
 
 
 class Checkpoints:
@@ -111,6 +122,54 @@ class Checkpoints:
           f'{_shorten(error)}. Use the config that made it, or another workdir'
       ) from error
     return restored.state, restored.progress
+
+  def parameter_shapes(self, step: int) -> Any:
+    """Reads the shapes of a checkpoint's parameters.
+
+    Args:
+      step: which.
+
+    Returns:
+      {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      CheckpointError: files are damaged, or there are no parameters.
+    """
+    self._check_manifest(step)
+    path = self._directory / str(step) / 'state'
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+      try:
+        params = reader.metadata(path).tree['params']
+      except Exception as error:  # Orbax raises many kinds.
+        raise CheckpointError(
+            f'{path} has no parameters of a network: {_shorten(error)}'
+        ) from error
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params
+    )
+
+  def restore_parameters(self, step: int, target: Any) -> Any:
+    """Reads some of a checkpoint's parameters, and nothing else.
+
+    Args:
+      step: which.
+      target: {layer: {'kernel', 'bias'}}, shapes, dtypes and shardings.
+
+    Returns:
+      Arrays of the same structure.
+    """
+    path = self._directory / str(step) / 'state'
+    target = {'params': target}
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+      restored = reader.restore(
+          path,
+          args=ocp.args.PyTreeRestore(
+              item=target,
+              restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+              partial_restore=True,
+          ),
+      )
+    return restored['params']
 
   def close(self) -> None:
     """Frees Orbax's threads."""

@@ -4,26 +4,49 @@
 
 evaluates the newest checkpoint of a run again, with the centre crop and with
 ten views (paper §4.1).
+
+  python -m alexnet.evaluate --workdir=runs/a --workdir=runs/b
+
+evaluates each of several runs, and the mean of their predictions.
 """
 
 import collections
+import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags
 from jax.sharding import Mesh
 
-from alexnet import cli, metrics, partitioning
+from alexnet import cli, metrics, partitioning, train_step
 from input_pipeline.pipeline import Pipeline
 
 VIEWS = ('centre', 'ten')
 TEN = 10
+# Images whose predictions are scored in one go.
+_SCORED_AT_ONCE = 4096
 
 
 class Interrupted(Exception):
   """The evaluation was asked to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """What a run says of every image of an evaluation set, in its order.
+
+  Attributes:
+    log_probabilities: [images, classes] float32, of the mean of the views.
+    labels: [images] int32.
+    views: number of views of each image.
+  """
+
+  log_probabilities: np.ndarray
+  labels: np.ndarray
+  views: int
 
 
 def evaluate(
@@ -58,33 +81,107 @@ def evaluate(
   Raises:
     Interrupted: stop() was true.
   """
+  total = len(pipeline.evaluation)
+  sums = collections.Counter()
+  for batch in _batches(pipeline, mesh, batch_size, views):
+    if stop():
+      raise Interrupted
+    _add(sums, eval_step(params, batch))
+    _show_progress(console, views, sums['count'], total)
+  return _means(sums, total)
+
+
+def predict(
+    predict_step: Callable[[Any, Any], dict[str, jax.Array]],
+    params: Any,
+    pipeline: Pipeline,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    views: str,
+    console: metrics.Console | None = None,
+) -> Predictions:
+  """Predicts the classes of the whole evaluation set.
+
+  Args:
+    predict_step: from `train_step.make_predict_step`, for these views.
+    params: the parameters.
+    pipeline: the data.
+    mesh: that predict_step was made for.
+    batch_size: examples in a batch of centre crops.
+    views: 'centre' or 'ten', see `evaluate`.
+    console: where to show progress.
+
+  Returns:
+    The predictions, whatever the mesh and the batch size.
+  """
+  total, count = len(pipeline.evaluation), 0
+  log_probabilities, labels = None, np.empty(total, np.int32)
+  for batch in _batches(pipeline, mesh, batch_size, views):
+    result = jax.device_get(predict_step(params, batch))
+    real = result['weight'] > 0
+    if log_probabilities is None:
+      classes = result['log_probabilities'].shape[1]
+      log_probabilities = np.empty((total, classes), np.float32)
+    new = slice(count, count + real.sum())
+    log_probabilities[new] = result['log_probabilities'][real]
+    labels[new] = result['label'][real]
+    count = new.stop
+    _show_progress(console, views, count, total)
+  _check_count(count, total)
+  return Predictions(log_probabilities, labels, int(result['views'][0]))
+
+
+def score(predictions: Predictions) -> dict[str, float]:
+  """The result, as of `evaluate`, of predictions that are there."""
+  total = len(predictions.labels)
+  sums = collections.Counter()
+  add_up = jax.jit(train_step.score)
+  for start in range(0, total, _SCORED_AT_ONCE):
+    part = slice(start, start + _SCORED_AT_ONCE)
+    labels = predictions.labels[part]
+    weight = np.ones(len(labels), np.float32)
+    _add(sums, add_up(predictions.log_probabilities[part], labels, weight))
+  sums['views'] = predictions.views * total
+  return _means(sums, total)
+
+
+def _batches(pipeline, mesh, batch_size, views) -> Iterator[Any]:
   if views == 'ten':
     # About as many crops at once as without the views, to fit the memory.
     data = mesh.shape[partitioning.DATA]
     batch_size = -(-batch_size // TEN // data) * data
-  total = len(pipeline.evaluation)
-  sums = collections.Counter()
   batches = pipeline.evaluation_batches(batch_size)
-  for batch in partitioning.put_ahead(batches, mesh):
-    if stop():
-      raise Interrupted
-    result = eval_step(params, batch)
-    # Batch sums are float32, but added up as Python floats: exact counts.
-    for name, value in jax.device_get(result).items():
-      sums[name] += float(value)
-    if console:
-      console.progress(
-          f'evaluating, {views} {"view" if views == "centre" else "views"}: '
-          f'{sums["count"]:,.0f} of {total:,} images',
-          transient=True,
-      )
+  return partitioning.put_ahead(batches, mesh)
+
+
+def _add(sums, result):
+  # Batch sums are float32, but added up as Python floats: exact counts.
+  for name, value in jax.device_get(result).items():
+    sums[name] += float(value)
+
+
+def _means(sums, total):
   count = sums['count']
-  assert count == total, f'{count} of {total} examples were evaluated'
+  _check_count(count, total)
   return {
       **{name: sums[name] / count for name in ('loss', 'top1', 'top5')},
       'count': int(count),
       'views': round(sums['views'] / count),
   }
+
+
+def _check_count(count, total):
+  assert count == total, f'{count} of {total} examples were evaluated'
+
+
+def _show_progress(console, views, count, total):
+  if console:
+    console.progress(
+        f'evaluating, {views} {"view" if views == "centre" else "views"}: '
+        f'{count:,.0f} of {total:,} images',
+        transient=True,
+    )
 
 
 def format_result(views: str, result: dict[str, float]) -> str:
@@ -103,7 +200,7 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.evaluate`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  from alexnet import train  # It imports this module.
+  from alexnet import ensemble, train  # They import this module.
 
   console = metrics.Console()
   values = flags.FLAGS
@@ -114,14 +211,24 @@ def main(argv: list[str]) -> None:
       'mesh.tower': values.tower,
   }
   overrides = {k: v for k, v in given.items() if v is not None}
-  run = train.open_run(pathlib.Path(values.workdir), console, overrides)
+  workdirs = [pathlib.Path(workdir) for workdir in values.workdir]
+  weights = ensemble.parse_weights(values.weights, len(workdirs))
+  if len(workdirs) > 1:
+    ensemble.evaluate(workdirs, weights, values.views, console, overrides)
+    return
+  run = train.open_run(workdirs[0], console, overrides)
   for views in values.views:
     console.print(format_result(views, run.evaluate(views)))
 
 
 if __name__ == '__main__':
   # Here, because main.py has a flag of the same name and imports this module.
-  flags.DEFINE_string('workdir', None, 'Folder of the run to evaluate.')
+  flags.DEFINE_multi_string(
+      'workdir', None, 'Folder of the run to evaluate; of several, repeated.'
+  )
+  flags.DEFINE_list(
+      'weights', None, 'Weights of several runs, such as 0.7,0.3; unset: equal.'
+  )
   flags.DEFINE_multi_enum(
       'views', list(VIEWS), VIEWS, 'Views to evaluate with; may be repeated.'
   )

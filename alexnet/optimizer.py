@@ -9,6 +9,7 @@ different rule as soon as the rate changes.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -168,6 +169,34 @@ def check_schedule(
       )
 
 
+def check_rate_factors(
+    factors: tuple[tuple[str, float], ...], layers: tuple[str, ...]
+) -> None:
+  """Raises ConfigError if `optimizer.layer_rate_factors` cannot be followed.
+
+  Args:
+    factors: that field of a config.
+    layers: names of the layers that have parameters.
+  """
+  for entry in factors:
+    if (
+        not isinstance(entry, (tuple, list))
+        or len(entry) != 2
+        or entry[0] not in layers
+        or not isinstance(entry[1], (int, float))
+        or not 0 <= entry[1] < math.inf
+    ):
+      raise ConfigError(
+          f'optimizer.layer_rate_factors has {entry!r}: wanted (layer, factor '
+          f">= 0), such as ('conv1', 0.1), with a layer of {layers}"
+      )
+  named = [layer for layer, _ in factors]
+  if len(set(named)) < len(named):
+    raise ConfigError(
+        f'optimizer.layer_rate_factors is {factors!r}: wanted each layer once'
+    )
+
+
 def rates_at(
     config: ml_collections.ConfigDict,
     layers: tuple[str, ...],
@@ -212,6 +241,8 @@ def rates_at(
         for name in layers if layer == 'all' else (layer,):
           for k in KINDS if kind == 'both' else (kind,):
             rates[name][k] = rate
+  for layer, factor in config.optimizer.layer_rate_factors:
+    rates[layer] = {k: factor * rate for k, rate in rates[layer].items()}
   return rates
 
 

@@ -23,11 +23,13 @@ from alexnet import (
   metrics,
   optimizer,
   partitioning,
+  pretrained,
   train_step,
 )
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
+from alexnet.evaluate import Predictions
 from alexnet.models import create_model
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
@@ -45,6 +47,7 @@ class Progress:
     plateau: the plateau rule's state.
     loss, top1, steps: sums since the last line of the log, and their number.
     train_error: of the last line of the log.
+    pretrained: `Pretrained.record` of the run it has started from, if any.
   """
 
   step: int = 0
@@ -58,6 +61,7 @@ class Progress:
   top1: float = 0.0
   steps: int = 0
   train_error: float = 1.0
+  pretrained: dict[str, Any] | None = None
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Progress':
@@ -109,6 +113,16 @@ class Run:
     shapes = jax.eval_shape(self._create_state, jax.random.key(0))
     self._layers = optimizer.layer_names(shapes.params)
     optimizer.check_schedule(config.schedule, self._layers)
+    optimizer.check_rate_factors(
+        config.optimizer.layer_rate_factors, self._layers
+    )
+    pretrained.check(config.pretrained)
+    self._pretrained = None
+    fresh = training and checkpoints.newest_step(workdir) is None
+    if fresh and config.pretrained.workdir is not None:
+      self._pretrained = pretrained.Pretrained(
+          config.pretrained, shapes.params
+      )
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     if training:
       self._announce(train, evaluation)
@@ -134,8 +148,8 @@ class Run:
         mirror=config.augmentation.flip,
         crop=config.augmentation.crop_size,
     )
-    self._eval_steps = {
-        views: train_step.make_eval_step(
+    steps = lambda make: {
+        views: make(
             model=self.model,
             mesh=self.mesh,
             params=shapes.params,
@@ -143,6 +157,8 @@ class Run:
         )
         for views, images in (('centre', inputs.centre), ('ten', inputs.ten))
     }
+    self._eval_steps = steps(train_step.make_eval_step)
+    self._predict_steps = steps(train_step.make_predict_step)
     self._train_step = train_step.make_train_step(
         model=self.model,
         optimizer=self._optimizer,
@@ -202,7 +218,12 @@ class Run:
       state = partitioning.initialize(
           self._create_state, self.mesh, self.config.seed
       )
-      return state, Progress(data=self._data_identity())
+      progress = Progress(data=self._data_identity())
+      if self._pretrained:
+        params = self._pretrained.load(state.params, self.mesh)
+        state = dataclasses.replace(state, params=params)
+        progress.pretrained = self._pretrained.record()
+      return state, progress
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -241,6 +262,9 @@ class Run:
       )
     if self.progress.step:
       self._console.print(f'continuing from step {self.progress.step:,}')
+    if self.progress.pretrained:
+      line = pretrained.describe(self.progress.pretrained)
+      self._console.print(f'started  with {line}')
     results = workdir_lib.load_results(self.workdir)
     if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
@@ -254,6 +278,8 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
+      if self._pretrained:
+        self._save()  # The other run may change, or go.
       results = self._loop(writer)
     except (evaluate.Interrupted, _Stopped):
       self._save()
@@ -410,6 +436,8 @@ class Run:
         'train_seconds': self.progress.seconds,
         'centre': self._centre_result(),
     }
+    if self.progress.pretrained:
+      results['pretrained'] = self.progress.pretrained
     if self.config.ten_views:
       results['ten'] = self.evaluate('ten')
       writer.write('eval_ten', self.progress.step, results['ten'])
@@ -445,6 +473,18 @@ class Run:
         views=views,
         console=self._console,
         stop=lambda: self._stop_signal is not None,
+    )
+
+  def predict(self, views: str) -> Predictions:
+    """What the parameters as they are say of each image of the set."""
+    return evaluate.predict(
+        self._predict_steps[views],
+        self.state.params,
+        self.pipeline,
+        mesh=self.mesh,
+        batch_size=self.config.evaluation_batch_size,
+        views=views,
+        console=self._console,
     )
 
   # --- Telling ---
@@ -504,16 +544,13 @@ def train_and_evaluate(
   return Run(config, pathlib.Path(workdir), metrics.Console()).train()
 
 
-def open_run(
-    workdir: pathlib.Path,
-    console: metrics.Console,
-    overrides: dict[str, Any] | None = None,
-) -> Run:
-  """Opens a run that has a checkpoint, to look at it; writes nothing.
+def config_of_run(
+    workdir: pathlib.Path, overrides: dict[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+  """The config to open a run by that has a checkpoint, to look at it.
 
   Args:
     workdir: of the run.
-    console: for messages.
     overrides: {dotted field: value} for what this machine has elsewhere.
 
   Raises:
@@ -524,16 +561,21 @@ def open_run(
   with config.ignore_type():
     config.mesh.data = config.mesh.tower = None
     config.update_from_flattened_dict(overrides or {})
-  if not (workdir / 'checkpoints').is_dir():
+  if not checkpoints.newest_step(workdir):
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
     )
-  run = Run(config, workdir, console, training=False)
-  if not run.progress.step:
-    raise CheckpointError(
-        f'{workdir} has no checkpoint yet: train the run first'
-    )
-  return run
+  return config
+
+
+def open_run(
+    workdir: pathlib.Path,
+    console: metrics.Console,
+    overrides: dict[str, Any] | None = None,
+) -> Run:
+  """Opens a run as by `config_of_run`; writes nothing."""
+  config = config_of_run(workdir, overrides)
+  return Run(config, workdir, console, training=False)
 
 
 def _is_due(step, every):

@@ -208,33 +208,18 @@ def make_eval_step(
       batch; see `views.Views.centre` and `ten`.
 
   Returns:
-    A function of (params, batch) to sums over the batch: 'loss', 'top1',
-    'top5', 'count' and 'views', float32. The batch has 'label' [batch] int32,
-    'weight' [batch] float32, 0 for padding, and what `images` wants. An
-    example's prediction is the mean of the softmax outputs of its views (paper
-    §4.1).
+    A function of (params, batch) to sums over the batch: those of `score` and
+    'views', float32. The batch has 'label' [batch] int32, 'weight' [batch]
+    float32, 0 for padding, and what `images` wants.
   """
   local_model = model.clone(tower_axis=TOWER)
 
   def step(params, batch):
     # Local blocks: image [batch / data, size, size, 3].
-    labels, weight = batch['label'], batch['weight']
-    crops = images(batch)
-    views = crops.shape[1]
-    logits = local_model.apply(
-        {'params': params}, crops.reshape(-1, *crops.shape[2:])
-    )
-    log_softmax = jax.nn.log_softmax(logits)
-    log_softmax = log_softmax.reshape(-1, views, logits.shape[-1])
-    # The mean of the views' probabilities, as a logarithm.
-    log_mean = jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views)
-    rank = ranks(log_mean, labels)
-    loss = -jnp.take_along_axis(log_mean, labels[:, None], axis=-1)[:, 0]
+    weight = batch['weight']
+    prediction, views = _predict(local_model, params, images(batch))
     sums = {
-        'loss': jnp.sum(jnp.where(weight > 0, loss, 0.0)),
-        'top1': jnp.sum(weight * (rank < 1)),
-        'top5': jnp.sum(weight * (rank < 5)),
-        'count': jnp.sum(weight),
+        **score(prediction, batch['label'], weight),
         'views': jnp.sum(weight) * views,
     }
     # Equal on both towers already; the mean states that to the type checker.
@@ -247,3 +232,87 @@ def make_eval_step(
       out_specs=REPLICATED,
   )
   return jax.jit(mapped)
+
+
+def make_predict_step(
+    *,
+    model: Module,
+    mesh: Mesh,
+    params: Any,
+    images: Callable[[Batch], jax.Array],
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+  """Compiles the predictions for one batch; arguments of `make_eval_step`.
+
+  Returns:
+    A function of (params, batch) to 'log_probabilities' [batch, classes] and
+    'views' [batch] float32, and the batch's 'label' and 'weight': of the whole
+    batch, on every device.
+  """
+  local_model = model.clone(tower_axis=TOWER)
+
+  def step(params, batch):
+    # Local blocks: image [batch / data, size, size, 3].
+    prediction, views = _predict(local_model, params, images(batch))
+    return {
+        # Equal on both towers already, see make_eval_step.
+        'log_probabilities': lax.pmean(prediction, TOWER),
+        'label': batch['label'],
+        'weight': batch['weight'],
+        'views': jnp.full_like(batch['weight'], views),
+    }
+
+  mapped = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(partitioning.specs(params, mesh), BATCH),
+      out_specs=BATCH,
+  )
+  everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
+  return jax.jit(
+      lambda params, batch: jax.sharding.reshard(
+          mapped(params, batch), everywhere
+      )
+  )
+
+
+def _predict(local_model, params, crops):
+  """The mean of the softmax outputs of an example's views (paper §4.1).
+
+  Args:
+    local_model: the network, for use inside a mapped step.
+    params: its parameters, local blocks.
+    crops: [batch, views, crop, crop, 3] float32.
+
+  Returns:
+    Its logarithm, [batch, classes] float32, and the number of views.
+  """
+  views = crops.shape[1]
+  logits = local_model.apply(
+      {'params': params}, crops.reshape(-1, *crops.shape[2:])
+  )
+  log_softmax = jax.nn.log_softmax(logits)
+  log_softmax = log_softmax.reshape(-1, views, logits.shape[-1])
+  return jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views), views
+
+
+def score(
+    log_probabilities: jax.Array, labels: jax.Array, weight: jax.Array
+) -> Metrics:
+  """What predictions come to: sums over examples.
+
+  Args:
+    log_probabilities: [batch, classes] float32.
+    labels: [batch] int32.
+    weight: [batch] float32, 0 for padding, otherwise 1.
+
+  Returns:
+    'loss', 'top1', 'top5' and 'count', [] float32.
+  """
+  rank = ranks(log_probabilities, labels)
+  true = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
+  return {
+      'loss': jnp.sum(jnp.where(weight > 0, -true[:, 0], 0.0)),
+      'top1': jnp.sum(weight * (rank < 1)),
+      'top5': jnp.sum(weight * (rank < 5)),
+      'count': jnp.sum(weight),
+  }

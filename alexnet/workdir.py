@@ -21,6 +21,16 @@ _MAY_CHANGE = (
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
 )
 
+# Fields that older runs have not got, and what was done without them.
+_WITHOUT = {
+    'augmentation': {'crop_size': 224},
+    'dataset': {'size': 256, 'split_seed': None},
+    'model': {'width': 1.0},
+    'optimizer': {'layer_rate_factors': ()},
+    'pretrained': {'workdir': None, 'layers': ()},
+    'until_train_error': None,
+}
+
 
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """Reads the config that a run was made by.
@@ -35,7 +45,13 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     raise CheckpointError(
         f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
     ) from error
-  return ml_collections.ConfigDict(_to_tuples(values))
+  values = _to_tuples(values)
+  for name, without in _WITHOUT.items():
+    if isinstance(without, dict):
+      values[name] = {**without, **values.get(name, {})}
+    else:
+      values.setdefault(name, without)
+  return ml_collections.ConfigDict(values)
 
 
 def check_config(
@@ -49,12 +65,14 @@ def check_config(
           'workdir of a run: use another --workdir'
       )
     return
-  old = _flatten(load_config(workdir).to_dict())
-  new = _flatten(config.to_dict())
+  old = flatten(load_config(workdir).to_dict())
+  new = flatten(config.to_dict())
   changed = [
       f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
       for name in sorted(old.keys() | new.keys())
-      if old.get(name) != new.get(name) and name not in _MAY_CHANGE
+      if old.get(name) != new.get(name)
+      and name not in _MAY_CHANGE
+      and not _has_moved(name, old, new)
   ]
   if changed:
     raise CheckpointError(
@@ -63,6 +81,12 @@ def check_config(
         + ('; ...' if changed[5:] else '')
         + '. Use another --workdir, or the config it was made by'
     )
+
+
+def _has_moved(name, old, new):
+  """A pretrained run may lie elsewhere now; it is not read again."""
+  is_path = name == 'pretrained.workdir'
+  return is_path and None not in (old.get(name), new.get(name))
 
 
 def save_config(
@@ -96,11 +120,12 @@ def _to_tuples(value):
   return value
 
 
-def _flatten(values, prefix=''):
+def flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dictionaries as one, {'dotted.name': value}."""
   flat = {}
   for name, value in values.items():
     if isinstance(value, dict):
-      flat.update(_flatten(value, f'{prefix}{name}.'))
+      flat.update(flatten(value, f'{prefix}{name}.'))
     else:
       flat[prefix + name] = value
   return flat

@@ -53,6 +53,14 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   # Evaluate with ten views at the end (§4.1): ten times the work.
   config.ten_views = True
 
+  # Start from another run's parameters, of its newest checkpoint, instead of
+  # random ones; the update's velocity starts at zero all the same. workdir: of
+  # that run. layers: those to take, such as ('conv1', 'conv2'); () takes all
+  # whose name and shapes agree.
+  config.pretrained = ml_collections.ConfigDict()
+  config.pretrained.workdir = placeholder(str)
+  config.pretrained.layers = ()
+
   config.model = _model()
   config.optimizer = _optimizer()
   config.schedule = _schedule()
@@ -170,6 +178,9 @@ def _optimizer():
   # except biases from decay.
   optimizer.bias_rate_multiplier = 1.0
   optimizer.bias_decay_multiplier = 1.0
+  # (layer, factor) of the rates of a layer's kernel and bias, whatever the
+  # schedule says, such as (('conv1', 0.1),); 0 freezes it.
+  optimizer.layer_rate_factors = ()
   return optimizer
 
 
@@ -201,10 +212,13 @@ def _dataset(data):
   # 'digits', 'folder', 'prepared', or a name of TensorFlow Datasets.
   dataset.name = data
   # folder: class subfolders. Without eval_dir, eval_fraction of train_dir's
-  # images, chosen by `seed`, are held out.
+  # images, chosen by split_seed, are held out.
   dataset.train_dir = placeholder(str)
   dataset.eval_dir = placeholder(str)
   dataset.eval_fraction = 0.1
+  # Chooses the held-out images of a folder and of digits. Unset: `seed`. Runs
+  # of several seeds that are to be averaged want the same images.
+  dataset.split_seed = placeholder(int)
   # prepared: the directory. TensorFlow Datasets: where they lie (unset: its own
   # default) and the splits; if prepared/NAME is there, it is used instead.
   dataset.dir = placeholder(str)

@@ -199,7 +199,8 @@ def create_sources(
 
   Args:
     config: the `dataset` part of a config.
-    seed: of the split, where the data has none of its own.
+    seed: of the split, where the data has none of its own and the config
+      names no other.
 
   Returns:
     (training source, evaluation source), with the same classes.
@@ -207,6 +208,8 @@ def create_sources(
   Raises:
     DataError: the data is missing or unusable; says what to do.
   """
+  if config.split_seed is not None:
+    seed = config.split_seed
   if config.name == 'prepared':
     if not config.dir:
       raise DataError(

@@ -15,7 +15,13 @@ from absl.testing import absltest, parameterized
 from alexnet import metrics, partitioning, sweep, workdir
 from alexnet.errors import ConfigError
 from alexnet.models import create_model
-from configs import alexnet, alexnet_2012
+from configs import (
+    alexnet,
+    alexnet_2012,
+    alexnet_2012_six,
+    alexnet_2012_six_finetuning,
+    alexnet_2012_six_pretraining,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -271,7 +277,10 @@ class SweepTest(absltest.TestCase):
 class ConfigTest(parameterized.TestCase):
 
   @parameterized.product(
-      recipe=(alexnet, alexnet_2012),
+      recipe=(
+          alexnet, alexnet_2012, alexnet_2012_six,
+          alexnet_2012_six_pretraining, alexnet_2012_six_finetuning,
+      ),
       data=('digits', 'folder', 'prepared', 'imagenet2012', 'imagenette'),
   )
   def test_builds(self, recipe, data):

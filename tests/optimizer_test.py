@@ -2,6 +2,7 @@
 
 from tests import testing  # isort: skip
 
+import importlib
 import json
 
 import jax.numpy as jnp
@@ -155,6 +156,56 @@ class RatesTest(parameterized.TestCase):
     rates = self._rates(config, step)
     self.assertAlmostEqual(rates['conv2']['kernel'], kernel)
     self.assertAlmostEqual(rates['conv2']['bias'], bias)
+
+  def test_factors_of_layers(self):
+    """On top of the schedule: biases of conv1 are frozen at 7,200 anyway."""
+    layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+    config = alexnet_2012.get_config('imagenet2012')
+    config.optimizer.layer_rate_factors = (
+        ('conv1', 0.5), ('conv2', 0), ('fc8', 10.0)
+    )
+    for step, conv1, fc7, fc8 in (
+        (0, (0.005, 0.01), (0.01, 0.02), (0.1, 0.2)),
+        (6700, (5e-6, 0.01), (1e-4, 0.02), (1e-3, 0.2)),
+        (7200, (0.0, 0.0), (1e-4, 0.02), (1e-3, 0.2)),
+    ):
+      rates = self._rates(config, step, layers=layers)
+      for layer, expected in (
+          ('conv1', conv1), ('conv2', (0, 0)), ('fc7', fc7), ('fc8', fc8)
+      ):
+        np.testing.assert_allclose(
+            (rates[layer]['kernel'], rates[layer]['bias']), expected
+        )
+    config = alexnet.get_config('imagenet2012')
+    config.optimizer.layer_rate_factors = (('fc8', 3.0),)
+    rates = self._rates(config, 0, optimizer.Plateau(drops=1))
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.003)
+
+  @parameterized.parameters(
+      ('pretraining', 0.0, 1e-3, 1e-3, 1e-2, 0.02),
+      ('pretraining', 2.15, 1e-3, 1e-3, 1e-2, 0.02),
+      ('pretraining', 2.16, 1e-3, 1e-3, 1e-3, 0.02),
+      ('finetuning', 0.0, 1e-4, 1e-3, 1e-3, 0.02),
+      ('finetuning', 3.0, 1e-5, 1e-3, 1e-3, 0.02),
+      ('finetuning', 4.0, 0.0, 1e-3, 1e-3, 0.0),
+      ('finetuning', 22.0, 0.0, 1e-4, 1e-4, 0.0),
+      ('finetuning', 42.0, 0.0, 1e-5, 1e-5, 0.0),
+  )
+  def test_run_146(self, stage, epoch, conv1, conv2, others, conv1_bias):
+    """The notes of the log: rates of kernels at the epochs they name."""
+    recipe = importlib.import_module(f'configs.alexnet_2012_six_{stage}')
+    layers = (
+        'conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6', 'fc6', 'fc7',
+        'fc8',
+    )
+    rates = self._rates(
+        recipe.get_config('imagenet2012'), round(100 * epoch), layers=layers
+    )
+    self.assertEqual(rates['conv1'], {'kernel': conv1, 'bias': conv1_bias})
+    for layer in layers[1:5]:
+      self.assertEqual(rates[layer], {'kernel': conv2, 'bias': 0.02})
+    for layer in layers[5:]:
+      self.assertEqual(rates[layer], {'kernel': others, 'bias': 0.02})
 
   def test_constant(self):
     config = alexnet_2012.get_config('imagenet2012')

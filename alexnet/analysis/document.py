@@ -1,0 +1,70 @@
+"""A page of paragraphs, lists and tables, for a terminal or as Markdown."""
+
+import dataclasses
+import textwrap
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows of text below a row of headings."""
+
+  headings: tuple[str, ...]
+  rows: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bullets:
+  """A list."""
+
+  items: tuple[str, ...]
+
+
+# A title, and paragraphs, lists and tables below it.
+Section = tuple[str, list[str | Table | Bullets]]
+
+
+def to_text(sections: list[Section], width: int = 80) -> str:
+  """For a terminal; tables may be wider."""
+  lines = []
+  for title, items in sections:
+    lines += [title, '-' * len(title), '']
+    for item in items:
+      if isinstance(item, Table):
+        lines += _columns(item)
+      elif isinstance(item, Bullets):
+        for text in item.items:
+          lines += textwrap.wrap(
+              text, width, initial_indent='* ', subsequent_indent='  '
+          )
+      else:
+        lines += textwrap.wrap(item, width)
+      lines.append('')
+  return '\n'.join(lines).rstrip() + '\n'
+
+
+def _columns(table):
+  rows = [table.headings, *table.rows]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return [
+      '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+      for row in rows
+  ]
+
+
+def to_markdown(sections: list[Section]) -> str:
+  """The same with Markdown's headings and tables."""
+  lines = []
+  for title, items in sections:
+    lines += [f'## {title}', '']
+    for item in items:
+      if isinstance(item, Table):
+        rule = ('---',) * len(item.headings)
+        for row in (item.headings, rule, *item.rows):
+          cells = (cell.replace('|', '\\|') for cell in row)
+          lines.append('| ' + ' | '.join(cells) + ' |')
+      elif isinstance(item, Bullets):
+        lines += [f'* {text}' for text in item.items]
+      else:
+        lines.append(item)
+      lines.append('')
+  return '\n'.join(lines).rstrip() + '\n'

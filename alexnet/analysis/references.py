@@ -1,0 +1,150 @@
+"""Published and logged numbers that a run can be set beside."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+ILSVRC_2010 = 'ILSVRC-2010 test'
+ILSVRC_2012 = 'ILSVRC-2012 validation'
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """An error rate that somebody has reported.
+
+  Attributes:
+    name: of the run, with its source.
+    data: what it was evaluated on.
+    views: 'centre' or 'ten'.
+    top1: error in percent, (lowest, highest) of the runs meant; equal for one.
+    top5: the same.
+    same_network: whether it is the network of the paper, trained alone.
+  """
+
+  name: str
+  data: str
+  views: str
+  top1: tuple[float, float]
+  top5: tuple[float, float]
+  same_network: bool = True
+
+
+def _one(name, data, views, top1, top5, same_network=True):
+  pair = lambda x: (x, x)
+  return Reference(name, data, views, pair(top1), pair(top5), same_network)
+
+
+REFERENCES = (
+    _one('paper, Table 2, 1 CNN = run #145', ILSVRC_2012, 'ten',
+         40.6640, 18.2100),
+    _one('paper, Table 1, CNN = run #145-2010', ILSVRC_2010, 'ten',
+         37.4727, 16.9987),
+    _one('paper §6, Table 1 without ten views', ILSVRC_2010, 'centre',
+         39.0, 18.3),
+    Reference('later runs of the network (#155, #156, #170)', ILSVRC_2012,
+              'centre', (42.3, 42.9), (19.6, 20.0)),
+    _one('a later run with four equal stages', ILSVRC_2012, 'centre',
+         42.34, 19.58),
+    _one('Caffe, AlexNet', ILSVRC_2012, 'centre', 42.9, 19.8),
+    _one('torchvision, alexnet: another network, one column', ILSVRC_2012,
+         'centre', 43.5, 20.9, same_network=False),
+    _one('paper, Table 2, 5 CNNs', ILSVRC_2012, 'ten', 38.1, 16.4,
+         same_network=False),
+    _one('paper, Table 2, 1 CNN* (six convolutions, pretrained)', ILSVRC_2012,
+         'ten', 39.0, 16.6, same_network=False),
+    _one('run #146-2012-2009 (six convolutions, pretrained)', ILSVRC_2012,
+         'ten', 39.10, 16.876, same_network=False),
+    _one('paper, Table 2, 7 CNNs*', ILSVRC_2012, 'ten', 36.7, 15.4,
+         same_network=False),
+)
+
+# What ten views gain over the centre crop on ImageNet: points of top-1, top-5.
+GAIN_OF_TEN_VIEWS = ((1.5, 2.1), (1.3, 1.5))
+
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+  """What a value of a field is known to do to the error on ImageNet.
+
+  Attributes:
+    field: the beginning of its name.
+    holds: whether it is said of a value.
+    text: with its source; points are of top-1 / top-5 error.
+  """
+
+  field: str
+  holds: Callable[[Any], bool]
+  text: str
+
+
+_ANY = lambda value: True
+_ZERO = lambda value: value == 0
+_OFF = lambda value: value is False
+_HALF = 'one tower of half the kernels costs 1.7 / 1.2 points (paper §3.2)'
+_RATES = (
+    'the paper divides the rate by 10 three times, when the error stops '
+    'improving (§5)'
+)
+_VARIANTS = (
+    'without crops and mirror images there is "substantial overfitting" (paper '
+    '§4.1)'
+)
+_SIX = (
+    'a sixth convolution and pretraining together gain 1.7 / 1.6 points '
+    '(paper, Table 2)'
+)
+
+# The first that fits a field and its value counts.
+EFFECTS = (
+    Effect('model.lrn.enabled', _OFF,
+           'no response normalization costs 1.4 / 1.2 points (paper §3.3; run '
+           '#148)'),
+    Effect('model.pool.', _ANY,
+           'pooling that does not overlap costs 0.4 / 0.3 points (paper §3.4; '
+           'run #147)'),
+    Effect('model.towers', _ANY, _HALF),
+    Effect('model.conv6.features', _ANY, _SIX),
+    *(Effect(f'model.conv{i}.features', _ZERO,
+             'without a middle convolution about 2 points of top-1 are lost '
+             '(paper §7)')
+      for i in (3, 4, 5)),
+    *(Effect(f'model.{layer}.', lambda value: value == 'own',
+             'towers that meet in the logits only: 41.83 / 19.33 % (run #150, '
+             'with other widths)')
+      for layer in ('conv3', 'fc6', 'fc7')),
+    *(Effect(f'model.{layer}.features', _ANY, _HALF)
+      for layer in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')),
+    Effect('model.width', _ANY, _HALF),
+    *(Effect(f'model.{layer}.dropout', _ZERO,
+             'without dropout there is "substantial overfitting" (paper §4.2)')
+      for layer in ('fc6', 'fc7')),
+    Effect('model.dropout_kind', lambda value: value == 'inverted',
+           'initial logits twice as large and updates four times, for each '
+           'layer with dropout'),
+    Effect('model.activation', lambda value: value == 'tanh',
+           'tanh takes about six times as long to 25 % training error on '
+           'CIFAR-10 (paper §3.1)'),
+    Effect('augmentation.lighting_divisor', lambda value: value > 100,
+           'with inputs divided by 255 the initial logits of different images '
+           'differ by 0.000013: a flat loss'),
+    Effect('augmentation.lighting', lambda value: value == 'none',
+           'no PCA lighting costs more than 1 point of top-1 (paper §4.1)'),
+    Effect('augmentation.crop_offsets', lambda value: value < 16, _VARIANTS),
+    Effect('augmentation.flip', _OFF, _VARIANTS),
+    Effect('duration', _ANY,
+           'the paper has about 90 epochs; a run that ends before the rate has '
+           'dropped three times is not at its end'),
+    Effect('schedule.', _ANY, _RATES),
+    Effect('optimizer.weight_decay', _ANY,
+           'decay "was important for the model to learn" (paper §5)'),
+    Effect('pretrained.', _ANY, _SIX),
+)
+
+
+def effect_of(field: str, value: Any) -> str | None:
+  """What is known of a field that has this value; None if nothing is."""
+  for effect in EFFECTS:
+    if field.startswith(effect.field) and effect.holds(value):
+      return effect.text
+  return None

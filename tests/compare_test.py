@@ -1,0 +1,366 @@
+"""A run beside the reported numbers: intervals and verdicts by hand."""
+
+from tests import testing  # isort: skip
+
+import math
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest, parameterized
+
+from alexnet import workdir as workdir_lib
+from alexnet.analysis import compare, document, references
+from alexnet.analysis.document import Bullets, Table
+from alexnet.errors import CheckpointError
+from configs import alexnet, alexnet_2012
+
+ROOT = pathlib.Path(__file__).parent.parent
+CODE = alexnet_2012
+
+
+def config_of(recipe=CODE, data='imagenet2012', classes=1000, **fields):
+  config = recipe.get_config(data)
+  config.model.num_classes = classes
+  for name, value in fields.items():
+    config.update_from_flattened_dict({name.replace('__', '.'): value})
+  return config
+
+
+def results_of(count=50_000, centre=(20_000, 9_000), ten=(20_332, 9_105)):
+  """Results by numbers of wrong images."""
+  results = {'step': 90, 'train_seconds': 1.0}
+  for views, wrong in (('centre', centre), ('ten', ten)):
+    if wrong:
+      results[views] = {
+          'top1': 1 - wrong[0] / count,
+          'top5': 1 - wrong[1] / count,
+          'loss': 1.0,
+          'count': count,
+          'views': 10 if views == 'ten' else 1,
+      }
+  return results
+
+
+def section(config, results, title):
+  return dict(compare.compare(config, results))[title]
+
+
+def text_of(config, results):
+  return document.to_text(compare.compare(config, results))
+
+
+def row_of(config, results, name):
+  table = section(config, results, 'Reported errors')[0]
+  (row,) = (row for row in table.rows if row[0].startswith(name))
+  return row
+
+
+def wilson(wrong, count):
+  z, p = 1.959964, wrong / count
+  centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+  half = z / (1 + z * z / count) * math.sqrt(
+      p * (1 - p) / count + z * z / (4 * count * count)
+  )
+  return 100 * (centre - half), 100 * (centre + half)
+
+
+class IntervalTest(parameterized.TestCase):
+
+  @parameterized.parameters((20_332, 50_000), (6, 360), (0, 360), (360, 360))
+  def test_closed_form(self, wrong, count):
+    measured = compare.measure(1 - wrong / count, count)
+    self.assertAlmostEqual(measured.error, 100 * wrong / count)
+    low, high = wilson(wrong, count)
+    self.assertAlmostEqual(measured.low, low, places=4)
+    self.assertAlmostEqual(measured.high, high, places=4)
+
+  def test_by_hand(self):
+    """1 of 10, with z^2 = 3.841459: .211012 +- .193137.
+
+    The middle is (.1 + .192073) / 1.384146, the half of the width
+    1.959964 / 1.384146 * sqrt(.009 + .009604) = 1.416010 * .136396.
+    """
+    measured = compare.measure(0.9, 10)
+    self.assertEqual(f'{measured}', '10.00 % (1.79 to 40.42)')
+
+  @parameterized.parameters(
+      ((40.0, 40.0), 'inside'),
+      ((41.0, 41.0), 'inside'),
+      ((39.9, 39.9), 'outside: the run is 0.60 points worse'),
+      ((41.5, 41.5), 'outside: the run is 1.00 points better'),
+      ((30.0, 40.2), 'inside'),
+      ((30.0, 39.0), 'outside: the run is 1.50 points worse'),
+      ((41.1, 45.0), 'outside: the run is 0.60 points better'),
+  )
+  def test_place(self, reported, expected):
+    measured = compare.Measured(40.5, 40.0, 41.0)
+    self.assertEqual(compare.place(measured, reported), expected)
+
+
+class ReportedTest(parameterized.TestCase):
+
+  def test_run_145_again(self):
+    """Its own numbers: 20,332 and 9,105 of 50,000 with ten views."""
+    results = results_of(centre=(21_170, 9_790))
+    row = row_of(config_of(), results, 'paper, Table 2, 1 CNN = run #145')
+    self.assertEqual(
+        row[1:], ('ten views', '40.66 / 18.21', 'inside', 'inside')
+    )
+    self.assertEqual(
+        row_of(config_of(), results, 'a later run with four')[1:],
+        ('centre crop', '42.34 / 19.58', 'inside', 'inside'),
+    )
+    # 1.24 points, more than the 0.43 of the interval.
+    self.assertEqual(
+        row_of(config_of(), results, 'paper, Table 2, 7 CNNs')[3],
+        'outside: the run is 3.96 points worse',
+    )
+    self.assertEqual(
+        section(config_of(), results, 'What could explain a gap'),
+        ['There is none: the run is not outside of its interval and worse.'],
+    )
+
+  def test_a_worse_run(self):
+    results = results_of(ten=(21_000, 9_105))
+    config = config_of(
+        model__lrn__enabled=False,
+        augmentation__lighting='none',
+        model__conv4__features=0,
+        optimizer__momentum=0.5,
+    )
+    self.assertEqual(
+        row_of(config, results, 'paper, Table 2, 1 CNN = run #145')[3:],
+        ('outside: the run is 1.34 points worse', 'inside'),
+    )
+    lines = section(config, results, 'What could explain a gap')
+    self.assertIn('1 CNN = run #145', lines[0])
+    (bullets,) = (line for line in lines if isinstance(line, Bullets))
+    self.assertEqual(
+        [item.split(':')[0] for item in bullets.items],
+        ['augmentation.lighting', 'model.conv4.features', 'model.lrn.enabled'],
+    )
+    self.assertIn('1.4 / 1.2', bullets.items[2])
+    self.assertIn('about 2 points', bullets.items[1])
+    self.assertEqual(
+        lines[-1], 'And these have none that is known: optimizer.momentum.'
+    )
+
+  def test_a_worse_run_without_a_reason(self):
+    lines = section(
+        config_of(), results_of(ten=(21_000, 9_105)), 'What could explain a gap'
+    )
+    self.assertIn('nothing of its own', lines[-1])
+
+  def test_centre_crop_only(self):
+    results = results_of(ten=None)
+    text = text_of(config_of(), results)
+    self.assertIn('No result with ten views', text)
+    self.assertNotIn('Table 2', text)
+    self.assertIn('Caffe', text)
+
+  def test_2010(self):
+    """37.4727 % of 150,000 images are 56,209."""
+    results = results_of(150_000, (58_500, 27_450), (56_209, 25_498))
+    config = config_of(data='prepared')
+    table = section(config, results, 'Reported errors')[0]
+    self.assertLen(table.rows, 2)
+    self.assertEqual({row[3:] for row in table.rows}, {('inside', 'inside')})
+
+  @parameterized.parameters(
+      ('imagenet2012', 1000, 50_000, references.ILSVRC_2012),
+      ('folder', 1000, 50_000, references.ILSVRC_2012),
+      ('prepared', 1000, 150_000, references.ILSVRC_2010),
+      ('imagenet2012', 1000, 150_000, None),
+      ('imagenet2012', 1000, 5_000, None),
+      ('folder', 10, 50_000, None),
+      ('cifar10', 1000, 50_000, None),
+  )
+  def test_which_set(self, data, classes, count, expected):
+    config = config_of(data=data, classes=classes)
+    results = results_of(count, (10, 5), (9, 4))
+    self.assertEqual(compare.evaluated_on(config, results), expected)
+
+
+class OtherDataTest(absltest.TestCase):
+
+  def test_is_not_compared(self):
+    results = results_of(3925, (1313, 194), (1279, 178))
+    text = text_of(config_of(data='folder', classes=10), results)
+    self.assertIn('cannot be compared', ' '.join(text.split()))
+    for reference in references.REFERENCES:
+      self.assertNotIn(reference.name, text)
+    # 100 * 1313 / 3925, and Wilson's interval.
+    self.assertIn('33.45 % (31.99 to 34.94)', text)
+
+  def test_gain_of_ten_views(self):
+    """34 of 3,925 images are 0.87 points; both errors have +-1.47 points."""
+    results = results_of(3925, (1313, 194), (1279, 178))
+    lines = section(
+        config_of(data='folder', classes=10),
+        results,
+        'Ten views against the centre crop',
+    )
+    (table,) = (line for line in lines if isinstance(line, Table))
+    self.assertEqual(
+        table.rows[0],
+        ('top-1', '0.87 points, at most +-2.08', '1.5 to 2.1', 'agrees'),
+    )
+
+  def test_gain_that_differs(self):
+    """5 points of 50,000 images: +-0.6."""
+    lines = section(
+        config_of(),
+        results_of(centre=(22_832, 9_790)),
+        'Ten views against the centre crop',
+    )
+    self.assertEqual(lines[0].rows[0][1::2], ('5.00 points, at most +-0.61',
+                                              'differs'))
+    # 9,790 - 9,105 = 685 of 50,000 are 1.37 points.
+    self.assertEqual(lines[0].rows[1][1], '1.37 points, at most +-0.49')
+    self.assertEqual(lines[0].rows[1][3], 'agrees')
+
+  def test_nothing_to_gain(self):
+    results = results_of(360, (6, 0), (4, 0))
+    results['ten']['views'] = 5
+    text = text_of(config_of(alexnet, 'digits', 10), results)
+    self.assertIn('The ten views are 5', text)
+    self.assertNotIn('top-5  ', text.split('Ten views against')[1])
+
+
+class ConfigTest(absltest.TestCase):
+
+  def names(self, config, own=None):
+    return [
+        field.name
+        for field in compare.differing_fields(config)
+        if own is None or field.own == own
+    ]
+
+  def test_the_recipes_have_nothing_of_their_own(self):
+    for recipe in (alexnet, alexnet_2012):
+      for data in ('imagenet2012', 'folder', 'digits'):
+        config = config_of(recipe, data)
+        self.assertEmpty(self.names(config, own=True))
+        self.assertContainsSubset(
+            {'model.conv1.padding', 'model.lrn.divide_alpha_by_n'},
+            self.names(config, own=False),
+        )
+
+  def test_three_groups(self):
+    config = config_of(
+        model__conv1__padding=(1, 2), duration='30 epochs', log_every='5 steps'
+    )
+    fields = {f.name: f for f in compare.differing_fields(config)}
+    self.assertEqual(self.names(config, own=True), ['duration'])
+    duration = fields['duration']
+    self.assertEqual(
+        (duration.run, duration.paper, duration.code),
+        ('30 epochs', '90 epochs', '91 epochs'),
+    )
+    lines = section(config, results_of(), "The run's config")
+    self.assertEqual(lines[0], 'Neither as in the paper nor as in run #145:')
+    tables = dict(zip(lines[::2], lines[1::2]))
+    rows = {text: [r[0] for r in t.rows] for text, t in tables.items()}
+    self.assertEqual(
+        rows['As in the paper, not as in run #145:'], ['model.conv1.padding']
+    )
+    self.assertIn(
+        'augmentation.mean_crop', rows['As in run #145, not as in the paper:']
+    )
+
+  def test_a_schedule_that_is_not_in_use(self):
+    config = config_of(schedule__geometric__bias_factor_half_way=0.5)
+    self.assertEmpty(self.names(config, own=True))
+
+  def test_a_field_that_older_runs_have_not_got(self):
+    config = config_of()
+    with config.unlocked():
+      del config.model.pool
+    self.assertEqual(
+        self.names(config, own=True), ['model.pool.stride', 'model.pool.window']
+    )
+
+
+class CommandTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir().full_path)
+
+  def run_command(self, *flags):
+    # Neither JAX nor TensorFlow is needed to read two files.
+    code = (
+        'import sys, runpy; sys.modules["jax"] = None; '
+        'sys.modules["tensorflow"] = None; '
+        'runpy.run_module("alexnet.analysis.compare", run_name="__main__", '
+        'alter_sys=True)'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code, f'--workdir={self.workdir}', *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+  def test_no_run(self):
+    status, _, error = self.run_command()
+    self.assertEqual(status, 1)
+    self.assertIn('is not the workdir of a run', error)
+
+  def test_not_finished(self):
+    workdir_lib.save_config(self.workdir, config_of())
+    with self.assertRaisesRegex(
+        CheckpointError, 'has no results.json, so the run is not finished'
+    ):
+      compare.load(self.workdir)
+
+  def test_text_and_markdown(self):
+    workdir_lib.save_config(self.workdir, config_of())
+    workdir_lib.write_json(self.workdir / 'results.json', results_of())
+    status, output, error = self.run_command()
+    self.assertEqual(status, 0, error)
+    self.assertIn('ten views    40.66 % (40.23 to 41.10)', output)
+    # From JSON and back, tuples are still those of the recipe.
+    self.assertIn('Every field is as in the paper or as in run #145', output)
+    file = self.workdir / 'compared.md'
+    status, output, error = self.run_command(f'--output={file}')
+    self.assertEqual(status, 0, error)
+    self.assertIn(
+        '| paper, Table 2, 1 CNN = run #145 | ten views | 40.66 / 18.21 | '
+        'inside | inside |',
+        file.read_text(),
+    )
+    status, _, error = self.run_command('--output=x.txt')
+    self.assertEqual(status, 1)
+    self.assertIn('wanted a file that ends in .md', error)
+
+
+class DocumentTest(absltest.TestCase):
+
+  def test_text(self):
+    sections = [
+        ('Title', ['a b c d', Table(('x', 'long'), (('wide', '1'),)),
+                   Bullets(('one two three',))]),
+    ]
+    self.assertEqual(
+        document.to_text(sections, width=9),
+        'Title\n-----\n\na b c d\n\nx     long\nwide  1\n\n'
+        '* one two\n  three\n',
+    )
+
+  def test_markdown(self):
+    sections = [
+        ('Title', [Table(('x', 'y'), (('a|b', '1'),)), Bullets(('one',))]),
+    ]
+    self.assertEqual(
+        document.to_markdown(sections),
+        '## Title\n\n| x | y |\n| --- | --- |\n| a\\|b | 1 |\n\n* one\n',
+    )
+
+
+del testing
+
+if __name__ == '__main__':
+  absltest.main()
