@@ -101,7 +101,9 @@ def compiled(recipe, fields=()):
 
   @jax.jit
   def run(params, images, labels):
-    keys = train_step.dropout_keys(0, jnp.int32(0), jnp.int32(0), BATCH)
+    keys = train_step.dropout_keys(
+        jax.random.key(0), jnp.int32(0), jnp.int32(0), BATCH
+    )
 
     def loss(params):
       logits = model.apply({'params': params}, images, dropout_keys=keys)
@@ -629,7 +631,9 @@ class InputTest(parameterized.TestCase):
         pipeline.training_batches(step, lighting_steps=None if lit else step)
     )
     config = config_for(recipe, fields).augmentation
-    views = Views(pipeline.mean_image, config.mean_crop, mirror=config.flip)
+    views = Views(
+        pipeline.mean_image, config.mean_crop, mirror=config.flip, crop=224
+    )
     images = jax.jit(views.training)(batch)
     expected, labels = self.expected_input(recipe, fields, description, step)
     np.testing.assert_array_equal(batch['label'], labels)

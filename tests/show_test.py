@@ -40,7 +40,10 @@ class ShowTest(parameterized.TestCase):
     rows = show.training_rows(config, 3, 2)
     pipeline = Pipeline(config, *datasets.create_sources(config.dataset, 0))
     inputs = views.Views(
-        pipeline.mean_image, config.augmentation.mean_crop, mirror=True
+        pipeline.mean_image,
+        config.augmentation.mean_crop,
+        mirror=True,
+        crop=224,
     )
     batches = pipeline.training_batches(0)
     for epoch in range(2):

@@ -116,7 +116,9 @@ class TrainStepTest(parameterized.TestCase):
     params = jax.jit(model.init)(
         jax.random.key(0), jnp.zeros((1, 224, 224, 3))
     )['params']
-    keys = train_step.dropout_keys(0, jnp.int32(0), jnp.int32(0), 8)
+    keys = train_step.dropout_keys(
+        jax.random.key(0), jnp.int32(0), jnp.int32(0), 8
+    )
     logits = np.asarray(
         model.apply({'params': params}, batch['image'], dropout_keys=keys),
         np.float64,
@@ -127,7 +129,9 @@ class TrainStepTest(parameterized.TestCase):
 
   def test_dropout_keys_depend_on_step_and_place_only(self):
     keys = lambda seed, step, first, n: jax.random.key_data(
-        train_step.dropout_keys(seed, jnp.int32(step), jnp.int32(first), n)
+        train_step.dropout_keys(
+            jax.random.key(seed), jnp.int32(step), jnp.int32(first), n
+        )
     )
     whole = keys(0, 5, 0, 8)
     np.testing.assert_array_equal(whole[4:], keys(0, 5, 4, 4))

@@ -259,7 +259,9 @@ class FinishedRunTest(RunTestCase):
         crop = crop - mean[16:240, 16:240]
       divisor = augmentation.lighting_divisor if shift.any() else 1
       crops.append((crop + shift) / divisor)
-    keys = train_step.dropout_keys(0, jnp.int32(0), jnp.int32(0), 8)
+    keys = train_step.dropout_keys(
+        jax.random.key(0), jnp.int32(0), jnp.int32(0), 8
+    )
     probabilities = softmax(
         logits_of(run.model, run.state, np.stack(crops), dropout_keys=keys)
     )
