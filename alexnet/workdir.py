@@ -18,7 +18,11 @@ _MAY_CHANGE = (
     'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'ten_views',
     'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
+    # The names of files whose texts are fields of their own.
+    'layers', 'layer_params',
 )
+# Texts that are longer are not shown.
+_SHOWN = 100
 
 
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -51,7 +55,7 @@ def check_config(
   old = _flatten(load_config(workdir).to_dict())
   new = _flatten(config.to_dict())
   changed = [
-      f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
+      _difference(name, old.get(name), new.get(name))
       for name in sorted(old.keys() | new.keys())
       if old.get(name) != new.get(name) and name not in _MAY_CHANGE
   ]
@@ -62,6 +66,12 @@ def check_config(
         + ('; ...' if changed[5:] else '')
         + '. Use another --workdir, or the config it was made by'
     )
+
+
+def _difference(name, old, new):
+  if any(isinstance(v, str) and len(v) > _SHOWN for v in (old, new)):
+    return f'{name} was another text'
+  return f'{name} was {old!r}, is {new!r}'
 
 
 def save_config(
