@@ -116,7 +116,9 @@ class Section:
       if option not in known:
         raise ConfigError(
             f'{self.file}:{line}: [{self.name}] unknown option {option}=: '
-            f'wanted one of {", ".join(sorted(self._known)) or "none"}'
+            + 'wanted '
+            + ('one of ' + ', '.join(sorted(self._known))
+               if self._known else 'none for this layer')
         )
 
 

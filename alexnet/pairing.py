@@ -106,25 +106,15 @@ def kernel_name(index: int) -> str:
 def pair(definition: Definition) -> Network:
   """The network on two towers if its layers pair up, else on one."""
   pairs = _candidates({layer.name: layer for layer in definition.layers})
-  while True:
-    try:
-      nodes = _nodes(definition, pairs)
-      break
-    except _NoPairError as error:
-      # What reads a pair that is none may be no pair either: from the start.
-      if error.stem is None:
-        pairs = {}
-      else:
-        del pairs[error.stem]
+  try:
+    nodes = _nodes(definition, pairs)
+  except _NoPairError:
+    pairs, nodes = {}, _nodes(definition, {})
   return Network(tuple(nodes), definition.output, 2 if pairs else 1)
 
 
 class _NoPairError(Exception):
-  """These two layers are no pair; None: no layers can be."""
-
-  def __init__(self, stem: str | None):
-    super().__init__(stem)
-    self.stem = stem
+  """Two layers called like a pair are none, or a layer reads one half."""
 
 
 def _candidates(layers):
@@ -153,17 +143,17 @@ def _nodes(definition, pairs):
       node = _single(layer, pairs)
     elif tower == 0:
       node = _pair(name, pairs)
-    else:
-      if name not in nodes:
-        raise _NoPairError(name)
+    elif name in nodes:
       continue
+    else:
+      raise _NoPairError  # The second of the two comes first.
     if name in nodes:  # A pair called like a layer that is none.
-      raise _NoPairError(None)
+      raise _NoPairError
     if any(source.node not in nodes for source in node.sources):
-      raise _NoPairError(name)  # Defined between the two.
+      raise _NoPairError  # Defined between the two.
     nodes[name] = node
   if definition.output not in nodes:
-    raise _NoPairError(None)
+    raise _NoPairError
   return nodes.values()
 
 
@@ -192,13 +182,13 @@ def _single(layer, pairs):
     elif None in order or not (
         layer.matrices or (layer.type == 'concat' and order[0] + 1 == order[1])
     ):
-      raise _NoPairError(None)
+      raise _NoPairError
     else:
       sources.append(Source(node, 'both'))
     if layer.matrices:
       parts = [layer.matrices[place] for place in order]
       if not _trained_alike(parts, len(order) > 1):
-        raise _NoPairError(None)
+        raise _NoPairError
       kernels.append(Kernel(parts[0], tuple((p.stddev,) for p in parts)))
   biases = (layer.biases,) if layer.biases else ()
   return Node(
@@ -211,20 +201,20 @@ def _pair(stem, pairs):
   layers = pairs[stem]
   first, second = (_places(layer, pairs) for layer in layers)
   if _bare(layers[0]) != _bare(layers[1]):
-    raise _NoPairError(stem)
+    raise _NoPairError
   weights = bool(layers[0].matrices)
   if not weights and [g[0] for g in first] != [g[0] for g in second]:
-    raise _NoPairError(stem)
+    raise _NoPairError
   of_second = dict(second)
   if len(of_second) < len(second) or {*of_second} != {g[0] for g in first}:
-    raise _NoPairError(stem)
+    raise _NoPairError
   if len(first) != len(second) or layers[0].type == 'concat':
-    raise _NoPairError(stem)
+    raise _NoPairError
   sources, kernels = [], []
   for node, places in first:
     reads = _reads({*places}, {*of_second[node]})
     if reads is None or (not weights and reads != 'own'):
-      raise _NoPairError(stem)
+      raise _NoPairError
     sources.append(Source(node, reads))
     if not weights:
       continue
@@ -234,7 +224,7 @@ def _pair(stem, pairs):
         for place, other in _rows(places, of_second[node])
     ]
     if not _trained_alike([m for row in rows for m in row], reads != 'own'):
-      raise _NoPairError(stem)
+      raise _NoPairError
     kernels.append(
         Kernel(rows[0][0], tuple(tuple(m.stddev for m in row) for row in rows))
     )

@@ -87,7 +87,8 @@ class Run:
     Raises:
       UserError, DataError: something the user can mend; says what to do.
     """
-    config = ml_collections.ConfigDict(config)
+    # What is filled in below is not to show in the caller's.
+    config = config.copy_and_resolve_references()
     self._console = console
     self.workdir = workdir
     definitions.read_files(config)
