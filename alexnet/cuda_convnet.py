@@ -8,6 +8,9 @@ means here. Uses no JAX.
 """
 
 import dataclasses
+import zlib
+
+import numpy as np
 
 from alexnet.cuda_convnet_layers import (
   Biases,
@@ -222,11 +225,12 @@ class _Reader:
         ('filters', filters, 1), ('groups', groups, 1),
     ):
       section.at_least(option, value, low)
-    if any(several('randSparse', boolean, False)):
-      raise section.error(
-          'randSparse: which channels a group reads was drawn at random, and '
-          'the file does not say which', 'randSparse'
-      )
+    sparse = several('randSparse', boolean, False)
+    read = tuple(c // g for c, g in zip(channels, groups))
+    if any(sparse):
+      read = several('filterChannels', whole) if section.has(
+          'filterChannels'
+      ) else read
     section.get('partialSum', whole, 0)  # How a GPU adds; not what.
     shapes = set()
     matrices = []
@@ -251,6 +255,8 @@ class _Reader:
       matrices.append(dict(
           size=size[index], stride=stride[index], groups=groups[index],
           padding=(padding[index], behind),
+          connections=self._connections(section, index, channels[index], read[
+              index], groups[index]) if sparse[index] else (),
       ))
     if len(shapes) > 1:
       raise section.error(
@@ -261,6 +267,24 @@ class _Reader:
     shared = section.get('sharedBiases', boolean, True)
     layer = dataclasses.replace(layer, channels=features, side=side)
     return self._weights(section, layer, matrices, shared)
+
+  def _connections(self, section, index, channels, read, groups):
+    """Draws which channels each group reads, `read` of them.
+
+    As in layer.py, permutations of the channels are dealt out to the groups.
+    The authors' own draws are not in their files; here they depend on the
+    layer's name and the place of the input alone.
+    """
+    if groups == 1 or read < 1 or channels % read or groups * read % channels:
+      raise section.error(
+          f'randSparse: {groups} groups cannot read {read} of {channels} '
+          'channels each: wanted several groups, a divisor of the channels, '
+          'and each channel read equally often', 'randSparse'
+      )
+    rng = np.random.default_rng((zlib.crc32(section.name.encode()), index))
+    times = groups * read // channels
+    dealt = [rng.permutation(channels) for _ in range(times)]
+    return tuple(np.concatenate(dealt).tolist())
 
   def _fc(self, section, layer):
     outputs = section.get('outputs', whole)
@@ -306,7 +330,7 @@ class _Reader:
       if any(values):
         raise params.error(
             f'{option} is {max(values)}: this rule for weights is not written '
-            'here, wanted 0', option
+            'here. To train without it, set it to 0', option
         )
     # Older files have one schedule for both.
     both = params.get('sched', parse_schedule, Schedule())

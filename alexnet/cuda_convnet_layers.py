@@ -30,6 +30,8 @@ class Matrix:
     size, stride, groups: of a convolution's kernel, in pixels.
     padding: rows and columns of zeros (before, after). Windows are counted by
       ceiling, so there may be more behind than before.
+    connections: the input channels that the groups read, group by group; empty:
+      equal parts, in order.
   """
 
   stddev: float
@@ -38,6 +40,7 @@ class Matrix:
   stride: int = 1
   padding: tuple[int, int] = (0, 0)
   groups: int = 1
+  connections: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

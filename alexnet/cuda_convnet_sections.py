@@ -62,6 +62,10 @@ class Section:
     line = self.options.get((option or '').lower(), ('', self.line))[1]
     return ConfigError(f'{self.file}:{line}: [{self.name}] {message}')
 
+  def has(self, option: str) -> bool:
+    """Whether the section says something about it."""
+    return option.lower() in self.options
+
   def get(self, option: str, kind: Callable = str, default: Any = REQUIRED):
     """An option's value; ConfigError if it cannot be read."""
     self._known.add(option)

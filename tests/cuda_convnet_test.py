@@ -216,7 +216,7 @@ class ErrorTest(parameterized.TestCase):
       (_changed('conv', neuron='tanh[1]'), r'layers:16: .*wanted 2 numbers'),
       (_changed('conv', stride=0), r'layers:16: .*stride is \(0,\): wanted at'),
       (_changed('conv', groups=2), r'layers:16: .*groups is 2, which does not'),
-      (_changed('conv', randSparse=1), r'layers:16: .*randSparse: which chann'),
+      (_changed('conv', randSparse=1), r'layers:16: .*randSparse: 1 groups ca'),
       (_changed('conv', initW=None), r'layers:9: \[conv\] has no initW='),
       (_changed('conv', weightSource='x'), r'layers:16: .*shared weights'),
       (_changed('pool', channels=5), r'layers:21: .*channels is 5, but conv h'),
@@ -493,6 +493,25 @@ class TypeTest(parameterized.TestCase):
     halves = [oracle_conv(x, kernel[..., :2], 0, 1, 0, 0),
               oracle_conv(x, kernel[..., 2:], 0, 1, 0, 0)]
     self._check(np.concatenate(halves, -1), tree, logits)
+
+  def test_groups_that_read_random_channels(self):
+    """Dealt out like cards, from the name of the layer alone."""
+    middle = {'conv': dict(
+        type='conv', inputs='data', channels=3, filters=2, groups=3,
+        filterChannels=1, randSparse=1, filterSize=3, initW=0.1,
+    )}
+    x, tree, logits = self._run(middle, {'conv': texts.trained()}, 'conv')
+    layers, _ = texts.small(middle, reads='conv')
+    definition = parse(layers, {**texts.small({})[1], 'conv': texts.trained()})
+    order = definition.layers[1].matrices[0].connections
+    self.assertCountEqual(order, [0, 1, 2])
+    kernel = tree['conv']['kernel']
+    self.assertEqual(kernel.shape, (3, 3, 1, 6))
+    parts = [
+        oracle_conv(x[..., [c]], kernel[..., 2 * g : 2 * g + 2], 0, 1, 0, 0)
+        for g, c in enumerate(order)
+    ]
+    self._check(np.concatenate(parts, -1), tree, logits)
 
   @parameterized.parameters((3, 2), (2, 2), (5, 3))
   def test_average_pooling(self, size, stride):

@@ -219,6 +219,8 @@ class _Weights(nn.Module):
         tower_axis=self.tower_axis,
     )
     matrix = kernel.matrix
+    if matrix.connections:  # Then the network has one tower.
+      x = x[..., np.asarray(matrix.connections)]
     groups *= matrix.groups
     channels = x.shape[-1] // groups
     if self.node.layer.type == 'conv':
