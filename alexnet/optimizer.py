@@ -15,22 +15,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
+from alexnet.definitions import Rules
 from alexnet.errors import ConfigError
 
 KINDS = ('kernel', 'bias')
-# {layer: {'kernel': rate, 'bias': rate}}
+# {layer: {'kernel': rate, 'bias': rate}}; a layer may have more kernels.
 Rates = dict[str, dict[str, float]]
 
 
 def create_optimizer(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, rules: Rules | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """The update rule; its `update` takes the rates as `rates=`.
 
   Args:
     config: the `optimizer` part of a config.
+    rules: of each parameter, of a network from a definition: the decays. None:
+      the config's.
 
   Returns:
     A gradient transformation over {layer: {'kernel': ..., 'bias': ...}}.
@@ -47,19 +51,38 @@ def create_optimizer(
   for field in (
       'weight_decay', 'bias_rate_multiplier', 'bias_decay_multiplier'
   ):
-    if config[field] < 0:
+    if config.get(field, 0) < 0:
       raise ConfigError(f'optimizer.{field} is {config[field]}: wanted >= 0')
 
-  def of_kind(wanted):
+  def where(condition):
     return lambda params: {
-        layer: {kind: kind == wanted for kind in kinds}
+        layer: {kind: condition(layer, kind) for kind in kinds}
         for layer, kinds in params.items()
     }
 
-  bias_decay = config.weight_decay * config.bias_decay_multiplier
+  if rules is None:
+    decays = {
+        'kernel': config.weight_decay,
+        'bias': config.weight_decay * config.bias_decay_multiplier,
+    }
+    decayed = [
+        optax.add_decayed_weights(decays[wanted], mask=where(
+            lambda layer, kind, wanted=wanted: kind == wanted
+        ))
+        for wanted in KINDS
+    ]
+  else:
+    decays = {
+        rule.decay for of_layer in rules.values() for rule in of_layer.values()
+    }
+    decayed = [
+        optax.add_decayed_weights(decay, mask=where(
+            lambda layer, kind, decay=decay: rules[layer][kind].decay == decay
+        ))
+        for decay in sorted(decays)
+    ]
   rule = optax.chain(
-      optax.add_decayed_weights(config.weight_decay, mask=of_kind('kernel')),
-      optax.add_decayed_weights(bias_decay, mask=of_kind('bias')),
+      *decayed,
       _scale_by_negative_rates(),
       optax.trace(decay=config.momentum),
   )
@@ -131,15 +154,20 @@ class Plateau:
 
 
 def check_schedule(
-    schedule: ml_collections.ConfigDict, layers: tuple[str, ...]
+    schedule: ml_collections.ConfigDict,
+    layers: tuple[str, ...],
+    rules: Rules | None = None,
 ) -> None:
   """Raises ConfigError if the `schedule` part of a config cannot be followed.
 
   Args:
     schedule: that part of a config.
     layers: names of the layers that have parameters.
+    rules: of a network from a definition, None for others.
   """
   names = ('constant', 'plateau', 'steps', 'geometric')
+  if rules is not None:
+    names += ('definition',)
   if schedule.name not in names:
     raise ConfigError(
         f"schedule.name is '{schedule.name}', wanted one of {names}"
@@ -205,6 +233,7 @@ def rates_at(
     total_steps: int,
     steps_per_epoch: float,
     plateau: Plateau,
+    rules: Rules | None = None,
 ) -> Rates:
   """The learning rates of one step: a pure function, computed on the host.
 
@@ -215,11 +244,13 @@ def rates_at(
     total_steps: updates of the whole run, for the geometric stages.
     steps_per_epoch: to turn steps into epochs.
     plateau: the plateau rule's state; used by that schedule only.
+    rules: of each parameter, of a network from a definition.
 
   Returns:
     The rate of each layer's kernel and bias.
   """
   schedule = config.schedule
+  kinds = {layer: rules[layer] if rules else KINDS for layer in layers}
   kernel = schedule.learning_rate
   bias_factor = config.optimizer.bias_rate_multiplier
   if schedule.name == 'geometric':
@@ -233,17 +264,37 @@ def rates_at(
     if schedule.name == 'plateau':
       kernel *= schedule.plateau.factor**plateau.drops
     bias = kernel * bias_factor
-  rates = {layer: {'kernel': kernel, 'bias': bias} for layer in layers}
-  if schedule.name == 'steps':
+  if schedule.name == 'definition':
+    rates = _rates_of_rules(rules, step, total_steps, config.seed)
+  else:
+    rates = {
+        layer: {kind: bias if kind == 'bias' else kernel for kind in of_layer}
+        for layer, of_layer in kinds.items()
+    }
+  if schedule.name in ('steps', 'definition'):
     epoch = step / steps_per_epoch
     for start, layer, kind, rate in sorted(schedule.steps, key=lambda s: s[0]):
       if epoch >= start:
         for name in layers if layer == 'all' else (layer,):
-          for k in KINDS if kind == 'both' else (kind,):
-            rates[name][k] = rate
+          for k in kinds[name]:
+            # A layer that reads several others has kernel, kernel1, ...
+            if kind == 'both' or k.startswith(kind):
+              rates[name][k] = rate
   for layer, factor in config.optimizer.layer_rate_factors:
     rates[layer] = {k: factor * rate for k, rate in rates[layer].items()}
   return rates
+
+
+def _rates_of_rules(rules, step, total_steps, seed):
+  progress = step / max(1, total_steps)
+  normal = np.random.default_rng((seed, step)).standard_normal
+  return {
+      layer: {
+          name: rule.rate_at(progress, normal())
+          for name, rule in of_layer.items()
+      }
+      for layer, of_layer in rules.items()
+  }
 
 
 def layer_names(params: Any) -> tuple[str, ...]:

@@ -92,7 +92,12 @@ def _most_replicas(limit, config):
 
 
 def _splittable(model):
-  return model.towers == 2 and not model.lrn.across_towers
+  return model.towers == 2 and not _normalizes_across(model)
+
+
+def _normalizes_across(model):
+  # A definition file has no such switch.
+  return 'lrn' in model and model.lrn.across_towers
 
 
 def _check_model(model, data, tower):
@@ -103,7 +108,7 @@ def _check_model(model, data, tower):
         f'({model.towers}): set --config.mesh.tower=1, and '
         f'--config.mesh.data={data * tower} to use all devices'
     )
-  if tower > 1 and model.lrn.across_towers:
+  if tower > 1 and _normalizes_across(model):
     raise ConfigError(
         f'{mesh} splits the towers, but model.lrn.across_towers makes '
         'normalization cross them: set --config.mesh.tower=1'

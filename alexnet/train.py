@@ -17,6 +17,7 @@ import numpy as np
 
 from alexnet import (
   checkpoints,
+  definitions,
   durations,
   environment,
   evaluate,
@@ -92,9 +93,11 @@ class Run:
     Raises:
       UserError, DataError: something the user can mend; says what to do.
     """
+    # What is filled in below is not to show in the caller's.
     config = config.copy_and_resolve_references()
     self._console = console
     self.workdir = workdir
+    definitions.read_files(config)
     self.mesh = partitioning.create_mesh(config)
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
     if config.model.num_classes is None:
@@ -102,17 +105,20 @@ class Run:
     elif config.model.num_classes < len(train.class_names):
       raise ConfigError(
           f'model.num_classes is {config.model.num_classes}, but {train.name} '
-          f'has {len(train.class_names)} classes: leave the field unset'
+          f'has {len(train.class_names)} classes: '
+          + ('leave the field unset' if config.model.name != definitions.NAME
+             else f'give the last layer of {config.layers} as many outputs')
       )
     self.config = config
     workdir_lib.check_config(workdir, config)
     self.model = create_model(config.model)
-    self._optimizer = optimizer.create_optimizer(config.optimizer)
+    self._rules = definitions.rules(config)
+    self._optimizer = optimizer.create_optimizer(config.optimizer, self._rules)
     self._steps_per_epoch = len(train) / config.batch_size
     self._plan(len(train))
     shapes = jax.eval_shape(self._create_state, jax.random.key(0))
     self._layers = optimizer.layer_names(shapes.params)
-    optimizer.check_schedule(config.schedule, self._layers)
+    optimizer.check_schedule(config.schedule, self._layers, self._rules)
     optimizer.check_rate_factors(
         config.optimizer.layer_rate_factors, self._layers
     )
@@ -371,8 +377,12 @@ class Run:
         total_steps=self.total_steps,
         steps_per_epoch=self._steps_per_epoch,
         plateau=self.progress.plateau,
+        rules=self._rules,
     )
     return jax.tree.map(scalar, rates)
+
+  def _displayed_rate(self):
+    return self._rates()[self.model.head]['kernel']
 
   def _read(self, result):
     """Waits for a step and adds its metrics up."""
@@ -380,13 +390,18 @@ class Run:
     if not math.isfinite(values['loss']):
       raise NonFiniteLossError(
           f'the loss is {values["loss"]} near step {self.progress.step}: '
-          'training has diverged. Lower --config.schedule.learning_rate, and '
-          'start in a new workdir'
+          f'training has diverged. Lower {self._rates_are_in()}, and start in '
+          'a new workdir'
       )
     self._clock.tick()
     self.progress.loss += values['loss']
     self.progress.top1 += values['top1']
     self.progress.steps += 1
+
+  def _rates_are_in(self):
+    if self.config.schedule.name == 'definition':
+      return 'epsW and epsB in the parameter file'
+    return '--config.schedule.learning_rate'
 
   def _log(self, writer):
     progress, steps = self.progress, self.progress.steps
@@ -395,7 +410,7 @@ class Run:
         'epoch': progress.step / self._steps_per_epoch,
         'loss': progress.loss / steps,
         'top1': progress.top1 / steps,
-        'learning_rate': self._rates()['fc8']['kernel'],
+        'learning_rate': self._displayed_rate(),
         'images_per_second': (
             self.config.batch_size / step_seconds if step_seconds else None
         ),
@@ -427,7 +442,7 @@ class Run:
     ):
       self._console.print(
           f'the validation error has stopped improving: learning rate '
-          f'{self._rates()["fc8"]["kernel"]:.3g}'
+          f'{self._displayed_rate():.3g}'
       )
 
   def _finish(self, writer):

@@ -19,13 +19,16 @@ _MAY_CHANGE = (
     'until_train_error',
     'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
+    # The names of files whose texts are fields of their own.
+    'layers', 'layer_params',
 )
+# Texts that are longer are not shown.
+_SHOWN = 100
 
 # Fields that older runs have not got, and what was done without them.
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
     'dataset': {'size': 256, 'split_seed': None},
-    'model': {'width': 1.0},
     'optimizer': {'layer_rate_factors': ()},
     'pretrained': {'workdir': None, 'layers': ()},
     'until_train_error': None,
@@ -68,7 +71,7 @@ def check_config(
   old = flatten(load_config(workdir).to_dict())
   new = flatten(config.to_dict())
   changed = [
-      f'{name} was {old.get(name)!r}, is {new.get(name)!r}'
+      _difference(name, old.get(name), new.get(name))
       for name in sorted(old.keys() | new.keys())
       if old.get(name) != new.get(name)
       and name not in _MAY_CHANGE
@@ -87,6 +90,12 @@ def _has_moved(name, old, new):
   """A pretrained run may lie elsewhere now; it is not read again."""
   is_path = name == 'pretrained.workdir'
   return is_path and None not in (old.get(name), new.get(name))
+
+
+def _difference(name, old, new):
+  if any(isinstance(v, str) and len(v) > _SHOWN for v in (old, new)):
+    return f'{name} was another text'
+  return f'{name} was {old!r}, is {new!r}'
 
 
 def save_config(

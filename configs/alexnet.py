@@ -81,7 +81,7 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
 
 def _model():
   model = ml_collections.ConfigDict()
-  # Which network; there is one so far.
+  # Which network; configs/cuda_convnet.py has the other.
   model.name = 'alexnet'
   # Output classes. Unset: as many as the dataset has.
   model.num_classes = placeholder(int)

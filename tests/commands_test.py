@@ -22,6 +22,7 @@ from configs import (
     alexnet_2012_six_finetuning,
     alexnet_2012_six_pretraining,
 )
+from tests import definitions
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -95,6 +96,45 @@ class CommandTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     self.assertIn('centre crop  top-1', output)
     self.assertIn('ten views    top-1', output)
+
+  def test_definition_file(self):
+    """A network of the authors' format, on two devices; then a broken one."""
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    images = testing.write_images(directory / 'images', 2, 6)
+    layers, params = map(
+        definitions.text, definitions.run_145(**definitions.NARROW)
+    )
+    (directory / 'layers-1.cfg').write_text(layers)
+    (directory / 'layer-params-1.cfg').write_text(params)
+    flags = (
+        'main.py',
+        f'--config=configs/cuda_convnet.py:{directory}/layers-1.cfg',
+        f'--config.layer_params={directory}/layer-params-1.cfg',
+        '--config.dataset.name=folder',
+        f'--config.dataset.train_dir={images}',
+        '--config.duration=1 steps',
+        '--config.batch_size=8',
+        '--config.mesh.tower=2',
+        '--config.restart_rates=True',
+        "--config.schedule.steps=((0.0, 'conv1', 'both', 0.0),)",
+        f'--workdir={directory / "run"}',
+    )
+    status, output, error = run_command(*flags)
+    self.assertEqual(status, 0, error)
+    self.assertIn('cuda_convnet, ', output)
+    self.assertIn('2 tower(s)', output)
+    self.assertIn('data=1, tower=2 on 2 cpu device(s)', output)
+    self.assertIn('ten views    top-1', output)
+    broken = layers.replace('type=conv', 'type=convolution', 1)
+    (directory / 'layers-1.cfg').write_text(broken)
+    status, _, error = run_command(*flags)
+    self.assertEqual(status, 1)
+    self.assertNotIn('Traceback', error)
+    line = broken.splitlines().index('type=convolution') + 1
+    self.assertRegex(
+        error.strip().splitlines()[-1],
+        rf'^error: .*/layers-1.cfg:{line}: \[conv1a\] unknown type ',
+    )
 
   def test_broken_image(self):
     """One line about it; TensorFlow's log would bury that under tracebacks."""
@@ -360,9 +400,12 @@ class FenceTest(absltest.TestCase):
     for path in self._sources():
       if path.name == 'partitioning.py' or 'configs' in path.parts:
         continue
+      # In the authors' files `data` is a type of layer.
+      of_files = path.name.startswith('cuda_convnet')
       for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant):
-          self.assertNotIn(node.value, ('tower', 'data'), path)
+          names = ('tower',) if of_files else ('tower', 'data')
+          self.assertNotIn(node.value, names, path)
 
   def test_input_pipeline_runs_without_jax(self):
     code = (

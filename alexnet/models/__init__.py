@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
 
+from alexnet import definitions
 from alexnet.errors import ConfigError
-from alexnet.models import alexnet
+from alexnet.models import alexnet, cuda_convnet
 from alexnet.models.layers import local_response_normalization
 
 __all__ = ['Module', 'create_model', 'local_response_normalization']
@@ -23,7 +24,7 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
 
   Args:
     config: the `model` part of a config, with `num_classes` set; its fields are
-      explained in configs/alexnet.py.
+      explained in configs/alexnet.py and configs/cuda_convnet.py.
 
   Returns:
     An unbound linen module from [batch, height, width, 3] images to
@@ -32,10 +33,15 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
   Raises:
     ConfigError: a field has a value that no network can be built from.
   """
+  if config.name == definitions.NAME:
+    _choice('dtype', config.dtype, tuple(_DTYPES))
+    return cuda_convnet.CudaConvnet(
+        definitions.network(config), dtype=_DTYPES[config.dtype]
+    )
   if config.name != 'alexnet':
     raise ConfigError(
-        f"model.name is '{config.name}', wanted 'alexnet': set "
-        '--config.model.name=alexnet'
+        f"model.name is '{config.name}', wanted 'alexnet' or 'cuda_convnet': "
+        'set --config.model.name=alexnet'
     )
   if not config.num_classes:
     raise ConfigError('model.num_classes is not set, and no dataset gave it')

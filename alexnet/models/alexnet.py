@@ -107,6 +107,11 @@ class AlexNet(nn.Module):
   dtype: Any = jnp.float32
   tower_axis: str | None = None
 
+  @property
+  def head(self) -> str:
+    """Name of the layer that gives the logits."""
+    return self.dense[-1][0]
+
   @nn.compact
   def __call__(
       self, images: jax.Array, *, dropout_keys: jax.Array | None = None

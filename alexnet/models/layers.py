@@ -11,6 +11,7 @@ each other.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -91,6 +92,26 @@ def spatial_response_normalization(
   return _divide_by_neighbours(
       x, (1, size, size, 1), k, alpha / size**2, beta
   )
+
+
+def contrast_normalization(
+    x: jax.Array, *, size: int, k: float, alpha: float, beta: float
+) -> jax.Array:
+  """Divides by a power of the variance in a size x size window of the map.
+
+  y = x / (k + alpha / size**2 * sum((x - mean(x)) ** 2 in the window)) ** beta,
+  where mean(x) is that of each pixel's own window; pixels outside the image are
+  in neither. The derivative takes the means for constants, as the authors' does
+  (cuda-convnet's cnorm: conv_util.cu, convContrastNorm and its Undo).
+
+  Args and result as for `spatial_response_normalization`.
+  """
+  window = (1, size, size, 1)
+  wide = x.astype(jnp.float32)
+  count = _window_sum(jnp.ones((1, *x.shape[1:3], 1), jnp.float32), window)
+  difference = wide - lax.stop_gradient(_window_sum(wide, window) / count)
+  d = k + alpha / size**2 * _window_sum(difference**2, window)
+  return (wide * _negative_power(d, beta)).astype(x.dtype)
 
 
 def _window_sum(x, window, *, transpose=False):
@@ -228,6 +249,25 @@ def _max_pool_backward(window, stride, x, g):
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def average_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
+  """Mean over window x window pixels, every `stride` pixels.
+
+  A window that hangs over the edge is the mean of the pixels that exist, as in
+  cuda-convnet. Arguments and result as for `max_pool`.
+  """
+  padding = [(0, 0)] + [
+      (0, max(0, (pooled_size(s, window, stride) - 1) * stride + window - s))
+      for s in x.shape[1:3]
+  ] + [(0, 0)]
+
+  def window_sum(x):
+    return lax.reduce_window(
+        x, 0.0, lax.add, (1, window, window, 1), (1, stride, stride, 1), padding
+    )
+
+  return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
 # --- Convolution -------------------------------------------------------------
@@ -441,7 +481,7 @@ def dropout(
   part of it, so the mask is the same on every mesh.
 
   Args:
-    x: [batch, features], this device's share of the features.
+    x: [batch, ..., features], this device's share of the features.
     rate: probability of dropping a unit.
     kind: 'paper' drops in training and multiplies by 1 - rate in testing
       (paper §4.2); 'inverted' divides by 1 - rate in training instead.
@@ -458,10 +498,11 @@ def dropout(
     return x * jnp.asarray(keep, x.dtype) if kind == 'paper' else x
   features = x.shape[-1]
   width = features * (lax.axis_size(tower_axis) if tower_axis else 1)
-  mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, (width,)))(keys)
+  shape = (*x.shape[1:-1], width)
+  mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape))(keys)
   if tower_axis:
     start = lax.axis_index(tower_axis) * features
-    mask = lax.dynamic_slice_in_dim(mask, start, features, axis=1)
+    mask = lax.dynamic_slice_in_dim(mask, start, features, axis=-1)
   kept = x if kind == 'paper' else x / jnp.asarray(keep, x.dtype)
   return jnp.where(mask, kept, jnp.zeros((), x.dtype))
 
@@ -481,6 +522,56 @@ def gather_features(x: jax.Array, tower_axis: str) -> jax.Array:
 
 
 # --- Layers with parameters --------------------------------------------------
+
+
+def devices_of(features: int, tower_axis: str | None) -> int:
+  """Devices that share a layer; 1 if they cannot divide its features.
+
+  The latter happens to a head whose class count is odd: every device then
+  computes all of it.
+  """
+  n = lax.axis_size(tower_axis) if tower_axis else 1
+  return n if features % n == 0 else 1
+
+
+def input_and_groups(
+    x: jax.Array, *, reads: str, towers: int, devices: int,
+    tower_axis: str | None,
+) -> tuple[jax.Array, int]:
+  """The input that this device's outputs read, and in how many groups.
+
+  Args:
+    x: [..., channels], this device's share of them.
+    reads: see `_TowerLayer`.
+    towers: of the network.
+    devices: that share the layer.
+    tower_axis: mesh axis the towers are split over, if any.
+  """
+  if reads == 'own':
+    return x, towers // devices
+  if reads == 'both' and tower_axis:
+    x = gather_features(x, tower_axis)
+  return x, 1
+
+
+def grouped_dense(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+  """Products of a flattened input, whose channels are in groups.
+
+  Args:
+    x: [batch, ..., channels].
+    kernel: [inputs of one group, features]; equal parts of the features read
+      equal parts of the channels.
+    groups: number of these parts.
+
+  Returns:
+    [batch, features].
+  """
+  parts = [
+      part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)
+  ]
+  kernels = jnp.split(kernel, groups, axis=-1)
+  y = [part @ part_kernel for part, part_kernel in zip(parts, kernels)]
+  return jnp.concatenate(y, axis=-1)
 
 
 class _TowerLayer(nn.Module):
@@ -506,21 +597,16 @@ class _TowerLayer(nn.Module):
   tower_axis: str | None = None
 
   def _devices(self):
-    """Devices that share this layer; 1 if they cannot divide its features.
-
-    The latter happens to a head whose class count is odd: every device then
-    computes all of it.
-    """
-    n = lax.axis_size(self.tower_axis) if self.tower_axis else 1
-    return n if self.features % n == 0 else 1
+    return devices_of(self.features, self.tower_axis)
 
   def _input_and_groups(self, x):
-    """The input that this device's outputs read, and in how many groups."""
-    if self.reads == 'own':
-      return x, self.towers // self._devices()
-    if self.reads == 'both' and self.tower_axis:
-      x = gather_features(x, self.tower_axis)
-    return x, 1
+    return input_and_groups(
+        x,
+        reads=self.reads,
+        towers=self.towers,
+        devices=self._devices(),
+        tower_axis=self.tower_axis,
+    )
 
   def _parameters(self, kernel_shape):
     features = self.features // self._devices()
@@ -569,10 +655,6 @@ class Dense(_TowerLayer):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x, groups = self._input_and_groups(x)
-    parts = [
-        part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)
-    ]
-    kernel, bias = self._parameters((parts[0].shape[-1],))
-    kernels = jnp.split(kernel, groups, axis=-1)
-    y = [part @ part_kernel for part, part_kernel in zip(parts, kernels)]
-    return jnp.concatenate(y, axis=-1) + bias
+    inputs = math.prod(x.shape[1:]) // groups
+    kernel, bias = self._parameters((inputs,))
+    return grouped_dense(x, kernel, groups) + bias

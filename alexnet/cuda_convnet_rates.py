@@ -1,0 +1,125 @@
+"""The learning rates that a cuda-convnet parameter file gives a parameter.
+
+A rate is a function of the run's progress, 0 at its first step and 1 at its
+end; src/lr.cu of the authors' code is the source of each form. Uses no JAX.
+"""
+
+import dataclasses
+import re
+
+# Whether a form has stages. Its arguments are then [factor,noise,stages] or
+# [factor,stages], else [factor,noise] or [factor]. Newer files name them:
+# dexp[tgtFactor=250,noiseStdev=0,numSteps=4].
+_STAGED = {'default': False, 'linear': False, 'exp': False, 'dexp': True,
+           'jdexp': True}
+_NAMES = ('tgtfactor', 'noisestdev', 'numsteps')
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How a rate falls from its base to base / factor.
+
+  Attributes:
+    form: 'default' (it does not), 'linear', 'exp' (geometrically), 'dexp' (in
+      equal stages, geometric ones) or 'jdexp' (each stage but the first and
+      those at the run's ends is entered in two jumps).
+    factor: base rate divided by final rate.
+    noise: standard deviation of the noise, see `rate`.
+    stages: number of stages of dexp and jdexp.
+  """
+
+  form: str = 'default'
+  factor: float = 1.0
+  noise: float = 0.0
+  stages: int = 1
+
+  def rate(self, base: float, progress: float, normal: float = 0.0) -> float:
+    """The rate at some progress.
+
+    Args:
+      base: the rate that the parameter file gives.
+      progress: 0..1, updates made divided by those of the whole run.
+      normal: a standard normal number; used if there is noise.
+    """
+    rate = base * self._fraction(progress)
+    return rate * (1 + abs(normal) * self.noise) if self.noise else rate
+
+  def _fraction(self, progress):
+    if self.form == 'linear':
+      return 1 - progress + progress / self.factor
+    if self.form == 'exp':
+      return self.factor**-progress
+    if self.form == 'default':
+      return 1.0
+    last = self.stages - 1
+    # A stage includes its end.
+    stage = next(
+        i for i in range(self.stages)
+        if i == last or progress <= (i + 1) / self.stages
+    )
+    fraction = self._of_stage(stage)
+    middle = (stage + 0.5) / self.stages
+    if (
+        self.form == 'jdexp' and stage and 0.2 < progress < 0.9
+        and progress > middle
+    ):
+      return (fraction * self._of_stage(stage - 1)) ** 0.5
+    return fraction
+
+  def _of_stage(self, stage):
+    last = self.stages - 1
+    return 1 / self.factor if stage == last else self.factor**(-stage / last)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How one parameter is trained.
+
+  Attributes:
+    rate: base rate.
+    schedule: of that rate.
+    decay: weight decay.
+  """
+
+  rate: float
+  schedule: Schedule = Schedule()
+  decay: float = 0.0
+
+  def rate_at(self, progress: float, normal: float = 0.0) -> float:
+    """See `Schedule.rate`."""
+    return self.schedule.rate(self.rate, progress, normal)
+
+
+def parse_schedule(text: str) -> Schedule:
+  """Reads a schedule as parameter files write it.
+
+  Args:
+    text: such as 'default', 'exp[4000]', 'dexp[1000,4]', 'dexp[250,0,4]' or
+      'dexp[tgtFactor=250,noiseStdev=0,numSteps=4]'.
+
+  Raises:
+    ValueError: no such form, or other arguments than it takes.
+  """
+  match = re.fullmatch(r'\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*', text)
+  form = match and match[1].lower()
+  if form not in _STAGED:
+    raise ValueError(f'wanted one of {", ".join(_STAGED)}')
+  if form == 'default' and match[2] is None:
+    return Schedule()
+  values = [] if match[2] is None else match[2].split(',')
+  names = _NAMES if _STAGED[form] else _NAMES[:2]
+  if len(values) < len(names):
+    names = tuple(name for name in names if name != 'noisestdev')
+  if form == 'default' or len(values) != len(names):
+    wanted = ('factor', 'noise', 'stages')[: 2 + _STAGED[form]]
+    raise ValueError(f'wanted {form}[{",".join(wanted)}], or without the noise')
+  numbers = dict.fromkeys(_NAMES, 0.0)
+  for name, value in zip(names, values):
+    given, _, number = value.rpartition('=')
+    if given and given.strip().lower() != name:
+      raise ValueError(f"wanted {name} where it has '{given.strip()}'")
+    numbers[name] = float(number)
+  stages = int(numbers['numsteps']) if _STAGED[form] else 1
+  if numbers['tgtfactor'] <= 0 or numbers['noisestdev'] < 0 or stages < 1:
+    raise ValueError('wanted a factor above 0, noise >= 0 and stages >= 1')
+  return Schedule(form, numbers['tgtfactor'], numbers['noisestdev'], stages)
