@@ -25,7 +25,7 @@ Rules = dict[str, dict[str, Rule]]
 def read_files(config: ml_collections.ConfigDict) -> None:
   """Puts what the two files say into a config; others are left as they are.
 
-  Sets model.layers_text, params_text, towers and num_classes,
+  Sets model.layers_text, params_text, image_size, towers and num_classes,
   optimizer.momentum, and of the augmentation what depends on the dataset and is
   not set. A workdir's config has the texts already, and then no file is read.
 
@@ -52,10 +52,12 @@ def read_files(config: ml_collections.ConfigDict) -> None:
       )
     model.layers_text = _text(config.layers, 'behind the colon of --config')
     model.params_text = _text(config.layer_params, 'in --config.layer_params')
+  model.image_size = config.augmentation.crop_size
   definition = cuda_convnet.parse(
       model.layers_text,
       model.params_text,
       files=(config.layers or 'layers', config.layer_params or 'params'),
+      side=model.image_size,
       ignore_init_functions=config.ignore_init_functions,
   )
   if model.num_classes not in (None, definition.classes):
@@ -88,18 +90,20 @@ def _text(path, where):
 
 def network(model: ml_collections.ConfigDict) -> pairing.Network:
   """The network of the `model` part of a config that has the texts."""
-  if model.layers_text is None or model.params_text is None:
+  if None in (model.layers_text, model.params_text, model.image_size):
     raise ConfigError(
-        'model.layers_text and params_text are not set: call '
+        'model.layers_text, params_text and image_size are not set: call '
         'definitions.read_files(config) first'
     )
-  return _network(model.layers_text, model.params_text)
+  return _network(model.layers_text, model.params_text, model.image_size)
 
 
 @functools.lru_cache(maxsize=8)
-def _network(layers, params):
+def _network(layers, params, side):
   # Whether such functions may be ignored was decided when the files were read.
-  definition = cuda_convnet.parse(layers, params, ignore_init_functions=True)
+  definition = cuda_convnet.parse(
+      layers, params, side=side, ignore_init_functions=True
+  )
   return pairing.pair(definition)
 
 

@@ -60,9 +60,11 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
   # 'float32' or 'bfloat16', as in configs/alexnet.py.
   config.model.dtype = 'float32'
   # Set when a run starts, from the files: their texts, the number of outputs
-  # (classes that the dataset lacks are never right) and of towers.
+  # (classes that the dataset lacks are never right) and of towers; and the side
+  # of the images, from augmentation.crop_size.
   config.model.layers_text = placeholder(str)
   config.model.params_text = placeholder(str)
+  config.model.image_size = placeholder(int)
   config.model.num_classes = placeholder(int)
   config.model.towers = placeholder(int)
 

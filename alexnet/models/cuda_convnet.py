@@ -60,7 +60,7 @@ class CudaConvnet(nn.Module):
 
     Args:
       images: [batch, height, width, 3] float32, 0..255 minus the training
-        set's mean; 224 x 224 pixels, as for the definition.
+        set's mean; as many pixels as the network was made for.
       dropout_keys: [batch] random keys, one an example: a training pass. None:
         a test pass.
 
