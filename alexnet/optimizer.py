@@ -255,10 +255,12 @@ def rates_at(
   bias_factor = config.optimizer.bias_rate_multiplier
   if schedule.name == 'geometric':
     factors = schedule.geometric.factors
-    stage = min(len(factors) - 1, step * len(factors) // max(1, total_steps))
+    # A stage's last update is at its end, as in the authors' `dexp`.
+    stage = -(-step * len(factors) // max(1, total_steps)) - 1
+    stage = min(max(stage, 0), len(factors) - 1)
     bias = kernel * bias_factor  # The stages are of the kernels only.
     kernel *= factors[stage]
-    if 2 * step >= total_steps:
+    if 2 * step > total_steps:
       bias *= schedule.geometric.bias_factor_half_way
   else:
     if schedule.name == 'plateau':
@@ -271,7 +273,7 @@ def rates_at(
         layer: {kind: bias if kind == 'bias' else kernel for kind in of_layer}
         for layer, of_layer in kinds.items()
     }
-  if schedule.name in ('steps', 'definition'):
+  if schedule.name in ('steps', 'geometric', 'definition'):
     epoch = step / steps_per_epoch
     for start, layer, kind, rate in sorted(schedule.steps, key=lambda s: s[0]):
       if epoch >= start:
@@ -287,7 +289,7 @@ def rates_at(
 
 def _rates_of_rules(rules, step, total_steps, seed):
   progress = step / max(1, total_steps)
-  normal = np.random.default_rng((seed, step)).standard_normal
+  normal = np.random.default_rng((seed % 2**63, step)).standard_normal
   return {
       layer: {
           name: rule.rate_at(progress, normal())

@@ -10,7 +10,8 @@ and top-5 error that it is worse than the first variant, the base.
 --list prints the runs, --index=N makes one (for the array jobs of a cluster);
 without it they are made in turn, a seed of all variants after the other. A
 finished run is not repeated and a half-finished one is continued. Several
---config share a process and the runs that they have in common.
+--config share a process and the runs that they have in common; jobs at the same
+time want a workdir for each sweep.
 """
 
 import ast
@@ -34,6 +35,9 @@ from alexnet.errors import ConfigError, NonFiniteLossError
 from alexnet.workdir import load_results
 
 Overrides = dict[str, Any]
+
+# In the folder of a run that has; for the table.
+_DIVERGED = 'diverged.txt'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Sweep:
     file, _, data = spec.partition(':')
     path = pathlib.Path(file)
     module = _load(path)
-    self.name = path.stem
+    self.name = f'{path.stem}-{data}' if data else path.stem
     self.seeds = seeds
     self._get_config: Callable[..., ml_collections.ConfigDict] = (
         module.get_config
@@ -108,14 +112,18 @@ class Sweep:
             f'run {index} of sweep {self.name} sets {overrides}, which does '
             f'not fit the config: {error}'
         ) from error
+    # Seeds differ in everything but the images they are evaluated on.
+    if config.dataset.split_seed is None:
+      config.dataset.split_seed = config.seed
     config.seed += index // len(self.variants)
     return config
 
   def folder(self, index: int) -> str:
     """Folder of one run in the workdir: equal for equal runs of two sweeps."""
-    config, variant = self.config(index), self.variant(index)
+    config = self.config(index)
     # Bases have other names in other sweeps, and are the same run.
-    name = variant.name if variant.overrides else 'base'
+    is_base = config == self.config(index - index % len(self.variants))
+    name = 'base' if is_base else self.variant(index).name
     name += f',seed={config.seed}'
     safe = ''.join(c if c.isalnum() or c in '=.,-_' else '_' for c in name)
     text = json.dumps(config.to_dict(), sort_keys=True, default=str)
@@ -210,7 +218,7 @@ def table(sweep: Sweep, workdir: pathlib.Path) -> str:
     }
     lines.append([
         variant.name,
-        str(len(of(results, 'top1'))),
+        _count(sweep, workdir, sweep.variants.index(variant), results),
         *(mean_and_deviation(errors[key][0], '.2f') for key in errors),
         mean_and_deviation(of(results, 'loss'), '.4f'),
         '' if first else ' / '.join(_gap(*errors[key]) for key in errors),
@@ -220,6 +228,15 @@ def table(sweep: Sweep, workdir: pathlib.Path) -> str:
         ),
     ])
   return markdown(lines)
+
+
+def _count(sweep, workdir, number, results):
+  finished = sum(map(bool, results))
+  diverged = sum(
+      (workdir / sweep.folder(index) / _DIVERGED).exists()
+      for index in range(number, len(sweep), len(sweep.variants))
+  )
+  return f'{finished} ({diverged} diverged)' if diverged else str(finished)
 
 
 def mean_and_deviation(values: Sequence[float], form: str) -> str:
@@ -266,6 +283,12 @@ def run(
 ) -> list[int] | None:
   """Makes, or continues, some of the runs, one after the other.
 
+  Args:
+    sweep: the sweep.
+    workdir: for the folders of the runs.
+    indices: of the runs to make.
+    console: for messages.
+
   Returns:
     The runs that have diverged, which does not stop the others; None if a
     signal has stopped the sweep.
@@ -276,11 +299,13 @@ def run(
   for index in indices:
     console.print(f'\n=== run {index}: {sweep.describe(index)}')
     folder = workdir / sweep.folder(index)
+    (folder / _DIVERGED).unlink(missing_ok=True)
     try:
       if train.Run(sweep.config(index), folder, console).train() is None:
         return None
     except NonFiniteLossError as error:
       console.print(f'run {index}: {error}')
+      (folder / _DIVERGED).write_text(f'{error}\n')
       diverged.append(index)
   return diverged
 
@@ -332,7 +357,7 @@ def main(argv: list[str]) -> int:
     _share_compilation(cache)
     diverged = _run_all(sweeps, workdir, values.index, console)
   if diverged is None:
-    return 0
+    return 1
   for sweep in sweeps:
     text = table(sweep, workdir)
     (workdir / f'{sweep.name}.md').write_text(text + '\n')

@@ -197,6 +197,13 @@ class Run:
     self._evaluate_every = steps('evaluate_every')
     self._checkpoint_every = steps('checkpoint_every')
     self._log_every = steps('log_every')
+    goal = self.config.until_train_error
+    if goal is not None and (not 0 <= goal < 1 or self._log_every is None):
+      raise ConfigError(
+          f'until_train_error is {goal} and log_every is '
+          f"'{self.config.log_every}': wanted an error from 0 up to, but not "
+          'including, 1, and lines of the log to have it'
+      )
     until = self.config.augmentation.lighting_until_epoch
     self._lighting_steps = (
         None if until is None else math.ceil(until * self._steps_per_epoch)

@@ -54,6 +54,8 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
       values[name] = {**without, **values.get(name, {})}
     else:
       values.setdefault(name, without)
+  if values['model']['name'] == 'alexnet':  # Definitions have no such field.
+    values['model'].setdefault('width', 1.0)
   return ml_collections.ConfigDict(values)
 
 

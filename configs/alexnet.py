@@ -197,12 +197,13 @@ def _schedule():
   schedule.plateau = dict(patience=5, factor=0.1, max_drops=3)
   # steps: (epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate) from
   # that epoch on; of two that apply, the later one counts. A rate of 0 freezes:
-  # no update at all, momentum included.
+  # no update at all, momentum included. They come on top of 'geometric' too.
   schedule.steps = ()
   # geometric: equal stages over the duration, each with its factor of the
-  # rate, and how the rate of biases drops half way (the authors' later runs).
+  # rate, and how the rate of biases drops half way (the authors' later runs;
+  # factors are 250^0, 250^(-1/3), 250^(-2/3), 250^-1).
   schedule.geometric = dict(
-      factors=(1.0, 0.159, 0.025, 0.004), bias_factor_half_way=0.1
+      factors=(1.0, 0.15874, 0.025198, 0.004), bias_factor_half_way=0.1
   )
   return schedule
 

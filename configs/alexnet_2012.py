@@ -7,6 +7,8 @@ is configs/alexnet.py.
   python main.py --config=configs/alexnet_2012.py:imagenet2012 \
       --workdir=runs/alexnet_2012
 
+The authors' later schedule is configs/alexnet_2012_geometric.py.
+
 Expected with imagenet2012: 40.66 % top-1 and 18.21 % top-5 error on the
 validation set with ten views (the run's log), after 91 epochs.
 """

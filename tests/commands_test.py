@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
 from alexnet import metrics, partitioning, sweep, workdir
@@ -18,6 +20,7 @@ from alexnet.models import create_model
 from configs import (
     alexnet,
     alexnet_2012,
+    alexnet_2012_geometric,
     alexnet_2012_six,
     alexnet_2012_six_finetuning,
     alexnet_2012_six_pretraining,
@@ -214,9 +217,9 @@ class SweepTest(absltest.TestCase):
     runs = self.directory / 'runs'
     console = metrics.Console(io.StringIO())
     self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [0])
-    self.assertRegex(
-        sweep.table(self.sweep, runs).splitlines()[3], r'^\| fast +\| 1 '
-    )
+    lines = sweep.table(self.sweep, runs).splitlines()
+    self.assertRegex(lines[2], r'^\| slow +\| 0 \(1 diverged\) +\| -- ')
+    self.assertRegex(lines[3], r'^\| fast +\| 1 +\| \d')
 
   def test_list_and_bad_index(self):
     status, output, _ = run_command(
@@ -251,6 +254,7 @@ class SweepTest(absltest.TestCase):
     self.assertLen(one, 6)
     config = one.config(5)
     self.assertEqual(config.seed, 2)
+    self.assertEqual(config.dataset.split_seed, 0)
     self.assertEqual(config.model.width, 0.5)
     self.assertEqual(config.duration, '7 steps')
     self.assertEqual(config.schedule.geometric.factors, (1.0, 0.5))
@@ -267,6 +271,10 @@ class SweepTest(absltest.TestCase):
         for name in ('lrn', 'pooling', 'activation')
     ]
     self.assertLen(set(folders), 1)
+    # So does a variant that changes nothing: digits have no lighting anyway.
+    lighting = sweep.Sweep(str(ROOT / 'configs/sweeps/lighting.py'))
+    self.assertEqual(lighting.folder(1), lighting.folder(0))
+    self.assertEqual(lighting.folder(0), folders[0])
 
   def test_table_by_hand(self):
     """Errors of 40, 50 and 60 % against 70 % and 90 %, loss 2 and 4."""
@@ -310,7 +318,12 @@ class SweepTest(absltest.TestCase):
       for index in range(len(one)):
         config = one.config(index)
         config.model.num_classes = 10
-        create_model(config.model)
+        # In small too: every feature count and every map has to fit.
+        config.model.width = 0.25 if file.stem != 'figure1' else 1.0
+        size = 64 if file.stem != 'figure1' else 32
+        model = create_model(config.model)
+        image = jnp.zeros((1, size, size, 3))
+        jax.eval_shape(model.init, jax.random.key(0), image)
         partitioning.create_mesh(config)
 
 
@@ -318,7 +331,7 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.product(
       recipe=(
-          alexnet, alexnet_2012, alexnet_2012_six,
+          alexnet, alexnet_2012, alexnet_2012_geometric, alexnet_2012_six,
           alexnet_2012_six_pretraining, alexnet_2012_six_finetuning,
       ),
       data=('digits', 'folder', 'prepared', 'imagenet2012', 'imagenette'),

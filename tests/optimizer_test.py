@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet import durations, optimizer
 from alexnet.errors import ConfigError
-from configs import alexnet, alexnet_2012
+from configs import alexnet, alexnet_2012, alexnet_2012_geometric
 
 LAYERS = ('conv1', 'conv2', 'fc8')
 
@@ -146,16 +146,21 @@ class RatesTest(parameterized.TestCase):
       self.assertEqual(rates[layer], {'kernel': others, 'bias': 0.02})
 
   @parameterized.parameters(
-      (0, 0.01, 0.02), (2249, 0.01, 0.02), (2250, 1.59e-3, 0.02),
-      (4500, 2.5e-4, 0.002), (6750, 4e-5, 0.002), (8999, 4e-5, 0.002),
-      (9000, 4e-5, 0.002),
+      (0, 0.01, 0.02), (2250, 0.01, 0.02), (2251, 1.5874e-3, 0.02),
+      (4500, 1.5874e-3, 0.02), (4501, 2.5198e-4, 0.002),
+      (6750, 2.5198e-4, 0.002), (6751, 4e-5, 0.002), (7399, 4e-5, 0.002),
+      (7400, 4e-5, 0.002), (9000, 4e-5, 0.002),
   )
-  def test_geometric(self, step, kernel, bias):
-    config = alexnet_2012.get_config('imagenet2012')
-    config.schedule.name = 'geometric'
-    rates = self._rates(config, step)
-    self.assertAlmostEqual(rates['conv2']['kernel'], kernel)
-    self.assertAlmostEqual(rates['conv2']['bias'], bias)
+  def test_run_170(self, step, kernel, bias):
+    config = alexnet_2012_geometric.get_config('imagenet2012')
+    rates = self._rates(config, step, layers=('conv1', 'conv2'))
+    frozen = step >= 7400
+    for name, wanted in (
+        ('conv2', (kernel, bias)),
+        ('conv1', (0, 0) if frozen else (kernel, bias)),
+    ):
+      self.assertAlmostEqual(rates[name]['kernel'], wanted[0], places=8)
+      self.assertAlmostEqual(rates[name]['bias'], wanted[1], places=8)
 
   def test_factors_of_layers(self):
     """On top of the schedule: biases of conv1 are frozen at 7,200 anyway."""

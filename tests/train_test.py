@@ -159,6 +159,11 @@ class FinishedRunTest(RunTestCase):
     self.assertEqual(self.run_here().train()['step'], 6)
     assert_bit_equal(losses(self.workdir), losses(self.reference_dir))
 
+  @parameterized.parameters((25.0, '1 step'), (-0.1, '1 step'), (0.2, 'never'))
+  def test_an_end_that_cannot_come(self, goal, log_every):
+    with self.assertRaisesRegex(ConfigError, 'until_train_error is .*wanted'):
+      self.run_here(until_train_error=goal, log_every=log_every)
+
   def test_files(self):
     self.assertContainsSubset(
         {

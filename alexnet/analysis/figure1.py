@@ -68,6 +68,8 @@ def read_curves(workdir: pathlib.Path) -> list[Curve]:
   curves = []
   for file in sorted(workdir.glob(f'*/{CONFIG}')):
     config = load_config(file.parent)
+    if config.until_train_error != GOAL:
+      continue  # Of another sweep.
     lines = [
         record
         for record in metrics.read_records(file.parent / 'metrics.jsonl')
@@ -149,6 +151,8 @@ def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
   matplotlib.use('agg')
   from matplotlib import pyplot
 
+  if output.suffix not in ('.png', '.svg'):
+    raise ConfigError(f'--output is {output}: wanted a .png or .svg file')
   chosen = best(curves)
   if not chosen:
     raise ConfigError(

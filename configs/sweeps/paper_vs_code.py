@@ -5,7 +5,8 @@
 
 Behind a colon the dataset, as for the config it varies: paper_vs_code.py:folder
 
-docs/paper_vs_code.md has the differences, their evidence and their effects.
+docs/paper_vs_code.md has the differences, their evidence and their effects. The
+schedules, which differ too, are those of the base in all runs.
 """
 
 from collections.abc import Iterator
@@ -31,10 +32,11 @@ _VARIANTS = {
         'optimizer.bias_rate_multiplier': 1.0
     },
     'biases decay': {'optimizer.bias_decay_multiplier': 1.0},
-    'lighting by eigenvalues, not divided': {
+    "the paper's eigenvalues": {
         'augmentation.lighting': 'eigenvalue',
         'augmentation.lighting_divisor': 1.0,
     },
+    '32 x 32 offsets of crops': {'augmentation.crop_offsets': 32},
     'each image its own crop': {'augmentation.images_per_crop': 1},
     'mean under the crop': {'augmentation.mean_crop': 'under'},
 }

@@ -29,6 +29,7 @@ def sweep() -> Iterator[tuple[Any, ...]]:
   yield 'two towers (run #145)', {}
   yield 'one tower, half the kernels (run #145-half)', {
       'model.towers': 1,
+      'mesh.tower': 1,
       'model.conv1.features': 48,
       'model.conv2.features': 128,
       'model.conv3.features': 192,
