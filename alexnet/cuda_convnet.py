@@ -132,11 +132,10 @@ class _Reader:
         )
       if name in self._params:
         self._params[name].finish()
-    outside = ('softmax', 'cost.logreg')
     return Definition(
         layers=tuple(
             layer for name, layer in self._layers.items()
-            if layer.type not in outside and name not in self._labels
+            if layer.type not in _OUTSIDE and name not in self._labels
         ),
         output=output.name,
         classes=output.channels,
@@ -159,7 +158,22 @@ class _Reader:
         )
       if self._layers[name].type == 'cost.logreg':
         raise section.error(f"reads '{name}', which is a cost", 'inputs')
+      if (
+          self._layers[name].type == 'softmax'
+          and section.get('type') != 'cost.logreg'
+      ):
+        raise section.error(
+            f"reads '{name}', a softmax layer: only cost.logreg may", 'inputs'
+        )
     self._used.update(names)
+    if section.get('type') in _OUTSIDE:
+      if section.has('neuron'):
+        raise section.error(
+            f"neuron is '{section.get('neuron')}': wanted none, since layers "
+            f"of type '{section.get('type')}' have no activation function",
+            'neuron'
+        )
+      return names, Neuron()
     return names, section.get('neuron', neuron, Neuron())
 
   def _only_input(self, section, layer):
@@ -500,3 +514,5 @@ _TYPES = (
     'blur', 'nailbed', 'href', 'eltsum', 'eltmax', 'concat', 'softmax',
     'cost.logreg',
 )
+# Types whose layers are no part of the network: the loss has them.
+_OUTSIDE = ('softmax', 'cost.logreg')

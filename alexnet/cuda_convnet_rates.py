@@ -5,6 +5,7 @@ end; src/lr.cu of the authors' code is the source of each form. Uses no JAX.
 """
 
 import dataclasses
+import math
 import re
 
 # Whether a form has stages. Its arguments are then [factor,noise,stages] or
@@ -118,8 +119,22 @@ def parse_schedule(text: str) -> Schedule:
     given, _, number = value.rpartition('=')
     if given and given.strip().lower() != name:
       raise ValueError(f"wanted {name} where it has '{given.strip()}'")
-    numbers[name] = float(number)
-  stages = int(numbers['numsteps']) if _STAGED[form] else 1
+    numbers[name] = _finite(number)
+  stages = numbers['numsteps'] if _STAGED[form] else 1.0
+  if not stages.is_integer():
+    raise ValueError(f'wanted a whole number of stages, not {stages}')
   if numbers['tgtfactor'] <= 0 or numbers['noisestdev'] < 0 or stages < 1:
     raise ValueError('wanted a factor above 0, noise >= 0 and stages >= 1')
-  return Schedule(form, numbers['tgtfactor'], numbers['noisestdev'], stages)
+  return Schedule(
+      form, numbers['tgtfactor'], numbers['noisestdev'], int(stages)
+  )
+
+
+def _finite(text):
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not math.isfinite(value):
+    raise ValueError(f"wanted a finite number where it has '{text.strip()}'")
+  return value

@@ -138,7 +138,8 @@ def read_sections(
       the last one counts, as with the authors' reader.
 
   Raises:
-    ConfigError: a line that is no section, option, comment or empty.
+    ConfigError: a line that is no section, option, comment or empty; or a
+      [DEFAULT], whose options the authors' reader gives to all sections.
   """
   sections: dict[str, Section] = {}
   current = None
@@ -147,6 +148,11 @@ def read_sections(
     if not line or line.lstrip()[:1] in ('#', ';'):
       continue
     if match := re.fullmatch(r'\[([^\]]+)\]', line):
+      if match[1] == 'DEFAULT':
+        raise ConfigError(
+            f"{file}:{number}: [DEFAULT] cannot be read, which gives its "
+            'options to all sections: wanted them written out in each'
+        )
       if match[1] in sections and not repeated:
         raise ConfigError(
             f'{file}:{number}: [{match[1]}] is defined in line '

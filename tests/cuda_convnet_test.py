@@ -190,6 +190,13 @@ def _params(section, **options):
   return change
 
 
+def _softmax_in_between(layers, params):
+  del params
+  cost = layers.pop('cost')
+  layers['again'] = dict(type='neuron', inputs='probs', neuron='relu')
+  layers['cost'] = cost
+
+
 class ErrorTest(parameterized.TestCase):
 
   @parameterized.parameters(
@@ -228,6 +235,11 @@ class ErrorTest(parameterized.TestCase):
       (_changed('hs', keep=0), r'layers:28: .*keep is 0.0: wanted 0 < keep'),
       (_changed('hs', inputs='pool,pool'), r'layers:27: .*has 2 inputs, want'),
       (_changed('probs', inputs='pool'), r'layers:40: \[cost\] reads pool, w'),
+      (_changed('probs', neuron='relu'),
+       r"layers:39: \[probs\] neuron is 'relu': wanted none, .*'softmax'"),
+      (_changed('cost', neuron='relu'),
+       r"layers:43: \[cost\] neuron is 'relu': wanted none, .*'cost.logreg'"),
+      (_softmax_in_between, r"layers:42: \[again\] reads 'probs', a softmax l"),
       (_changed('cost', inputs='probs,labels'), r'layers:42: .*inputs=labels,'),
       (_changed('cost', type='cost.sum2'), r"layers:41: .*'cost.sum2' cannot"),
       (_params('conv', epsW='x'), r"params:8: \[conv\] epsW is 'x': wanted"),
@@ -240,6 +252,17 @@ class ErrorTest(parameterized.TestCase):
        r"params:14: .*schedW is 'dexp\[250\]': wanted dexp\[factor,noise,stag"),
       (_params('conv', schedB='cosine[2]'),
        r"params:14: .*schedB is 'cosine\[2\]': wanted one of default, linear"),
+      (_params('conv', schedW='dexp[250,0,inf]'),
+       r"params:14: .*schedW is 'dexp.*: wanted a finite number .* 'inf'"),
+      (_params('conv', schedW='exp[nan]'),
+       r"params:14: .*schedW is 'exp.*: wanted a finite number .* 'nan'"),
+      (_params('conv', schedB='exp[x]'),
+       r"params:14: .*schedB is 'exp.*: wanted a finite number .* 'x'"),
+      (_params('conv', schedW='dexp[250,0,4.7]'),
+       r'params:14: .*: wanted a whole number of stages, not 4.7'),
+      (_params('conv', schedW='exp[0]'), r'params:14: .*a factor above 0, no'),
+      (_params('conv', schedW='exp[2,-1]'), r'params:14: .*noise >= 0 and st'),
+      (_params('conv', schedW='dexp[2,0]'), r'params:14: .*stages >= 1'),
       (_params('conv', epsX=1), r'params:14: \[conv\] unknown option epsx=: '),
       (_params('conv', quantF='half'), r'params:14: .*quantF is half'),
       (_params('hs', enable=2), r"params:16: .*enable is '2': wanted true"),
@@ -280,11 +303,18 @@ class ErrorTest(parameterized.TestCase):
       ('[data]\ntype=data\n dataIdx=0\n', "layers:3: ' dataIdx=0' is not und"),
       ('[data]\ntype=data\ndataIdx=0\n[data]\n',
        r'layers:4: \[data\] is defined in line 1'),
+      ('[DEFAULT]\nneuron=relu\n', r'layers:1: \[DEFAULT\] cannot be read'),
       ('[data]\ntype=data\ndataIdx=2\n', r'layers:3: .*dataIdx is 2: wanted'),
   )
   def test_malformed(self, layers, message):
     with self.assertRaisesRegex(ConfigError, '^' + message):
       cuda_convnet.parse(layers, '')
+
+  def test_default_section_in_the_parameter_file(self):
+    with self.assertRaisesRegex(
+        ConfigError, r'^params:2: \[DEFAULT\] cannot be read'
+    ):
+      cuda_convnet.parse('', '# of all\n[DEFAULT]\nepsW=0.1\n')
 
 
 class ScheduleTest(parameterized.TestCase):
