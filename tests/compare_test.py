@@ -7,13 +7,14 @@ import pathlib
 import subprocess
 import sys
 
+import ml_collections
 from absl.testing import absltest, parameterized
 
 from alexnet import workdir as workdir_lib
 from alexnet.analysis import compare, document, references
 from alexnet.analysis.document import Bullets, Table
 from alexnet.errors import CheckpointError
-from configs import alexnet, alexnet_2012
+from configs import alexnet, alexnet_2012, cuda_convnet
 
 ROOT = pathlib.Path(__file__).parent.parent
 CODE = alexnet_2012
@@ -40,6 +41,26 @@ def results_of(count=50_000, centre=(20_000, 9_000), ten=(20_332, 9_105)):
           'views': 10 if views == 'ten' else 1,
       }
   return results
+
+
+def definition_of(data='imagenet2012', **fields):
+  """What a run of configs/cuda_convnet.py has saved."""
+  config = cuda_convnet.get_config('layers-153.cfg')
+  config.dataset.name = data
+  config.duration = '91 epochs'
+  config.layer_params = 'layer-params-153.cfg'
+  config.dataset.pca = 'imagenet'
+  config.augmentation.flip = True
+  config.augmentation.lighting = 'standard_deviation'
+  config.augmentation.lighting_until_epoch = 67.0
+  config.model.update(
+      layers_text='[conv1]\n' * 10_000, params_text='epsW=0.01\n' * 10_000,
+      image_size=224, num_classes=1000, towers=2,
+  )
+  for name, value in fields.items():
+    config.update_from_flattened_dict({name.replace('__', '.'): value})
+  # As from a file: no placeholders.
+  return ml_collections.ConfigDict(config.to_dict())
 
 
 def section(config, results, title):
@@ -175,11 +196,112 @@ class ReportedTest(parameterized.TestCase):
       ('imagenet2012', 1000, 5_000, None),
       ('folder', 10, 50_000, None),
       ('cifar10', 1000, 50_000, None),
+      ('imagenet2012:5.1.0', 1000, 50_000, references.ILSVRC_2012),
+      ('imagenet2012_corrupted/fog_5', 1000, 50_000, None),
+      ('imagenet2012_real', 1000, 50_000, None),
   )
   def test_which_set(self, data, classes, count, expected):
     config = config_of(data=data, classes=classes)
     results = results_of(count, (10, 5), (9, 4))
     self.assertEqual(compare.evaluated_on(config, results), expected)
+
+  def test_a_part_of_the_training_set(self):
+    config = config_of(dataset__eval_split='train[:50000]')
+    self.assertIsNone(compare.evaluated_on(config, results_of()))
+
+  @parameterized.parameters(
+      ('imagenet2012', '1,000 classes: ILSVRC-2012 validation.'),
+      ('folder', 'taken, by its size, for ILSVRC-2012 validation.'),
+      ('prepared', 'taken, by its size, for ILSVRC-2012 validation.'),
+      ('imagenet2012_corrupted/fog_5', 'fog_5, 1,000 classes.'),
+  )
+  def test_how_the_set_is_known(self, data, expected):
+    line = section(config_of(data=data), results_of(), 'The run')[0]
+    self.assertEndsWith(line, expected)
+
+
+class EffectTest(parameterized.TestCase):
+  """What is said of a value, and of which nothing is."""
+
+  @parameterized.parameters(
+      # Run #145-half.
+      ('model.conv1.features', 48, 'half the kernels'),
+      ('model.conv2.features', 128, 'half the kernels'),
+      ('model.conv3.features', 192, 'half the kernels'),
+      ('model.fc6.features', 2048, 'half the kernels'),
+      ('model.width', 0.5, 'half the kernels'),
+      ('model.pool.window', 2, 'does not overlap'),
+      ('model.conv3.features', 0, 'about 2 points'),
+      ('model.conv4.features', 0, 'about 2 points'),
+      ('model.conv5.features', 0, 'about 2 points'),
+      ('model.conv6.features', 256, 'a sixth convolution'),
+      # Run #150.
+      ('model.conv3.reads', 'own', 'run #150'),
+      ('model.fc6.reads', 'own', 'run #150'),
+      ('model.fc7.reads', 'own', 'run #150'),
+      ('optimizer.weight_decay', 0.0, 'important'),
+      ('until_train_error', 0.25, 'not at its end'),
+      ('schedule.name', 'constant', 'three times'),
+      ('augmentation.flip', False, 'overfitting'),
+  )
+  def test_known(self, field, value, expected):
+    self.assertIn(expected, references.effect_of(field, value))
+
+  @parameterized.parameters(
+      # The ungrouped network of 62.4 million parameters.
+      ('model.towers', 1),
+      # Run #150.
+      ('model.conv2.features', 320),
+      ('model.fc6.features', 8192),
+      ('model.conv1.features', 0),
+      ('model.fc7.features', 0),
+      ('model.width', 2.0),
+      ('model.pool.window', 4),
+      ('model.pool.stride', 1),
+      ('model.conv3.stride', 2),
+      ('model.conv6.features', 0),
+      ('pretrained.layers', ('conv1',)),
+      ('pretrained.workdir', 'runs/other'),
+      ('optimizer.weight_decay', 0.001),
+      ('schedule.learning_rate', 0.02),
+      ('dataset.size', 128),
+      ('augmentation.crop_size', 112),
+      ('augmentation.crop_offsets', 33),
+  )
+  def test_unknown(self, field, value):
+    self.assertIsNone(references.effect_of(field, value))
+
+  def test_a_field_that_is_absent_or_unset(self):
+    for effect in references.EFFECTS:
+      self.assertIsNone(references.effect_of(effect.field, None))
+
+  def test_run_150(self):
+    config = config_of(
+        model__conv2__features=320,
+        model__conv3__reads='own',
+        model__fc6__features=8192,
+        model__fc6__reads='own',
+        model__fc7__reads='own',
+    )
+    bullets, unknown = section(
+        config, results_of(), 'What could explain a gap'
+    )[-2:]
+    self.assertEqual(
+        [item.split(':')[0] for item in bullets.items],
+        ['model.conv3.reads', 'model.fc6.reads', 'model.fc7.reads'],
+    )
+    self.assertEqual(
+        unknown,
+        'And these have none that is known: model.conv2.features, '
+        'model.fc6.features.',
+    )
+
+  def test_one_tower_of_all_kernels(self):
+    config = config_of(model__towers=1, model__conv3__reads='own')
+    self.assertEqual(
+        section(config, results_of(), 'What could explain a gap')[1:],
+        ['And these have none that is known: model.towers.'],
+    )
 
 
 class OtherDataTest(absltest.TestCase):
@@ -280,6 +402,83 @@ class ConfigTest(absltest.TestCase):
     self.assertEqual(
         self.names(config, own=True), ['model.pool.stride', 'model.pool.window']
     )
+    # Nor does what is not there explain anything.
+    lines = section(config, results_of(), 'What could explain a gap')
+    self.assertLen(lines, 1)
+
+  def test_steps_on_top_of_stages(self):
+    steps = ((3.0, 'conv1', 'both', 0.0),)
+    config = config_of(schedule__name='geometric', schedule__steps=steps)
+    self.assertEqual(
+        self.names(config, own=True), ['schedule.name', 'schedule.steps']
+    )
+    config = config_of(schedule__name='geometric', schedule__steps=())
+    self.assertEqual(self.names(config, own=True), ['schedule.name'])
+
+  def test_experiments(self):
+    """Part of the recipe if they are set, and only then."""
+    fields = {
+        'augmentation.crop_size': 112,
+        'dataset.size': 128,
+        'model.width': 0.5,
+        'pretrained.layers': ('conv1',),
+        'pretrained.workdir': 'runs/other',
+        'until_train_error': 0.25,
+    }
+    config = config_of(dataset__split_seed=3, **fields)
+    self.assertEqual(self.names(config, own=True), sorted(fields))
+    self.assertNoCommonElements(self.names(config_of()), fields)
+
+
+class DefinitionTest(absltest.TestCase):
+  """Runs of configs/cuda_convnet.py, whose network is in a file."""
+
+  def test_is_not_compared(self):
+    config = definition_of()
+    text = text_of(config, results_of())
+    self.assertLess(len(text), 8000)
+    self.assertNotIn('epsW', text)
+    lines = section(config, results_of(), "The run's config")
+    self.assertEqual(
+        lines[:2],
+        [
+            'The network, its rates and its decays are those of the file '
+            'layers-153.cfg and of its parameter file, and are not compared.',
+            'Every other field is as in the paper or as in run #145.',
+        ],
+    )
+    for field in compare.differing_fields(config):
+      self.assertTrue(
+          field.name == 'duration' or field.name.startswith('augmentation.'),
+          field.name,
+      )
+
+  def test_explains_nothing(self):
+    results = results_of(ten=(21_000, 9_105))
+    lines = section(definition_of(), results, 'What could explain a gap')
+    self.assertLen(lines, 2)
+    self.assertStartsWith(
+        lines[1], 'Beside the network of layers-153.cfg the config has nothing'
+    )
+
+  def test_what_is_set_is_compared(self):
+    config = definition_of(
+        schedule__name='constant',
+        optimizer__momentum=0.5,
+        augmentation__flip=False,
+    )
+    own = [f.name for f in compare.differing_fields(config) if f.own]
+    self.assertEqual(
+        own, ['augmentation.flip', 'optimizer.momentum', 'schedule.name']
+    )
+    lines = section(config, results_of(), "The run's config")
+    self.assertStartsWith(lines[0], 'The network and its decays are')
+
+  def test_a_history_of_its_own(self):
+    steps = ((3.0, 'conv1a', 'both', 0.0),)
+    config = definition_of(schedule__steps=steps)
+    own = [f.name for f in compare.differing_fields(config) if f.own]
+    self.assertEqual(own, ['schedule.steps'])
 
 
 class CommandTest(absltest.TestCase):

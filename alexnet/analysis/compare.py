@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 
-from alexnet import cli, workdir
+from alexnet import cli, definitions, workdir
 from alexnet.analysis import document, references
 from alexnet.analysis.document import Bullets, Section, Table
 from alexnet.errors import CheckpointError, ConfigError
@@ -36,6 +36,17 @@ _NOT_THE_RECIPE = (
     'dataset.eval_split', 'dataset.split_seed', 'dataset.statistics_dir',
     'dataset.train_dir', 'dataset.train_split', 'mesh.data', 'mesh.tower',
     'model.num_classes',
+)
+# What a run of configs/cuda_convnet.py has from its files. The texts of these
+# are fields too, of thousands of characters.
+_OF_A_DEFINITION = (
+    'ignore_init_functions', 'layer_params', 'layers', 'model.',
+    'optimizer.bias_decay_multiplier', 'optimizer.weight_decay',
+    'restart_rates',
+)
+# With schedule.name = 'definition'.
+_RATES_OF_A_DEFINITION = (
+    'optimizer.bias_rate_multiplier', 'schedule.learning_rate', 'schedule.name',
 )
 
 
@@ -87,16 +98,22 @@ def evaluated_on(
 ) -> str | None:
   """Which set with reported numbers a run is evaluated on; None if on none.
 
-  Known by the name of the dataset or, of a folder or prepared data, by 1,000
-  classes and the set's number of images.
+  Known by the name of the dataset or, of a folder or prepared data, guessed by
+  1,000 classes and the set's number of images.
   """
   name = config.dataset.name
-  named = name.startswith('imagenet2012')
-  by_size = name in ('folder', 'prepared') and config.model.num_classes == 1000
   data = _IMAGES.get(results['centre']['count'])
-  if named and data != references.ILSVRC_2012:
-    return None
-  return data if named or by_size else None
+  if _is_imagenet2012(name):
+    # As many images of its training set are not the validation set.
+    validation = config.dataset.eval_split.startswith('validation')
+    return data if validation and data == references.ILSVRC_2012 else None
+  by_size = name in ('folder', 'prepared') and config.model.num_classes == 1000
+  return data if by_size else None
+
+
+def _is_imagenet2012(name):
+  """Not its relatives: imagenet2012_corrupted, _subset, _real, ..."""
+  return name == 'imagenet2012' or name.startswith('imagenet2012:')  # Version.
 
 
 def compare(
@@ -122,14 +139,17 @@ def compare(
       ('The run', _describe(config, results, data, measured)),
       ('Reported errors', _references(data, measured)),
       ('Ten views against the centre crop', _gain(data, results, measured)),
-      ("The run's config", _differences(fields)),
-      ('What could explain a gap', _explain(data, measured, fields)),
+      ("The run's config", _differences(config, fields)),
+      ('What could explain a gap', _explain(config, data, measured, fields)),
   ]
 
 
 def _describe(config, results, data, measured):
   centre = results['centre']
-  known = f', taken for {data}' if data else ''
+  known = ''
+  if data:
+    named = _is_imagenet2012(config.dataset.name)
+    known = f': {data}' if named else f', taken, by its size, for {data}'
   lines = [
       f'{results["step"]:,} steps ({config.duration}), evaluated on '
       f'{centre["count"]:,} images of {config.dataset.name}, '
@@ -236,6 +256,7 @@ class Field:
   run: Any
   paper: Any
   code: Any
+  present: bool = True  # Whether the run has it at all; if not, `run` is None.
 
   @property
   def own(self) -> bool:
@@ -246,8 +267,8 @@ class Field:
 def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
   """Where a config differs from the two recipes for its dataset.
 
-  A field that one of them has not got is None there. Settings of schedules
-  that the run does not use are left out.
+  A field that one of them has not got is None there. Settings that the run
+  does not use are left out, and so is what it has from a definition file.
   """
   name = config.dataset.name
   own, paper, code = (
@@ -256,25 +277,65 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
           config, alexnet.get_config(name), alexnet_2012.get_config(name)
       )
   )
-  idle = tuple(
-      f'schedule.{name}'
-      for name in ('plateau', 'steps', 'geometric')
-      if name != config.schedule.name
-  )
+  left_out = _without_use(config)
+  if _is_definition(config):
+    left_out += _from_files(config)
   fields = []
   for name in sorted({*own, *paper}):
-    if name in _NOT_THE_RECIPE or name.startswith(idle):
+    if name in _NOT_THE_RECIPE or name.startswith(left_out):
       continue
-    field = Field(name, own.get(name), paper.get(name), code.get(name))
+    if name.endswith('.reads') and config.model.towers == 1:
+      continue  # Its own tower and both are the same.
+    field = Field(
+        name, own.get(name), paper.get(name), code.get(name), name in own
+    )
     if not field.run == field.paper == field.code:
       fields.append(field)
   return fields
 
 
-def _differences(fields):
-  if not fields:
-    return ['It is that of the paper, and of run #145, in every field.']
+def _without_use(config):
+  """Beginnings of the names of settings of other schedules than the run's."""
+  schedule = config.schedule
+  used = {schedule.name}
+  if schedule.name in ('geometric', 'definition') and schedule.steps:
+    used.add('steps')  # They come on top of these.
+  return tuple(
+      f'schedule.{name}'
+      for name in ('plateau', 'steps', 'geometric')
+      if name not in used
+  )
+
+
+def _is_definition(config):
+  return config.model.name == definitions.NAME
+
+
+def _from_files(config):
+  """Beginnings of the names of what a definition's files say."""
+  names = _OF_A_DEFINITION
+  if config.schedule.name == 'definition':
+    names += _RATES_OF_A_DEFINITION
+  if config.optimizer.momentum is None:
+    names += ('optimizer.momentum',)
+  return names
+
+
+def _differences(config, fields):
   lines = []
+  every = 'every'
+  if _is_definition(config):
+    rates = ', its rates' * (config.schedule.name == 'definition')
+    lines.append(
+        f'The network{rates} and its decays are those of the file '
+        f'{config.layers} and of its parameter file, and are not compared.'
+    )
+    every = 'every other'
+  if not fields:
+    return [
+        *lines,
+        f'It is that of the paper, and of run #145, in {every} field.',
+    ]
   for text, chosen in (
       ('Neither as in the paper nor as in run #145:',
        [f for f in fields if f.own]),
@@ -289,11 +350,13 @@ def _differences(fields):
       )
       lines += [text, Table(('field', 'run', 'paper', 'run #145'), rows)]
     elif text.startswith('Neither'):
-      lines.append('Every field is as in the paper or as in run #145.')
+      lines.append(
+          f'{every.capitalize()} field is as in the paper or as in run #145.'
+      )
   return lines
 
 
-def _explain(data, measured, fields):
+def _explain(config, data, measured, fields):
   worse = [
       reference.name
       for reference in references.REFERENCES
@@ -314,7 +377,7 @@ def _explain(data, measured, fields):
   else:
     lines = [f'The run is worse than: {"; ".join(worse)}.']
   effects = {f.name: references.effect_of(f.name, f.run) for f in fields}
-  own = [f.name for f in fields if f.own]
+  own = [f.name for f in fields if f.own and f.present]
   known = [name for name in own if effects[name]]
   unknown = [name for name in own if not effects[name]]
   if known:
@@ -323,8 +386,11 @@ def _explain(data, measured, fields):
   if unknown:
     lines.append(f'And these have none that is known: {", ".join(unknown)}.')
   if worse and not own:
+    has = 'The config has'
+    if _is_definition(config):
+      has = f'Beside the network of {config.layers} the config has'
     lines.append(
-        'The config has nothing of its own. Look at how the images were '
+        f'{has} nothing of its own. Look at how the images were '
         'prepared (squeezed whole into a square: 20.6 against 18.1 % top-5), '
         'at metrics.jsonl for a rate that has dropped too early, and at '
         'another seed.'
