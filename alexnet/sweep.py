@@ -33,11 +33,12 @@ from absl import app, flags
 from alexnet import cli, metrics
 from alexnet.errors import ConfigError, NonFiniteLossError
 from alexnet.workdir import load_results
+from input_pipeline.errors import DataError
 
 Overrides = dict[str, Any]
 
-# In the folder of a run that has; for the table.
-_DIVERGED = 'diverged.txt'
+# In the folder of a run that has diverged, or that cannot be made.
+_FAILED = 'failed.txt'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,11 +233,11 @@ def table(sweep: Sweep, workdir: pathlib.Path) -> str:
 
 def _count(sweep, workdir, number, results):
   finished = sum(map(bool, results))
-  diverged = sum(
-      (workdir / sweep.folder(index) / _DIVERGED).exists()
+  failed = sum(
+      (workdir / sweep.folder(index) / _FAILED).exists()
       for index in range(number, len(sweep), len(sweep.variants))
   )
-  return f'{finished} ({diverged} diverged)' if diverged else str(finished)
+  return f'{finished} ({failed} failed)' if failed else str(finished)
 
 
 def mean_and_deviation(values: Sequence[float], form: str) -> str:
@@ -290,29 +291,36 @@ def run(
     console: for messages.
 
   Returns:
-    The runs that have diverged, which does not stop the others; None if a
-    signal has stopped the sweep.
+    The runs that have diverged or cannot be made, which does not stop the
+    others; None if a signal has stopped the sweep.
+
+  Raises:
+    ConfigError, DataError: the base cannot be made.
   """
   from alexnet import train  # JAX and TensorFlow, which --list does not need.
 
-  diverged = []
+  failed = []
   for index in indices:
     console.print(f'\n=== run {index}: {sweep.describe(index)}')
     folder = workdir / sweep.folder(index)
-    (folder / _DIVERGED).unlink(missing_ok=True)
+    (folder / _FAILED).unlink(missing_ok=True)
     try:
       if train.Run(sweep.config(index), folder, console).train() is None:
         return None
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, ConfigError, DataError) as error:
+      diverged = isinstance(error, NonFiniteLossError)
+      if not diverged and not sweep.variant(index).overrides:
+        raise  # Not even the base can be made, so nothing can.
       console.print(f'run {index}: {error}')
-      (folder / _DIVERGED).write_text(f'{error}\n')
-      diverged.append(index)
-  return diverged
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / _FAILED).write_text(f'{error}\n')
+      failed.append(index)
+  return failed
 
 
 def _run_all(sweeps, workdir, index, console):
-  """The diverged runs by sweep; None if a signal has stopped them."""
-  diverged = {}
+  """The failed runs by sweep; None if a signal has stopped them."""
+  failed = {}
   # A seed of all sweeps before the next one, so that tables fill evenly.
   for seed in range(sweeps[0].seeds):
     for sweep in sweeps:
@@ -320,11 +328,11 @@ def _run_all(sweeps, workdir, index, console):
       indices = range(seed * count, (seed + 1) * count)
       if index is not None:
         indices = [i for i in indices if i == index]
-      failed = run(sweep, workdir, indices, console)
-      if failed is None:
+      of_sweep = run(sweep, workdir, indices, console)
+      if of_sweep is None:
         return None
-      diverged.setdefault(sweep.name, []).extend(failed)
-  return diverged
+      failed.setdefault(sweep.name, []).extend(of_sweep)
+  return failed
 
 
 def main(argv: list[str]) -> int:
@@ -355,17 +363,17 @@ def main(argv: list[str]) -> int:
   workdir = pathlib.Path(values.workdir)
   with tempfile.TemporaryDirectory(prefix='alexnet_sweep_') as cache:
     _share_compilation(cache)
-    diverged = _run_all(sweeps, workdir, values.index, console)
-  if diverged is None:
+    failed = _run_all(sweeps, workdir, values.index, console)
+  if failed is None:
     return 1
   for sweep in sweeps:
     text = table(sweep, workdir)
     (workdir / f'{sweep.name}.md').write_text(text + '\n')
     console.print('\n' + text)
-  for name, indices in diverged.items():
+  for name, indices in failed.items():
     if indices:
-      console.print(f'{name}: diverged: {", ".join(map(str, indices))}')
-  return 1 if any(diverged.values()) else 0
+      console.print(f'{name}: failed: {", ".join(map(str, indices))}')
+  return 1 if any(failed.values()) else 0
 
 
 def _share_compilation(directory):

@@ -25,6 +25,7 @@ from configs import (
     alexnet_2012_six_finetuning,
     alexnet_2012_six_pretraining,
 )
+from input_pipeline.errors import DataError
 from tests import definitions
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -218,8 +219,23 @@ class SweepTest(absltest.TestCase):
     console = metrics.Console(io.StringIO())
     self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [0])
     lines = sweep.table(self.sweep, runs).splitlines()
-    self.assertRegex(lines[2], r'^\| slow +\| 0 \(1 diverged\) +\| -- ')
+    self.assertRegex(lines[2], r'^\| slow +\| 0 \(1 failed\) +\| -- ')
     self.assertRegex(lines[3], r'^\| fast +\| 1 +\| \d')
+
+  def test_a_run_that_cannot_be_made_does_not_stop_the_others(self):
+    offsets = {'augmentation.crop_offsets': 40}
+    self.sweep.variants.insert(1, sweep.Variant('many offsets', offsets))
+    runs = self.directory / 'runs'
+    console = metrics.Console(io.StringIO())
+    self.assertEqual(sweep.run(self.sweep, runs, [1, 2], console), [1])
+    lines = sweep.table(self.sweep, runs).splitlines()
+    self.assertRegex(lines[3], r'^\| many offsets +\| 0 \(1 failed\) ')
+    self.assertRegex(lines[4], r'^\| fast +\| 1 +\| \d')
+    # But if the base cannot, there is nothing to do.
+    self.sweep.variants[0] = sweep.Variant('base', {})
+    self.images.rename(self.directory / 'gone')
+    with self.assertRaisesRegex(DataError, 'is not a folder'):
+      sweep.run(self.sweep, runs, [0], console)
 
   def test_list_and_bad_index(self):
     status, output, _ = run_command(

@@ -1,4 +1,4 @@
-"""ReLU against tanh and the logistic function, at the same learning rate.
+"""ReLU against tanh and the logistic function, also at a tenth of the rate.
 
   python -m alexnet.sweep --config=configs/sweeps/activation.py --seeds=3 \
       --workdir=runs/activation
@@ -6,6 +6,8 @@
 Behind a colon the dataset, as for the config it varies: activation.py:folder
 
 §3.1 compares them on CIFAR-10 with rates tuned for each: configs/figure1.py.
+The tenth counts for schedules that start from the learning rate, not for the
+`steps` of run #145.
 """
 
 from collections.abc import Iterator
@@ -26,3 +28,7 @@ def sweep() -> Iterator[tuple[Any, ...]]:
   yield 'ReLU (run #145)', {}
   for name in ('tanh', 'sigmoid'):
     yield name, {'model.activation': name}
+    yield f'{name}, a tenth of the rate', {
+        'model.activation': name,
+        'schedule.learning_rate': 0.001,
+    }
