@@ -595,7 +595,10 @@ def open_run(
     console: metrics.Console,
     overrides: dict[str, Any] | None = None,
 ) -> Run:
-  """Opens a run as by `config_of_run`; writes nothing."""
+  """Opens a run as by `config_of_run`, for messages on `console`.
+
+  It writes nothing, and raises what `config_of_run` and `Run` do.
+  """
   config = config_of_run(workdir, overrides)
   return Run(config, workdir, console, training=False)
 

@@ -107,7 +107,6 @@ def _less_than(reference):
   return lambda value: 0 < value < reference
 
 
-
 # The first that fits a field and its value counts. A change that nobody has
 # reported, such as more features or one tower of all kernels, is not here.
 EFFECTS = (

@@ -167,6 +167,15 @@ def pooled_size(size: int, window: int, stride: int) -> int:
   return max(0, -(-(size - window) // stride)) + 1
 
 
+def _overhang(x, window, stride):
+  """Padding behind x's pixels that makes the last windows whole."""
+  rows = [
+      (0, max(0, (pooled_size(s, window, stride) - 1) * stride + window - s))
+      for s in x.shape[1:3]
+  ]
+  return [(0, 0), *rows, (0, 0)]
+
+
 def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   """Maximum over window x window pixels, every `stride` pixels (paper §3.4).
 
@@ -192,10 +201,7 @@ def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
 
 
 def _max_pool_plain(x, window, stride):
-  padding = [(0, 0)] + [
-      (0, max(0, (pooled_size(s, window, stride) - 1) * stride + window - s))
-      for s in x.shape[1:3]
-  ] + [(0, 0)]
+  padding = _overhang(x, window, stride)
   return lax.reduce_window(
       x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1),
       padding,
@@ -257,10 +263,7 @@ def average_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   A window that hangs over the edge is the mean of the pixels that exist, as in
   cuda-convnet. Arguments and result as for `max_pool`.
   """
-  padding = [(0, 0)] + [
-      (0, max(0, (pooled_size(s, window, stride) - 1) * stride + window - s))
-      for s in x.shape[1:3]
-  ] + [(0, 0)]
+  padding = _overhang(x, window, stride)
 
   def window_sum(x):
     return lax.reduce_window(
