@@ -116,6 +116,9 @@ def _freeze_where_rate_is_zero(rule):
         rates,
         updates,
     )
+    # Or XLA computes the velocity a second time where it is added, and copies
+    # the old one and the parameters for that.
+    updates = jax.lax.optimization_barrier(updates)
     return updates, optax.tree.set(new_state, trace=new_velocity)
 
   return optax.GradientTransformationExtraArgs(rule.init, update)
