@@ -184,7 +184,9 @@ def make_train_step(
       in_specs=(state_specs, BATCH, REPLICATED, REPLICATED),
       out_specs=(state_specs, REPLICATED),
   )
-  compiled = jax.jit(mapped, donate_argnums=0)
+  compiled = jax.jit(
+      mapped, donate_argnums=0, compiler_options=_compiler_options(mesh)
+  )
   # An argument, so that runs of a sweep that differ in their seed are the same
   # program.
   key = jax.random.key(seed)
@@ -231,7 +233,7 @@ def make_eval_step(
       in_specs=(partitioning.specs(params, mesh), BATCH),
       out_specs=REPLICATED,
   )
-  return jax.jit(mapped)
+  return jax.jit(mapped, compiler_options=_compiler_options(mesh))
 
 
 def make_predict_step(
@@ -271,8 +273,20 @@ def make_predict_step(
   return jax.jit(
       lambda params, batch: jax.sharding.reshard(
           mapped(params, batch), everywhere
-      )
+      ),
+      compiler_options=_compiler_options(mesh),
   )
+
+
+def _compiler_options(mesh):
+  if mesh.devices.flat[0].platform != 'cpu':
+    return None
+  # By default XLA gives convolutions to YNNPACK, whose kernel gradients run at
+  # a third of the speed of XLA's own; matrix products stay with it.
+  return {
+      'xla_cpu_experimental_ynn_fusion_type':
+          'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT',
+  }
 
 
 def _predict(local_model, params, crops):
