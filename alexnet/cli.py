@@ -7,6 +7,7 @@ from collections.abc import Callable
 from absl import app, logging
 
 from alexnet.errors import UserError
+from input_pipeline.errors import DataError
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -18,8 +19,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   def wrapped(argv):
     # JAX and Orbax tell of themselves at the level below.
     logging.set_verbosity(logging.WARNING)
-    # Imports TensorFlow, which takes seconds that --help need not wait for.
-    from input_pipeline.errors import DataError
 
     try:
       return main(argv)

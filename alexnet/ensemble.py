@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet import evaluate as evaluate_lib
-from alexnet import metrics, train
+from alexnet import evaluation, metrics, train
 from alexnet.errors import CheckpointError, ConfigError
-from alexnet.evaluate import Predictions
+from alexnet.evaluation import Predictions
 from input_pipeline import datasets
 
 
@@ -103,7 +102,7 @@ def evaluate(
     overrides: see `train.open_run`, for all runs.
 
   Returns:
-    The ensemble's results by views, see `evaluate.evaluate`. 'views' are the
+    The ensemble's results by views, see `evaluation.evaluate`. 'views' are the
     fewest that any of the runs had.
 
   Raises:
@@ -117,8 +116,8 @@ def evaluate(
     console.print(f'{workdir}, step {run.progress.step:,}:')
     for name in views:
       predictions = run.predict(name)
-      result = evaluate_lib.score(predictions)
-      console.print('  ' + evaluate_lib.format_result(name, result))
+      result = evaluation.score(predictions)
+      console.print('  ' + evaluation.format_result(name, result))
       means[name].add(predictions, weight)
     del run, predictions  # Before the next one needs room.
   equal = len(set(weights)) == 1
@@ -129,8 +128,8 @@ def evaluate(
   )
   results = {}
   for name in views:
-    results[name] = evaluate_lib.score(means[name].predictions())
-    console.print('  ' + evaluate_lib.format_result(name, results[name]))
+    results[name] = evaluation.score(means[name].predictions())
+    console.print('  ' + evaluation.format_result(name, results[name]))
   return results
 
 

@@ -1,207 +1,33 @@
-"""Exact evaluation: every example of the evaluation set counts once.
+"""Evaluates finished runs, or those that are under way, again.
 
   python -m alexnet.evaluate --workdir=runs/alexnet
 
-evaluates the newest checkpoint of a run again, with the centre crop and with
-ten views (paper §4.1).
+evaluates the newest checkpoint of a run, with the centre crop and with ten
+views (paper §4.1).
 
   python -m alexnet.evaluate --workdir=runs/a --workdir=runs/b
 
 evaluates each of several runs, and the mean of their predictions.
 """
 
-import collections
-import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
 
-import jax
-import numpy as np
 from absl import app, flags
-from jax.sharding import Mesh
 
-from alexnet import cli, metrics, partitioning, train_step
-from input_pipeline.pipeline import Pipeline
+from alexnet import cli, compilation
 
-VIEWS = ('centre', 'ten')
-TEN = 10
-# Images whose predictions are scored in one go.
-_SCORED_AT_ONCE = 4096
-
-
-class Interrupted(Exception):
-  """The evaluation was asked to stop."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-  """What a run says of every image of an evaluation set, in its order.
-
-  Attributes:
-    log_probabilities: [images, classes] float32, of the mean of the views.
-    labels: [images] int32.
-    views: number of views of each image.
-  """
-
-  log_probabilities: np.ndarray
-  labels: np.ndarray
-  views: int
-
-
-def evaluate(
-    eval_step: Callable[[Any, Any], dict[str, jax.Array]],
-    params: Any,
-    pipeline: Pipeline,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-    views: str,
-    console: metrics.Console | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
-  """Evaluates parameters on the whole evaluation set.
-
-  Args:
-    eval_step: from `train_step.make_eval_step`, for these views.
-    params: the parameters.
-    pipeline: the data.
-    mesh: that eval_step was made for.
-    batch_size: examples in a batch of centre crops.
-    views: 'centre' or 'ten'; the latter are five where training does not
-      mirror images.
-    console: where to show progress.
-    stop: asked between batches.
-
-  Returns:
-    'top1' and 'top5' accuracy from 0 to 1, 'loss', 'count', the number of
-    examples, and 'views', the number of views of each. With fewer than six
-    classes top5 is always 1.
-
-  Raises:
-    Interrupted: stop() was true.
-  """
-  total = len(pipeline.evaluation)
-  sums = collections.Counter()
-  for batch in _batches(pipeline, mesh, batch_size, views):
-    if stop():
-      raise Interrupted
-    _add(sums, eval_step(params, batch))
-    _show_progress(console, views, sums['count'], total)
-  return _means(sums, total)
-
-
-def predict(
-    predict_step: Callable[[Any, Any], dict[str, jax.Array]],
-    params: Any,
-    pipeline: Pipeline,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-    views: str,
-    console: metrics.Console | None = None,
-) -> Predictions:
-  """Predicts the classes of the whole evaluation set.
-
-  Args:
-    predict_step: from `train_step.make_predict_step`, for these views.
-    params: the parameters.
-    pipeline: the data.
-    mesh: that predict_step was made for.
-    batch_size: examples in a batch of centre crops.
-    views: 'centre' or 'ten', see `evaluate`.
-    console: where to show progress.
-
-  Returns:
-    The predictions, whatever the mesh and the batch size.
-  """
-  total, count = len(pipeline.evaluation), 0
-  log_probabilities, labels = None, np.empty(total, np.int32)
-  for batch in _batches(pipeline, mesh, batch_size, views):
-    result = jax.device_get(predict_step(params, batch))
-    real = result['weight'] > 0
-    if log_probabilities is None:
-      classes = result['log_probabilities'].shape[1]
-      log_probabilities = np.empty((total, classes), np.float32)
-    new = slice(count, count + real.sum())
-    log_probabilities[new] = result['log_probabilities'][real]
-    labels[new] = result['label'][real]
-    count = new.stop
-    _show_progress(console, views, count, total)
-  _check_count(count, total)
-  return Predictions(log_probabilities, labels, int(result['views'][0]))
-
-
-def score(predictions: Predictions) -> dict[str, float]:
-  """The result, as of `evaluate`, of predictions that are there."""
-  total = len(predictions.labels)
-  sums = collections.Counter()
-  add_up = jax.jit(train_step.score)
-  for start in range(0, total, _SCORED_AT_ONCE):
-    part = slice(start, start + _SCORED_AT_ONCE)
-    labels = predictions.labels[part]
-    weight = np.ones(len(labels), np.float32)
-    _add(sums, add_up(predictions.log_probabilities[part], labels, weight))
-  sums['views'] = predictions.views * total
-  return _means(sums, total)
-
-
-def _batches(pipeline, mesh, batch_size, views) -> Iterator[Any]:
-  if views == 'ten':
-    # About as many crops at once as without the views, to fit the memory.
-    data = mesh.shape[partitioning.DATA]
-    batch_size = -(-batch_size // TEN // data) * data
-  batches = pipeline.evaluation_batches(batch_size)
-  return partitioning.put_ahead(batches, mesh)
-
-
-def _add(sums, result):
-  # Batch sums are float32, but added up as Python floats: exact counts.
-  for name, value in jax.device_get(result).items():
-    sums[name] += float(value)
-
-
-def _means(sums, total):
-  count = sums['count']
-  _check_count(count, total)
-  return {
-      **{name: sums[name] / count for name in ('loss', 'top1', 'top5')},
-      'count': int(count),
-      'views': round(sums['views'] / count),
-  }
-
-
-def _check_count(count, total):
-  assert count == total, f'{count} of {total} examples were evaluated'
-
-
-def _show_progress(console, views, count, total):
-  if console:
-    console.progress(
-        f'evaluating, {views} {"view" if views == "centre" else "views"}: '
-        f'{count:,.0f} of {total:,} images',
-        transient=True,
-    )
-
-
-def format_result(views: str, result: dict[str, float]) -> str:
-  """One line about a result of `evaluate`, in percent."""
-  name = {'centre': 'centre crop', 'ten': 'ten views'}[views]
-  note = f'{result["count"]:,} images'
-  if views == 'ten' and result['views'] < TEN:
-    note += ', without mirror images: training has none'
-  return (
-      f'{name:12s} top-1 {result["top1"]:7.2%}   top-5 {result["top5"]:7.2%}   '
-      f'loss {result["loss"]:.4f}   ({note})'
-  )
+# As in evaluation.py, which imports JAX.
+_VIEWS = ('centre', 'ten')
 
 
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.evaluate`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  from alexnet import ensemble, train  # They import this module.
+  # JAX and TensorFlow, which --help does not need.
+  from alexnet import ensemble, evaluation, metrics, train
 
+  compilation.use_cache()
   console = metrics.Console()
   values = flags.FLAGS
   given = {
@@ -218,11 +44,10 @@ def main(argv: list[str]) -> None:
     return
   run = train.open_run(workdirs[0], console, overrides)
   for views in values.views:
-    console.print(format_result(views, run.evaluate(views)))
+    console.print(evaluation.format_result(views, run.evaluate(views)))
 
 
 if __name__ == '__main__':
-  # Here, because main.py has a flag of the same name and imports this module.
   flags.DEFINE_multi_string(
       'workdir', None, 'Folder of the run to evaluate; of several, repeated.'
   )
@@ -230,13 +55,13 @@ if __name__ == '__main__':
       'weights', None, 'Weights of several runs, such as 0.7,0.3; unset: equal.'
   )
   flags.DEFINE_multi_enum(
-      'views', list(VIEWS), VIEWS, 'Views to evaluate with; may be repeated.'
+      'views', list(_VIEWS), _VIEWS, 'Views to evaluate with; may be repeated.'
   )
   flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
   flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
   flags.DEFINE_string(
       'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
   )
-  flags.DEFINE_integer(partitioning.TOWER, None, 'Devices for the towers.')
+  flags.DEFINE_integer('tower', None, 'Devices for the towers.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -23,14 +23,13 @@ import math
 import pathlib
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
 from absl import app, flags
 
-from alexnet import cli, metrics
+from alexnet import cli, compilation, metrics
 from alexnet.errors import ConfigError, NonFiniteLossError
 from alexnet.workdir import load_results
 from input_pipeline.errors import DataError
@@ -361,9 +360,8 @@ def main(argv: list[str]) -> int:
           '--list'
       )
   workdir = pathlib.Path(values.workdir)
-  with tempfile.TemporaryDirectory(prefix='alexnet_sweep_') as cache:
-    _share_compilation(cache)
-    failed = _run_all(sweeps, workdir, values.index, console)
+  compilation.use_cache()  # Many runs are of the same network and batch.
+  failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:
     return 1
   for sweep in sweeps:
@@ -374,14 +372,6 @@ def main(argv: list[str]) -> int:
     if indices:
       console.print(f'{name}: failed: {", ".join(map(str, indices))}')
   return 1 if any(failed.values()) else 0
-
-
-def _share_compilation(directory):
-  """Lets runs with the same network and batch compile once."""
-  import jax
-
-  jax.config.update('jax_compilation_cache_dir', directory)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 def _define_flags():

@@ -20,7 +20,7 @@ from alexnet import (
   definitions,
   durations,
   environment,
-  evaluate,
+  evaluation,
   metrics,
   optimizer,
   partitioning,
@@ -30,7 +30,7 @@ from alexnet import (
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
-from alexnet.evaluate import Predictions
+from alexnet.evaluation import Predictions
 from alexnet.models import create_model
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
@@ -294,7 +294,7 @@ class Run:
       if self._pretrained:
         self._save()  # The other run may change, or go.
       results = self._loop(writer)
-    except (evaluate.Interrupted, _Stopped):
+    except (evaluation.Interrupted, _Stopped):
       self._save()
       self._console.print(
           f'stopped by {signal.Signals(self._stop_signal).name}; saved step '
@@ -441,7 +441,7 @@ class Run:
     result = self.evaluate('centre')
     step = self.progress.step
     writer.write('eval_centre', step, result)
-    line = evaluate.format_result('centre', result)
+    line = evaluation.format_result('centre', result)
     self._console.print(f'step {step}: {line}')
     self.progress.evaluated_step = step
     if self.config.schedule.name == 'plateau' and self.progress.plateau.observe(
@@ -485,8 +485,8 @@ class Run:
   # --- Evaluating ---
 
   def evaluate(self, views: str) -> dict[str, float]:
-    """Evaluates the parameters as they are, see `evaluate.evaluate`."""
-    return evaluate.evaluate(
+    """Evaluates the parameters as they are, see `evaluation.evaluate`."""
+    return evaluation.evaluate(
         self._eval_steps[views],
         self.state.params,
         self.pipeline,
@@ -499,7 +499,7 @@ class Run:
 
   def predict(self, views: str) -> Predictions:
     """What the parameters as they are say of each image of the set."""
-    return evaluate.predict(
+    return evaluation.predict(
         self._predict_steps[views],
         self.state.params,
         self.pipeline,
@@ -546,9 +546,9 @@ class Run:
         f'finished {results["step"]:,} steps in '
         f'{metrics.format_duration(results["train_seconds"])} of training'
     )
-    for views in evaluate.VIEWS:
+    for views in evaluation.VIEWS:
       if views in results:
-        self._console.print(evaluate.format_result(views, results[views]))
+        self._console.print(evaluation.format_result(views, results[views]))
     self._console.print(
         f'metrics.jsonl, tensorboard, checkpoints and results.json are in '
         f'{self.workdir}'

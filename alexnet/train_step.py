@@ -1,6 +1,7 @@
 """One step of training and one of evaluation, the same on every mesh."""
 
 import dataclasses
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +119,8 @@ def make_train_step(
     mesh: (data, tower).
     state: arrays or shapes of the state, for its partition.
     images: makes the network's input, [batch, crop, crop, 3], from a batch or a
-      part of one; see `views.Views.training`.
+      part of one; see `views.Views.training`. Of a method, the arrays of its
+      object are arguments of the compiled step.
     seed: of dropout.
     accumulation: parts that a device computes its examples in.
 
@@ -129,7 +131,9 @@ def make_train_step(
   """
   local_model = model.clone(tower_axis=TOWER)
 
-  def loss_of_part(params, batch, keys):
+  images = _as_argument(images, mesh)
+
+  def loss_of_part(params, batch, keys, images):
     labels = batch['label']
     logits = local_model.apply(
         {'params': params}, images(batch), dropout_keys=keys
@@ -144,14 +148,16 @@ def make_train_step(
 
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
-  def step(state, batch, rates, key):
+  def step(state, batch, rates, key, images):
     # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
     # parameters [..., features / tower].
     count = batch['label'].shape[0]
     first = lax.axis_index(DATA) * count
     keys = dropout_keys(key, state.step, first, count)
     if accumulation == 1:
-      (loss, top1), gradients = value_and_grad(state.params, batch, keys)
+      (loss, top1), gradients = value_and_grad(
+          state.params, batch, keys, images
+      )
     else:
       parts = jax.tree.map(
           lambda x: x.reshape(accumulation, -1, *x.shape[1:]),
@@ -159,13 +165,15 @@ def make_train_step(
       )
 
       def add_part(total, part):
-        part_result = value_and_grad(state.params, *part)
+        part_result = value_and_grad(state.params, *part, images)
         return jax.tree.map(jnp.add, total, part_result), None
 
       first_part = jax.tree.map(lambda x: x[0], parts)
       other_parts = jax.tree.map(lambda x: x[1:], parts)
       total, _ = lax.scan(
-          add_part, value_and_grad(state.params, *first_part), other_parts
+          add_part,
+          value_and_grad(state.params, *first_part, images),
+          other_parts,
       )
       (loss, top1), gradients = jax.tree.map(
           lambda x: x / accumulation, total
@@ -181,7 +189,7 @@ def make_train_step(
   mapped = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(state_specs, BATCH, REPLICATED, REPLICATED),
+      in_specs=(state_specs, BATCH, REPLICATED, REPLICATED, REPLICATED),
       out_specs=(state_specs, REPLICATED),
   )
   compiled = jax.jit(
@@ -190,7 +198,9 @@ def make_train_step(
   # An argument, so that runs of a sweep that differ in their seed are the same
   # program.
   key = jax.random.key(seed)
-  return lambda state, batch, rates: compiled(state, batch, rates, key)
+  return lambda state, batch, rates: compiled(
+      state, batch, rates, key, images
+  )
 
 
 def make_eval_step(
@@ -215,8 +225,9 @@ def make_eval_step(
     float32, 0 for padding, and what `images` wants.
   """
   local_model = model.clone(tower_axis=TOWER)
+  images = _as_argument(images, mesh)
 
-  def step(params, batch):
+  def step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     weight = batch['weight']
     prediction, views = _predict(local_model, params, images(batch))
@@ -230,10 +241,11 @@ def make_eval_step(
   mapped = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(partitioning.specs(params, mesh), BATCH),
+      in_specs=(partitioning.specs(params, mesh), BATCH, REPLICATED),
       out_specs=REPLICATED,
   )
-  return jax.jit(mapped, compiler_options=_compiler_options(mesh))
+  compiled = jax.jit(mapped, compiler_options=_compiler_options(mesh))
+  return lambda params, batch: compiled(params, batch, images)
 
 
 def make_predict_step(
@@ -251,8 +263,9 @@ def make_predict_step(
     batch, on every device.
   """
   local_model = model.clone(tower_axis=TOWER)
+  images = _as_argument(images, mesh)
 
-  def step(params, batch):
+  def step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     prediction, views = _predict(local_model, params, images(batch))
     return {
@@ -266,16 +279,24 @@ def make_predict_step(
   mapped = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(partitioning.specs(params, mesh), BATCH),
+      in_specs=(partitioning.specs(params, mesh), BATCH, REPLICATED),
       out_specs=BATCH,
   )
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
-  return jax.jit(
-      lambda params, batch: jax.sharding.reshard(
-          mapped(params, batch), everywhere
-      ),
+  compiled = jax.jit(
+      lambda *arguments: jax.sharding.reshard(mapped(*arguments), everywhere),
       compiler_options=_compiler_options(mesh),
   )
+  return lambda params, batch: compiled(params, batch, images)
+
+
+def _as_argument(images, mesh):
+  """Makes a function, or the method of a pytree, an argument of a step."""
+  if not isinstance(images, types.MethodType):
+    return jax.tree_util.Partial(images)
+  everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
+  owner = jax.device_put(images.__self__, everywhere)
+  return jax.tree_util.Partial(images.__func__, owner)
 
 
 def _compiler_options(mesh):

@@ -5,6 +5,7 @@ colour shift are arithmetic, and cost a device next to nothing.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,17 @@ from jax import lax
 Batch = dict[str, jax.Array]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['mean_image'],
+    meta_fields=['mean_crop', 'mirror', 'crop'],
+)
 @dataclasses.dataclass(frozen=True)
 class Views:
   """How a run makes its network's input; the same for all its batches.
+
+  A pytree whose only leaf is the mean image: as an argument of a compiled step
+  it need not be the same for every dataset.
 
   Attributes:
     mean_image: [size, size, 3] float32.

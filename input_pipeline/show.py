@@ -19,7 +19,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from alexnet import cli
 from input_pipeline import datasets, preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.pipeline import Pipeline, Plan
 from input_pipeline.sources import Source
 
 # Side of a tile, in pixels; smaller images are enlarged.
@@ -44,6 +43,9 @@ def training_rows(
   Returns:
     A row an image: (picture, caption) of the file, the square and each epoch.
   """
+  # TensorFlow: seconds that --help can save.
+  from input_pipeline.pipeline import Pipeline
+
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   pipeline = Pipeline(config, train, evaluation)
   length, crop = len(train), config.augmentation.crop_size
@@ -126,7 +128,7 @@ def _with_crops(square, plans, crop):
   return _enlarged(image)
 
 
-def _as_seen(square, plan: Plan, mean_image, augmentation) -> Tile:
+def _as_seen(square, plan, mean_image, augmentation) -> Tile:
   top, left = plan.offset[0].tolist()
   size, crop = len(square), augmentation.crop_size
   mean_crop = augmentation.mean_crop

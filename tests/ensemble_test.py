@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 from alexnet import ensemble, metrics, train
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
-from alexnet.evaluate import Predictions, score
+from alexnet.evaluation import Predictions, score
 from tests import tiny
 from tests.train_test import logits_of, softmax, squares_of
 

@@ -13,6 +13,10 @@ os.environ['XLA_FLAGS'] = (
     ' --xla_llvm_disable_expensive_passes=true'
 )
 
+# Neither the user's cache of compiled programs is read nor is it filled, by the
+# commands that tests start either.
+os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
+
 import jax
 
 jax.config.update('jax_num_cpu_devices', 4)

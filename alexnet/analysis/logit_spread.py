@@ -12,17 +12,14 @@ root of its mean square over the logits.
 
 from collections.abc import Sequence
 
-import jax
 import ml_collections
 import numpy as np
 from absl import app, flags
 
-from alexnet import cli, metrics, views
+from alexnet import cli, compilation, metrics
 from alexnet.errors import ConfigError
-from alexnet.models import create_model
 from alexnet.sweep import Sweep, markdown, mean_and_deviation, parse_settings
 from input_pipeline import datasets
-from input_pipeline.pipeline import Pipeline
 
 
 def spread(logits: np.ndarray) -> float:
@@ -43,6 +40,13 @@ def initial_logits(
   Returns:
     [images, classes] float32 for each seed.
   """
+  # Seconds that --help can save.
+  import jax
+
+  from alexnet import views
+  from alexnet.models import create_model
+  from input_pipeline.pipeline import Pipeline
+
   config = config.copy_and_resolve_references()
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   if config.model.num_classes is None:
@@ -75,6 +79,7 @@ def main(argv: list[str]) -> None:
         f'--images is {values.images} and --seeds is {values.seeds}: wanted '
         'at least 2 images and 1 seed'
     )
+  compilation.use_cache()
   console = metrics.Console()
   sweep = Sweep(values.config, parse_settings(values['set'].value))
   lines = [('', 'n', 'spread of the logits')]
