@@ -1,0 +1,554 @@
+"""Our training step beside those of others, on the same network, in one run.
+
+  python -m benchmarks.train_step --json=results.json
+  python -m benchmarks.train_step --batch_sizes=128 --modes=training \
+      --dtypes=float32 --rounds=7
+  python -m benchmarks.train_step --layers
+
+Each competitor has a process of its own, with run #145's network, the same
+parameters and one batch that stays where it computes. They take turns, A B C A
+B C, for a few seconds each, several times round, so that a slow minute is slow
+for all; while one works the others are asleep, which is measured. What a
+competitor can do in more than one way it does in the fastest, found before the
+first round. Printed are medians with the lowest and highest of the rounds, the
+median of each round's ratio to ours, the peak memory of the steps, and the
+share that the step's products and convolutions reach of the fastest matrix
+product that XLA makes in the same rounds.
+
+Before that every competitor makes two updates of a narrow network without
+dropout, which must come out as ours: --nocheck leaves it out.
+
+The peers are TensorFlow, PyTorch, and PyTorch compiled. One that is not
+installed is skipped with a message; one that fails is reported and left out.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks import network, step_report
+
+ROOT = pathlib.Path(__file__).parent.parent
+BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
+CEILING = 'xla_product'
+# Longest wait for a competitor to be ready, and for its turn, in seconds.
+_PREPARE_LIMIT = 900.0
+_TURN_LIMIT = 600.0
+# What a sleeping competitor may take of one core before it is reported.
+_ASLEEP_LIMIT = 0.02
+# Norm of the difference of each parameter, as a share of the norm of its way.
+_CHECK_TOLERANCE = 1e-3
+_CHECK_LOSS_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Competitor:
+  """One that takes part.
+
+  Attributes:
+    module: below `benchmarks`, with the functions that `step_worker` calls.
+    arguments: of these functions.
+    variants: values of their argument `variant`; the fastest is taken.
+    install: what to do if the module cannot be imported.
+  """
+
+  module: str
+  arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+  variants: tuple[str, ...] = ()
+  install: str = 'pip install -r requirements-bench.txt (make bench does)'
+
+  def forms(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(variant, arguments) of each."""
+    for variant in self.variants:
+      yield variant, {**self.arguments, 'variant': variant}
+    if not self.variants:
+      yield '', self.arguments
+
+
+_PYTORCH = ('library', 'band')
+COMPETITORS = {
+    'ours': Competitor('step_ours'),
+    'ours_two_devices': Competitor('step_ours', {'towers': 2}),
+    'tensorflow': Competitor('step_tensorflow', {}, ('lrn', 'band', 'xla')),
+    'pytorch': Competitor('step_pytorch', {'compiled': False}, _PYTORCH),
+    'pytorch_compiled': Competitor(
+        'step_pytorch', {'compiled': True}, _PYTORCH
+    ),
+}
+# The fastest matrix products: of XLA, and of oneDNN by two ways.
+PRODUCTS = {
+    'xla': Competitor('step_ours'),
+    'tensorflow': Competitor('step_tensorflow'),
+    'pytorch': Competitor('step_pytorch'),
+}
+
+
+class CompetitorError(Exception):
+  """A competitor cannot take part; the message says why."""
+
+
+class Worker:
+  """A competitor's process; see step_worker.
+
+  Attributes:
+    variant: which form of it runs.
+    seconds: of each item's step, in the warm-up.
+    operations: of each item's step, floating-point.
+  """
+
+  def __init__(self, python: str, competitor: Competitor, message: dict):
+    self._install = competitor.install
+    self._errors = tempfile.TemporaryFile()
+    self._process = subprocess.Popen(
+        [python, '-m', 'benchmarks.step_worker'],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=self._errors,
+    )
+    self.variant = message['arguments'].get('variant', '')
+    try:
+      ready = self._ask(
+          {'module': f'benchmarks.{competitor.module}', **message},
+          _PREPARE_LIMIT,
+      )
+    except BaseException:
+      self.stop()
+      raise
+    self.seconds = ready['ready']
+    self.operations = ready.get('operations')
+
+  def turn(self, item: str, steps: int, seconds: float) -> dict[str, float]:
+    """One turn: seconds and core_seconds a step, and more."""
+    order = {'item': item, 'steps': steps, 'seconds': seconds}
+    return self._ask(order, _TURN_LIMIT + seconds)
+
+  def stop(self) -> None:
+    """Ends the process."""
+    self._process.kill()
+    self._process.wait()
+    self._process.stdin.close()
+    self._process.stdout.close()
+    self._errors.close()
+
+  def _ask(self, message, limit):
+    try:
+      self._process.stdin.write(json.dumps(message).encode() + b'\n')
+      self._process.stdin.flush()
+    except BrokenPipeError:
+      raise CompetitorError(self._last_words()) from None
+    with selectors.DefaultSelector() as selector:
+      selector.register(self._process.stdout, selectors.EVENT_READ)
+      if not selector.select(limit):
+        raise CompetitorError(f'no answer for {limit:.0f} s')
+    line = self._process.stdout.readline()
+    if not line:
+      raise CompetitorError(self._last_words())
+    answer = json.loads(line)
+    if 'missing' in answer:
+      raise CompetitorError(f'{answer["missing"]}: {self._install}')
+    if 'failed' in answer:
+      raise CompetitorError(answer['failed'])
+    return answer
+
+  def _last_words(self):
+    self._process.wait()
+    self._errors.seek(0)
+    lines = self._errors.read().decode(errors='replace').strip().splitlines()
+    return f'ended with {self._process.returncode}: {"".join(lines[-1:])}'
+
+
+def start(
+    python: str, competitor: Competitor, case: network.Case
+) -> Worker:
+  """Starts the fastest form of a competitor.
+
+  Args:
+    python: interpreter.
+    competitor: of COMPETITORS or PRODUCTS.
+    case: what it is to do.
+
+  Returns:
+    Its process, ready for the first turn.
+
+  Raises:
+    CompetitorError: it is not installed, or no form of it works.
+  """
+  best, error = None, None
+  for _, arguments in competitor.forms():
+    message = {'arguments': arguments, 'case': dataclasses.asdict(case)}
+    try:
+      worker = Worker(python, competitor, message)
+    except CompetitorError as reason:
+      error = error or reason
+      continue
+    if best and sum(best.seconds.values()) <= sum(worker.seconds.values()):
+      worker.stop()
+      continue
+    if best:
+      best.stop()
+    best = worker
+  if best is None:
+    raise error
+  return best
+
+
+def measure(
+    competitors: dict[str, tuple[str, Competitor, network.Case]],
+    rounds: int,
+    steps: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+  """Lets competitors take turns.
+
+  Args:
+    competitors: name to (interpreter, competitor, what it is to do).
+    rounds: turns of each.
+    steps: in a turn, at least.
+    seconds: of a turn, at least.
+    say: is told what happens.
+
+  Returns:
+    'turns' {name: {item: [turn of each round]}}, 'operations' {name: {item:
+    of a step}}, 'variants' {name: the form that ran} and 'left_out' {name:
+    reason}.
+  """
+  workers, left_out = {}, {}
+
+  def leave_out(name, reason):
+    left_out[name] = str(reason)
+    say(f'  {name} is left out: {reason}')
+    if name in workers:
+      workers.pop(name).stop()
+
+  try:
+    for name, (python, competitor, case) in competitors.items():
+      try:
+        workers[name] = start(python, competitor, case)
+      except CompetitorError as reason:
+        leave_out(name, reason)
+    variants = {name: worker.variant for name, worker in workers.items()}
+    operations = {name: worker.operations for name, worker in workers.items()}
+    items = list(
+        dict.fromkeys(i for worker in workers.values() for i in worker.seconds)
+    )
+    turns = {name: {} for name in workers}
+    for number in range(rounds):
+      for item in items:
+        for name, worker in list(workers.items()):
+          if item not in worker.seconds:
+            continue
+          try:
+            turn = worker.turn(item, steps, seconds)
+          except CompetitorError as reason:
+            leave_out(name, reason)
+            turns.pop(name)
+            continue
+          turns[name].setdefault(item, []).append(turn)
+          label = name if item == 'step' else f'{item} {name}'
+          say(
+              f'  round {number + 1}/{rounds}  {label:25s} '
+              f'{turn["seconds"]:.4f} s a step'
+          )
+  finally:
+    for worker in workers.values():
+      worker.stop()
+  _report_unrest(turns, say)
+  return {
+      'turns': turns,
+      'operations': operations,
+      'variants': variants,
+      'left_out': left_out,
+  }
+
+
+def _report_unrest(turns, say):
+  for name, items in turns.items():
+    rows = [turn for of_item in items.values() for turn in of_item]
+    waited = sum(turn['waited'] for turn in rows)
+    burnt = sum(turn['core_seconds_asleep'] for turn in rows)
+    if waited > 1 and burnt > _ASLEEP_LIMIT * waited:
+      say(
+          f'  {name} took {burnt / waited:.1%} of a core while it was not its '
+          'turn'
+      )
+
+
+# --- That it is the same network ---
+
+
+def check(
+    competitors: dict[str, tuple[str, Competitor]],
+    case: network.Case,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+  """Compares the first updates of all forms of all competitors with ours.
+
+  Args:
+    competitors: name to (interpreter, competitor).
+    case: in float32, without dropout, with a rate that moves parameters.
+    say: is told what happens.
+
+  Returns:
+    {name: reason} of those that cannot be imported or started.
+
+  Raises:
+    SystemExit: a competitor computes something else, or ours is not there.
+  """
+  initial = network.parameters(case)
+  left_out, reference = {}, None
+  for name, (python, competitor) in competitors.items():
+    for variant, arguments in competitor.forms():
+      try:
+        updated = _updates(python, competitor, arguments, case)
+      except CompetitorError as reason:
+        label = f'{name} {variant}'.strip()
+        say(f'  {label} is not compared: {reason}')
+        left_out[name] = str(reason)
+        continue
+      left_out.pop(name, None)
+      reference = reference or updated
+      worst, place = difference(reference, updated, initial)
+      say(f'  {name} {variant}: {worst:.1e} ({place})')
+      if worst > 1:
+        raise SystemExit(
+            f'{name} {variant} is not the same network: its {place} differs '
+            f'from that of {next(iter(competitors))} {worst:.1f} times as much '
+            'as rounding may; mend it, or leave it out by --frameworks'
+        )
+  return left_out
+
+
+def _updates(python, competitor, arguments, case):
+  with tempfile.TemporaryDirectory() as directory:
+    file = pathlib.Path(directory) / 'updates.npz'
+    message = {
+        'arguments': arguments,
+        'case': dataclasses.asdict(case),
+        'updates_to': str(file),
+    }
+    Worker(python, competitor, message).stop()
+    with np.load(file) as arrays:
+      return dict(arrays)
+
+
+def difference(
+    reference: dict[str, np.ndarray],
+    updated: dict[str, np.ndarray],
+    initial: network.Parameters,
+) -> tuple[float, str]:
+  """How far two competitors are apart.
+
+  Args:
+    reference: 'losses' and 'LAYER/KIND' after the updates.
+    updated: the same of another one.
+    initial: parameters before them.
+
+  Returns:
+    The largest difference in units of what rounding may do, and where it is.
+  """
+  losses = np.abs(updated['losses'] / reference['losses'] - 1).max()
+  worst, place = losses / _CHECK_LOSS_TOLERANCE, 'loss'
+  for layer, kinds in initial.items():
+    for kind, start_value in kinds.items():
+      name = f'{layer}/{kind}'
+      exact = reference[name].astype(np.float64)
+      apart = np.linalg.norm(updated[name] - exact)
+      share = apart / np.linalg.norm(exact - start_value) / _CHECK_TOLERANCE
+      if not share <= worst:
+        worst, place = share, name
+  return float(worst), place
+
+
+# --- The command ---
+
+
+def contestants(
+    names: Sequence[str], peers_python: str
+) -> dict[str, tuple[str, Competitor]]:
+  """{name: (interpreter, competitor)} of some of COMPETITORS, ours first."""
+  return {
+      name: (
+          sys.executable if name.startswith('ours') else peers_python,
+          competitor,
+      )
+      for name, competitor in COMPETITORS.items()
+      if name in names
+  }
+
+
+def machine() -> dict[str, Any]:
+  """What the measurements were made on."""
+  model = platform.processor() or platform.machine()
+  try:
+    rows = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    model = next(r for r in rows if r.startswith('model name')).split(': ')[1]
+  except (OSError, StopIteration):  # Not Linux on x86.
+    pass
+  return {'processor': model, 'cores': os.cpu_count()}
+
+
+def measure_ceilings(
+    dtypes: Sequence[str], python: str, width: float, plan: dict[str, Any]
+) -> dict[str, Any]:
+  """Fastest matrix products in GFLOP/s by dtype, and memory copied in GB/s."""
+  say = plan['say']
+  ceilings = {}
+  for dtype in dtypes:
+    say(f'largest matrix product, {dtype}')
+    case = network.Case(mode='product', dtype=dtype, width=width)
+    runs = {
+        name: (sys.executable if name == 'xla' else python, product, case)
+        for name, product in PRODUCTS.items()
+    }
+    results = measure(runs, **{**plan, 'rounds': min(3, plan['rounds'])})
+    ceilings[dtype] = {
+        name: results['operations'][name]['step']
+        / min(turn['seconds'] for turn in items['step'])
+        / 1e9
+        for name, items in results['turns'].items()
+    }
+  ceilings['memory_copy_gigabytes_per_second'] = _memory_copy()
+  return ceilings
+
+
+def _memory_copy():
+  """Best rate of copying 256 MB in each core's thread, read plus written."""
+  import threading
+  import time
+
+  cores = os.cpu_count()
+  arrays = [np.ones((2, 2**25), np.float32) for _ in range(cores)]
+  best = 0.0
+  for _ in range(5):
+    threads = [
+        threading.Thread(target=np.copyto, args=(array[0], array[1]))
+        for array in arrays
+    ]
+    begin = time.perf_counter()
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    taken = time.perf_counter() - begin
+    best = max(best, sum(array.nbytes for array in arrays) / taken / 1e9)
+  return best
+
+
+def measure_case(
+    case: network.Case,
+    runs: dict[str, tuple[str, Competitor]],
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+  """One row of the table: all competitors in one case, and XLA's product.
+
+  Returns:
+    The case's fields, 'competitors' {name: see step_report.summary} and
+    'left_out' {name: reason}.
+  """
+  plan['say'](f'{case.mode} {case.dtype} batch {case.batch_size}')
+  everyone = {name: (*run, case) for name, run in runs.items()}
+  product = dataclasses.replace(case, mode='product')
+  everyone[CEILING] = (sys.executable, PRODUCTS['xla'], product)
+  results = measure(everyone, **plan)
+  return {
+      'mode': case.mode,
+      'dtype': case.dtype,
+      'batch_size': case.batch_size,
+      'competitors': step_report.summary(
+          results, case.batch_size, ceiling=CEILING
+      ),
+      'left_out': results['left_out'],
+  }
+
+
+def default_python() -> str:
+  """The interpreter of `make bench`'s environment, or this one."""
+  return str(BENCH_PYTHON) if BENCH_PYTHON.exists() else sys.executable
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  say = lambda line: print(line, flush=True)
+  python = values.python or default_python()
+  runs = contestants(values.frameworks, python)
+  if values.towers and 'ours' in runs:
+    runs.update(contestants(['ours_two_devices'], python))
+  plan = dict(
+      rounds=values.rounds, steps=values.steps, seconds=values.seconds, say=say
+  )
+  cases = [
+      network.Case(mode, dtype, int(batch_size), values.width, values.classes)
+      for mode in values.modes
+      for dtype in values.dtypes
+      for batch_size in values.batch_sizes
+  ]
+  if values.check:
+    say('the same network: differences, 1 is what rounding may do')
+    narrow = dataclasses.replace(
+        cases[0], mode='training', dtype='float32', batch_size=4,
+        width=min(values.width, 0.125), dropout=0.0, rate=1e-4,
+    )
+    check(runs, narrow, say)
+  results = {
+      'machine': machine(),
+      'rounds': values.rounds,
+      'seconds_a_turn': values.seconds,
+      'ceilings': measure_ceilings(values.dtypes, python, values.width, plan),
+      'cases': [measure_case(case, runs, plan) for case in cases],
+  }
+  results = {**step_report.headline(results), **results}
+  table = step_report.table(results)
+  say('\n' + table)
+  if values.json:
+    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+  if values.readme:
+    step_report.write_between_markers(pathlib.Path(values.readme), table)
+
+
+def _define_flags():
+  flags.DEFINE_list('batch_sizes', ['1', '8', '32', '128'], 'Images in a step.')
+  flags.DEFINE_list('modes', list(network.MODES), 'What to measure.')
+  flags.DEFINE_list('dtypes', list(network.DTYPES), 'What to compute in.')
+  flags.DEFINE_list(
+      'frameworks',
+      [name for name in COMPETITORS if name != 'ours_two_devices'],
+      'Competitors.',
+  )
+  flags.DEFINE_bool(
+      'towers', False, 'Ours on two CPU devices, a tower each, besides.'
+  )
+  flags.DEFINE_integer('rounds', 5, 'Turns of each competitor.')
+  flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
+  flags.DEFINE_float('seconds', 3.0, 'Length of a turn, at least.')
+  flags.DEFINE_bool('check', True, 'Compare the first updates before.')
+  flags.DEFINE_float('width', 1.0, 'Factor of all features: for tests.')
+  flags.DEFINE_integer('classes', 1000, 'Of the output: for tests.')
+  flags.DEFINE_string(
+      'python', None,
+      'Interpreter that has the peers; unset: that of `make bench`, or this.',
+  )
+  flags.DEFINE_string('json', None, 'File to write the results to.')
+  flags.DEFINE_string(
+      'readme', None, 'File whose table between the markers is replaced.'
+  )
+
+
+if __name__ == '__main__':
+  _define_flags()
+  app.run(main)
