@@ -133,14 +133,84 @@ def operations(case: Case) -> int:
   return 2 * total * case.batch_size
 
 
-def band(channels: int, window: int = 5) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One layer by itself, both towers of it.
+
+  Attributes:
+    kind: 'convolution', 'dense', 'lrn', 'spatial_norm' or 'pool'.
+    input_shape: [batch, height, width, channels], or [batch, inputs].
+    kernel_shape: in our form; None where there is none.
+    stride: of a convolution, in pixels.
+    padding: rows of zeros of a convolution (before, after).
+    groups: of a convolution.
+    operations: floating-point, of each of its parts; 0 where nobody counts.
+  """
+
+  kind: str
+  input_shape: tuple[int, ...]
+  kernel_shape: tuple[int, ...] | None = None
+  stride: int = 1
+  padding: tuple[int, int] = (0, 0)
+  groups: int = 1
+  operations: int = 0
+
+  def parts(self) -> tuple[str, ...]:
+    """What is measured of it; the gradient of images is nobody's."""
+    if self.kernel_shape is None:
+      return 'forward', 'input gradient'
+    if self.input_shape[-1] == 3:
+      return 'forward', 'kernel gradient'
+    return 'forward', 'input gradient', 'kernel gradient'
+
+  def arrays(self) -> list[np.ndarray]:
+    """Noise for the input, and for the kernel if there is one: float32."""
+    rng = np.random.default_rng(0)
+    shapes = [s for s in (self.input_shape, self.kernel_shape) if s]
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def layers(case: Case) -> dict[str, Layer]:
+  """What takes time, in the order of the network; activations are fused."""
+  model, features = config_of(case).model, _features(case)
+  shapes, operations = kernel_shapes(case), multiply_adds(case)
+  result, side, channels = {}, 224, 3
+  for name in CONVOLUTIONS:
+    spec = model[name]
+    result[name] = Layer(
+        'convolution',
+        (case.batch_size, side, side, channels),
+        shapes[name],
+        spec.stride,
+        tuple(spec.padding),
+        2 if spec.reads == 'own' else 1,
+        2 * case.batch_size * operations[name],
+    )
+    side, channels = SIDES[name], features[name]
+    number = name.removeprefix('conv')
+    for kind in spec.after:
+      if kind != 'activation':
+        shape = (case.batch_size, side, side, channels)
+        result[f'{kind}{number}'] = Layer(kind, shape)
+      if kind == 'pool':
+        side = (side - 3) // 2 + 1
+  for name in DENSE:
+    result[name] = Layer(
+        'dense',
+        (case.batch_size, shapes[name][0]),
+        shapes[name],
+        operations=2 * case.batch_size * operations[name],
+    )
+  return result
+
+
+def band(channels: int, window: int = 5, towers: int = 2) -> np.ndarray:
   """[channels, channels] float32: 1 where two channels are in one window.
 
-  The product with it sums over the neighbours in the same of two towers: the
-  fastest form of response normalization for libraries that are fast at
-  products only.
+  The product with it sums over the neighbours in the same tower: the fastest
+  form of response normalization for libraries that are fast at products only.
   """
   index = np.arange(channels)
   near = np.abs(index[:, None] - index) <= window // 2
-  tower = index // (channels // 2)
+  tower = index // (channels // towers)
   return (near & (tower[:, None] == tower)).astype(np.float32)

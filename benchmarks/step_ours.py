@@ -8,6 +8,7 @@ import numpy as np
 
 from alexnet import optimizer, partitioning, train_step
 from alexnet.models import create_model
+from alexnet.models import layers as ours
 from benchmarks import network
 
 
@@ -97,6 +98,68 @@ def updates(
     state, metrics = step(state, batch, rates)
     losses.append(float(metrics['loss']))
   return losses, jax.device_get(state.params)
+
+
+def _function(layer):
+  """Of (input, kernel if there is one)."""
+  spec = network.config_of(network.Case()).model
+  if layer.kind == 'convolution':
+    return lambda x, kernel: ours.grouped_convolution(
+        x,
+        kernel,
+        stride=layer.stride,
+        padding=layer.padding,
+        groups=layer.groups,
+    )
+  if layer.kind == 'dense':
+    return lambda x, kernel: ours.grouped_dense(x, kernel, 1)
+  if layer.kind == 'lrn':
+    return lambda x: ours.local_response_normalization(
+        x,
+        n=spec.lrn.n,
+        k=spec.lrn.k,
+        alpha=spec.lrn.alpha / spec.lrn.n,
+        beta=spec.lrn.beta,
+        groups=2,
+    )
+  if layer.kind == 'spatial_norm':
+    norm = spec.spatial_norm
+    return lambda x: ours.spatial_response_normalization(
+        x, size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta
+    )
+  pool = spec.pool
+  return lambda x: ours.max_pool(x, window=pool.window, stride=pool.stride)
+
+
+def _part(layer, part, dtype):
+  function = _function(layer)
+  arrays = [jnp.asarray(array, dtype) for array in layer.arrays()]
+  if part == 'forward':
+    return jax.jit(function), arrays
+  index = 0 if part == 'input gradient' else 1
+
+  def pull_back(*arrays):
+    def of_one(array):
+      return function(*arrays[:index], array, *arrays[index + 1 :])
+
+    return jax.vjp(of_one, arrays[index])
+
+  # Two calls: what the forward pass leaves is ready, as in training.
+  y, transpose = jax.jit(pull_back)(*arrays)
+  return jax.jit(lambda transpose, g: transpose(g)), (transpose, y)
+
+
+def layers(
+    case: network.Case,
+) -> dict[str, tuple[Callable[[], None], int]]:
+  """{'LAYER PART': (a function that computes it, its operations)}."""
+  items = {}
+  for name, layer in network.layers(case).items():
+    for part in layer.parts():
+      function, arrays = _part(layer, part, jnp.dtype(case.dtype))
+      run = lambda f=function, a=arrays: jax.block_until_ready(f(*a))
+      items[f'{name} {part}'] = run, layer.operations
+  return items
 
 
 def product(dtype: str, size: int) -> Callable[[], None]:

@@ -20,6 +20,11 @@ from benchmarks import network
 VARIANTS = ('library', 'band')
 
 
+def _use_all_cores():
+  # PyTorch's default leaves out those it takes for hyperthreads.
+  torch.set_num_threads(os.cpu_count())
+
+
 def _to_torch(array):
   order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim]
   tensor = torch.tensor(np.ascontiguousarray(array.transpose(order)))
@@ -43,8 +48,7 @@ def _map(function, params):
 class _Network:
 
   def __init__(self, case, variant):
-    # Processes that are asleep must not take part of a core each.
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    _use_all_cores()
     self._case = case
     self._library = variant == 'library'
     self._dtype = getattr(torch, case.dtype)
@@ -53,11 +57,9 @@ class _Network:
     # This view of [batch, height, width, channels] is channels last.
     self.images = torch.from_numpy(images).permute(0, 3, 1, 2)
     self.labels = torch.from_numpy(labels).long()
-    channels = network.kernel_shapes(case)
+    shapes = network.kernel_shapes(case)
     self._bands = {
-        name: torch.from_numpy(2e-5 * network.band(channels[name][-1]))[
-            :, :, None, None
-        ].to(self._dtype)
+        name: _band(shapes[name][-1], self._dtype)
         for name in ('conv1', 'conv2')
     }
 
@@ -70,7 +72,6 @@ class _Network:
   def logits(self, params, images, *, training):
     relu = functional.relu
     weights = lambda name: (params[name]['kernel'], params[name]['bias'])
-    pool = lambda x: functional.max_pool2d(x, 3, 2)
 
     def conv(x, name, padding, groups):
       y = functional.conv2d(x, *weights(name), padding=padding, groups=groups)
@@ -78,11 +79,11 @@ class _Network:
 
     x = functional.pad(images, (0, 3, 0, 3))
     x = functional.conv2d(x, *weights('conv1'), stride=4)
-    x = relu(pool(self._normalize(x, 'conv1')))
+    x = relu(_pool(self._normalize(x, 'conv1')))
     x = self._normalize(conv(x, 'conv2', 2, 2), 'conv2')
-    x = conv(pool(self._normalize_pixels(x)), 'conv3', 1, 1)
+    x = conv(_pool(_normalize_pixels(x)), 'conv3', 1, 1)
     x = conv(x, 'conv4', 1, 2)
-    x = pool(conv(x, 'conv5', 1, 2))
+    x = _pool(conv(x, 'conv5', 1, 2))
     x = x.permute(0, 2, 3, 1).flatten(1)  # Our order, and as it lies.
     keep = 1 - self._case.dropout
     for name in ('fc6', 'fc7'):
@@ -93,19 +94,34 @@ class _Network:
     return functional.linear(x, *weights('fc8')).float()
 
   def _normalize(self, x, layer):
-    if self._library:
-      parts = [
-          functional.local_response_norm(part, 5, alpha=1e-4, beta=0.75, k=2.0)
-          for part in x.chunk(2, dim=1)
-      ]
-      return torch.cat(parts, dim=1)
-    d = 2 + functional.conv2d(x * x, self._bands[layer])
-    return x * torch.rsqrt(d * d.sqrt())
+    return _normalize(x, None if self._library else self._bands[layer])
 
-  def _normalize_pixels(self, x):
-    """The mean of squares over 5 x 5 pixels, zeros outside."""
-    d = 1 + 1e-3 * functional.avg_pool2d(x * x, 5, 1, 2)
-    return x * torch.rsqrt(d * d.sqrt())
+
+def _band(channels, dtype):
+  band = torch.from_numpy(2e-5 * network.band(channels))
+  return band[:, :, None, None].to(dtype)
+
+
+def _normalize(x, band):
+  """Response normalization of two towers; no band: the library's."""
+  if band is None:
+    parts = [
+        functional.local_response_norm(part, 5, alpha=1e-4, beta=0.75, k=2.0)
+        for part in x.chunk(2, dim=1)
+    ]
+    return torch.cat(parts, dim=1)
+  d = 2 + functional.conv2d(x * x, band)
+  return x * torch.rsqrt(d * d.sqrt())
+
+
+def _normalize_pixels(x):
+  """The mean of squares over 5 x 5 pixels, zeros outside."""
+  d = 1 + 1e-3 * functional.avg_pool2d(x * x, 5, 1, 2)
+  return x * torch.rsqrt(d * d.sqrt())
+
+
+def _pool(x):
+  return functional.max_pool2d(x, 3, 2)
 
 
 def _training(case, variant, compiled):
@@ -185,9 +201,68 @@ def updates(
   return losses, _map(_to_numpy, net.params)
 
 
+def _function(layer, library, dtype):
+  """Of (input, kernel if there is one)."""
+  if layer.kind == 'dense':
+    return functional.linear
+  if layer.kind == 'lrn':
+    band = None if library else _band(layer.input_shape[-1], dtype)
+    return lambda x: _normalize(x, band)
+  if layer.kind == 'spatial_norm':
+    return _normalize_pixels
+  if layer.kind == 'pool':
+    return _pool
+  before, after = layer.padding
+
+  def convolution(x, kernel):
+    padding = before
+    if before != after:
+      x, padding = functional.pad(x, layer.padding * 2), 0
+    return functional.conv2d(
+        x, kernel, stride=layer.stride, padding=padding, groups=layer.groups
+    )
+
+  return convolution
+
+
+def _part(layer, part, case, library):
+  dtype = getattr(torch, case.dtype)
+  function = _function(layer, library, dtype)
+  x, *kernel = layer.arrays()
+  x = torch.from_numpy(x).to(dtype)
+  if x.ndim == 4:
+    x = x.permute(0, 3, 1, 2)  # Channels last.
+  arrays = [x, *(_to_torch(k).to(dtype) for k in kernel)]
+  if part == 'forward':
+
+    def forward():
+      with torch.inference_mode():
+        function(*arrays)
+
+    return forward
+  wanted = arrays[0 if part == 'input gradient' else 1].requires_grad_()
+  y = function(*arrays)
+  g = torch.ones_like(y)
+  return lambda: torch.autograd.grad(y, wanted, g, retain_graph=True)
+
+
+def layers(
+    case: network.Case, *, variant: str, compiled: bool
+) -> dict[str, tuple[Callable[[], None], int]]:
+  """{'LAYER PART': (a function that computes it, its operations)}, eager."""
+  del compiled
+  _use_all_cores()
+  items = {}
+  for name, layer in network.layers(case).items():
+    for part in layer.parts():
+      run = _part(layer, part, case, variant == 'library')
+      items[f'{name} {part}'] = run, layer.operations
+  return items
+
+
 def product(dtype: str, size: int) -> Callable[[], None]:
   """A function that multiplies two square matrices of this size."""
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  _use_all_cores()
   one, other = (
       torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2)
   )

@@ -162,18 +162,78 @@ def table(results: dict[str, Any]) -> str:
   return '\n'.join(lines)
 
 
-def write_between_markers(file: pathlib.Path, text: str) -> None:
+def layer_summary(results: dict[str, Any]) -> dict[str, Any]:
+  """What the turns of single layers come to.
+
+  Args:
+    results: of `train_step.measure`.
+
+  Returns:
+    {'LAYER PART': {name: {'milliseconds', 'core_milliseconds': medians, and
+    'gigaflop_per_core_second' where operations are counted}}}.
+  """
+  layers = {}
+  for name, items in results['turns'].items():
+    for item, rows in items.items():
+      core = statistics.median(turn['core_seconds'] for turn in rows)
+      row = {
+          'milliseconds': 1e3 * statistics.median(t['seconds'] for t in rows),
+          'core_milliseconds': 1e3 * core,
+      }
+      operations = results['operations'][name][item]
+      if operations and core:
+        row['gigaflop_per_core_second'] = operations / core / 1e9
+      layers.setdefault(item, {})[name] = row
+  return layers
+
+
+def layer_table(results: dict[str, Any]) -> str:
+  """Markdown: milliseconds and GFLOP per core-second of each layer's parts."""
+  lines = []
+  for dtype, layers in results['layers'].items():
+    names = list(dict.fromkeys(n for row in layers.values() for n in row))
+    titles = [_TITLES.get(name, name) for name in names]
+    lines += [
+        f'{dtype}, batch {results["batch_size"]}: milliseconds, and GFLOP per '
+        'core-second',
+        '',
+        '| | ' + ' | '.join(titles) + ' |',
+        '|---' * (len(names) + 1) + '|',
+    ]
+    for item, row in layers.items():
+      cells = []
+      for name in names:
+        cell = row.get(name)
+        text = f'{cell["milliseconds"]:.1f}' if cell else ''
+        if cell and 'gigaflop_per_core_second' in cell:
+          text += f', {cell["gigaflop_per_core_second"]:.0f}'
+        cells.append(text)
+      lines.append(f'| {item} | ' + ' | '.join(cells) + ' |')
+    lines.append('')
+  return '\n'.join(lines).rstrip()
+
+
+def split_at_markers(file: pathlib.Path) -> tuple[str, str]:
+  """What stands before and after a file's table.
+
+  Raises:
+    SystemExit: the file has no markers.
+  """
+  text = file.read_text()
+  if text.count(BEGIN) != 1 or text.count(END) != 1:
+    raise SystemExit(
+        f'{file} does not have each of the lines {BEGIN} and {END} once: '
+        'put them where the table is to be'
+    )
+  before, rest = text.split(BEGIN)
+  return before, rest.split(END)[1]
+
+
+def write_between_markers(file: pathlib.Path, table: str) -> None:
   """Replaces what stands between the two marker comments of a file.
 
   Raises:
     SystemExit: the file has no markers.
   """
-  old = file.read_text()
-  if old.count(BEGIN) != 1 or old.count(END) != 1:
-    raise SystemExit(
-        f'{file} does not have each of the lines {BEGIN} and {END} once: '
-        'put them where the table is to be'
-    )
-  before, rest = old.split(BEGIN)
-  _, after = rest.split(END)
-  file.write_text(f'{before}{BEGIN}\n{text}\n{END}{after}')
+  before, after = split_at_markers(file)
+  file.write_text(f'{before}{BEGIN}\n{table}\n{END}{after}')

@@ -20,7 +20,6 @@ from input_pipeline.tensorflow_cpu import tf
 # 'lrn': tf.nn.lrn; 'band': response normalization by a product with a band
 # matrix; 'xla': the latter, compiled by XLA. The fastest is the competitor.
 VARIANTS = ('lrn', 'band', 'xla')
-# Of a slice along channels, for two towers in one array.
 _TOWERS = 2
 
 
@@ -53,19 +52,16 @@ class _Network:
           for part, k, b in zip(x, kernels, biases)
       ]
 
-    def pool(x):
-      return tf.nn.max_pool2d(x, 3, 2, 'VALID')
-
     x = tf.pad(tf.cast(images, self._dtype), [[0, 0], [0, 3], [0, 3], [0, 0]])
     (x,) = conv([x], 'conv1', 4, 'VALID')
-    x = split(relu(pool(self._normalize(x, towers=2))))
+    x = split(relu(_pool(_normalize(x, 2, self._library))))
     x = [
-        pool(self._normalize_pixels(self._normalize(relu(part), towers=1)))
+        _pool(_normalize_pixels(_normalize(relu(part), 1, self._library)))
         for part in conv(x, 'conv2')
     ]
     (x,) = conv(x, 'conv3')
     x = [relu(part) for part in conv(split(relu(x)), 'conv4')]
-    x = join([pool(relu(part)) for part in conv(x, 'conv5')])
+    x = join([_pool(relu(part)) for part in conv(x, 'conv5')])
     x = tf.reshape(x, [x.shape[0], -1])
     for name in ('fc6', 'fc7'):
       x = tf.matmul(x, params[name]['kernel']) + params[name]['bias']
@@ -79,27 +75,32 @@ class _Network:
     x = tf.matmul(x, params['fc8']['kernel']) + params['fc8']['bias']
     return tf.cast(x, tf.float32)
 
-  def _normalize(self, x, towers):
-    if self._library:
-      # A free change of shape makes pixels of the towers, so that no window
-      # crosses the seam.
-      shape = x.shape
-      x = tf.reshape(x, [*shape[:2], shape[2] * towers, shape[3] // towers])
-      y = tf.nn.lrn(tf.cast(x, tf.float32), 2, 2.0, 2e-5, 0.75)
-      return tf.reshape(tf.cast(y, x.dtype), shape)
-    channels = x.shape[-1]
-    band = network.band(2 * channels)[:channels, :channels]
-    if towers == 2:
-      band = network.band(channels)
-    band = tf.constant(2e-5 * band[None, None], x.dtype)
-    d = 2 + tf.nn.conv2d(x * x, band, 1, 'VALID')
-    return x * tf.math.rsqrt(d * tf.sqrt(d))
 
-  def _normalize_pixels(self, x):
-    """The mean of squares over 5 x 5 pixels, zeros outside."""
-    squares = tf.pad(x * x, [[0, 0], [2, 2], [2, 2], [0, 0]])
-    d = 1 + 1e-3 * tf.nn.avg_pool2d(squares, 5, 1, 'VALID')
-    return x * tf.math.rsqrt(d * tf.sqrt(d))
+def _normalize(x, towers, library):
+  """Response normalization of the channels of one tower, or of two."""
+  if library:
+    # A free change of shape makes pixels of the towers, so that no window
+    # crosses the seam.
+    shape = x.shape
+    x = tf.reshape(x, [*shape[:2], shape[2] * towers, shape[3] // towers])
+    y = tf.nn.lrn(tf.cast(x, tf.float32), 2, 2.0, 2e-5, 0.75)
+    return tf.reshape(tf.cast(y, x.dtype), shape)
+  channels = x.shape[-1]
+  band = network.band(channels, towers=towers)
+  band = tf.constant(2e-5 * band[None, None], x.dtype)
+  d = 2 + tf.nn.conv2d(x * x, band, 1, 'VALID')
+  return x * tf.math.rsqrt(d * tf.sqrt(d))
+
+
+def _normalize_pixels(x):
+  """The mean of squares over 5 x 5 pixels, zeros outside."""
+  squares = tf.pad(x * x, [[0, 0], [2, 2], [2, 2], [0, 0]])
+  d = 1 + 1e-3 * tf.nn.avg_pool2d(squares, 5, 1, 'VALID')
+  return x * tf.math.rsqrt(d * tf.sqrt(d))
+
+
+def _pool(x):
+  return tf.nn.max_pool2d(x, 3, 2, 'VALID')
 
 
 def _training(case, variant):
@@ -157,6 +158,65 @@ def updates(
   step, net = _training(case, variant)
   losses = [float(step()) for _ in range(network.CHECKED_UPDATES)]
   return losses, tf.nest.map_structure(lambda v: v.numpy(), net.params)
+
+
+def _function(layer, library):
+  """Of (input, kernel if there is one)."""
+  if layer.kind == 'dense':
+    return tf.matmul
+  if layer.kind == 'lrn':
+    return lambda x: _normalize(x, 2, library)
+  if layer.kind == 'spatial_norm':
+    return _normalize_pixels
+  if layer.kind == 'pool':
+    return _pool
+  rows = list(layer.padding)
+  padding = [[0, 0], rows, rows, [0, 0]]
+
+  def convolution(x, kernel):
+    parts = [
+        tf.nn.conv2d(part, k, layer.stride, padding)
+        for part, k in zip(
+            tf.split(x, layer.groups, axis=-1),
+            tf.split(kernel, layer.groups, axis=-1),
+        )
+    ]
+    return tf.concat(parts, axis=-1)
+
+  return convolution
+
+
+def _part(layer, part, case, library):
+  function = _function(layer, library)
+  arrays = [tf.constant(a, dtype=case.dtype) for a in layer.arrays()]
+  if part == 'forward':
+    compiled = tf.function(function)
+    return lambda: compiled(*arrays)
+  index = 0 if part == 'input gradient' else 1
+  g = tf.ones_like(function(*arrays))
+  if layer.kernel_shape:
+    # In a graph what is not needed of the two gradients is dropped, and so is
+    # the forward pass.
+    gradient = tf.function(
+        lambda *a: tf.gradients(function(*a[:-1]), a[index], a[-1])
+    )
+    return lambda: gradient(*arrays, g)
+  with tf.GradientTape(persistent=True) as tape:
+    tape.watch(arrays)
+    y = function(*arrays)
+  return lambda: tape.gradient(y, arrays, output_gradients=g)
+
+
+def layers(
+    case: network.Case, *, variant: str
+) -> dict[str, tuple[Callable[[], None], int]]:
+  """{'LAYER PART': (a function that computes it, its operations)}."""
+  items = {}
+  for name, layer in network.layers(case).items():
+    for part in layer.parts():
+      run = _part(layer, part, case, variant == 'lrn')
+      items[f'{name} {part}'] = run, layer.operations
+  return items
 
 
 def product(dtype: str, size: int) -> Callable[[], None]:

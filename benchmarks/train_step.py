@@ -68,6 +68,11 @@ class Competitor:
   variants: tuple[str, ...] = ()
   install: str = 'pip install -r requirements-bench.txt (make bench does)'
 
+  def by_layers(self) -> 'Competitor':
+    """The same, in the forms that single layers have."""
+    forms = tuple(v for v in self.variants if v != 'xla')
+    return dataclasses.replace(self, variants=forms)
+
   def forms(self) -> Iterator[tuple[str, dict[str, Any]]]:
     """(variant, arguments) of each."""
     for variant in self.variants:
@@ -86,6 +91,8 @@ COMPETITORS = {
         'step_pytorch', {'compiled': True}, _PYTORCH
     ),
 }
+# Who has its layers measured by themselves.
+LAYERS_OF = ('ours', 'tensorflow', 'pytorch')
 # The fastest matrix products: of XLA, and of oneDNN by two ways.
 PRODUCTS = {
     'xla': Competitor('step_ours'),
@@ -116,6 +123,8 @@ class Worker:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=self._errors,
+        # All of them on the CPU, whatever else the machine has.
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''},
     )
     self.variant = message['arguments'].get('variant', '')
     try:
@@ -302,33 +311,33 @@ def check(
     say: is told what happens.
 
   Returns:
-    {name: reason} of those that cannot be imported or started.
+    {name: reason} of those of which no form works.
 
   Raises:
-    SystemExit: a competitor computes something else, or ours is not there.
+    SystemExit: a competitor computes something else.
   """
   initial = network.parameters(case)
-  left_out, reference = {}, None
+  failures, compared, reference = {}, set(), None
   for name, (python, competitor) in competitors.items():
     for variant, arguments in competitor.forms():
+      label = f'{name} {variant}'.strip()
       try:
         updated = _updates(python, competitor, arguments, case)
       except CompetitorError as reason:
-        label = f'{name} {variant}'.strip()
-        say(f'  {label} is not compared: {reason}')
-        left_out[name] = str(reason)
+        say(f'  {label} is left out: {reason}')
+        failures[name] = str(reason)
         continue
-      left_out.pop(name, None)
+      compared.add(name)
       reference = reference or updated
       worst, place = difference(reference, updated, initial)
-      say(f'  {name} {variant}: {worst:.1e} ({place})')
-      if worst > 1:
+      say(f'  {label}: {worst:.1e} ({place})')
+      if not worst <= 1:
         raise SystemExit(
-            f'{name} {variant} is not the same network: its {place} differs '
+            f'{label} is not the same network: its {place} differs '
             f'from that of {next(iter(competitors))} {worst:.1f} times as much '
             'as rounding may; mend it, or leave it out by --frameworks'
         )
-  return left_out
+  return {name: r for name, r in failures.items() if name not in compared}
 
 
 def _updates(python, competitor, arguments, case):
@@ -401,19 +410,26 @@ def machine() -> dict[str, Any]:
 
 
 def measure_ceilings(
-    dtypes: Sequence[str], python: str, width: float, plan: dict[str, Any]
+    dtypes: Sequence[str],
+    runs: dict[str, tuple[str, Competitor]],
+    width: float,
+    plan: dict[str, Any],
 ) -> dict[str, Any]:
-  """Fastest matrix products in GFLOP/s by dtype, and memory copied in GB/s."""
+  """Fastest matrix products in GFLOP/s by dtype, and memory copied in GB/s.
+
+  Those of XLA, and of the peers among the competitors `runs`.
+  """
   say = plan['say']
   ceilings = {}
   for dtype in dtypes:
     say(f'largest matrix product, {dtype}')
     case = network.Case(mode='product', dtype=dtype, width=width)
-    runs = {
-        name: (sys.executable if name == 'xla' else python, product, case)
+    products = {
+        name: (runs[name][0] if name in runs else sys.executable, product, case)
         for name, product in PRODUCTS.items()
+        if name == 'xla' or name in runs
     }
-    results = measure(runs, **{**plan, 'rounds': min(3, plan['rounds'])})
+    results = measure(products, **{**plan, 'rounds': min(3, plan['rounds'])})
     ceilings[dtype] = {
         name: results['operations'][name]['step']
         / min(turn['seconds'] for turn in items['step'])
@@ -479,41 +495,102 @@ def default_python() -> str:
   return str(BENCH_PYTHON) if BENCH_PYTHON.exists() else sys.executable
 
 
-def main(argv):
-  """Entry point."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  values = flags.FLAGS
-  say = lambda line: print(line, flush=True)
-  python = values.python or default_python()
-  runs = contestants(values.frameworks, python)
-  if values.towers and 'ours' in runs:
-    runs.update(contestants(['ours_two_devices'], python))
-  plan = dict(
-      rounds=values.rounds, steps=values.steps, seconds=values.seconds, say=say
-  )
+def measure_layers(
+    case: network.Case,
+    runs: dict[str, tuple[str, Competitor]],
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+  """Every layer by itself.
+
+  Returns:
+    {'LAYER PART': {name: see step_report.layer_summary}}.
+  """
+  plan['say'](f'layers {case.dtype} batch {case.batch_size}')
+  everyone = {
+      name: (python, competitor.by_layers(), case)
+      for name, (python, competitor) in runs.items()
+      if name in LAYERS_OF
+  }
+  # There are some forty, and each needs milliseconds.
+  results = measure(everyone, **{**plan, 'seconds': plan['seconds'] / 10})
+  return step_report.layer_summary(results)
+
+
+def _measure_all(values, runs, plan):
+  """What goes to --json, and the table."""
   cases = [
       network.Case(mode, dtype, int(batch_size), values.width, values.classes)
       for mode in values.modes
       for dtype in values.dtypes
       for batch_size in values.batch_sizes
   ]
-  if values.check:
-    say('the same network: differences, 1 is what rounding may do')
-    narrow = dataclasses.replace(
-        cases[0], mode='training', dtype='float32', batch_size=4,
-        width=min(values.width, 0.125), dropout=0.0, rate=1e-4,
-    )
-    check(runs, narrow, say)
   results = {
       'machine': machine(),
       'rounds': values.rounds,
       'seconds_a_turn': values.seconds,
-      'ceilings': measure_ceilings(values.dtypes, python, values.width, plan),
+  }
+  if values.layers:
+    case = max(cases, key=lambda case: case.batch_size)
+    layers = {
+        dtype: measure_layers(
+            dataclasses.replace(case, mode='layers', dtype=dtype), runs, plan
+        )
+        for dtype in values.dtypes
+    }
+    results |= {'batch_size': case.batch_size, 'layers': layers}
+    return results, step_report.layer_table(results)
+  results |= {
+      'ceilings': measure_ceilings(values.dtypes, runs, values.width, plan),
       'cases': [measure_case(case, runs, plan) for case in cases],
   }
-  results = {**step_report.headline(results), **results}
-  table = step_report.table(results)
+  return {**step_report.headline(results), **results}, step_report.table(
+      results
+  )
+
+
+def _check_flags(values):
+  for flag, wanted in (
+      ('modes', network.MODES),
+      ('dtypes', network.DTYPES),
+      ('frameworks', tuple(COMPETITORS)),
+  ):
+    for value in values[flag].value:
+      if value not in wanted:
+        raise app.UsageError(
+            f'--{flag} has {value!r}: wanted some of {", ".join(wanted)}'
+        )
+  if not all(size.isdigit() and int(size) for size in values.batch_sizes):
+    raise app.UsageError(
+        f'--batch_sizes is {values.batch_sizes}: wanted numbers from 1'
+    )
+  if values.readme:
+    if values.layers:
+      raise app.UsageError('--readme is for the table without --layers')
+    # Now, and not after an hour.
+    step_report.split_at_markers(pathlib.Path(values.readme))
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  _check_flags(values)
+  say = lambda line: print(line, flush=True)
+  names = [*values.frameworks, *(['ours_two_devices'] if values.towers else [])]
+  runs = contestants(names, values.python or default_python())
+  plan = dict(
+      rounds=values.rounds, steps=values.steps, seconds=values.seconds, say=say
+  )
+  if values.check:
+    say('the same network: differences, 1 is what rounding may do')
+    narrow = network.Case(
+        batch_size=4, width=min(values.width, 0.125), classes=values.classes,
+        dropout=0.0, rate=1e-4,
+    )
+    for name in check(runs, narrow, say):
+      del runs[name]
+  results, table = _measure_all(values, runs, plan)
   say('\n' + table)
   if values.json:
     pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
@@ -532,6 +609,11 @@ def _define_flags():
   )
   flags.DEFINE_bool(
       'towers', False, 'Ours on two CPU devices, a tower each, besides.'
+  )
+  flags.DEFINE_bool(
+      'layers', False,
+      'Each layer by itself at the largest batch instead: forward and '
+      'gradients; turns are a tenth as long.',
   )
   flags.DEFINE_integer('rounds', 5, 'Turns of each competitor.')
   flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
