@@ -4,18 +4,21 @@
 #   make train    the paper's network on the embedded digits
 #   make test     all tests
 #   make lint     ruff
-#   make bench    the input pipeline beside others
-#   make clean    removes .venv
+#   make bench    input and training step beside others, in .venv-bench
+#   make clean    removes .venv and .venv-bench
 #
 # make train CONFIG=configs/alexnet.py:imagenet2012 WORKDIR=runs/imagenet
 # make train ARGS='--config.mesh.tower=2'
 # make test PYTHON=python3.12
+# make bench BENCH=train_step ARGS='--batch_sizes=128 --modes=training'
 
 # The first of these that is there and answers; set PYTHON for another one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' \
 	2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+BENCH ?= input_pipeline train_step
 CONFIG ?= configs/alexnet.py
 WORKDIR ?= runs/alexnet
 ARGS ?=
@@ -37,16 +40,17 @@ test: $(VENV)/dev.installed
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
 
-bench: $(VENV)/bench.installed
-	$(VENV)/bin/python -m benchmarks.input_pipeline $(ARGS)
+bench: $(BENCH_VENV)/bench.installed
+	set -e; for name in $(BENCH); do \
+	$(BENCH_VENV)/bin/python -m benchmarks.$$name $(ARGS); done
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH_VENV)
 
-$(VENV)/python.made:
+%/python.made:
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11, 3.12 or 3.13' \
 	'found: install one, or name it: make PYTHON=/path/to/python'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 	@touch $@
 
 $(VENV)/run.installed: $(VENV)/python.made requirements.txt $(RUN_REQUIREMENTS)
@@ -57,6 +61,8 @@ $(VENV)/dev.installed: $(VENV)/run.installed requirements-dev.txt
 	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/bench.installed: $(VENV)/dev.installed requirements-bench.txt
-	$(VENV)/bin/pip install --quiet -r requirements-bench.txt
+# Of its own: the peers are gigabytes that nothing else needs.
+$(BENCH_VENV)/bench.installed: $(BENCH_VENV)/python.made requirements.txt \
+		requirements-dev.txt requirements-bench.txt
+	$(BENCH_VENV)/bin/pip install --quiet -r requirements-bench.txt
 	@touch $@

@@ -1,0 +1,172 @@
+"""This project's step, as a competitor of `benchmarks.train_step`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet import optimizer, partitioning, train_step
+from alexnet.models import create_model
+from alexnet.models import layers as ours
+from benchmarks import network
+
+
+def _rates(params, case):
+  return {
+      layer: {
+          kind: np.float32(case.rate * (2 if kind == 'bias' else 1))
+          for kind in kinds
+      }
+      for layer, kinds in params.items()
+  }
+
+
+def _training(case, towers):
+  """(step, state, batch, rates) of the project's own step."""
+  config = network.config_of(case)
+  config.mesh.data, config.mesh.tower = 1, towers
+  mesh = partitioning.create_mesh(config)
+  model = create_model(config.model)
+  rule = optimizer.create_optimizer(config.optimizer)
+  params = network.parameters(case)
+  state = train_step.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=rule.init(params),
+  )
+  state = jax.device_put(state, partitioning.shardings(state, mesh))
+  step = train_step.make_train_step(
+      model=model,
+      optimizer=rule,
+      mesh=mesh,
+      state=state,
+      images=lambda batch: batch['image'],
+      seed=0,
+  )
+  images, labels = network.batch(case)
+  batch = partitioning.put_batch({'image': images, 'label': labels}, mesh)
+  return step, state, batch, _rates(params, case)
+
+
+def training(
+    case: network.Case, *, towers: int = 1
+) -> Callable[[], None]:
+  """A function that makes one update and waits for it."""
+  step, state, batch, rates = _training(case, towers)
+
+  def run():
+    nonlocal state
+    state, metrics = step(state, batch, rates)
+    jax.block_until_ready((state, metrics))
+
+  return run
+
+
+def inference(
+    case: network.Case, *, towers: int = 1
+) -> Callable[[], None]:
+  """A function that predicts one batch and waits for it."""
+  config = network.config_of(case)
+  config.mesh.data, config.mesh.tower = 1, towers
+  mesh = partitioning.create_mesh(config)
+  params = network.parameters(case)
+  # Once, as the peers do, and not in every step.
+  dtype = jnp.dtype(case.dtype)
+  params = jax.tree.map(lambda array: array.astype(dtype), params)
+  params = jax.device_put(params, partitioning.shardings(params, mesh))
+  step = train_step.make_predict_step(
+      model=create_model(config.model),
+      mesh=mesh,
+      params=params,
+      images=lambda batch: batch['image'][:, None],
+  )
+  images, labels = network.batch(case)
+  weight = np.ones(case.batch_size, np.float32)
+  batch = {'image': images, 'label': labels, 'weight': weight}
+  batch = partitioning.put_batch(batch, mesh)
+  return lambda: jax.block_until_ready(step(params, batch))
+
+
+def updates(
+    case: network.Case, *, towers: int = 1
+) -> tuple[list[float], network.Parameters]:
+  """Losses of the first updates, and the parameters after them."""
+  step, state, batch, rates = _training(case, towers)
+  losses = []
+  for _ in range(network.CHECKED_UPDATES):
+    state, metrics = step(state, batch, rates)
+    losses.append(float(metrics['loss']))
+  return losses, jax.device_get(state.params)
+
+
+def _function(layer):
+  """Of (input, kernel if there is one)."""
+  spec = network.config_of(network.Case()).model
+  if layer.kind == 'convolution':
+    return lambda x, kernel: ours.grouped_convolution(
+        x,
+        kernel,
+        stride=layer.stride,
+        padding=layer.padding,
+        groups=layer.groups,
+    )
+  if layer.kind == 'dense':
+    return lambda x, kernel: ours.grouped_dense(x, kernel, 1)
+  if layer.kind == 'lrn':
+    return lambda x: ours.local_response_normalization(
+        x,
+        n=spec.lrn.n,
+        k=spec.lrn.k,
+        alpha=spec.lrn.alpha / spec.lrn.n,
+        beta=spec.lrn.beta,
+        groups=2,
+    )
+  if layer.kind == 'spatial_norm':
+    norm = spec.spatial_norm
+    return lambda x: ours.spatial_response_normalization(
+        x, size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta
+    )
+  pool = spec.pool
+  return lambda x: ours.max_pool(x, window=pool.window, stride=pool.stride)
+
+
+def _part(layer, part, dtype):
+  function = _function(layer)
+  arrays = [jnp.asarray(array, dtype) for array in layer.arrays()]
+  if part == 'forward':
+    return jax.jit(function), arrays
+  index = 0 if part == 'input gradient' else 1
+
+  def pull_back(*arrays):
+    def of_one(array):
+      return function(*arrays[:index], array, *arrays[index + 1 :])
+
+    return jax.vjp(of_one, arrays[index])
+
+  # Two calls: what the forward pass leaves is ready, as in training.
+  y, transpose = jax.jit(pull_back)(*arrays)
+  return jax.jit(lambda transpose, g: transpose(g)), (transpose, y)
+
+
+def layers(
+    case: network.Case,
+) -> dict[str, tuple[Callable[[], None], int]]:
+  """{'LAYER PART': (a function that computes it, its operations)}."""
+  items = {}
+  for name, layer in network.layers(case).items():
+    for part in layer.parts():
+      function, arrays = _part(layer, part, jnp.dtype(case.dtype))
+      run = lambda f=function, a=arrays: jax.block_until_ready(f(*a))
+      items[f'{name} {part}'] = run, layer.operations
+  return items
+
+
+def product(dtype: str, size: int) -> Callable[[], None]:
+  """A function that multiplies two square matrices of this size."""
+  one, other = (
+      jax.random.normal(key, (size, size), jnp.dtype(dtype))
+      for key in jax.random.split(jax.random.key(0))
+  )
+  multiply = jax.jit(jnp.matmul)
+  return lambda: jax.block_until_ready(multiply(one, other))

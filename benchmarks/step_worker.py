@@ -1,0 +1,160 @@
+"""A competitor's process in `benchmarks.train_step`: works when it is told to.
+
+It is told by lines of JSON on its standard input and answers so on its standard
+output; what a framework prints goes to standard error. The first line says what
+to prepare:
+
+  {"module": "benchmarks.step_ours", "arguments": {}, "case": {...}}
+
+The answer is {"ready": ...}, or {"missing": ...} or {"failed": ...}. Then it
+takes turns, each at least so many steps and seconds:
+
+  {"item": "step", "steps": 2, "seconds": 3.0}
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+# Largest products tried, for the rate of the fastest.
+_SIZES = (1024, 2048, 4096)
+# Steps before the first turn: the first ones compile and find memory.
+_WARM_UP = 3
+
+
+def _products(module, case) -> dict[str, tuple[Callable[[], None], float]]:
+  """The size that the framework is fastest at, with its operations."""
+  best = None
+  for size in _SIZES if case.width >= 1 else (64,):
+    run = module.product(case.dtype, size)
+    for _ in range(_WARM_UP):
+      start = time.perf_counter()
+      run()
+    rate = 2 * size**3 / (time.perf_counter() - start)
+    if best is None or rate > best[0]:
+      best = rate, run, 2 * size**3
+  return {'step': best[1:]}
+
+
+def _prepare(message) -> dict[str, tuple[Callable[[], None], float]]:
+  """{item: (function, its floating-point operations)}."""
+  from benchmarks import network
+
+  case = network.Case(**message['case'])
+  module = importlib.import_module(message['module'])
+  arguments = message['arguments']
+  if case.mode == 'product':
+    return _products(module, case)
+  if case.mode == 'layers':
+    return module.layers(case, **arguments)
+  run = getattr(module, case.mode)(case, **arguments)
+  return {'step': (run, network.operations(case))}
+
+
+def _check(message) -> None:
+  """Writes the parameters after the first updates; returns their losses."""
+  import numpy as np
+
+  from benchmarks import network
+
+  module = importlib.import_module(message['module'])
+  case = network.Case(**message['case'])
+  losses, params = module.updates(case, **message['arguments'])
+  arrays = {
+      f'{layer}/{kind}': array
+      for layer, kinds in params.items()
+      for kind, array in kinds.items()
+  }
+  np.savez(message['updates_to'], losses=losses, **arrays)
+
+
+def _reset_peak_memory() -> None:
+  # What compiling took is not what steps take.
+  # Not on Linux, or not allowed: then the peak is that of all.
+  with contextlib.suppress(OSError):
+    pathlib.Path('/proc/self/clear_refs').write_text('5')
+
+
+def _peak_memory() -> int:
+  """Most bytes that were resident at a time, since the reset."""
+  try:
+    status = pathlib.Path('/proc/self/status').read_text()
+    line = next(row for row in status.splitlines() if row.startswith('VmHWM'))
+    return 1024 * int(line.split()[1])
+  except OSError:
+    import resource
+
+    # In bytes on macOS, the other system without /proc.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _turn(run, steps: int, seconds: float) -> dict[str, float]:
+  start, core_start, count = time.perf_counter(), time.process_time(), 0
+  while count < steps or time.perf_counter() < start + seconds:
+    run()
+    count += 1
+  return {
+      'seconds': (time.perf_counter() - start) / count,
+      'core_seconds': (time.process_time() - core_start) / count,
+      'steps': count,
+      'peak_memory': _peak_memory(),
+  }
+
+
+def _serve(answer: Callable[[dict[str, Any]], None]) -> None:
+  message = json.loads(sys.stdin.readline())
+  try:
+    if 'updates_to' in message:
+      _check(message)
+      answer({'ready': []})
+      return
+    items = _prepare(message)
+    seconds = {}
+    for name, (run, _) in items.items():
+      taken = [_turn(run, 1, 0.0)['seconds'] for _ in range(_WARM_UP)]
+      seconds[name] = min(taken[1:])
+  except ImportError as error:
+    answer({'missing': f'{error}'})
+    return
+  except Exception as error:  # Whatever the framework cannot do.
+    lines = str(error).strip().splitlines() or ['']
+    answer({'failed': f'{type(error).__name__}: {lines[0]}'})
+    return
+  _reset_peak_memory()
+  operations = {name: count for name, (_, count) in items.items()}
+  answer({'ready': seconds, 'operations': operations})
+  asleep, core_asleep = time.perf_counter(), time.process_time()
+  for line in sys.stdin:
+    order = json.loads(line)
+    # Whoever burns cores while the others have their turns takes from them.
+    waited = time.perf_counter() - asleep
+    burnt = time.process_time() - core_asleep
+    run, _ = items[order['item']]
+    run()  # Pages and caches that the others have taken meanwhile.
+    result = _turn(run, order['steps'], order['seconds'])
+    answer({**result, 'waited': waited, 'core_seconds_asleep': burnt})
+    asleep, core_asleep = time.perf_counter(), time.process_time()
+
+
+def main() -> None:
+  """Entry point."""
+  out = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # Frameworks print.
+
+  def answer(message):
+    out.write(json.dumps(message) + '\n')
+    out.flush()
+
+  _serve(answer)
+  out.flush()
+  os._exit(0)  # Some wait for their threads for long.
+
+
+if __name__ == '__main__':
+  main()

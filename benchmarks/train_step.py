@@ -1,0 +1,636 @@
+"""Our training step beside those of others, on the same network, in one run.
+
+  python -m benchmarks.train_step --json=results.json
+  python -m benchmarks.train_step --batch_sizes=128 --modes=training \
+      --dtypes=float32 --rounds=7
+  python -m benchmarks.train_step --layers
+
+Each competitor has a process of its own, with run #145's network, the same
+parameters and one batch that stays where it computes. They take turns, A B C A
+B C, for a few seconds each, several times round, so that a slow minute is slow
+for all; while one works the others are asleep, which is measured. What a
+competitor can do in more than one way it does in the fastest, found before the
+first round. Printed are medians with the lowest and highest of the rounds, the
+median of each round's ratio to ours, the peak memory of the steps, and the
+share that the step's products and convolutions reach of the fastest matrix
+product that XLA makes in the same rounds.
+
+Before that every competitor makes two updates of a narrow network without
+dropout, which must come out as ours: --nocheck leaves it out.
+
+The peers are TensorFlow, PyTorch, and PyTorch compiled. One that is not
+installed is skipped with a message; one that fails is reported and left out.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks import network, step_report
+
+ROOT = pathlib.Path(__file__).parent.parent
+BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
+CEILING = 'xla_product'
+# Longest wait for a competitor to be ready, and for its turn, in seconds.
+_PREPARE_LIMIT = 900.0
+_TURN_LIMIT = 600.0
+# What a sleeping competitor may take of one core before it is reported.
+_ASLEEP_LIMIT = 0.02
+# Norm of the difference of each parameter, as a share of the norm of its way.
+_CHECK_TOLERANCE = 1e-3
+_CHECK_LOSS_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Competitor:
+  """One that takes part.
+
+  Attributes:
+    module: below `benchmarks`, with the functions that `step_worker` calls.
+    arguments: of these functions.
+    variants: values of their argument `variant`; the fastest is taken.
+    install: what to do if the module cannot be imported.
+  """
+
+  module: str
+  arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+  variants: tuple[str, ...] = ()
+  install: str = 'pip install -r requirements-bench.txt (make bench does)'
+
+  def by_layers(self) -> 'Competitor':
+    """The same, in the forms that single layers have."""
+    forms = tuple(v for v in self.variants if v != 'xla')
+    return dataclasses.replace(self, variants=forms)
+
+  def forms(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(variant, arguments) of each."""
+    for variant in self.variants:
+      yield variant, {**self.arguments, 'variant': variant}
+    if not self.variants:
+      yield '', self.arguments
+
+
+_PYTORCH = ('library', 'band')
+COMPETITORS = {
+    'ours': Competitor('step_ours'),
+    'ours_two_devices': Competitor('step_ours', {'towers': 2}),
+    'tensorflow': Competitor('step_tensorflow', {}, ('lrn', 'band', 'xla')),
+    'pytorch': Competitor('step_pytorch', {'compiled': False}, _PYTORCH),
+    'pytorch_compiled': Competitor(
+        'step_pytorch', {'compiled': True}, _PYTORCH
+    ),
+}
+# Who has its layers measured by themselves.
+LAYERS_OF = ('ours', 'tensorflow', 'pytorch')
+# The fastest matrix products: of XLA, and of oneDNN by two ways.
+PRODUCTS = {
+    'xla': Competitor('step_ours'),
+    'tensorflow': Competitor('step_tensorflow'),
+    'pytorch': Competitor('step_pytorch'),
+}
+
+
+class CompetitorError(Exception):
+  """A competitor cannot take part; the message says why."""
+
+
+class Worker:
+  """A competitor's process; see step_worker.
+
+  Attributes:
+    variant: which form of it runs.
+    seconds: of each item's step, in the warm-up.
+    operations: of each item's step, floating-point.
+  """
+
+  def __init__(self, python: str, competitor: Competitor, message: dict):
+    self._install = competitor.install
+    self._errors = tempfile.TemporaryFile()
+    self._process = subprocess.Popen(
+        [python, '-m', 'benchmarks.step_worker'],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=self._errors,
+        # All of them on the CPU, whatever else the machine has.
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''},
+    )
+    self.variant = message['arguments'].get('variant', '')
+    try:
+      ready = self._ask(
+          {'module': f'benchmarks.{competitor.module}', **message},
+          _PREPARE_LIMIT,
+      )
+    except BaseException:
+      self.stop()
+      raise
+    self.seconds = ready['ready']
+    self.operations = ready.get('operations')
+
+  def turn(self, item: str, steps: int, seconds: float) -> dict[str, float]:
+    """One turn: seconds and core_seconds a step, and more."""
+    order = {'item': item, 'steps': steps, 'seconds': seconds}
+    return self._ask(order, _TURN_LIMIT + seconds)
+
+  def stop(self) -> None:
+    """Ends the process."""
+    self._process.kill()
+    self._process.wait()
+    self._process.stdin.close()
+    self._process.stdout.close()
+    self._errors.close()
+
+  def _ask(self, message, limit):
+    try:
+      self._process.stdin.write(json.dumps(message).encode() + b'\n')
+      self._process.stdin.flush()
+    except BrokenPipeError:
+      raise CompetitorError(self._last_words()) from None
+    with selectors.DefaultSelector() as selector:
+      selector.register(self._process.stdout, selectors.EVENT_READ)
+      if not selector.select(limit):
+        raise CompetitorError(f'no answer for {limit:.0f} s')
+    line = self._process.stdout.readline()
+    if not line:
+      raise CompetitorError(self._last_words())
+    answer = json.loads(line)
+    if 'missing' in answer:
+      raise CompetitorError(f'{answer["missing"]}: {self._install}')
+    if 'failed' in answer:
+      raise CompetitorError(answer['failed'])
+    return answer
+
+  def _last_words(self):
+    self._process.wait()
+    self._errors.seek(0)
+    lines = self._errors.read().decode(errors='replace').strip().splitlines()
+    return f'ended with {self._process.returncode}: {"".join(lines[-1:])}'
+
+
+def start(
+    python: str, competitor: Competitor, case: network.Case
+) -> Worker:
+  """Starts the fastest form of a competitor.
+
+  Args:
+    python: interpreter.
+    competitor: of COMPETITORS or PRODUCTS.
+    case: what it is to do.
+
+  Returns:
+    Its process, ready for the first turn.
+
+  Raises:
+    CompetitorError: it is not installed, or no form of it works.
+  """
+  best, error = None, None
+  for _, arguments in competitor.forms():
+    message = {'arguments': arguments, 'case': dataclasses.asdict(case)}
+    try:
+      worker = Worker(python, competitor, message)
+    except CompetitorError as reason:
+      error = error or reason
+      continue
+    if best and sum(best.seconds.values()) <= sum(worker.seconds.values()):
+      worker.stop()
+      continue
+    if best:
+      best.stop()
+    best = worker
+  if best is None:
+    raise error
+  return best
+
+
+def measure(
+    competitors: dict[str, tuple[str, Competitor, network.Case]],
+    rounds: int,
+    steps: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+  """Lets competitors take turns.
+
+  Args:
+    competitors: name to (interpreter, competitor, what it is to do).
+    rounds: turns of each.
+    steps: in a turn, at least.
+    seconds: of a turn, at least.
+    say: is told what happens.
+
+  Returns:
+    'turns' {name: {item: [turn of each round]}}, 'operations' {name: {item:
+    of a step}}, 'variants' {name: the form that ran} and 'left_out' {name:
+    reason}.
+  """
+  workers, left_out = {}, {}
+
+  def leave_out(name, reason):
+    left_out[name] = str(reason)
+    say(f'  {name} is left out: {reason}')
+    if name in workers:
+      workers.pop(name).stop()
+
+  try:
+    for name, (python, competitor, case) in competitors.items():
+      try:
+        workers[name] = start(python, competitor, case)
+      except CompetitorError as reason:
+        leave_out(name, reason)
+    variants = {name: worker.variant for name, worker in workers.items()}
+    operations = {name: worker.operations for name, worker in workers.items()}
+    items = list(
+        dict.fromkeys(i for worker in workers.values() for i in worker.seconds)
+    )
+    turns = {name: {} for name in workers}
+    for number in range(rounds):
+      for item in items:
+        for name, worker in list(workers.items()):
+          if item not in worker.seconds:
+            continue
+          try:
+            turn = worker.turn(item, steps, seconds)
+          except CompetitorError as reason:
+            leave_out(name, reason)
+            turns.pop(name)
+            continue
+          turns[name].setdefault(item, []).append(turn)
+          label = name if item == 'step' else f'{item} {name}'
+          say(
+              f'  round {number + 1}/{rounds}  {label:25s} '
+              f'{turn["seconds"]:.4f} s a step'
+          )
+  finally:
+    for worker in workers.values():
+      worker.stop()
+  _report_unrest(turns, say)
+  return {
+      'turns': turns,
+      'operations': operations,
+      'variants': variants,
+      'left_out': left_out,
+  }
+
+
+def _report_unrest(turns, say):
+  for name, items in turns.items():
+    rows = [turn for of_item in items.values() for turn in of_item]
+    waited = sum(turn['waited'] for turn in rows)
+    burnt = sum(turn['core_seconds_asleep'] for turn in rows)
+    if waited > 1 and burnt > _ASLEEP_LIMIT * waited:
+      say(
+          f'  {name} took {burnt / waited:.1%} of a core while it was not its '
+          'turn'
+      )
+
+
+# --- That it is the same network ---
+
+
+def check(
+    competitors: dict[str, tuple[str, Competitor]],
+    case: network.Case,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+  """Compares the first updates of all forms of all competitors with ours.
+
+  Args:
+    competitors: name to (interpreter, competitor).
+    case: in float32, without dropout, with a rate that moves parameters.
+    say: is told what happens.
+
+  Returns:
+    {name: reason} of those of which no form works.
+
+  Raises:
+    SystemExit: a competitor computes something else.
+  """
+  initial = network.parameters(case)
+  failures, compared, reference = {}, set(), None
+  for name, (python, competitor) in competitors.items():
+    for variant, arguments in competitor.forms():
+      label = f'{name} {variant}'.strip()
+      try:
+        updated = _updates(python, competitor, arguments, case)
+      except CompetitorError as reason:
+        say(f'  {label} is left out: {reason}')
+        failures[name] = str(reason)
+        continue
+      compared.add(name)
+      reference = reference or updated
+      worst, place = difference(reference, updated, initial)
+      say(f'  {label}: {worst:.1e} ({place})')
+      if not worst <= 1:
+        raise SystemExit(
+            f'{label} is not the same network: its {place} differs '
+            f'from that of {next(iter(competitors))} {worst:.1f} times as much '
+            'as rounding may; mend it, or leave it out by --frameworks'
+        )
+  return {name: r for name, r in failures.items() if name not in compared}
+
+
+def _updates(python, competitor, arguments, case):
+  with tempfile.TemporaryDirectory() as directory:
+    file = pathlib.Path(directory) / 'updates.npz'
+    message = {
+        'arguments': arguments,
+        'case': dataclasses.asdict(case),
+        'updates_to': str(file),
+    }
+    Worker(python, competitor, message).stop()
+    with np.load(file) as arrays:
+      return dict(arrays)
+
+
+def difference(
+    reference: dict[str, np.ndarray],
+    updated: dict[str, np.ndarray],
+    initial: network.Parameters,
+) -> tuple[float, str]:
+  """How far two competitors are apart.
+
+  Args:
+    reference: 'losses' and 'LAYER/KIND' after the updates.
+    updated: the same of another one.
+    initial: parameters before them.
+
+  Returns:
+    The largest difference in units of what rounding may do, and where it is.
+  """
+  losses = np.abs(updated['losses'] / reference['losses'] - 1).max()
+  worst, place = losses / _CHECK_LOSS_TOLERANCE, 'loss'
+  for layer, kinds in initial.items():
+    for kind, start_value in kinds.items():
+      name = f'{layer}/{kind}'
+      exact = reference[name].astype(np.float64)
+      apart = np.linalg.norm(updated[name] - exact)
+      share = apart / np.linalg.norm(exact - start_value) / _CHECK_TOLERANCE
+      if not share <= worst:
+        worst, place = share, name
+  return float(worst), place
+
+
+# --- The command ---
+
+
+def contestants(
+    names: Sequence[str], peers_python: str
+) -> dict[str, tuple[str, Competitor]]:
+  """{name: (interpreter, competitor)} of some of COMPETITORS, ours first."""
+  return {
+      name: (
+          sys.executable if name.startswith('ours') else peers_python,
+          competitor,
+      )
+      for name, competitor in COMPETITORS.items()
+      if name in names
+  }
+
+
+def machine() -> dict[str, Any]:
+  """What the measurements were made on."""
+  model = platform.processor() or platform.machine()
+  try:
+    rows = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    model = next(r for r in rows if r.startswith('model name')).split(': ')[1]
+  except (OSError, StopIteration):  # Not Linux on x86.
+    pass
+  return {'processor': model, 'cores': os.cpu_count()}
+
+
+def measure_ceilings(
+    dtypes: Sequence[str],
+    runs: dict[str, tuple[str, Competitor]],
+    width: float,
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+  """Fastest matrix products in GFLOP/s by dtype, and memory copied in GB/s.
+
+  Those of XLA, and of the peers among the competitors `runs`.
+  """
+  say = plan['say']
+  ceilings = {}
+  for dtype in dtypes:
+    say(f'largest matrix product, {dtype}')
+    case = network.Case(mode='product', dtype=dtype, width=width)
+    products = {
+        name: (runs[name][0] if name in runs else sys.executable, product, case)
+        for name, product in PRODUCTS.items()
+        if name == 'xla' or name in runs
+    }
+    results = measure(products, **{**plan, 'rounds': min(3, plan['rounds'])})
+    ceilings[dtype] = {
+        name: results['operations'][name]['step']
+        / min(turn['seconds'] for turn in items['step'])
+        / 1e9
+        for name, items in results['turns'].items()
+    }
+  ceilings['memory_copy_gigabytes_per_second'] = _memory_copy()
+  return ceilings
+
+
+def _memory_copy():
+  """Best rate of copying 256 MB in each core's thread, read plus written."""
+  import threading
+  import time
+
+  cores = os.cpu_count()
+  arrays = [np.ones((2, 2**25), np.float32) for _ in range(cores)]
+  best = 0.0
+  for _ in range(5):
+    threads = [
+        threading.Thread(target=np.copyto, args=(array[0], array[1]))
+        for array in arrays
+    ]
+    begin = time.perf_counter()
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    taken = time.perf_counter() - begin
+    best = max(best, sum(array.nbytes for array in arrays) / taken / 1e9)
+  return best
+
+
+def measure_case(
+    case: network.Case,
+    runs: dict[str, tuple[str, Competitor]],
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+  """One row of the table: all competitors in one case, and XLA's product.
+
+  Returns:
+    The case's fields, 'competitors' {name: see step_report.summary} and
+    'left_out' {name: reason}.
+  """
+  plan['say'](f'{case.mode} {case.dtype} batch {case.batch_size}')
+  everyone = {name: (*run, case) for name, run in runs.items()}
+  product = dataclasses.replace(case, mode='product')
+  everyone[CEILING] = (sys.executable, PRODUCTS['xla'], product)
+  results = measure(everyone, **plan)
+  return {
+      'mode': case.mode,
+      'dtype': case.dtype,
+      'batch_size': case.batch_size,
+      'competitors': step_report.summary(
+          results, case.batch_size, ceiling=CEILING
+      ),
+      'left_out': results['left_out'],
+  }
+
+
+def default_python() -> str:
+  """The interpreter of `make bench`'s environment, or this one."""
+  return str(BENCH_PYTHON) if BENCH_PYTHON.exists() else sys.executable
+
+
+def measure_layers(
+    case: network.Case,
+    runs: dict[str, tuple[str, Competitor]],
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+  """Every layer by itself.
+
+  Returns:
+    {'LAYER PART': {name: see step_report.layer_summary}}.
+  """
+  plan['say'](f'layers {case.dtype} batch {case.batch_size}')
+  everyone = {
+      name: (python, competitor.by_layers(), case)
+      for name, (python, competitor) in runs.items()
+      if name in LAYERS_OF
+  }
+  # There are some forty, and each needs milliseconds.
+  results = measure(everyone, **{**plan, 'seconds': plan['seconds'] / 10})
+  return step_report.layer_summary(results)
+
+
+def _measure_all(values, runs, plan):
+  """What goes to --json, and the table."""
+  cases = [
+      network.Case(mode, dtype, int(batch_size), values.width, values.classes)
+      for mode in values.modes
+      for dtype in values.dtypes
+      for batch_size in values.batch_sizes
+  ]
+  results = {
+      'machine': machine(),
+      'rounds': values.rounds,
+      'seconds_a_turn': values.seconds,
+  }
+  if values.layers:
+    case = max(cases, key=lambda case: case.batch_size)
+    layers = {
+        dtype: measure_layers(
+            dataclasses.replace(case, mode='layers', dtype=dtype), runs, plan
+        )
+        for dtype in values.dtypes
+    }
+    results |= {'batch_size': case.batch_size, 'layers': layers}
+    return results, step_report.layer_table(results)
+  results |= {
+      'ceilings': measure_ceilings(values.dtypes, runs, values.width, plan),
+      'cases': [measure_case(case, runs, plan) for case in cases],
+  }
+  return {**step_report.headline(results), **results}, step_report.table(
+      results
+  )
+
+
+def _check_flags(values):
+  for flag, wanted in (
+      ('modes', network.MODES),
+      ('dtypes', network.DTYPES),
+      ('frameworks', tuple(COMPETITORS)),
+  ):
+    for value in values[flag].value:
+      if value not in wanted:
+        raise app.UsageError(
+            f'--{flag} has {value!r}: wanted some of {", ".join(wanted)}'
+        )
+  if not all(size.isdigit() and int(size) for size in values.batch_sizes):
+    raise app.UsageError(
+        f'--batch_sizes is {values.batch_sizes}: wanted numbers from 1'
+    )
+  if values.readme:
+    if values.layers:
+      raise app.UsageError('--readme is for the table without --layers')
+    # Now, and not after an hour.
+    step_report.split_at_markers(pathlib.Path(values.readme))
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  _check_flags(values)
+  say = lambda line: print(line, flush=True)
+  names = [*values.frameworks, *(['ours_two_devices'] if values.towers else [])]
+  runs = contestants(names, values.python or default_python())
+  plan = dict(
+      rounds=values.rounds, steps=values.steps, seconds=values.seconds, say=say
+  )
+  if values.check:
+    say('the same network: differences, 1 is what rounding may do')
+    narrow = network.Case(
+        batch_size=4, width=min(values.width, 0.125), classes=values.classes,
+        dropout=0.0, rate=1e-4,
+    )
+    for name in check(runs, narrow, say):
+      del runs[name]
+  results, table = _measure_all(values, runs, plan)
+  say('\n' + table)
+  if values.json:
+    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+  if values.readme:
+    step_report.write_between_markers(pathlib.Path(values.readme), table)
+
+
+def _define_flags():
+  flags.DEFINE_list('batch_sizes', ['1', '8', '32', '128'], 'Images in a step.')
+  flags.DEFINE_list('modes', list(network.MODES), 'What to measure.')
+  flags.DEFINE_list('dtypes', list(network.DTYPES), 'What to compute in.')
+  flags.DEFINE_list(
+      'frameworks',
+      [name for name in COMPETITORS if name != 'ours_two_devices'],
+      'Competitors.',
+  )
+  flags.DEFINE_bool(
+      'towers', False, 'Ours on two CPU devices, a tower each, besides.'
+  )
+  flags.DEFINE_bool(
+      'layers', False,
+      'Each layer by itself at the largest batch instead: forward and '
+      'gradients; turns are a tenth as long.',
+  )
+  flags.DEFINE_integer('rounds', 5, 'Turns of each competitor.')
+  flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
+  flags.DEFINE_float('seconds', 3.0, 'Length of a turn, at least.')
+  flags.DEFINE_bool('check', True, 'Compare the first updates before.')
+  flags.DEFINE_float('width', 1.0, 'Factor of all features: for tests.')
+  flags.DEFINE_integer('classes', 1000, 'Of the output: for tests.')
+  flags.DEFINE_string(
+      'python', None,
+      'Interpreter that has the peers; unset: that of `make bench`, or this.',
+  )
+  flags.DEFINE_string('json', None, 'File to write the results to.')
+  flags.DEFINE_string(
+      'readme', None, 'File whose table between the markers is replaced.'
+  )
+
+
+if __name__ == '__main__':
+  _define_flags()
+  app.run(main)
