@@ -137,8 +137,8 @@ def make_train_step(
     correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
     # The mean over the mesh is taken here, inside the differentiated
     # function: the transpose of each replicated parameter's use is then the
-    # sum over devices, and a collective on the gradients themselves would
-    # count it again.
+    # sum over devices, and a further collective on the gradients would count
+    # it again.
     mean = lambda x: lax.pmean(x, (DATA, TOWER))
     return mean(jnp.mean(example_losses(logits, labels))), mean(correct)
 
@@ -150,8 +150,14 @@ def make_train_step(
     count = batch['label'].shape[0]
     first = lax.axis_index(DATA) * count
     keys = dropout_keys(key, state.step, first, count)
+    # The gradients of each replica's own copy, summed over the replicas once,
+    # at the end. Of parameters that are marked as equal the sum would be taken
+    # in every part.
+    own_params, sum_over_replicas = jax.vjp(
+        lambda params: lax.pcast(params, DATA, to='varying'), state.params
+    )
     if accumulation == 1:
-      (loss, top1), gradients = value_and_grad(state.params, batch, keys)
+      (loss, top1), gradients = value_and_grad(own_params, batch, keys)
     else:
       parts = jax.tree.map(
           lambda x: x.reshape(accumulation, -1, *x.shape[1:]),
@@ -159,17 +165,18 @@ def make_train_step(
       )
 
       def add_part(total, part):
-        part_result = value_and_grad(state.params, *part)
+        part_result = value_and_grad(own_params, *part)
         return jax.tree.map(jnp.add, total, part_result), None
 
       first_part = jax.tree.map(lambda x: x[0], parts)
       other_parts = jax.tree.map(lambda x: x[1:], parts)
       total, _ = lax.scan(
-          add_part, value_and_grad(state.params, *first_part), other_parts
+          add_part, value_and_grad(own_params, *first_part), other_parts
       )
       (loss, top1), gradients = jax.tree.map(
           lambda x: x / accumulation, total
       )
+    (gradients,) = sum_over_replicas(gradients)
     updates, opt_state = optimizer.update(
         gradients, state.opt_state, state.params, rates=rates
     )

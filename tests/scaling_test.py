@@ -109,6 +109,12 @@ class CollectivesTest(parameterized.TestCase):
         report(data, tower).collectives, 10 + len(known) + len(others)
     )
 
+  def test_accumulation_reduces_gradients_once(self):
+    """Not in its loop, where the text would have them twice, and run N - 1."""
+    self.assertEqual(
+        reduced_gradients(report(2, 2, accumulation=2)), sorted(GRADIENTS)
+    )
+
   def test_one_device_sends_nothing(self):
     self.assertEqual(report(1, 1).collectives, ())
 
