@@ -3,7 +3,7 @@
   python -m benchmarks.scaling --output=docs/scaling.png --json=results.json
 
 First it compiles run #145's step for meshes of 1 to 512 devices that do not
-exist (full width, nothing runs; half a minute each on two cores, and
+exist (full width, nothing runs; nine meshes take two minutes, and
 `--meshes=` leaves it out) and prints of each device the memory, the operations
 and every collective. Then it predicts, from published speeds and without
 measuring anything, the efficiency of 2 to 512 accelerators; `--machine` names
