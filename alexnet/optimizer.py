@@ -22,6 +22,14 @@ from alexnet.definitions import Rules
 from alexnet.errors import ConfigError
 
 KINDS = ('kernel', 'bias')
+# By how much a batch that is `ratio` times the recipe's multiplies its rates.
+# Krizhevsky 2014 (arXiv:1404.5997) derives the root from the variance of the
+# gradient and finds the other better; Goyal et al. 2017 (arXiv:1706.02677).
+BATCH_SCALINGS = {
+    'none': lambda ratio: 1.0,
+    'linear': lambda ratio: ratio,
+    'sqrt': math.sqrt,
+}
 # {layer: {'kernel': rate, 'bias': rate}}; a layer may have more kernels.
 Rates = dict[str, dict[str, float]]
 
@@ -179,6 +187,22 @@ def check_schedule(
     raise ConfigError(
         f'schedule.learning_rate is {schedule.learning_rate}: wanted > 0'
     )
+  if schedule.batch_scaling not in BATCH_SCALINGS:
+    raise ConfigError(
+        f"schedule.batch_scaling is '{schedule.batch_scaling}', wanted one of "
+        f'{tuple(BATCH_SCALINGS)}'
+    )
+  if schedule.reference_batch_size < 1:
+    raise ConfigError(
+        'schedule.reference_batch_size is '
+        f'{schedule.reference_batch_size}: wanted at least 1 example, the '
+        'batch_size that schedule.learning_rate was chosen for'
+    )
+  if not 0 <= schedule.warmup_epochs < math.inf:
+    raise ConfigError(
+        f'schedule.warmup_epochs is {schedule.warmup_epochs}: wanted a number '
+        'of epochs >= 0; 0 for no warm-up'
+    )
   if schedule.name == 'plateau' and schedule.plateau.patience < 1:
     raise ConfigError(
         f'schedule.plateau.patience is {schedule.plateau.patience}: wanted '
@@ -241,7 +265,7 @@ def rates_at(
   """The learning rates of one step: a pure function, computed on the host.
 
   Args:
-    config: the whole config; reads schedule and optimizer.
+    config: the whole config; reads schedule, optimizer, batch_size and seed.
     layers: names of the layers that have parameters.
     step: updates made so far.
     total_steps: updates of the whole run, for the geometric stages.
@@ -285,9 +309,26 @@ def rates_at(
             # A layer that reads several others has kernel, kernel1, ...
             if kind == 'both' or k.startswith(kind):
               rates[name][k] = rate
+  factors = dict.fromkeys(
+      layers, _factor(schedule, config.batch_size, step, steps_per_epoch)
+  )
   for layer, factor in config.optimizer.layer_rate_factors:
-    rates[layer] = {k: factor * rate for k, rate in rates[layer].items()}
-  return rates
+    factors[layer] *= factor
+  return {
+      layer: {kind: factors[layer] * rate for kind, rate in of_layer.items()}
+      for layer, of_layer in rates.items()
+  }
+
+
+def _factor(schedule, batch_size, step, steps_per_epoch):
+  """Of all rates: for the size of the batch, and while warming up."""
+  ratio = batch_size / schedule.reference_batch_size
+  factor = BATCH_SCALINGS[schedule.batch_scaling](ratio)
+  warmup_steps = schedule.warmup_epochs * steps_per_epoch
+  if step + 1 < warmup_steps:
+    # Not from 0, which would freeze the first step's velocity.
+    factor *= (step + 1) / warmup_steps
+  return factor
 
 
 def _rates_of_rules(rules, step, total_steps, seed):

@@ -141,8 +141,8 @@ def make_train_step(
     correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
     # The mean over the mesh is taken here, inside the differentiated
     # function: the transpose of each replicated parameter's use is then the
-    # sum over devices, and a collective on the gradients themselves would
-    # count it again.
+    # sum over devices, and a further collective on the gradients would count
+    # it again.
     mean = lambda x: lax.pmean(x, (DATA, TOWER))
     return mean(jnp.mean(example_losses(logits, labels))), mean(correct)
 
@@ -154,9 +154,15 @@ def make_train_step(
     count = batch['label'].shape[0]
     first = lax.axis_index(DATA) * count
     keys = dropout_keys(key, state.step, first, count)
+    # The gradients of each replica's own copy, summed over the replicas once,
+    # at the end. Of parameters that are marked as equal the sum would be taken
+    # in every part.
+    own_params, sum_over_replicas = jax.vjp(
+        lambda params: lax.pcast(params, DATA, to='varying'), state.params
+    )
     if accumulation == 1:
       (loss, top1), gradients = value_and_grad(
-          state.params, batch, keys, images
+          own_params, batch, keys, images
       )
     else:
       parts = jax.tree.map(
@@ -165,19 +171,20 @@ def make_train_step(
       )
 
       def add_part(total, part):
-        part_result = value_and_grad(state.params, *part, images)
+        part_result = value_and_grad(own_params, *part, images)
         return jax.tree.map(jnp.add, total, part_result), None
 
       first_part = jax.tree.map(lambda x: x[0], parts)
       other_parts = jax.tree.map(lambda x: x[1:], parts)
       total, _ = lax.scan(
           add_part,
-          value_and_grad(state.params, *first_part, images),
+          value_and_grad(own_params, *first_part, images),
           other_parts,
       )
       (loss, top1), gradients = jax.tree.map(
           lambda x: x / accumulation, total
       )
+    (gradients,) = sum_over_replicas(gradients)
     updates, opt_state = optimizer.update(
         gradients, state.opt_state, state.params, rates=rates
     )

@@ -31,6 +31,11 @@ _WITHOUT = {
     'dataset': {'size': 256, 'split_seed': None},
     'optimizer': {'layer_rate_factors': ()},
     'pretrained': {'workdir': None, 'layers': ()},
+    'schedule': {
+        'batch_scaling': 'none',
+        'reference_batch_size': 128,
+        'warmup_epochs': 0.0,
+    },
     'until_train_error': None,
 }
 
@@ -78,6 +83,7 @@ def check_config(
       if old.get(name) != new.get(name)
       and name not in _MAY_CHANGE
       and not _has_moved(name, old, new)
+      and not _has_no_use(name, old, new)
   ]
   if changed:
     raise CheckpointError(
@@ -92,6 +98,12 @@ def _has_moved(name, old, new):
   """A pretrained run may lie elsewhere now; it is not read again."""
   is_path = name == 'pretrained.workdir'
   return is_path and None not in (old.get(name), new.get(name))
+
+
+def _has_no_use(name, old, new):
+  """A batch that no rate is scaled by; older runs do not tell theirs."""
+  scaling = {config.get('schedule.batch_scaling') for config in (old, new)}
+  return name == 'schedule.reference_batch_size' and scaling == {'none'}
 
 
 def _difference(name, old, new):

@@ -190,6 +190,16 @@ def _schedule():
   schedule.name = 'plateau'
   # Initial rate (§5).
   schedule.learning_rate = 0.01
+  # For larger batches, see docs/scaling.md; the paper knows neither. All rates,
+  # whatever gives them, are multiplied by batch_size / reference_batch_size
+  # ('linear': Goyal et al. 2017), by its root ('sqrt': Krizhevsky 2014) or by
+  # nothing ('none'). The rates of this recipe were chosen for the batch named
+  # here.
+  schedule.batch_scaling = 'none'
+  schedule.reference_batch_size = 128
+  # Epochs in which all rates grow from nearly nothing to what they are, in
+  # equal steps; 0: none (Goyal et al.: 5).
+  schedule.warmup_epochs = 0.0
   # plateau: rate * factor when the validation error has not improved for
   # `patience` evaluations, at most max_drops times. §5: "divide the learning
   # rate by 10 when the validation error rate stopped improving ... reduced
@@ -288,4 +298,5 @@ def adapt_to_digits(config: ml_collections.ConfigDict) -> None:
   # for 120 steps; half of it, and then down, makes five epochs enough.
   config.schedule.name = 'geometric'
   config.schedule.learning_rate = 0.005
+  config.schedule.reference_batch_size = 32
   config.schedule.geometric.factors = (1.0, 0.3, 0.1, 0.03)

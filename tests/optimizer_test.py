@@ -4,6 +4,7 @@ from tests import testing  # isort: skip
 
 import importlib
 import json
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -108,8 +109,10 @@ class PlateauTest(absltest.TestCase):
 
 class RatesTest(parameterized.TestCase):
 
-  def _rates(self, config, step, plateau=None, total=9000, layers=LAYERS):
-    optimizer.check_schedule(config.schedule, layers)
+  def _rates(
+      self, config, step, plateau=None, total=9000, layers=LAYERS, rules=None
+  ):
+    optimizer.check_schedule(config.schedule, layers, rules)
     return optimizer.rates_at(
         config,
         layers,
@@ -117,6 +120,7 @@ class RatesTest(parameterized.TestCase):
         total_steps=total,
         steps_per_epoch=100,
         plateau=plateau or optimizer.Plateau(),
+        rules=rules,
     )
 
   def test_plateau(self):
@@ -219,6 +223,81 @@ class RatesTest(parameterized.TestCase):
     self.assertEqual(rates['conv1'], {'kernel': 0.01, 'bias': 0.02})
 
   @parameterized.parameters(
+      ('none', 128, 1.0), ('linear', 128, 1.0), ('sqrt', 128, 1.0),
+      ('none', 1024, 1.0), ('linear', 1024, 8.0), ('sqrt', 512, 2.0),
+      ('linear', 32, 0.25), ('sqrt', 32, 0.5),
+  )
+  def test_batch_scaling(self, scaling, batch_size, factor):
+    """By the batch over 128, or its root; whatever the schedule."""
+    config = alexnet.get_config('imagenet2012')
+    config.batch_size = batch_size
+    config.schedule.batch_scaling = scaling
+    rates = self._rates(config, 0, optimizer.Plateau(drops=1))
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.001 * factor)
+    config = alexnet_2012_geometric.get_config('imagenet2012')
+    config.batch_size = batch_size
+    config.schedule.batch_scaling = scaling
+    rates = self._rates(config, 9000)
+    self.assertAlmostEqual(rates['fc8']['kernel'], 4e-5 * factor, places=8)
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.002 * factor)
+    self.assertEqual(rates['conv1'], {'kernel': 0, 'bias': 0})
+
+  def test_batch_scaling_of_digits_is_from_their_own_batch(self):
+    config = alexnet.get_config()
+    config.schedule.batch_scaling = 'linear'
+    self.assertEqual(self._rates(config, 0)['fc8']['kernel'], 0.005)
+    config.batch_size = 64
+    self.assertEqual(self._rates(config, 0)['fc8']['kernel'], 0.01)
+
+  @parameterized.parameters(
+      # 2.5 epochs of 100 steps: 1 / 250, 2 / 250, ...
+      (0, 0.004), (1, 0.008), (124, 0.5), (248, 0.996), (249, 1.0), (250, 1.0),
+      (2499, 1.0),
+  )
+  def test_warmup(self, step, factor):
+    config = alexnet_2012.get_config('imagenet2012')
+    config.schedule.warmup_epochs = 2.5
+    config.schedule.steps = ()
+    rates = self._rates(config, step)
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.01 * factor)
+    self.assertAlmostEqual(rates['conv1']['bias'], 0.02 * factor)
+
+  def test_warmup_scaling_and_factors_multiply(self):
+    """Step 24 of 50, batch 512: 0.5 * 4; conv1 frozen, fc8 ten times."""
+    config = alexnet_2012.get_config('imagenet2012')
+    config.batch_size = 512
+    config.schedule.update(
+        name='steps', steps=((0.0, 'conv1', 'both', 0.0),),
+        batch_scaling='linear', warmup_epochs=0.5,
+    )
+    config.optimizer.layer_rate_factors = (('fc8', 10.0), ('conv2', 0))
+    rates = self._rates(config, 24)
+    self.assertEqual(rates['conv1'], {'kernel': 0, 'bias': 0})
+    self.assertEqual(rates['conv2'], {'kernel': 0, 'bias': 0})
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.2)
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.4)
+
+  def test_a_definition_is_scaled_and_warmed_up_too(self):
+    rule = types.SimpleNamespace(rate_at=lambda progress, normal: 0.004)
+    frozen = types.SimpleNamespace(rate_at=lambda progress, normal: 0.0)
+    rules = {'conv1': {'kernel': frozen}, 'fc8': {'kernel': rule, 'bias': rule}}
+    config = alexnet.get_config('imagenet2012')
+    config.batch_size = 2048
+    config.schedule.update(
+        name='definition', batch_scaling='sqrt', warmup_epochs=0.1
+    )
+    # Step 4 of 10, sixteen times the batch: 0.5 * 4.
+    rates = self._rates(config, 4, layers=tuple(rules), rules=rules)
+    self.assertEqual(rates['conv1'], {'kernel': 0})
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.008)
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.008)
+
+  @parameterized.parameters(
+      (dict(batch_scaling='cubic'), "batch_scaling is 'cubic'.*'linear'"),
+      (dict(reference_batch_size=0), 'reference_batch_size is 0'),
+      (dict(warmup_epochs=-1.0), 'warmup_epochs is -1.0'),
+      (dict(warmup_epochs=float('nan')), 'warmup_epochs is nan'),
+      (dict(warmup_epochs=float('inf')), 'warmup_epochs is inf'),
       (dict(name='cosine'), "'cosine'.*'plateau'"),
       (dict(learning_rate=-0.1), 'learning_rate is -0.1'),
       (dict(steps=((1.0, 'conv9', 'kernel', 0.1),)), 'conv9'),

@@ -295,14 +295,16 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
 
 
 def _without_use(config):
-  """Beginnings of the names of settings of other schedules than the run's."""
+  """Beginnings of the names of schedule settings that the run does not use."""
   schedule = config.schedule
   used = {schedule.name}
   if schedule.name in ('geometric', 'definition') and schedule.steps:
     used.add('steps')  # They come on top of these.
+  if schedule.batch_scaling != 'none':
+    used.add('reference_batch_size')
   return tuple(
       f'schedule.{name}'
-      for name in ('plateau', 'steps', 'geometric')
+      for name in ('plateau', 'steps', 'geometric', 'reference_batch_size')
       if name not in used
   )
 

@@ -1,0 +1,292 @@
+"""What XLA makes of the training step for a mesh, without running it.
+
+The devices are CPU threads that never start, the arrays are shapes. The
+collectives are those of the optimized module of one device, after XLA has
+merged and removed what it can.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import NamedSharding
+
+from alexnet import optimizer, partitioning, train_step
+from alexnet.models import create_model
+
+_BYTES = {'f32': 4, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'pred': 1}
+_KINDS = (
+    'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
+    'collective-permute', 'collective-broadcast', 'ragged-all-to-all',
+)
+# `-start` is the form of backends that do something else meanwhile.
+_COLLECTIVE = re.compile(
+    rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})(?:-start)?\('
+)
+_LAYER = re.compile(r'\b(?:conv|fc)\d\b')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One collective operation of the compiled step, as each device sees it.
+
+  Attributes:
+    kind: HLO's name of it.
+    axis: mesh axes that its devices differ in, 'data', 'tower' or 'data+tower'.
+    layer: whose input is gathered, or whose gradient is reduced; 'logits',
+      'loss' (and top-1), or 'gradients', of all layers in one operation.
+    backward: whether it belongs to the backward pass.
+    shapes: of its results, one for each array.
+    size: bytes of the whole: what has been gathered, or is to be reduced.
+    devices: that take part together.
+  """
+
+  kind: str
+  axis: str
+  layer: str
+  backward: bool
+  shapes: tuple[tuple[int, ...], ...]
+  size: int
+  devices: int
+
+  @property
+  def sent(self) -> float:
+    """Bytes that a device sends, at least (on a ring)."""
+    share = (self.devices - 1) / self.devices
+    return self.size * share * (2 if self.kind == 'all-reduce' else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """One compiled step; all numbers are of one device.
+
+  Attributes:
+    data, tower: the mesh.
+    parameters: bytes of the parameters; the velocity is as large.
+    arguments: bytes of parameters, velocity and batch.
+    temporaries: bytes of what lives during the step: activations, gradients.
+    flops: as XLA counts them.
+    analytic_flops: of the convolutions and matrix products, see `step_flops`.
+    collectives: in the order of the program.
+    before_xla: how many of each kind the program had before it was compiled.
+  """
+
+  data: int
+  tower: int
+  parameters: int
+  arguments: int
+  temporaries: int
+  flops: float
+  analytic_flops: float
+  collectives: tuple[Collective, ...]
+  before_xla: dict[str, int]
+
+
+def compile_step(config: ml_collections.ConfigDict) -> Report:
+  """Compiles the training step of a config for its mesh.
+
+  Args:
+    config: as from configs/alexnet.py, with model.num_classes, mesh.data and
+      mesh.tower set.
+
+  Raises:
+    ConfigError: the mesh cannot be made, see `partitioning.create_mesh`.
+    ValueError: the module has something that this file cannot read.
+  """
+  mesh = partitioning.create_mesh(config)
+  model = create_model(config.model)
+  rule = optimizer.create_optimizer(config.optimizer)
+  crop = config.augmentation.crop_size
+  state = jax.eval_shape(
+      lambda key: train_step.create_state(model, rule, key, crop),
+      jax.random.key(0),
+  )
+  step = train_step.make_train_step(
+      model=model,
+      optimizer=rule,
+      mesh=mesh,
+      state=state,
+      images=lambda batch: batch['image'],
+      seed=0,
+      accumulation=config.accumulation,
+  )
+  over_data = NamedSharding(mesh, partitioning.BATCH)
+  place = lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+  )
+  count = config.batch_size
+  batch = {
+      'image': jax.ShapeDtypeStruct(
+          (count, crop, crop, 3), jnp.float32, sharding=over_data
+      ),
+      'label': jax.ShapeDtypeStruct((count,), jnp.int32, sharding=over_data),
+  }
+  rates = jax.tree.map(
+      lambda _: jax.ShapeDtypeStruct((), jnp.float32), state.params
+  )
+  lowered = jax.jit(step, donate_argnums=0).lower(
+      jax.tree.map(place, state, partitioning.shardings(state, mesh)),
+      batch,
+      rates,
+  )
+  compiled = lowered.compile()
+  costs = compiled.cost_analysis()
+  memory = compiled.memory_analysis()
+  tower = mesh.shape[partitioning.TOWER]
+  return Report(
+      data=mesh.shape[partitioning.DATA],
+      tower=tower,
+      parameters=_local_bytes(state.params, mesh),
+      arguments=memory.argument_size_in_bytes,
+      temporaries=memory.temp_size_in_bytes,
+      flops=costs['flops'],
+      analytic_flops=sum(step_flops(config).values())
+      * count
+      / (mesh.shape[partitioning.DATA] * tower),
+      collectives=read_collectives(compiled.as_text(), tower),
+      before_xla=_count_before_xla(lowered.as_text()),
+  )
+
+
+def _local_bytes(tree, mesh):
+  shardings = partitioning.shardings(tree, mesh)
+  sizes = jax.tree.map(
+      lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape))
+      * leaf.dtype.itemsize,
+      tree,
+      shardings,
+  )
+  return sum(jax.tree.leaves(sizes))
+
+
+def _count_before_xla(text):
+  names = re.findall(
+      r'stablehlo\.(all_gather|all_reduce|reduce_scatter|all_to_all'
+      r'|collective_\w+)"?\(',
+      text,
+  )
+  return dict(collections.Counter(names))
+
+
+def step_flops(config: ml_collections.ConfigDict) -> dict[str, float]:
+  """Floating point operations of each layer in a training step, of one image.
+
+  A convolution or matrix product and its two gradients are three times its
+  multiply-adds, each two operations; the first layer's input has no gradient.
+  Products with the zeros around an image count. All else is left out.
+
+  Args:
+    config: as for `compile_step`.
+  """
+  model = create_model(config.model)
+  crop = config.augmentation.crop_size
+  _, seen = jax.eval_shape(
+      lambda key, x: model.init_with_output(
+          key, x, capture_intermediates=True
+      ),
+      jax.random.key(0),
+      jax.ShapeDtypeStruct((1, crop, crop, 3), jnp.float32),
+  )
+  flops = {}
+  for index, (layer, params) in enumerate(seen['params'].items()):
+    (output,) = seen['intermediates'][layer]['__call__']
+    positions = math.prod(output.shape[1:-1])
+    multiply_adds = positions * math.prod(params['kernel'].shape)
+    flops[layer] = 2.0 * multiply_adds * (2 if index == 0 else 3)
+  return flops
+
+
+def read_collectives(text: str, tower: int) -> tuple[Collective, ...]:
+  """The collectives in the text of a compiled module, in its order.
+
+  Those of a device with itself, which a mesh of size one leaves behind, move
+  nothing and are left out.
+
+  Args:
+    text: HLO.
+    tower: size of the mesh's last axis, to name the axes.
+
+  Raises:
+    ValueError: a form that is not known here.
+  """
+  found = []
+  for line in text.splitlines():
+    match = _COLLECTIVE.search(line)
+    if not match:
+      continue
+    groups = _groups(line)
+    if groups.shape[1] == 1:
+      continue
+    kind, shapes = match['kind'], _shapes(match['shape'])
+    size = sum(math.prod(shape) * width for shape, width in shapes)
+    if kind == 'reduce-scatter':
+      size *= groups.shape[1]
+    name = re.search(r'op_name="([^"]*)"', line)
+    name = name[1] if name else ''
+    found.append(
+        Collective(
+            kind=kind,
+            axis=_axis(groups, tower),
+            layer=_layer(name, shapes),
+            backward='transpose(' in name,
+            shapes=tuple(shape for shape, _ in shapes),
+            size=size,
+            devices=groups.shape[1],
+        )
+    )
+  return tuple(found)
+
+
+def _shapes(text) -> list[tuple[tuple[int, ...], int]]:
+  """[(shape, bytes of an element)] of an HLO shape or a tuple of them."""
+  arrays = re.findall(r'(\w+)\[([\d,]*)\]', re.sub(r'/\*.*?\*/', '', text))
+  unknown = {dtype for dtype, _ in arrays} - _BYTES.keys()
+  if unknown or not arrays:
+    raise ValueError(f'a collective of {text}: wanted arrays of {list(_BYTES)}')
+  return [
+      (tuple(int(side) for side in shape.split(',') if side), _BYTES[dtype])
+      for dtype, shape in arrays
+  ]
+
+
+def _groups(line) -> np.ndarray:
+  """[groups, devices of a group] places in the mesh, row by row."""
+  listed = re.search(r'replica_groups=\{(\{.*?\})\}', line)
+  if listed:
+    rows = re.findall(r'\{([\d,]+)\}', listed[1])
+    return np.array([[int(n) for n in row.split(',')] for row in rows])
+  # [2,4]<=[4,2]T(1,0): count up in shape (4, 2), transpose, then cut.
+  counted = re.search(
+      r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
+  )
+  if not counted:
+    raise ValueError(f'cannot read the replica_groups of {line.strip()[:300]}')
+  groups, shape, order = (
+      [int(n) for n in part.split(',')] if part else None
+      for part in counted.groups()
+  )
+  devices = np.arange(math.prod(shape)).reshape(shape)
+  return devices.transpose(order).reshape(groups)
+
+
+def _axis(groups, tower):
+  places = {'data': groups // tower, 'tower': groups % tower}
+  return '+'.join(
+      axis for axis, place in places.items() if (place != place[:, :1]).any()
+  )
+
+
+def _layer(name, shapes):
+  if all(shape == () for shape, _ in shapes):
+    return 'loss'
+  layers = set(_LAYER.findall(name))
+  if len(shapes) > 1:
+    return 'gradients'
+  if len(layers) == 1:
+    return layers.pop()
+  return 'logits' if 'AlexNet' in name else 'unknown'

@@ -1,0 +1,54 @@
+"""Workdirs of runs that were made before a field was."""
+
+from tests import testing  # isort: skip
+
+import json
+import pathlib
+
+from absl.testing import absltest
+
+from alexnet import workdir
+from alexnet.errors import CheckpointError
+from configs import alexnet
+
+
+class OlderRunTest(absltest.TestCase):
+  """The digits' batch is 32, which no older config.json says of its rates."""
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir())
+    self.config = alexnet.get_config()
+    values = self.config.to_dict()
+    for name in ('batch_scaling', 'reference_batch_size', 'warmup_epochs'):
+      del values['schedule'][name]
+    (self.workdir / 'config.json').write_text(json.dumps(values))
+
+  def test_has_plain_rates(self):
+    schedule = workdir.load_config(self.workdir).schedule
+    self.assertEqual(schedule.batch_scaling, 'none')
+    self.assertEqual(schedule.warmup_epochs, 0.0)
+    self.assertEqual(schedule.learning_rate, 0.005)
+
+  def test_goes_on(self):
+    workdir.check_config(self.workdir, self.config)
+
+  def test_does_not_go_on_with_other_rates(self):
+    self.config.schedule.batch_scaling = 'linear'
+    with self.assertRaisesRegex(
+        CheckpointError,
+        "schedule.batch_scaling was 'none', is 'linear'; "
+        'schedule.reference_batch_size was 128, is 32',
+    ):
+      workdir.check_config(self.workdir, self.config)
+
+  def test_does_not_go_on_with_a_warmup(self):
+    self.config.schedule.warmup_epochs = 1.0
+    with self.assertRaisesRegex(CheckpointError, 'warmup_epochs was 0.0'):
+      workdir.check_config(self.workdir, self.config)
+
+
+del testing
+
+if __name__ == '__main__':
+  absltest.main()
