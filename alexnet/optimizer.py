@@ -89,12 +89,9 @@ def create_optimizer(
         ))
         for decay in sorted(decays)
     ]
-  rule = optax.chain(
-      *decayed,
-      _scale_by_negative_rates(),
-      optax.trace(decay=config.momentum),
+  return optax.chain(
+      *decayed, _scale_by_negative_rates(), _momentum(config.momentum)
   )
-  return _freeze_where_rate_is_zero(rule)
 
 
 def _scale_by_negative_rates():
@@ -107,29 +104,30 @@ def _scale_by_negative_rates():
   )
 
 
-def _freeze_where_rate_is_zero(rule):
-  """Without this, momentum would carry a parameter on after its rate is 0."""
+def _momentum(momentum):
+  """optax.trace, but for parameters whose rate is 0: they and it stay.
+
+  Without that, momentum would carry a parameter on after its rate is 0.
+  """
 
   def update(updates, state, params=None, *, rates, **_):
-    updates, new_state = rule.update(updates, state, params, rates=rates)
-    velocity = optax.tree.get(state, 'trace')
-    new_velocity = jax.tree.map(
-        lambda rate, old, new: jnp.where(rate == 0, old, new),
+    del params
+    # By factors: of a choice between arrays XLA makes, on a CPU, copies of the
+    # old velocity and the parameters, and computes the new one twice.
+    velocity = jax.tree.map(
+        lambda rate, v, u: jnp.where(rate == 0, 1.0, momentum) * v + u,
         rates,
-        velocity,
-        optax.tree.get(new_state, 'trace'),
-    )
-    updates = jax.tree.map(
-        lambda rate, u: jnp.where(rate == 0, jnp.zeros_like(u), u),
-        rates,
+        state.trace,
         updates,
     )
-    # Or XLA computes the velocity a second time where it is added, and copies
-    # the old one and the parameters for that.
-    updates = jax.lax.optimization_barrier(updates)
-    return updates, optax.tree.set(new_state, trace=new_velocity)
+    moved = jax.tree.map(
+        lambda rate, v: jnp.where(rate == 0, 0.0, 1.0) * v, rates, velocity
+    )
+    return moved, optax.TraceState(velocity)
 
-  return optax.GradientTransformationExtraArgs(rule.init, update)
+  return optax.GradientTransformationExtraArgs(
+      optax.trace(momentum).init, update
+  )
 
 
 @dataclasses.dataclass

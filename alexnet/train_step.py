@@ -35,6 +35,21 @@ class TrainState:
   opt_state: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class _Step:
+  """A compiled function, and its last arguments, which stay the same."""
+
+  function: Any
+  constants: tuple[Any, ...]
+
+  def __call__(self, *arguments):
+    return self.function(*arguments, *self.constants)
+
+  def lower(self, *arguments):
+    """As of a function from `jax.jit`."""
+    return self.function.lower(*arguments, *self.constants)
+
+
 def create_state(
     model: Module,
     optimizer: optax.GradientTransformation,
@@ -205,9 +220,7 @@ def make_train_step(
   # An argument, so that runs of a sweep that differ in their seed are the same
   # program.
   key = jax.random.key(seed)
-  return lambda state, batch, rates: compiled(
-      state, batch, rates, key, images
-  )
+  return _Step(compiled, (key, images))
 
 
 def make_eval_step(
@@ -252,7 +265,7 @@ def make_eval_step(
       out_specs=REPLICATED,
   )
   compiled = jax.jit(mapped, compiler_options=_compiler_options(mesh))
-  return lambda params, batch: compiled(params, batch, images)
+  return _Step(compiled, (images,))
 
 
 def make_predict_step(
@@ -294,7 +307,7 @@ def make_predict_step(
       lambda *arguments: jax.sharding.reshard(mapped(*arguments), everywhere),
       compiler_options=_compiler_options(mesh),
   )
-  return lambda params, batch: compiled(params, batch, images)
+  return _Step(compiled, (images,))
 
 
 def _as_argument(images, mesh):

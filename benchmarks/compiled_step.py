@@ -129,7 +129,7 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
   rates = jax.tree.map(
       lambda _: jax.ShapeDtypeStruct((), jnp.float32), state.params
   )
-  lowered = jax.jit(step, donate_argnums=0).lower(
+  lowered = step.lower(
       jax.tree.map(place, state, partitioning.shardings(state, mesh)),
       batch,
       rates,
