@@ -8,7 +8,7 @@ Run it as
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet import cli, compilation
+from alexnet import cli, compilation, host_memory
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration, FILE[:DATASET].'
@@ -23,6 +23,7 @@ def main(argv):
     raise app.UsageError(f'unknown argument {argv[1]}')
   from alexnet import train  # JAX and TensorFlow: seconds that --help can save.
 
+  host_memory.keep_freed()
   compilation.use_cache()
   train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import app, flags
 
-from alexnet import cli, compilation
+from alexnet import cli, compilation, host_memory
 
 # As in evaluation.py, which imports JAX.
 _VIEWS = ('centre', 'ten')
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
   # JAX and TensorFlow, which --help does not need.
   from alexnet import ensemble, evaluation, metrics, train
 
+  host_memory.keep_freed()
   compilation.use_cache()
   console = metrics.Console()
   values = flags.FLAGS

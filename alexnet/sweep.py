@@ -29,7 +29,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 
-from alexnet import cli, compilation, metrics
+from alexnet import cli, compilation, host_memory, metrics
 from alexnet.errors import ConfigError, NonFiniteLossError
 from alexnet.workdir import load_results
 from input_pipeline.errors import DataError
@@ -360,6 +360,7 @@ def main(argv: list[str]) -> int:
           '--list'
       )
   workdir = pathlib.Path(values.workdir)
+  host_memory.keep_freed()
   compilation.use_cache()  # Many runs are of the same network and batch.
   failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet import optimizer, partitioning, train_step
+from alexnet import host_memory, optimizer, partitioning, train_step
 from alexnet.models import create_model
 from alexnet.models import layers as ours
 from benchmarks import network
@@ -53,6 +53,7 @@ def training(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
   """A function that makes one update and waits for it."""
+  host_memory.keep_freed()  # As main.py does.
   step, state, batch, rates = _training(case, towers)
 
   def run():
@@ -67,6 +68,7 @@ def inference(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
   """A function that predicts one batch and waits for it."""
+  host_memory.keep_freed()  # As alexnet.evaluate does.
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = partitioning.create_mesh(config)
