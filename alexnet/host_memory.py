@@ -28,8 +28,9 @@ def keep_freed() -> bool:
   """Lets this process keep what it frees; call it before anything large.
 
   All memory then comes from one heap, in huge pages where the system has them,
-  and the heap does not shrink. The largest size of the process grows by about a
-  quarter, now and then by more. Only with glibc, and 15 GiB of memory or more.
+  and the heap does not shrink; steps on CPUs are no longer dispatched before the
+  last one has ended. The largest size of the process grows by about a quarter.
+  Only with glibc, and 15 GiB of memory or more.
 
   Returns:
     Whether it does so now.
@@ -48,6 +49,11 @@ def keep_freed() -> bool:
   mallopt(_M_MMAP_MAX, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
   _prepare_heap(libc)
+  import jax  # After the heap is prepared, and a second that --help can save.
+
+  # Otherwise a step may begin before the last one's block is free, and then
+  # there are two of them, or three.
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
   return True
 
 
