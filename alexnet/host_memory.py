@@ -28,9 +28,9 @@ def keep_freed() -> bool:
   """Lets this process keep what it frees; call it before anything large.
 
   All memory then comes from one heap, in huge pages where the system has them,
-  and the heap does not shrink; a step on CPUs is no longer dispatched before the
-  last one has ended. The process's largest size grows by about a quarter. Only
-  with glibc, and 15 GiB of memory or more.
+  and the heap does not shrink; on CPUs a step is not dispatched before the last
+  one has ended. The process's largest size grows by about a quarter. Only with
+  glibc, and 15 GiB of memory or more.
 
   Returns:
     Whether it does so now.
