@@ -155,7 +155,8 @@ class CompilationTest(absltest.TestCase):
     events, _ = self.train('run', '--compilation_cache=off')
     self.assertEqual(events[_REQUESTS], 0)
     self.assertEqual(events[_STEPS], 3)
-    self.assertFalse(self.caches.exists())
+    # Other libraries may have caches there.
+    self.assertFalse((self.caches / 'alexnet-jax').exists())
 
 
 # Applies a command's flags and compiles something.
