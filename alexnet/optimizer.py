@@ -97,7 +97,11 @@ def create_optimizer(
 def _scale_by_negative_rates():
   def update(updates, state, params=None, *, rates, **_):
     del params
-    return jax.tree.map(lambda u, rate: -rate * u, updates, rates), state
+    # A choice, since 0 times a gradient that is not finite is not 0.
+    scaled = jax.tree.map(
+        lambda u, rate: jnp.where(rate == 0, 0.0, -rate * u), updates, rates
+    )
+    return scaled, state
 
   return optax.GradientTransformationExtraArgs(
       lambda params: optax.EmptyState(), update

@@ -73,6 +73,15 @@ class UpdateTest(absltest.TestCase):
         history[2][0], 1.6999 - 0.27009 - 8.4995e-5, rtol=1e-6
     )
 
+  def test_a_frozen_parameter_does_not_mind_its_gradient(self):
+    config = alexnet_2012.get_config().optimizer
+    history = self._run(
+        config,
+        [(3.0, 0.5), (np.nan, np.inf)],
+        [(0.1, 0.2), (0.0, 0.0)],
+    )
+    self.assertEqual(history[0], history[1])
+
   def test_differs_from_the_usual_rule_after_a_drop(self):
     """optax.sgd keeps the rate outside the velocity."""
     config = alexnet_2012.get_config().optimizer
