@@ -21,7 +21,7 @@ _RESERVE = 8 * 2**30
 # Sizes of free blocks to begin with, in MiB. What is smaller than a step's
 # block is taken from the smallest of them that it fits into; without them it
 # would be cut out of the step's block, which the next step then could not use.
-_FREE_BLOCKS = 16 * (64,) + 6 * (256,) + 2 * (512,)
+_FREE_BLOCKS = 24 * (64,) + 8 * (256,) + 2 * (512,)
 
 
 def keep_freed() -> bool:

@@ -22,6 +22,7 @@ The peers are TensorFlow, PyTorch, and PyTorch compiled. One that is not
 installed is skipped with a message; one that fails is reported and left out.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -147,7 +148,8 @@ class Worker:
     """Ends the process."""
     self._process.kill()
     self._process.wait()
-    self._process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # What it has not read.
+      self._process.stdin.close()
     self._process.stdout.close()
     self._errors.close()
 

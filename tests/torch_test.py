@@ -48,8 +48,12 @@ SHARE_OF_MOVEMENT = 5e-3
 
 @functools.cache
 def batches():
-  """Four that come again and again, so that the loss falls."""
-  rng = np.random.default_rng(0)
+  """Four that come again and again, so that the loss falls.
+
+  With seed 0 a rounding decides which of two pixels is the largest of a window:
+  in the 8th step float32, ours as PyTorch's, parts from float64.
+  """
+  rng = np.random.default_rng(2)
   return [testing.random_batch(rng, BATCH, CLASSES) for _ in range(4)]
 
 

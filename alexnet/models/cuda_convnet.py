@@ -232,7 +232,7 @@ class _Weights(nn.Module):
         _normal(kernel.stddevs, channels),
         shape,
         jnp.float32,
-    ).astype(self.dtype)
+    )
     if self.node.layer.type == 'fc':
       return layers.grouped_dense(x, weights, groups)
     return layers.grouped_convolution(

@@ -4,8 +4,8 @@ Shapes are those that one device sees. Outside a mapped step that is the whole
 network; inside `jax.shard_map` it is one tower's share, and a layer that reads
 both towers first gathers its input over the mesh axis `tower_axis`.
 
-Some operations have a second form for the CPU, because XLA's plain form is
-several times slower there. Which one runs is decided here, by
+Some operations have a second form for the CPU, in cpu.py, because XLA's plain
+form is several times slower there. Which one runs is decided here, by
 `jax.lax.platform_dependent`, and nowhere else; both forms are tested against
 each other. Their speed is that of a step compiled with train_step.py's options.
 """
@@ -18,6 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from alexnet.models import cpu
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
@@ -120,6 +122,14 @@ def _window_sum(x, window, *, transpose=False):
   padding = [(w // 2, w - 1 - w // 2) for w in window]
   if transpose:
     padding = [(high, low) for low, high in padding]
+  return lax.platform_dependent(
+      x,
+      cpu=lambda x: cpu.window_sum(x, window, padding),
+      default=lambda x: _window_sum_plain(x, window, padding),
+  )
+
+
+def _window_sum_plain(x, window, padding):
   # One axis after the other: 10 sums for a window of 5 x 5 pixels, not 25. The
   # initial value is a Python scalar: with a traced one reduce_window is the
   # general reduction, which is slow.
@@ -208,48 +218,17 @@ def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   return _max_pool(x, window, stride)
 
 
-def _max_pool_plain(x, window, stride, axes=(1, 2)):
-  sizes, strides, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
-  for axis in axes:
-    sizes[axis], strides[axis] = window, stride
-    padding[axis] = _overhang(x, window, stride)[axis]
+def _max_pool_plain(x, window, stride):
+  sizes, strides = (1, window, window, 1), (1, stride, stride, 1)
+  padding = _overhang(x, window, stride)
   return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, padding)
-
-
-def _max_pool_by_axes(x, window, stride):
-  # Half the time of the square window. Slices would be faster still, but XLA
-  # would compute them anew, from the layer before, for each of those who read
-  # the result: 0.4 s of a step of 128 images for conv2's kernel gradient.
-  for axis in (1, 2):
-    x = _max_pool_plain(x, window, stride, (axis,))
-  return x
-
-
-def _max_pool_by_slices(x, window, stride):
-  # Rows, then columns, each the maximum of `window` strided slices: its
-  # derivative is element-wise, where reduce_window's is a scatter that runs
-  # on one core (480 ms against 130 on conv1's output). A tie shares the
-  # gradient instead of giving it to one of the equals.
-  for axis in (1, 2):
-    size = pooled_size(x.shape[axis], window, stride)
-    span = (size - 1) * stride + 1
-    overhang = max(0, span - 1 + window - x.shape[axis])
-    if overhang:
-      config = [(0, 0, 0)] * x.ndim
-      config[axis] = (0, overhang, 0)
-      x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
-    slices = [
-        lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)
-    ]
-    x = functools.reduce(jnp.maximum, slices)
-  return x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x, window, stride):
   return lax.platform_dependent(
       x,
-      cpu=lambda x: _max_pool_by_axes(x, window, stride),
+      cpu=lambda x: cpu.max_pool(x, window=window, stride=stride),
       default=lambda x: _max_pool_plain(x, window, stride),
   )
 
@@ -259,14 +238,17 @@ def _max_pool_forward(x, window, stride):
 
 
 def _max_pool_backward(window, stride, x, g):
-  def gradient_of(pool):
-    return lambda x, g: jax.vjp(lambda x: pool(x, window, stride), x)[1](g)[0]
+  def plain(x, g):
+    pool = lambda x: _max_pool_plain(x, window, stride)
+    return jax.vjp(pool, x)[1](g)[0]
 
   gradient = lax.platform_dependent(
       x,
       g,
-      cpu=gradient_of(_max_pool_by_slices),
-      default=gradient_of(_max_pool_plain),
+      cpu=lambda x, g: cpu.max_pool_gradient(
+          x, g, window=window, stride=stride
+      ),
+      default=plain,
   )
   return (gradient,)
 
@@ -305,8 +287,9 @@ def grouped_convolution(
 
   Args:
     x: [batch, height, width, in_channels].
-    kernel: [size, size, in_channels / groups, out_channels]; the first
-      out_channels / groups of the last axis belong to the first group.
+    kernel: [size, size, in_channels / groups, out_channels] of x's dtype or
+      float32, which is rounded to it; the first out_channels / groups of the
+      last axis belong to the first group.
     stride: in pixels, both ways.
     padding: rows and columns of zeros (before, after), both ways.
     groups: 2 for two towers that do not read each other, else 1.
@@ -345,7 +328,7 @@ def _varying_axes(aval) -> frozenset[str]:
 def _convolution_plain(x, kernel, stride, padding, groups):
   return lax.conv_general_dilated(
       x,
-      kernel,
+      kernel.astype(x.dtype),
       (stride, stride),
       (padding, padding),
       dimension_numbers=_LAYOUT,
@@ -354,7 +337,7 @@ def _convolution_plain(x, kernel, stride, padding, groups):
 
 
 def _for_each_group(function, groups):
-  """Applies `function` to each group's channels: XLA's grouped form is slow."""
+  """A function of arrays, applied to each group of their last axes."""
   if groups == 1:
     return function
 
@@ -365,18 +348,26 @@ def _for_each_group(function, groups):
   return apply
 
 
+def _convolution_of_cpu(x, kernel, stride, padding):
+  # One group's: XLA's own form of groups is slow on a CPU.
+  if x.dtype == jnp.bfloat16:
+    return cpu.convolution(x, kernel, stride=stride, padding=padding)
+  return _convolution_plain(x, kernel, stride, padding, 1)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolution(x, kernel, stride, padding, groups):
-  def one_group(x, kernel):
-    return _convolution_plain(x, kernel, stride, padding, 1)
-
+  of_cpu, plain = _convolutions(stride, padding, groups)
   return lax.platform_dependent(
-      x,
-      kernel,
-      cpu=_for_each_group(one_group, groups),
-      default=lambda x, kernel: _convolution_plain(
-          x, kernel, stride, padding, groups
-      ),
+      x, kernel, cpu=_for_each_group(of_cpu, groups), default=plain
+  )
+
+
+def _convolutions(stride, padding, groups):
+  """As a function of (x, kernel): of one group on a CPU; of all elsewhere."""
+  return (
+      lambda x, kernel: _convolution_of_cpu(x, kernel, stride, padding),
+      lambda x, kernel: _convolution_plain(x, kernel, stride, padding, groups),
   )
 
 
@@ -385,32 +376,33 @@ def _convolution_forward(x, kernel, stride, padding, groups):
 
 
 def _convolution_backward(stride, padding, groups, saved, g):
-  x, kernel = saved
+  of_cpu, plain = _convolutions(stride, padding, groups)
 
-  def gradient_of(argument, groups):
-    def gradient(x, kernel, g):
-      operands = [x, kernel]
-
-      def forward(operand):
-        operands[argument] = operand
-        return _convolution_plain(*operands, stride, padding, groups)
-
-      return jax.vjp(forward, operands[argument])[1](g)[0]
-
-    return gradient
+  def gradient_of(argument):
+    in_groups = _for_each_group(_gradient_of(argument, of_cpu), groups)
+    return lax.platform_dependent(
+        *saved,
+        g,
+        cpu=lambda *arrays: cpu.stored(in_groups(*arrays)),
+        default=_gradient_of(argument, plain),
+    )
 
   # Two calls, so that the gradient of the images, which nobody reads, can be
   # dropped.
-  return tuple(
-      lax.platform_dependent(
-          x,
-          kernel,
-          g,
-          cpu=_for_each_group(gradient_of(argument, 1), groups),
-          default=gradient_of(argument, groups),
-      )
-      for argument in (0, 1)
-  )
+  return gradient_of(0), gradient_of(1)
+
+
+def _gradient_of(argument, convolution):
+  def gradient(x, kernel, g):
+    operands = [x, kernel]
+
+    def forward(operand):
+      operands[argument] = operand
+      return convolution(*operands)
+
+    return jax.vjp(forward, operands[argument])[1](g)[0]
+
+  return gradient
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
@@ -420,27 +412,30 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-  """Adds [features] biases to x, [..., features]."""
+  """Adds [features] biases to x, [..., features], in x's dtype."""
   return _add_bias(*_with_equal_varying_axes(x, bias))
 
 
 @jax.custom_vjp
 def _add_bias(x, bias):
-  return x + bias
+  def plain(x, bias):
+    return x + bias.astype(x.dtype)
+
+  return lax.platform_dependent(
+      x, bias, cpu=lambda *a: cpu.stored(plain(*a)), default=plain
+  )
 
 
 def _add_bias_forward(x, bias):
-  return x + bias, None
+  return _add_bias(x, bias), bias
 
 
-def _add_bias_backward(_, g):
+def _add_bias_backward(bias, g):
   rows = g.reshape(-1, g.shape[-1])
-  # XLA sums columns on a CPU at a tenth of the speed of memory (conv1's 74 MB
-  # of 64 images: 99 ms of a core, 9 ms as a product).
   gradient = lax.platform_dependent(
       rows,
-      cpu=lambda rows: jnp.ones(len(rows), rows.dtype) @ rows,
-      default=lambda rows: rows.sum(0),
+      cpu=lambda rows: cpu.sum_of_rows(rows, bias.dtype),
+      default=lambda rows: rows.sum(0, dtype=bias.dtype),
   )
   return g, gradient
 
@@ -543,19 +538,57 @@ def grouped_dense(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
 
   Args:
     x: [batch, ..., channels].
-    kernel: [inputs of one group, features]; equal parts of the features read
-      equal parts of the channels.
+    kernel: [inputs of one group, features] of x's dtype or float32, which is
+      rounded to it; equal parts of the features read equal parts of the
+      channels.
     groups: number of these parts.
 
   Returns:
     [batch, features].
   """
+  x, kernel = _with_equal_varying_axes(x, kernel)
   parts = [
       part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)
   ]
   kernels = jnp.split(kernel, groups, axis=-1)
-  y = [part @ part_kernel for part, part_kernel in zip(parts, kernels)]
+  y = [_product(part, part_kernel) for part, part_kernel in zip(parts, kernels)]
   return jnp.concatenate(y, axis=-1)
+
+
+def _product_plain(x, kernel):
+  return x @ kernel.astype(x.dtype)
+
+
+def _product_of_cpu(x, kernel):
+  if x.dtype == jnp.bfloat16:
+    return cpu.product(x, kernel)
+  return _product_plain(x, kernel)
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+  return lax.platform_dependent(
+      x, kernel, cpu=_product_of_cpu, default=_product_plain
+  )
+
+
+def _product_forward(x, kernel):
+  return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, g):
+  def gradients_of(product):
+    return lambda x, kernel, g: jax.vjp(product, x, kernel)[1](g)
+
+  return lax.platform_dependent(
+      *saved,
+      g,
+      cpu=gradients_of(_product_of_cpu),
+      default=gradients_of(_product_plain),
+  )
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 class _TowerLayer(nn.Module):
@@ -603,7 +636,7 @@ class _TowerLayer(nn.Module):
     bias = self.param(
         'bias', nn.initializers.constant(self.bias), (features,), jnp.float32
     )
-    return kernel.astype(self.dtype), bias.astype(self.dtype)
+    return kernel, bias
 
 
 class Convolution(_TowerLayer):

@@ -1,0 +1,322 @@
+"""Operations in the forms that XLA's CPU backend is fast in.
+
+The plain forms are in layers.py, which decides where which of them runs, and
+each form here is tested against the plain one. They share three ways of XLA on
+CPUs: it computes slices and element-wise operations anew for each reader unless
+they are stored; its scatters and sums of columns are slow; and bfloat16 is fast
+in matrix products only.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+
+Padding = tuple[int, int]
+
+
+def stored(x: jax.Array) -> jax.Array:
+  """The same, but as an array of its own, row-major.
+
+  An optimization_barrier would say so too, but is dropped on a CPU before
+  operations are fused.
+  """
+  return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+# --- Sums --------------------------------------------------------------------
+
+
+def window_sum(
+    x: jax.Array, window: tuple[int, ...], padding: tuple[Padding, ...]
+) -> jax.Array:
+  """The sum over a window around each element.
+
+  As slices of a padded copy, axis by axis: 0.8 of the time of reduce_window,
+  which neither what comes before nor what comes after is fused with.
+
+  Args:
+    x: an array.
+    window: size along each axis.
+    padding: zeros (before, after) along each axis; x's shape stays.
+  """
+  for axis in reversed(range(x.ndim)):
+    if window[axis] > 1:
+      padded = stored(_pad_axis(x, axis, *padding[axis]))
+      x = sum(
+          lax.slice_in_dim(padded, i, i + x.shape[axis], 1, axis)
+          for i in range(window[axis])
+      )
+  return x
+
+
+def sum_of_rows(rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """The sum over the first axis: [rows, features] to [features] of a dtype.
+
+  As a product: XLA sums columns at a tenth of the speed of memory (conv1's 74
+  MB of 64 images: 99 ms of a core, 9 ms as a product).
+  """
+  # In bfloat16 a single row of ones is converted to float32, with all rows.
+  ones = jnp.ones((8, len(rows)), rows.dtype)
+  return jnp.matmul(ones, rows, preferred_element_type=dtype)[0]
+
+
+# --- Pooling -----------------------------------------------------------------
+
+
+def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
+  """As of `layers.max_pool`: rows first, then columns.
+
+  Half the time of the square window. Slices would be faster still, but XLA
+  would compute them anew, from the layer before, for each of those who read the
+  result: 0.4 s of a step of 128 images for conv2's kernel gradient.
+  """
+  pooled = x.astype(_wide(x.dtype))
+  for axis in (1, 2):
+    sizes, strides, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
+    sizes[axis], strides[axis] = window, stride
+    padding[axis] = (0, _overhang(x.shape[axis], window, stride))
+    pooled = lax.reduce_window(
+        pooled, -jnp.inf, lax.max, sizes, strides, padding
+    )
+  return pooled.astype(x.dtype)
+
+
+def max_pool_gradient(
+    x: jax.Array, g: jax.Array, *, window: int, stride: int
+) -> jax.Array:
+  """The gradient of `max_pool` at x, for the gradient g of its result.
+
+  Element-wise, where that of reduce_window is a scatter that runs on one core.
+  The first of equal pixels takes all: the first column, and in it the first
+  row.
+  """
+  wide = x.astype(_wide(x.dtype))
+  slices = _slices(wide, 1, window, stride)
+  rows = stored(functools.reduce(jnp.maximum, slices))
+  g = stored(_gradient_along(2, rows, g.astype(wide.dtype), window, stride))
+  return _gradient_along(1, wide, g, window, stride).astype(x.dtype)
+
+
+def _wide(dtype):
+  # Element by element bfloat16 is emulated: five times float32's time.
+  return jnp.float32 if dtype == jnp.bfloat16 else dtype
+
+
+def _overhang(size, window, stride):
+  windows = max(0, -(-(size - window) // stride)) + 1
+  return max(0, (windows - 1) * stride + window - size)
+
+
+def _slices(x, axis, window, stride):
+  """What each of the window's places sees: `window` arrays of pooled size."""
+  overhang = _overhang(x.shape[axis], window, stride)
+  x = _pad_axis(x, axis, 0, overhang, -jnp.inf)
+  end = x.shape[axis] - window + 1
+  return [
+      lax.slice_in_dim(x, i, i + end, stride, axis) for i in range(window)
+  ]
+
+
+def _gradient_along(axis, x, g, window, stride):
+  slices = _slices(x, axis, window, stride)
+  largest = functools.reduce(jnp.maximum, slices)
+  parts, taken = [], False
+  for part in slices:
+    first = (part == largest) & ~taken
+    taken |= first
+    parts.append(jnp.where(first, g, jnp.zeros((), g.dtype)))
+  # Pixels whose numbers have the same rest by the stride are next to each
+  # other in `parts`; those of all rests are then put between each other.
+  size, pooled = x.shape[axis], g.shape[axis]
+  length = pooled + (window - 1) // stride
+  rests = [
+      sum(
+          _pad_axis(parts[i], axis, i // stride, length - pooled - i // stride)
+          for i in range(rest, window, stride)
+      )
+      for rest in range(stride)
+  ]
+  shape = (*x.shape[:axis], length * stride, *x.shape[axis + 1 :])
+  pixels = jnp.stack(rests, axis + 1).reshape(shape)
+  return lax.slice_in_dim(pixels, 0, size, 1, axis)
+
+
+def _pad_axis(x, axis, before, after, value=0.0):
+  config = [(0, 0, 0)] * x.ndim
+  config[axis] = (before, after, 0)
+  return lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
+# --- Products of matrices in bfloat16 ----------------------------------------
+#
+# XLA's are at three to four times the speed of float32's if both operands are
+# row-major arrays of their own (a transposed one takes five times as long) and
+# the result is float32.
+
+
+def _product(a, b):
+  # Stored, because XLA fails where it would like the result transposed.
+  return stored(jnp.matmul(a, b, preferred_element_type=jnp.float32))
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The product x @ kernel, rounded to bfloat16 once; sums are float32.
+
+  Args:
+    x: [rows, inputs] bfloat16.
+    kernel: [inputs, features] bfloat16, or float32, which is rounded first; its
+      gradient then is not.
+
+  Returns:
+    [rows, features] bfloat16.
+  """
+  return _product(x, stored(kernel.astype(x.dtype))).astype(x.dtype)
+
+
+def _product_forward(x, kernel):
+  return product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, g):
+  x, kernel = saved
+  # Rather than to transpose the kernel, the largest of the three.
+  gradient = _product(stored(kernel.astype(g.dtype)), stored(g.T)).T
+  of_kernel = _product(stored(x.T), g)
+  return gradient.astype(g.dtype), of_kernel.astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+# --- Convolutions in bfloat16 ------------------------------------------------
+#
+# XLA computes them in float32, at its speed; so they are products here.
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding
+) -> jax.Array:
+  """Convolution, rounded to bfloat16 once; sums are float32.
+
+  Args:
+    x: [batch, height, width, channels] bfloat16.
+    kernel: [size, size, channels, features] bfloat16, or float32, which is
+      rounded first; its gradient then is not.
+    stride: in pixels, both ways.
+    padding: rows and columns of zeros (before, after), both ways.
+
+  Returns:
+    [batch, out_height, out_width, features] bfloat16.
+  """
+  if stride > 1:
+    x, kernel = _blocks(x, kernel, stride, padding)
+    padding = (0, 0)
+  return _convolution(x, kernel, padding)
+
+
+def _blocks(x, kernel, stride, padding):
+  """The same convolution without stride, of blocks of stride x stride pixels.
+
+  conv1's 11 x 11 pixels of 3 channels are 3 x 3 blocks of 48.
+  """
+  size = kernel.shape[0]
+  in_blocks = -(-size // stride)
+  grow = [(0, in_blocks * stride - size)] * 2
+  kernel = jnp.pad(kernel, (*grow, (0, 0), (0, 0)))
+  # What of the image no kernel reaches is cut off.
+  out = [(s + sum(padding) - size) // stride + 1 for s in x.shape[1:3]]
+  whole = [(n - 1 + in_blocks) * stride for n in out]
+  border = [
+      (padding[0], n - s - padding[0]) for n, s in zip(whole, x.shape[1:3])
+  ]
+  x = _pad(x, *border)
+  return _into_blocks(x, 1, stride), _into_blocks(kernel, 0, stride)
+
+
+def _into_blocks(array, axis, stride):
+  """Blocks of stride x stride pixels become pixels of more channels.
+
+  Args:
+    array: [..., rows, columns, channels, ...].
+    axis: of the rows.
+    stride: divides rows and columns.
+  """
+  before, after = array.shape[:axis], array.shape[axis + 3 :]
+  rows, columns, channels = array.shape[axis : axis + 3]
+  shape = (rows // stride, stride, columns // stride, stride, channels)
+  blocks = array.reshape(*before, *shape, *after).swapaxes(axis + 1, axis + 2)
+  return stored(blocks).reshape(
+      *before, rows // stride, columns // stride, stride**2 * channels, *after
+  )
+
+
+def _pad(x, rows, columns=(0, 0)):
+  """Rows and columns of zeros (before, after); negative numbers cut off."""
+  config = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
+  return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x, kernel, padding):
+  # Next to each pixel, its neighbours that a row of the kernel reads; then a
+  # product for each row of the kernel, and their sum, each moved by its row.
+  # All of im2col would be `size` times as much to write.
+  size, features = kernel.shape[0], kernel.shape[-1]
+  x = stored(_pad(x, padding, padding))
+  height, width = (s - size + 1 for s in x.shape[1:3])
+  columns = stored(
+      jnp.concatenate([x[:, :, j : j + width] for j in range(size)], axis=-1)
+  )
+  rows = columns.reshape(-1, columns.shape[-1])
+  kernel = stored(kernel.astype(x.dtype))
+  y = 0.0
+  for i in range(size):
+    of_row = _product(rows, kernel[i].reshape(-1, features))
+    y += of_row.reshape(*columns.shape[:3], features)[:, i : i + height]
+  return y.astype(x.dtype)
+
+
+def _convolution_forward(x, kernel, padding):
+  return _convolution(x, kernel, padding), (x, kernel)
+
+
+def _convolution_backward(padding, saved, g):
+  x, kernel = saved
+  size = kernel.shape[0]
+  mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+  border = tuple(size - 1 - p for p in padding)
+  return (
+      _convolution(g, mirrored, border),
+      _kernel_gradient(x, g, size, padding).astype(kernel.dtype),
+  )
+
+
+def _kernel_gradient(x, g, size, padding):
+  # As the forward pass, of transposed images: all that lies in a row of the
+  # kernel at once, and the gradient moved by each row.
+  features = g.shape[-1]
+  x = stored(_pad(x, padding, padding))
+  channels, width = x.shape[-1], g.shape[2]
+  transposed = stored(x.reshape(-1, channels).T)
+  transposed = transposed.reshape(channels, *x.shape[:3])
+  columns = stored(
+      jnp.concatenate(
+          [transposed[..., j : j + width] for j in range(size)], axis=0
+      )
+  )
+  columns = columns.reshape(size * channels, -1)
+  rows = [
+      _product(
+          columns,
+          stored(_pad(g, (i, size - 1 - i))).reshape(-1, features),
+      )
+      for i in range(size)
+  ]
+  return jnp.stack(rows).reshape(size, size, channels, features)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)

@@ -1,0 +1,229 @@
+"""The forms of XLA's CPU backend against TensorFlow and worked numbers."""
+
+from tests import testing  # isort: skip
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow as tf
+from absl.testing import absltest, parameterized
+
+from alexnet.models import cpu, layers
+
+del testing
+
+# Half of the distance of two neighbours in bfloat16, which has 8 digits.
+_ROUNDING = 2.0**-8
+
+
+def normal(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.standard_normal(shape).astype(np.float32)
+
+
+def bfloat16(*shape, seed=0):
+  return jnp.asarray(normal(*shape, seed=seed), jnp.bfloat16)
+
+
+def output_and_gradients(function, g, *inputs):
+  y, pullback = jax.vjp(function, *inputs)
+  return y, pullback(jnp.asarray(g, y.dtype))
+
+
+def exactly(function, g, *inputs):
+  """Output and gradients by TensorFlow, in float64."""
+  inputs = [tf.constant(np.asarray(x, np.float64)) for x in inputs]
+  with tf.GradientTape() as tape:
+    tape.watch(inputs)
+    y = function(*inputs)
+  g = tf.constant(np.asarray(g, np.float64))
+  return y.numpy(), [x.numpy() for x in tape.gradient(y, inputs, g)]
+
+
+def assert_rounded(actual, exact, error=1e-5):
+  """A result in bfloat16: rounded once, after sums in float32."""
+  assert actual.dtype == jnp.bfloat16
+  bound = _ROUNDING * np.abs(exact) + error * np.abs(exact).max()
+  np.testing.assert_array_less(np.abs(np.float64(actual) - exact), bound)
+
+
+def assert_not_rounded(actual, exact):
+  assert actual.dtype == jnp.float32
+  np.testing.assert_allclose(actual, exact, atol=1e-5 * np.abs(exact).max())
+
+
+class ConvolutionTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      # size, in, out, kernel, stride, padding
+      (23, 3, 8, 11, 4, (1, 2)),  # conv1 of the paper,
+      (23, 3, 8, 11, 4, (0, 3)),  # of the authors' code.
+      (24, 3, 8, 11, 4, (0, 0)),  # A row and a column that nobody reads.
+      (9, 8, 12, 5, 1, (2, 2)),
+      (7, 16, 6, 3, 1, (1, 1)),
+      (5, 2, 3, 3, 1, (0, 1)),
+      (6, 4, 5, 1, 1, (0, 0)),
+      (6, 4, 5, 1, 1, (1, 2)),
+      (8, 4, 6, 3, 2, (0, 1)),
+      (9, 4, 6, 2, 3, (0, 0)),
+  )
+  def test_tensorflow(self, size, channels, features, kernel, stride, padding):
+    x = bfloat16(2, size, size, channels)
+    w = normal(kernel, kernel, channels, features, seed=1)
+    out = (size + sum(padding) - kernel) // stride + 1
+    g = bfloat16(2, out, out, features, seed=2)
+    y, (dx, dw) = output_and_gradients(
+        jax.jit(
+            lambda x, w: cpu.convolution(x, w, stride=stride, padding=padding)
+        ),
+        g,
+        x,
+        w,
+    )
+
+    def by_tensorflow(x, w):
+      x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
+      return tf.nn.conv2d(x, w, stride, 'VALID')
+
+    rounded = jnp.asarray(w, jnp.bfloat16)
+    exact, (exact_dx, exact_dw) = exactly(by_tensorflow, g, x, rounded)
+    assert_rounded(y, exact)
+    assert_rounded(dx, exact_dx)
+    assert_not_rounded(dw, exact_dw)
+
+  def test_sums_are_not_bfloat16(self):
+    # A sum of ones in bfloat16 stops at 256.
+    y = cpu.convolution(
+        jnp.ones((1, 5, 5, 64), jnp.bfloat16),
+        jnp.ones((5, 5, 64, 1)),
+        stride=1,
+        padding=(0, 0),
+    )
+    self.assertEqual(y.item(), 1600)
+
+  def test_layers_use_it(self):
+    """On a CPU, in bfloat16; and not otherwise, or on a GPU."""
+
+    def products(dtype, platform):
+      loss = lambda x, w: layers.grouped_convolution(
+          x, w, padding=(1, 1), groups=2
+      ).sum()
+      traced = jax.jit(jax.grad(loss, (0, 1))).trace(
+          jnp.ones((1, 5, 5, 4), dtype), jnp.ones((3, 3, 2, 6))
+      )
+      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      return text.count('dot_general'), text.count('stablehlo.convolution')
+
+    # Three rows of a kernel, two gradients, two groups.
+    self.assertEqual(products(jnp.bfloat16, 'cpu'), (12, 0))
+    self.assertEqual(products(jnp.float32, 'cpu')[0], 0)
+    self.assertEqual(products(jnp.bfloat16, 'cuda')[0], 0)
+
+
+class ProductTest(parameterized.TestCase):
+
+  @parameterized.parameters((1, 1, 1), (1, 4, 3), (2, 300, 10), (16, 64, 128))
+  def test_tensorflow(self, rows, inputs, features):
+    x, w = bfloat16(rows, inputs), normal(inputs, features, seed=1)
+    g = bfloat16(rows, features, seed=2)
+    y, (dx, dw) = output_and_gradients(jax.jit(cpu.product), g, x, w)
+    rounded = jnp.asarray(w, jnp.bfloat16)
+    exact, (exact_dx, exact_dw) = exactly(tf.matmul, g, x, rounded)
+    assert_rounded(y, exact)
+    assert_rounded(dx, exact_dx)
+    assert_not_rounded(dw, exact_dw)
+
+  def test_layers_use_it(self):
+    x, w = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 6))
+    text = lambda platform: (
+        jax.jit(lambda x, w: layers.grouped_dense(x, w, 1))
+        .trace(x, w)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+    )
+    # Its result is rounded afterwards.
+    self.assertIn('-> tensor<2x6xf32>', text('cpu'))
+    self.assertNotIn('-> tensor<2x6xf32>', text('cuda'))
+
+
+class SumsTest(parameterized.TestCase):
+
+  @parameterized.parameters(jnp.float32, jnp.bfloat16)
+  def test_rows(self, dtype):
+    rows = jnp.asarray(normal(700, 5), dtype)
+    total = cpu.sum_of_rows(rows, jnp.float32)
+    assert_not_rounded(total, np.asarray(rows, np.float64).sum(0))
+
+  def test_window(self):
+    x = np.arange(1.0, 7.0, dtype=np.float32).reshape(1, 2, 3)
+    # 1 2 3 over 4 5 6: windows of both rows (the one below) and three columns.
+    total = cpu.window_sum(
+        jnp.asarray(x), (1, 2, 3), ((0, 0), (0, 1), (1, 1))
+    )
+    np.testing.assert_array_equal(total, [[[12, 21, 16], [9, 15, 11]]])
+
+  @parameterized.parameters(2, 4, 5)
+  def test_window_of_both_platforms(self, size):
+    x = jnp.asarray(normal(2, 7, 7, 6))
+    window = (1, size, size, 1)
+    padding = tuple((w // 2, w - 1 - w // 2) for w in window)
+    np.testing.assert_allclose(
+        cpu.window_sum(x, window, padding),
+        layers._window_sum_plain(x, window, padding),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+class MaxPoolTest(parameterized.TestCase):
+
+  @parameterized.product(
+      shape=((9, 3, 2), (10, 3, 2), (7, 2, 2), (7, 3, 1), (8, 4, 3), (3, 5, 4)),
+      dtype=(jnp.float32, jnp.bfloat16),
+  )
+  def test_tensorflow(self, shape, dtype):
+    size, window, stride = shape
+    # Pixels that differ in bfloat16 too.
+    rng = np.random.default_rng(0)
+    maps = np.stack([rng.permutation(size**2) - 9.0 for _ in range(6)])
+    x = maps.reshape(2, 3, size, size).transpose(0, 2, 3, 1)
+    pooled = layers.pooled_size(size, window, stride)
+    g = jnp.asarray(normal(2, pooled, pooled, 3, seed=1), dtype)
+
+    def by_tensorflow(x):
+      fill = [0, max(0, (pooled - 1) * stride + window - size)]
+      x = tf.pad(x, [[0, 0], fill, fill, [0, 0]], constant_values=-1e9)
+      return tf.nn.max_pool2d(x, window, stride, 'VALID')
+
+    y, (dx,) = exactly(by_tensorflow, g, x)
+    x = jnp.asarray(x, dtype)
+    settings = dict(window=window, stride=stride)
+    np.testing.assert_array_equal(
+        np.float64(cpu.max_pool(x, **settings)), y
+    )
+    gradient = cpu.max_pool_gradient(x, g, **settings)
+    self.assertEqual(gradient.dtype, dtype)
+    error = _ROUNDING if dtype == jnp.bfloat16 else 1e-6
+    np.testing.assert_allclose(np.float64(gradient), dx, rtol=error, atol=1e-6)
+
+  def test_the_first_of_equals_takes_all(self):
+    x = jnp.zeros((1, 3, 3, 1)).at[0, 1:, :2, 0].set(5.0)
+    gradient = cpu.max_pool_gradient(
+        x, jnp.full((1, 1, 1, 1), 7.0), window=3, stride=2
+    )
+    np.testing.assert_array_equal(
+        gradient[0, :, :, 0], [[0, 0, 0], [7, 0, 0], [0, 0, 0]]
+    )
+
+  def test_a_gpu_gets_the_plain_form(self):
+    pool = lambda x: layers.max_pool(x, window=3, stride=2).sum()
+    traced = jax.jit(jax.grad(pool)).trace(jnp.ones((1, 9, 9, 2)))
+    text = lambda platform: traced.lower(
+        lowering_platforms=(platform,)
+    ).as_text()
+    self.assertIn('select_and_scatter', text('cuda'))
+    self.assertNotIn('select_and_scatter', text('cpu'))
+
+
+if __name__ == '__main__':
+  absltest.main()
