@@ -65,6 +65,8 @@ class Pipeline:
     statistics: of the training set's images; None if the config takes all it
       needs from ImageNet's, which are built in.
     mean_image: [size, size, 3] float32, to be subtracted on the device.
+    components: of the colours that lighting adds: ([3] standard deviations in
+      levels of 0..255, [3, 3] eigenvectors as columns).
   """
 
   def __init__(
@@ -118,12 +120,12 @@ class Pipeline:
             self._size,
         )
     if config.dataset.pca == 'imagenet':
-      self._components = (
+      self.components = (
           statistics_lib.IMAGENET_DEVIATIONS,
           statistics_lib.IMAGENET_EIGENVECTORS,
       )
     else:
-      self._components = self.statistics.principal_components()
+      self.components = self.statistics.principal_components()
     self.mean_image = self._mean_to_subtract()
 
   def training_batches(
@@ -203,17 +205,20 @@ class Pipeline:
           positions,
           kind=config.lighting,
           scale=config.lighting_scale,
-          deviations=self._components[0],
-          eigenvectors=self._components[1],
+          deviations=self.components[0],
+          eigenvectors=self.components[1],
       )
       divisor *= config.lighting_divisor
     return Plan(index, offset, flip, shift, divisor)
 
-  def evaluation_batches(self, batch_size: int) -> Iterator[Batch]:
+  def evaluation_batches(
+      self, batch_size: int, image_size: int | None = None
+  ) -> Iterator[Batch]:
     """One pass over the evaluation set, every example exactly once.
 
     Args:
       batch_size: images in a batch of all processes.
+      image_size: side of the squares, in pixels; None: the config's.
 
     Yields:
       This process's part of each batch: 'image' [examples, size, size, 3]
@@ -231,7 +236,7 @@ class Pipeline:
       index = np.arange(first, first + size)
       weight = (index < length).astype(np.float32)
       image, label = self._read(
-          self.evaluation, np.minimum(index, length - 1)
+          self.evaluation, np.minimum(index, length - 1), size=image_size
       )
       return {'image': image, 'label': label, 'weight': weight}
 
@@ -253,18 +258,19 @@ class Pipeline:
     shape = (self._size, self._size, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
-  def _read(self, source, index, boxes=None):
+  def _read(self, source, index, boxes=None, size=None):
     """Images [count, size, size, 3] uint8 and labels [count] int32."""
     count = len(index)
-    whole = preprocessing.whole(self._size)
-    size = boxes[0].size if boxes else self._size
+    size = boxes[0].size if boxes else size or self._size
     images = _aligned((count, size, size, 3))
     labels = np.empty(count, np.int32)
 
     def read(start):
       for i in range(start, min(start + _CHUNK, count)):
-        box = boxes[i] if boxes else whole
-        images[i], labels[i] = source.image(int(index[i]), box)
+        if boxes:
+          images[i], labels[i] = source.image(int(index[i]), boxes[i])
+        else:
+          images[i], labels[i] = source.resized(int(index[i]), size)
 
     collections.deque(
         self._threads.map(read, range(0, count, _CHUNK)), maxlen=0

@@ -42,12 +42,14 @@ class Source(abc.ABC):
     class_names: the classes' names, in the order of their labels.
     directory: folder of the data, for caches beside it; None if it has none.
     size: side of the squares that it has, in pixels; None: any that is wanted.
+    aspect: how images become squares, one of `preprocessing.ASPECTS`.
   """
 
   name: str
   class_names: Sequence[str]
   directory: pathlib.Path | None = None
   size: int | None = None
+  aspect: str = 'keep'
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -87,6 +89,20 @@ class Source(abc.ABC):
     encoded, label = self.read(index)
     name = self.describe(index)
     return preprocessing.to_square(encoded, name, box=box), label
+
+  def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
+    """An example's square in any size, [size, size, 3] uint8, and its label.
+
+    Where there are squares of one size already, these are resized.
+
+    Raises:
+      DataError: the image cannot be read.
+    """
+    if self.size in (None, size):
+      return self.image(index, preprocessing.whole(size))
+    square, label = self.image(index, preprocessing.whole(self.size))
+    box = preprocessing.whole(size)
+    return preprocessing.resized(Image.fromarray(square), box=box), label
 
   def statistics(self) -> 'Statistics | None':
     """The statistics of these images, where they came with the data."""
@@ -179,10 +195,7 @@ class Folder(Files):
   def _bytes(self, entry):
     path = self.root / entry.path
     try:
-      # Reading a pipe or a device would wait, for ever if need be.
-      if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):
-        raise ImageError(str(path), 'it is not a file')
-      return path.read_bytes()
+      return _contents(path)
     except OSError as error:
       of_the_image = isinstance(
           error, (PermissionError, IsADirectoryError, FileNotFoundError)
@@ -248,7 +261,7 @@ def open_folder(
     )
   entries, ignored = [], collections.Counter()
   for name in found:
-    images = _images_below(directory / name, ignored)
+    images = images_below(directory / name, ignored)
     if not images:
       raise DataError(
           f'class folder {directory / name} has no image '
@@ -263,7 +276,19 @@ def open_folder(
   return folder
 
 
-def _images_below(directory, ignored):
+def images_below(
+    directory: pathlib.Path, ignored: collections.Counter
+) -> list[pathlib.Path]:
+  """Images in a folder and the folders in it, in alphabetical order.
+
+  Args:
+    directory: the folder.
+    ignored: other files are counted there, by their suffix.
+
+  Raises:
+    DataError: a folder cannot be listed.
+  """
+
   def fail(error):
     raise DataError(
         f'cannot list {printable(error.filename)} ({error.strerror}): mend its '
@@ -282,6 +307,26 @@ def _images_below(directory, ignored):
     images += [pathlib.Path(parent) / name for name in names if is_image(name)]
     ignored.update(suffix for name in names if (suffix := other_suffix(name)))
   return sorted(images)
+
+
+def _contents(path):
+  # Reading a pipe or a device would wait, for ever if need be.
+  if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):
+    raise ImageError(str(path), 'it is not a file')
+  return path.read_bytes()
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+  """Reads a single image's file.
+
+  Raises:
+    ImageError: it cannot be read.
+  """
+  try:
+    return _contents(pathlib.Path(path))
+  except (OSError, ValueError) as error:  # The latter: a zero byte in its name.
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise ImageError(str(path), reason) from error
 
 
 def other_suffix(name: str) -> str:

@@ -9,9 +9,12 @@ import ml_collections
 from alexnet import definitions
 from alexnet.errors import ConfigError
 from alexnet.models import alexnet, cuda_convnet
-from alexnet.models.layers import local_response_normalization
+from alexnet.models.layers import OUTPUTS, kept, local_response_normalization
 
-__all__ = ['Module', 'create_model', 'local_response_normalization']
+__all__ = [
+    'OUTPUTS', 'Module', 'create_model', 'everywhere', 'kept',
+    'local_response_normalization',
+]
 
 # For the types of those who use a model without knowing linen.
 Module = nn.Module
@@ -73,6 +76,26 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
       dropout_kind=config.dropout_kind,
       dtype=_DTYPES[config.dtype],
   )
+
+
+def everywhere(model: Module) -> Module:
+  """The same network with its fully connected layers as convolutions.
+
+  Returns:
+    A module from [batch, height, width, 3] images of any size from that of
+    training on to [batch, places down, places across, classes] logits, with the
+    parameters of `model`.
+
+  Raises:
+    ConfigError: a network of a definition file, whose layers may be of kinds
+      that have no such form.
+  """
+  if not isinstance(model, alexnet.AlexNet):
+    raise ConfigError(
+        'dense views need a network of configs/alexnet.py, this one is of a '
+        'definition file: use --views=ten'
+    )
+  return model.clone(everywhere=True)
 
 
 def _narrowed(config):

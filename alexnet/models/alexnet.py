@@ -94,6 +94,9 @@ class AlexNet(nn.Module):
       are float32, and the logits are returned as such.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
       None means that this device holds the whole network.
+    everywhere: compute the fully connected layers as convolutions, 6 x 6 and
+      then 1 x 1, on images of any size from that of training on, with the same
+      parameters.
   """
 
   convolutions: tuple[tuple[str, ConvolutionSpec], ...]
@@ -106,17 +109,31 @@ class AlexNet(nn.Module):
   dropout_kind: str
   dtype: Any = jnp.float32
   tower_axis: str | None = None
+  everywhere: bool = False
 
   @property
   def head(self) -> str:
     """Name of the layer that gives the logits."""
     return self.dense[-1][0]
 
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    """Names of the layers whose outputs are kept, see `__call__`."""
+    return (
+        *(_output_name(name, spec) for name, spec in self.convolutions),
+        *(name for name, _ in self.dense),
+    )
+
   @nn.compact
   def __call__(
       self, images: jax.Array, *, dropout_keys: jax.Array | None = None
   ) -> jax.Array:
     """Computes the logits of a batch of images.
+
+    Where the collection `layers.OUTPUTS` is mutable, it gets each layer's
+    output, by `layers.keep`: of a convolution what is left after all that
+    follows it, called pool1 instead of conv1 if pooling does; of a hidden fully
+    connected layer its activity, before dropout; of the head the logits.
 
     Args:
       images: [batch, height, width, 3] float32, 0..255 minus the training
@@ -125,7 +142,8 @@ class AlexNet(nn.Module):
         a test pass.
 
     Returns:
-      [batch, classes] float32 logits of all classes, on every tower's device.
+      [batch, classes] float32 logits of all classes, on every tower's device;
+      [batch, places down, places across, classes] if `everywhere`.
     """
     x = images.astype(self.dtype)
     for name, spec in self.convolutions:
@@ -139,14 +157,17 @@ class AlexNet(nn.Module):
         )(x)
       for operation in spec.after:
         x = getattr(self, f'_{operation}')(x)
+      layers.keep(self, _output_name(name, spec), x)
     *hidden, (head, head_spec) = self.dense
     for index, (name, spec) in enumerate(hidden):
-      x = layers.Dense(**self._layer(spec), name=name)(x)
+      x = self._dense(name, spec)(x)
       x = self._activation(x)
+      layers.keep(self, name, x)
       x = self._dropout(x, spec.dropout, dropout_keys, index)
-    logits = layers.Dense(**self._layer(head_spec), name=head)(x)
+    logits = self._dense(head, head_spec)(x)
     if logits.shape[-1] < head_spec.features:
       logits = layers.gather_features(logits, self.tower_axis)
+    layers.keep(self, head, logits)
     return logits.astype(jnp.float32)
 
   def _layer(self, spec):
@@ -158,6 +179,11 @@ class AlexNet(nn.Module):
         towers=self.towers,
         dtype=self.dtype,
         tower_axis=self.tower_axis,
+    )
+
+  def _dense(self, name, spec):
+    return layers.Dense(
+        **self._layer(spec), everywhere=self.everywhere, name=name
     )
 
   def _activation(self, x):
@@ -202,3 +228,8 @@ class AlexNet(nn.Module):
         keys=keys,
         tower_axis=self.tower_axis,
     )
+
+
+def _output_name(name, spec):
+  """What Figure 2 calls the place: 'pool1' where 'conv1' is pooled."""
+  return name.replace('conv', 'pool') if 'pool' in spec.after else name
