@@ -7,6 +7,7 @@ A folder holds
   indices.npy    [images] int64, its place in its source
   names.txt      its name in its source, one a line
   manifest.json  layer, run, source, class names; written last
+  code-128.npz   binary codes, if some have been asked for; see `codes.py`
 
 Features are mapped into memory, so that a set may be larger than that. A small
 set can be one .npz file with the same arrays. Neither holds Python objects:
@@ -87,6 +88,11 @@ class FeatureSet:
     return self.features.reshape(len(self), -1)
 
 
+def code_file(bits: int | str) -> str:
+  """Name of the file of a set's codes."""
+  return f'code-{bits}.npz'
+
+
 def block_rows(dimensions: int) -> int:
   """Rows of so many numbers that are worked on at a time."""
   return max(1, _BLOCK_BYTES // (4 * dimensions))
@@ -137,7 +143,8 @@ class Writer:
           '--output'
       )
     path.mkdir(parents=True, exist_ok=True)
-    (path / MANIFEST).unlink(missing_ok=True)
+    for stale in (path / MANIFEST, *path.glob(code_file('*'))):
+      stale.unlink(missing_ok=True)
     self._files = [
         open(path / name, 'wb') for name in ('features.npy', 'names.txt')
     ]
