@@ -98,7 +98,7 @@ def measure(
         )
         for search in searches
     ]
-    timed = _milliseconds(searches[0], wanted, neighbours)
+    timed = milliseconds(searches[0], wanted, neighbours)
     return Measured(
         name, size, tuple(precision), statistics.median(timed), len(timed)
     )
@@ -144,7 +144,9 @@ def _by_components(
   )
 
 
-def _milliseconds(search, queries, neighbours):
+def milliseconds(
+    search: 'Search', queries: 'np.ndarray', neighbours: int
+) -> list[float]:
   """Of some queries, one at a time; the first is not counted."""
   times = []
   search(queries[:1], neighbours)

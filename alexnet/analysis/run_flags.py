@@ -27,8 +27,11 @@ def define() -> None:
   flags.mark_flag_as_required('workdir')
 
 
-def load_network() -> 'TrainedNetwork':
+def load_network(step: int | None = None) -> 'TrainedNetwork':
   """Loads the network that the flags name.
+
+  Args:
+    step: of the checkpoint, where no flag says it.
 
   Raises:
     UserError, DataError: see `trained.load`.
@@ -37,7 +40,7 @@ def load_network() -> 'TrainedNetwork':
 
   return trained.load(
       pathlib.Path(flags.FLAGS.workdir),
-      step=flags.FLAGS.step,
+      step=step if flags.FLAGS.step is None else flags.FLAGS.step,
       overrides=moved(),
   )
 
