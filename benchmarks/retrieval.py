@@ -33,6 +33,7 @@ _QUERIES = flags.DEFINE_integer('queries', 100, 'Number of queries.')
 _DTYPE = flags.DEFINE_enum(
     'dtype', 'float16', feature_sets.DTYPES, 'Of the features on disk.'
 )
+_STEPS = flags.DEFINE_integer('steps', codes.STEPS, 'Of the autoencoder.')
 _WORK = flags.DEFINE_string('work', None, 'Folder for the features.')
 _NEIGHBOURS = 10
 _PART = 4096
@@ -126,7 +127,9 @@ def measure(found: feature_sets.FeatureSet, centres: np.ndarray, count: int):
     del index
   for bits in codes.BITS:
     start = time.perf_counter()
-    coder = codes.train(vectors, bits, components=components)
+    coder = codes.train(
+        vectors, bits, components=components, steps=_STEPS.value
+    )
     index = codes.CodeIndex(coder, coder.encode(vectors))
     seconds = fitted + time.perf_counter() - start
     yield f'{bits} bits of the autoencoder', bits // 8, seconds, index.search

@@ -121,7 +121,7 @@ class TrainTest(parameterized.TestCase):
     typical = np.stack([
         bits[labels == label].mean(axis=0) > 0.5 for label in range(12)
     ])
-    self.assertLess((bits != typical[labels]).mean(), 0.03)
+    self.assertLess((bits != typical[labels]).mean(), 0.06)
     apart = (typical[:, None] != typical[None]).sum(axis=2)
     self.assertGreater(apart[~np.eye(12, dtype=bool)].min(), 4)
     # None of the bits is the same for all, as some would be by chance.
@@ -133,17 +133,19 @@ class TrainTest(parameterized.TestCase):
     self.assertGreater(nearest.precision(rows, labels, labels), 0.98)
 
   def test_learns(self):
-    """Sixteen bits that were not trained leave clusters in one place."""
-    vectors, labels = clusters(60, 20, dimensions=8)
-    untrained, trained = (
-        codes.train(vectors, 16, steps=steps) for steps in (0, 400)
-    )
-    precision = []
-    for coder in (untrained, trained):
-      code = coder.encode(vectors)
-      _, rows = nearest.hamming(code, code, 10)
-      precision.append(nearest.precision(rows, labels, labels))
-    self.assertGreater(precision[1], precision[0] + 0.05)
+    """Two bits of vectors that two signs have made become these signs.
+
+    Both have the same variance, so nothing but the decoder can tell them.
+    """
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (1000, 2))
+    turn = np.linalg.qr(rng.standard_normal((6, 6)))[0][:2]
+    vectors = signs @ turn + 0.05 * rng.standard_normal((1000, 6))
+    for steps, least, most in ((1, 0, 0.5), (300, 0.9, 1)):
+      layer = codes._fit(vectors.astype(np.float32), 2, 0, steps)['encoder']
+      bits = np.sign(vectors @ layer['kernel'] + layer['bias'])
+      alike = np.abs(signs.T @ bits / 1000).max(axis=1)
+      self.assertBetween(alike.min(), least, most)
 
   def test_the_same_again(self):
     vectors, _ = clusters(3, 10)

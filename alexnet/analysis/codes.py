@@ -117,11 +117,18 @@ class Coder:
     Returns:
       [vectors, bits / 8] uint8, see `nearest.pack`.
     """
-    parts = []
-    for _, block in feature_sets.blocks(vectors):
-      projected = self.components.project(block)
-      parts.append(nearest.pack(projected @ self.kernel + self.bias > 0))
+    matrix, offset = self._from_vectors
+    parts = [
+        nearest.pack(block @ matrix + offset > 0)
+        for _, block in feature_sets.blocks(vectors)
+    ]
     return np.concatenate(parts)
+
+  @functools.cached_property
+  def _from_vectors(self):
+    """Components and kernel in one: [dimensions, bits], and an offset."""
+    matrix = self.components.directions.T @ self.kernel
+    return matrix, self.bias - self.components.mean @ matrix
 
 
 def train(
@@ -130,7 +137,7 @@ def train(
     *,
     components: Components | None = None,
     seed: int = 0,
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> Coder:
   """Trains an autoencoder on vectors, of a sample if there are many.
 
@@ -143,7 +150,7 @@ def train(
     bits: of a code, divisible by 16.
     components: of the vectors, if they have been fitted already.
     seed: of sample, weights and order.
-    steps: of Adam, of BATCH vectors each.
+    steps: of Adam, of BATCH vectors each; None: STEPS.
 
   Raises:
     FeaturesError: bits cannot be stored.
@@ -153,6 +160,7 @@ def train(
     components = fit_components(vectors, seed=seed)
   inputs = components.project(feature_sets.sample(vectors, SAMPLE, seed))
   scale = max(components.deviations[0], 1e-12)
+  steps = STEPS if steps is None else steps
   layer = _fit(inputs / scale, bits, seed, steps)['encoder']
   return Coder(components, layer['kernel'] / scale, layer['bias'])
 
@@ -245,8 +253,12 @@ def open_index(found: feature_sets.FeatureSet, bits: int) -> CodeIndex:
   coder = train(found.vectors, bits)
   index = CodeIndex(coder, coder.encode(found.vectors))
   if found.path.is_dir():
-    arrays = {**vars(coder.components), **vars(coder), 'codes': index.codes}
-    del arrays['components']
+    arrays = {
+        **vars(coder.components),
+        'kernel': coder.kernel,
+        'bias': coder.bias,
+        'codes': index.codes,
+    }
     write = functools.partial(np.savez, **arrays)
     atomic.write(path, write, path.parent)
   return index
