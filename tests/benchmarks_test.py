@@ -36,5 +36,23 @@ class InputPipelineTest(absltest.TestCase):
         self.assertIn(name, result.stdout)
 
 
+class RetrievalTest(absltest.TestCase):
+
+  def test_all_ways(self):
+    work = pathlib.Path(self.create_tempdir().full_path)
+    command = [
+        '-m', 'benchmarks.retrieval', '--vectors=5000', '--dimensions=64',
+        '--classes=20', '--queries=5', '--steps=20', f'--work={work}',
+    ]
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True
+    )
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertIn('5,000 x 64 float16, 0.00 GB', result.stdout)
+    rows = [line for line in result.stdout.splitlines() if ' bits of' in line]
+    self.assertLen(rows, 4)
+    self.assertEmpty([*work.iterdir()])
+
+
 if __name__ == '__main__':
   absltest.main()

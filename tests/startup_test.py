@@ -76,7 +76,9 @@ class HelpTest(parameterized.TestCase):
   @parameterized.parameters(
       'main.py', 'alexnet.evaluate', 'alexnet.sweep',
       'alexnet.analysis.compare', 'alexnet.analysis.figure1',
-      'alexnet.analysis.logit_spread', 'input_pipeline.prepare',
+      'alexnet.analysis.logit_spread', 'alexnet.analysis.features',
+      'alexnet.analysis.retrieve', 'alexnet.analysis.retrieval_table',
+      'alexnet.analysis.linear_probe', 'input_pipeline.prepare',
       'input_pipeline.show',
   )
   def test_imports_nothing_heavy(self, command):

@@ -1,0 +1,326 @@
+"""Features on disk: what `features.py` writes, and others read.
+
+A folder holds
+
+  features.npy   [images, ...] float32 or float16, the features of each image
+  labels.npy     [images] int32, its class; -1 where a photo is of none
+  indices.npy    [images] int64, its place in its source
+  names.txt      its name in its source, one a line
+  manifest.json  layer, run, source, class names; written last
+  code-128.npz   binary codes, if some have been asked for; see `codes.py`
+
+Features are mapped into memory, so that a set may be larger than that. A small
+set can be one .npz file with the same arrays. Neither holds Python objects:
+nothing is executed when they are read.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from alexnet import workdir as workdir_lib
+from alexnet.errors import UserError
+from input_pipeline.errors import printable
+
+FORMAT = 1
+MANIFEST = 'manifest.json'
+DTYPES = ('float32', 'float16')
+NO_LABEL = -1
+# A block of features, as float32, that one is worked on at a time.
+_BLOCK_BYTES = 2**26
+
+
+class FeaturesError(UserError):
+  """Features cannot be read or written; the message says what to do."""
+
+
+class Names(Sequence):
+  """The lines of a text file, as bytes and not as so many strings."""
+
+  def __init__(self, text: bytes):
+    """Takes the file's bytes; each line has an end."""
+    self._text = text
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord('\n'))
+    self._starts = np.concatenate([[0], ends + 1])
+
+  def __len__(self):
+    return len(self._starts) - 1
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    index = range(len(self))[index]
+    start, end = self._starts[index : index + 2].tolist()
+    return self._text[start : end - 1].decode()
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+  """Features of images, with what is known of these.
+
+  Attributes:
+    features: [images, ...] float32 or float16, mapped into memory if they come
+      from a folder.
+    labels: [images] int32, -1 where an image is of no class.
+    indices: [images] int64, places in the source.
+    names: [images] names in the source.
+    about: the manifest: 'layer', 'step', 'source', 'set', 'class_names', ...
+    path: where the set was read from.
+  """
+
+  features: np.ndarray
+  labels: np.ndarray
+  indices: np.ndarray
+  names: Sequence[str]
+  about: dict[str, Any]
+  path: pathlib.Path
+
+  def __len__(self):
+    return len(self.labels)
+
+  @property
+  def vectors(self) -> np.ndarray:
+    """[images, dimensions], the same features, maps in rows."""
+    return self.features.reshape(len(self), -1)
+
+
+def code_file(bits: int | str) -> str:
+  """Name of the file of a set's codes."""
+  return f'code-{bits}.npz'
+
+
+def block_rows(dimensions: int) -> int:
+  """Rows of so many numbers that are worked on at a time."""
+  return max(1, _BLOCK_BYTES // (4 * dimensions))
+
+
+def blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields (first row, [rows, dimensions] float32) of all vectors, in order."""
+  rows = block_rows(vectors.shape[1])
+  for start in range(0, len(vectors), rows):
+    yield start, np.asarray(vectors[start : start + rows], np.float32)
+
+
+class Writer:
+  """Writes a set part by part, to a folder or an .npz file.
+
+  A folder takes no memory for the parts that are written. What is not closed
+  has no manifest and cannot be read.
+  """
+
+  def __init__(
+      self, path: pathlib.Path, about: dict[str, Any], dtype: str = 'float32'
+  ):
+    """Begins a set.
+
+    Args:
+      path: of a folder, or of a file that ends in .npz.
+      about: what the manifest is to say.
+      dtype: one of DTYPES.
+
+    Raises:
+      FeaturesError: something else is there already.
+    """
+    self._path = path
+    self._about = about
+    self._dtype = np.dtype(dtype)
+    self._shape: tuple[int, ...] | None = None
+    self._labels, self._indices = [], []
+    self._names: list[str] = []
+    self._parts: list[np.ndarray] = []
+    self._files: list[BinaryIO] = []
+    if self._in_file:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      return
+    ours = (path / MANIFEST).exists() or (path / 'features.npy').exists()
+    if path.exists() and not (path.is_dir() and (ours or _is_empty(path))):
+      raise FeaturesError(
+          f'{path} exists and is not a folder of features: give another '
+          '--output'
+      )
+    path.mkdir(parents=True, exist_ok=True)
+    for stale in (path / MANIFEST, *path.glob(code_file('*'))):
+      stale.unlink(missing_ok=True)
+    self._files = [
+        open(path / name, 'wb') for name in ('features.npy', 'names.txt')
+    ]
+
+  @property
+  def _in_file(self):
+    return self._path.suffix == '.npz'
+
+  def add(
+      self,
+      features: np.ndarray,
+      labels: np.ndarray,
+      indices: np.ndarray,
+      names: Sequence[str],
+  ) -> None:
+    """Adds images.
+
+    Args:
+      features: [images, ...], of the same shape for all images.
+      labels: [images] integers, -1 for no class.
+      indices: [images] integers, places in the source.
+      names: [images].
+    """
+    features = np.ascontiguousarray(features, self._dtype)
+    if self._shape is None:
+      self._shape = features.shape[1:]
+      if self._files:
+        self._files[0].write(self._header(0))
+    assert features.shape[1:] == self._shape, (features.shape, self._shape)
+    assert len(features) == len(labels) == len(indices) == len(names)
+    self._labels.append(np.asarray(labels, np.int32))
+    self._indices.append(np.asarray(indices, np.int64))
+    names = [printable(name) for name in names]
+    if self._in_file:
+      self._parts.append(features)
+      self._names += names
+    else:
+      self._files[0].write(features.data)
+      self._files[1].write(''.join(f'{name}\n' for name in names).encode())
+
+  def close(self) -> None:
+    """Completes the set.
+
+    Raises:
+      FeaturesError: it has no image.
+    """
+    if self._shape is None:
+      raise FeaturesError(f'no image for {self._path}: nothing was written')
+    labels = np.concatenate(self._labels)
+    indices = np.concatenate(self._indices)
+    about = {'format': FORMAT, 'images': len(labels), **self._about}
+    about |= {'shape': self._shape, 'dtype': self._dtype.name}
+    if self._in_file:
+      np.savez(
+          self._path,
+          features=np.concatenate(self._parts),
+          labels=labels,
+          indices=indices,
+          names=np.asarray(self._names),
+          manifest=np.asarray(json.dumps(about)),
+      )
+      return
+    # The header again, which has room for any number of images.
+    self._files[0].seek(0)
+    self._files[0].write(self._header(len(labels)))
+    for file in self._files:
+      file.close()
+    np.save(self._path / 'labels.npy', labels, allow_pickle=False)
+    np.save(self._path / 'indices.npy', indices, allow_pickle=False)
+    workdir_lib.write_json(self._path / MANIFEST, about)
+
+  def _header(self, count):
+    buffer = _Bytes()
+    np.lib.format.write_array_header_1_0(
+        buffer,
+        {
+            'descr': np.lib.format.dtype_to_descr(self._dtype),
+            'fortran_order': False,
+            'shape': (count, *self._shape),
+        },
+    )
+    return bytes(buffer)
+
+
+class _Bytes(bytearray):
+
+  def write(self, data):
+    self.extend(data)
+
+
+def _is_empty(path):
+  return next(path.iterdir(), None) is None
+
+
+def load(path: pathlib.Path) -> FeatureSet:
+  """Opens a set that a `Writer` has closed.
+
+  Args:
+    path: of the folder or the .npz file.
+
+  Raises:
+    FeaturesError: there is none, or not all of it.
+  """
+  try:
+    found = (_load_folder if path.is_dir() else _load_file)(path)
+  except FileNotFoundError as error:
+    raise FeaturesError(
+        f'{path} has no features ({error.filename} is missing): make them with '
+        '`python -m alexnet.analysis.features`'
+    ) from error
+  except Exception as error:  # zipfile, json and NumPy raise many kinds.
+    raise FeaturesError(
+        f'cannot read the features of {path} ({type(error).__name__}: {error})'
+        ': make them again with `python -m alexnet.analysis.features`'
+    ) from error
+  counts = [
+      len(part)
+      for part in (found.features, found.labels, found.indices, found.names)
+  ]
+  wanted = [found.about.get('images')] * len(counts)
+  if found.about.get('format') != FORMAT or counts != wanted:
+    raise FeaturesError(
+        f'{path} has {counts} features, labels, indices and names, its '
+        f'manifest says {wanted[0]} (format {found.about.get("format")}, '
+        f'wanted {FORMAT}): make them again'
+    )
+  return found
+
+
+def _load_folder(path):
+  about = json.loads((path / MANIFEST).read_text())
+  read = lambda name, mode: np.load(
+      path / name, mmap_mode=mode, allow_pickle=False
+  )
+  return FeatureSet(
+      read('features.npy', 'r'),
+      read('labels.npy', None),
+      read('indices.npy', None),
+      Names((path / 'names.txt').read_bytes()),
+      about,
+      path,
+  )
+
+
+def _load_file(path):
+  with np.load(path, allow_pickle=False) as arrays:
+    return FeatureSet(
+        arrays['features'],
+        arrays['labels'],
+        arrays['indices'],
+        arrays['names'].tolist(),
+        json.loads(str(arrays['manifest'])),
+        path,
+    )
+
+
+def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+  """Some rows, evenly drawn without replacement; all if there are no more.
+
+  Args:
+    vectors: [rows, dimensions].
+    count: rows wanted.
+    seed: decides which.
+
+  Returns:
+    [at most count, dimensions] float32, in their order.
+  """
+  if len(vectors) <= count:
+    return np.asarray(vectors, np.float32)
+  chosen = np.random.default_rng(seed).choice(
+      len(vectors), count, replace=False, shuffle=False
+  )
+  out = np.empty((count, vectors.shape[1]), np.float32)
+  chosen.sort()
+  # A part at a time: what an index by numbers gives is a copy.
+  step = block_rows(vectors.shape[1])
+  for start in range(0, count, step):
+    out[start : start + step] = vectors[chosen[start : start + step]]
+  return out

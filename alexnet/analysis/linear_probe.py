@@ -1,0 +1,301 @@
+"""What each layer knows of other images: logistic regression on its features.
+
+  python -m alexnet.analysis.linear_probe --workdir=RUN --source=PHOTOS
+
+trains one on each layer's features of images with other classes than the run's,
+with the network as it is, beside the pixels themselves and a network that has
+only been initialized. Each seed draws other images, and another network.
+
+The source is as in `features.py`; with an evaluation set of its own, the probe
+is tested on that, else on images that were not drawn for training. Maps of more
+than --largest numbers are averaged over a grid of cells, so that layers have
+about as many.
+"""
+
+import pathlib
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import app, flags
+
+from alexnet import cli, compilation, host_memory
+from alexnet.analysis import run_flags
+from alexnet.analysis.document import Table, to_markdown, to_text
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from alexnet.analysis.images import Images
+  from alexnet.analysis.probe import Result
+  from alexnet.metrics import Console
+  from alexnet.trained import TrainedNetwork
+
+PIXELS = 'pixels'
+# What a probe reads: (of the trained network or another, layer).
+Key = tuple[str, str]
+_TRAINED, _RANDOM = 'trained', 'random weights'
+
+
+def draw(
+    sets: dict[str, 'Images'], train: int, test: int, seed: int
+) -> tuple[tuple['Images', 'np.ndarray'], tuple['Images', 'np.ndarray']]:
+  """Draws images to train and to test with.
+
+  Args:
+    sets: as of `images.open_sets`.
+    train: number wanted; fewer if there are not so many.
+    test: number wanted; of a source without an evaluation set at most a fifth.
+    seed: decides which.
+
+  Returns:
+    (images, [count] indices) to train with, and to test with.
+  """
+  import numpy as np
+
+  rng = np.random.default_rng(seed)
+  first = sets['train']
+  order = rng.permutation(len(first))
+  if (second := sets.get('evaluation')) is not None:
+    chosen = rng.permutation(len(second))[:test]
+    return (first, order[:train]), (second, chosen)
+  test = min(test, len(first) // 5)
+  return (first, order[test : test + train]), (first, order[:test])
+
+
+def layer_features(
+    network: 'TrainedNetwork',
+    params: Any,
+    images: 'Images',
+    indices: 'np.ndarray',
+    layers: Sequence[str],
+    largest: int,
+) -> tuple[dict[str, 'np.ndarray'], 'np.ndarray']:
+  """Features of several layers at once, of the centre crops.
+
+  Args:
+    network: whose module and input are used.
+    params: its parameters, or others.
+    images: from which to read.
+    indices: of the images.
+    layers: of `network.layers`, and 'pixels' for the crop itself.
+    largest: see `probe.average_cells`.
+
+  Returns:
+    ({layer: [images, dimensions] float32}, labels [images]).
+  """
+  import jax
+  import numpy as np
+
+  from alexnet import train_step
+  from alexnet.analysis import probe
+  from alexnet.models import OUTPUTS, kept
+
+  def outputs(params, squares, views):
+    crops = views.centre({'image': squares})[:, 0]
+    _, kinds = network.model.apply({'params': params}, crops, mutable=OUTPUTS)
+    return {
+        name: probe.average_cells(
+            crops if name == PIXELS else kept(kinds, name), largest
+        )
+        for name in layers
+    }
+
+  (device,) = jax.tree.leaves(network.params)[0].devices()
+  step = train_step.jit_for(device, outputs)
+  views = jax.device_put(network.views, device)
+  parts, labels = {name: [] for name in layers}, []
+  for squares, some in _batches(images, indices, network):
+    found = jax.device_get(step(params, squares, views))
+    for name, array in found.items():
+      parts[name].append(array[: len(some)])
+    labels += some
+  return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
+
+
+def _batches(images, indices, network) -> Iterator[tuple[Any, list[int]]]:
+  """Squares in batches of the same size, and the labels of those that count."""
+  from concurrent import futures
+
+  import numpy as np
+
+  from input_pipeline import threads
+
+  size = min(len(indices), network.config.evaluation_batch_size)
+  with futures.ThreadPoolExecutor(threads.cores()) as pool:
+    read = threads.in_order(pool, images.read, indices.tolist(), 2 * size)
+    for start in range(0, len(indices), size):
+      squares = np.zeros((size, network.size, network.size, 3), np.uint8)
+      labels = []
+      for place in range(min(size, len(indices) - start)):
+        squares[place], label = next(read)
+        labels.append(label)
+      yield squares, labels
+
+
+def measure(
+    network: 'TrainedNetwork',
+    sets: dict[str, 'Images'],
+    layers: Sequence[str],
+    *,
+    train: int,
+    test: int,
+    seeds: int,
+    largest: int,
+    console: 'Console',
+) -> dict[Key, list['Result']]:
+  """Trains all probes with all seeds.
+
+  Args:
+    network: see `trained.load`.
+    sets: as of `images.open_sets`, of images with classes.
+    layers: of `network.layers`, and 'pixels'.
+    train: number of images to train a probe on.
+    test: number of images to test it on.
+    seeds: number of repetitions, with seeds 0, 1, ...
+    largest: see `probe.average_cells`.
+    console: where to show progress.
+
+  Returns:
+    {(kind of weights, layer): a result of each seed}; pixels have no weights
+    and are with the trained ones.
+  """
+  from alexnet.analysis import probe
+
+  results: dict[Key, list[Result]] = {}
+  deep = [name for name in layers if name != PIXELS]
+  for seed in range(seeds):
+    parts = draw(sets, train, test, seed)
+    for kind, names in ((_TRAINED, layers), (_RANDOM, deep)):
+      if not names:
+        continue
+      params = network.params if kind == _TRAINED else _initial(network, seed)
+      console.progress(f'seed {seed}: features, {kind}', transient=True)
+      (x, labels), (test_x, test_labels) = (
+          layer_features(network, params, *part, names, largest)
+          for part in parts
+      )
+      for name in names:
+        result = probe.fit(
+            x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
+        )
+        results.setdefault((kind, name), []).append(result)
+        console.progress(
+            f'seed {seed}: {name}, {kind}: {result.accuracy:.2%} (strength '
+            f'{result.strength:g}, {result.dimensions:,} numbers)'
+        )
+  return results
+
+
+def _initial(network, seed):
+  """Parameters as at the start of a run like the network's."""
+  import jax
+  import jax.numpy as jnp
+
+  (device,) = jax.tree.leaves(network.params)[0].devices()
+  side = network.config.augmentation.crop_size
+  image = jnp.zeros((1, side, side, 3), jnp.float32)
+  init = jax.jit(network.model.init)
+  params = init(jax.random.key(seed), image)['params']
+  return jax.device_put(params, device)
+
+
+def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:
+  """Accuracy by layer, mean ± standard deviation over the seeds, in percent."""
+  rows = []
+  for name in layers:
+    cells = [
+        _percent([r.accuracy for r in results.get((kind, name), ())])
+        for kind in (_TRAINED, _RANDOM)
+    ]
+    first = results[_TRAINED, name]
+    rows.append((name, f'{first[0].dimensions:,}', str(len(first)), *cells))
+  return Table(
+      ('layer', 'numbers', 'n', 'trained network', 'random weights'),
+      tuple(rows),
+  )
+
+
+def _percent(values):
+  if not values:
+    return ''
+  mean = f'{100 * statistics.mean(values):.2f}'
+  if len(values) == 1:
+    return mean
+  return f'{mean} ± {100 * statistics.stdev(values):.2f}'
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.analysis.linear_probe`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  # JAX, which --help does not need.
+  from alexnet import metrics
+  from alexnet.analysis import images as images_lib
+  from alexnet.analysis.probe import ProbeError
+
+  host_memory.keep_freed()
+  compilation.use_cache()
+  values = flags.FLAGS
+  network = run_flags.load_network()
+  layers = values.layers or [PIXELS, *network.layers]
+  for name in layers:
+    if name != PIXELS:
+      run_flags.check_layer(network, name)
+  sets = images_lib.open_sets(
+      values.source, config=network.config, aspect=network.inputs.aspect
+  )
+  source = sets['train']
+  if len(source.class_names) < 2:
+    raise ProbeError(
+        f'{source.source.name} has no class folders: a probe needs images of '
+        'two or more classes'
+    )
+  results = measure(
+      network,
+      sets,
+      layers,
+      train=values.train_images,
+      test=values.test_images,
+      seeds=values.seeds,
+      largest=values.largest,
+      console=metrics.Console(),
+  )
+  count = [len(part) for _, part in draw(
+      sets, values.train_images, values.test_images, 0)]
+  title = (
+      f'Accuracy (%) on {len(source.class_names)} classes of '
+      f'{source.source.name}'
+  )
+  about = (
+      f'{count[0]:,} images to train a probe, {count[1]:,} to test it, other '
+      f'ones with each of {values.seeds} seeds; mean ± standard deviation. The '
+      f'network is that of step {network.step:,} of {values.workdir}.'
+  )
+  page = [(title, [about, table(results, layers)])]
+  print('\n' + to_text(page), end='')
+  if values.output:
+    output = pathlib.Path(values.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(to_markdown(page))
+
+
+if __name__ == '__main__':
+  run_flags.define()
+  flags.DEFINE_string(
+      'source', None, 'Images with classes: as of alexnet.analysis.features.'
+  )
+  flags.DEFINE_list(
+      'layers', None, "Of the network, and 'pixels'; unset: all of them."
+  )
+  flags.DEFINE_integer('seeds', 3, 'Number of repetitions.', lower_bound=1)
+  flags.DEFINE_integer(
+      'train_images', 2000, 'To train a probe on.', lower_bound=10
+  )
+  flags.DEFINE_integer('test_images', 1000, 'To test it on.', lower_bound=1)
+  flags.DEFINE_integer(
+      'largest', 10_000, 'Numbers of a layer, by averaging.', lower_bound=1
+  )
+  flags.DEFINE_string('output', None, 'File to write, as Markdown.')
+  flags.mark_flag_as_required('source')
+  cli.run(main)

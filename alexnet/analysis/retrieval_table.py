@@ -1,0 +1,252 @@
+"""Exact search beside principal components and binary codes, as a table.
+
+  python -m alexnet.analysis.retrieval_table --features=features/train \
+      --queries=features/evaluation --output=retrieval.md
+
+Both are what `features.py` writes. Precision@10 is the share of a query's ten
+nearest images that are of its class. A query's time is that of a search for it
+alone, from its features, reduced or coded on the way, to the ten; the
+network's own time is not in it.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+
+from alexnet import cli
+from alexnet.analysis.document import Table, to_markdown, to_text
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from alexnet.analysis.codes import Components
+  from alexnet.analysis.feature_sets import FeatureSet
+
+  # From queries [queries, dimensions] to (distances, rows) [queries, count].
+  Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+# As in codes.py, which imports JAX.
+_BITS = ('32', '64', '128', '256')
+_COMPONENTS = ('16', '32', '64', '128', '256')
+# Timed at most, and for no longer than seconds.
+_TIMED = 100
+_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """One way to search.
+
+  Attributes:
+    name: of the way.
+    bytes_an_image: of its index.
+    precision: of the neighbours, 0..1; of each seed.
+    milliseconds: of a query, the median.
+    timed: number of queries that is the median of.
+  """
+
+  name: str
+  bytes_an_image: int
+  precision: tuple[float, ...]
+  milliseconds: float
+  timed: int
+
+
+def measure(
+    index: 'FeatureSet',
+    queries: 'FeatureSet',
+    *,
+    neighbours: int,
+    components: Sequence[int],
+    bits: Sequence[int],
+    seeds: int = 1,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Measured]:
+  """Measures all ways to search.
+
+  Args:
+    index: images to find.
+    queries: images to find them for.
+    neighbours: number of them.
+    components: numbers of principal components.
+    bits: lengths of codes.
+    seeds: number of autoencoders and rotations of each length.
+    progress: told what is being done.
+
+  Returns:
+    Exact search first; then by components, codes of the autoencoder and of
+    rotated components.
+
+  Raises:
+    FeaturesError: the sets do not fit together.
+  """
+  from alexnet.analysis import codes, nearest
+
+  _check(index, queries, neighbours)
+  vectors, wanted = index.vectors, queries.vectors
+
+  def result(name, size, searches):
+    progress(name)
+    precision = [
+        nearest.precision(
+            search(wanted, neighbours)[1], index.labels, queries.labels
+        )
+        for search in searches
+    ]
+    timed = milliseconds(searches[0], wanted, neighbours)
+    return Measured(
+        name, size, tuple(precision), statistics.median(timed), len(timed)
+    )
+
+  exact = lambda queries, count: nearest.euclidean(vectors, queries, count)
+  size = vectors.dtype.itemsize * vectors.shape[1]
+  found = [result(f'exact, {vectors.dtype}', size, [exact])]
+  progress('principal components')
+  most = max([codes.COMPONENTS, *components, *bits])
+  fitted = codes.fit_components(vectors, most)
+  reduced = fitted.project(vectors, max(components, default=1))
+  for count in components:
+    search = _by_components(fitted, reduced, count)
+    found.append(result(f'{count} principal components', 4 * count, [search]))
+  del reduced
+  read = fitted.first(codes.COMPONENTS)
+  for name, make in (
+      ('bits of the autoencoder', lambda n, seed: codes.train(
+          vectors, n, components=read, seed=seed)),
+      ('signs of rotated components', lambda n, seed: codes.rotated(
+          fitted.first(n), n, seed=seed)),
+  ):
+    for count in bits:
+      searches = []
+      for seed in range(seeds):
+        progress(f'{count} {name}, seed {seed}')
+        coder = make(count, seed)
+        searches.append(codes.CodeIndex(coder, coder.encode(vectors)).search)
+      found.append(result(f'{count} {name}', count // 8, searches))
+  return found
+
+
+def _by_components(
+    fitted: 'Components', reduced: 'np.ndarray', count: int
+) -> 'Search':
+  import numpy as np
+
+  from alexnet.analysis import nearest
+
+  index = np.ascontiguousarray(reduced[:, :count])
+  return lambda queries, neighbours: nearest.euclidean(
+      index, fitted.project(queries, count), neighbours
+  )
+
+
+def milliseconds(
+    search: 'Search', queries: 'np.ndarray', neighbours: int
+) -> list[float]:
+  """Of some queries, one at a time; the first is not counted."""
+  times = []
+  search(queries[:1], neighbours)
+  while len(times) < min(_TIMED, len(queries)) and (
+      sum(times) < 1000 * _SECONDS or len(times) < 3
+  ):
+    query = queries[len(times) % len(queries)][None]
+    start = time.perf_counter()
+    search(query, neighbours)
+    times.append(1000 * (time.perf_counter() - start))
+  return times
+
+
+def _check(index, queries, neighbours):
+  from alexnet.analysis.feature_sets import FeaturesError
+
+  if len(index) < neighbours:
+    raise FeaturesError(
+        f'{index.path} has {len(index)} images: wanted at least {neighbours}'
+    )
+  names = ('layer', 'step', 'shape')
+  about = [{n: one.about.get(n) for n in names} for one in (index, queries)]
+  if about[0] != about[1]:
+    raise FeaturesError(
+        f'{index.path} is {about[0]}, {queries.path} is {about[1]}: make both '
+        'from the same layer of the same checkpoint'
+    )
+  if index.about.get('class_names') != queries.about.get('class_names') or (
+      min(index.labels.min(), queries.labels.min()) < 0
+  ):
+    raise FeaturesError(
+        f'{index.path} and {queries.path} have not the same classes, which '
+        'precision is measured by: give sets of the same class folders'
+    )
+
+
+def table(found: Sequence[Measured], neighbours: int) -> Table:
+  """The measurements in rows."""
+  rows = []
+  for one in found:
+    precision = f'{statistics.mean(one.precision):.4f}'
+    if len(one.precision) > 1:
+      precision += f' ± {statistics.stdev(one.precision):.4f}'
+    rows.append((
+        one.name,
+        f'{one.bytes_an_image:,}',
+        precision,
+        f'{one.milliseconds:.2f}',
+    ))
+  return Table(
+      ('search', 'bytes an image', f'precision@{neighbours}', 'ms a query'),
+      tuple(rows),
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.analysis.retrieval_table`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  # JAX and scikit-learn, which --help does not need.
+  from alexnet import metrics
+  from alexnet.analysis import feature_sets
+
+  values, console = flags.FLAGS, metrics.Console()
+  index, queries = (
+      feature_sets.load(pathlib.Path(path))
+      for path in (values.features, values.queries)
+  )
+  found = measure(
+      index,
+      queries,
+      neighbours=values.neighbours,
+      components=[*map(int, values.components)],
+      bits=[*map(int, values.bits)],
+      seeds=values.seeds,
+      progress=lambda line: console.progress(line, transient=True),
+  )
+  about = (
+      f'{index.about["layer"]} of step {index.about["step"]} of '
+      f'{index.about["workdir"]}: {len(index):,} images to find, '
+      f'{len(queries):,} queries. Codes: mean ± standard deviation of '
+      f'{values.seeds} seeds. Times: medians of at most '
+      f'{max(one.timed for one in found)} queries.'
+  )
+  page = [('Retrieval', [about, table(found, values.neighbours)])]
+  console.print()
+  print(to_text(page), end='')
+  if values.output:
+    output = pathlib.Path(values.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(to_markdown(page))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('features', None, 'Features of the images to find.')
+  flags.DEFINE_string('queries', None, 'Features of the queries.')
+  flags.DEFINE_integer('neighbours', 10, 'Number to find.', lower_bound=1)
+  flags.DEFINE_list('components', list(_COMPONENTS), 'Principal components.')
+  flags.DEFINE_list('bits', list(_BITS), 'Lengths of codes.')
+  flags.DEFINE_integer('seeds', 1, 'Autoencoders of a length.', lower_bound=1)
+  flags.DEFINE_string('output', None, 'File to write, as Markdown.')
+  flags.mark_flags_as_required(['features', 'queries'])
+  cli.run(main)

@@ -1,0 +1,189 @@
+"""Features and searches at a size that does not fit into memory.
+
+  python -m benchmarks.retrieval --vectors=1000000 --work=DIR
+
+writes synthetic features, searches them in all ways, and prints time, bytes an
+image, and the memory that the process takes besides what it maps: the system
+keeps pages of a mapped file as long as it has room, and takes them back when it
+has not. The features (2 bytes a number: 8.2 GB for a million of 4,096) are
+removed in the end.
+
+The vectors are noise around centres, some of them 0, as behind a ReLU; a vector
+is of the class of its centre.
+"""
+
+import os
+import pathlib
+import shutil
+import statistics
+import threading
+import time
+
+import numpy as np
+from absl import app, flags
+
+from alexnet import cli
+from alexnet.analysis import codes, feature_sets, nearest, retrieval_table
+from alexnet.analysis.document import Table, to_text
+
+_VECTORS = flags.DEFINE_integer('vectors', 1_000_000, 'Number of vectors.')
+_DIMENSIONS = flags.DEFINE_integer('dimensions', 4096, 'Of each.')
+_CLASSES = flags.DEFINE_integer('classes', 1000, 'Number of centres.')
+_QUERIES = flags.DEFINE_integer('queries', 100, 'Number of queries.')
+_DTYPE = flags.DEFINE_enum(
+    'dtype', 'float16', feature_sets.DTYPES, 'Of the features on disk.'
+)
+_STEPS = flags.DEFINE_integer('steps', codes.STEPS, 'Of the autoencoder.')
+_WORK = flags.DEFINE_string('work', None, 'Folder for the features.')
+_NEIGHBOURS = 10
+_PART = 4096
+
+
+class Memory:
+  """The most anonymous memory of this process, in MiB, looked at all along."""
+
+  def __init__(self):
+    """Starts to look."""
+    self._most = 0
+    self._stop = threading.Event()
+    self._thread = threading.Thread(target=self._look, daemon=True)
+    self._thread.start()
+
+  def _look(self):
+    while not self._stop.wait(0.02):
+      self._most = max(self._most, _anonymous())
+
+  def most_since_last(self) -> float:
+    """Since the last call."""
+    most, self._most = max(self._most, _anonymous()), 0
+    return most / 2**20
+
+  def close(self) -> None:
+    """Ends."""
+    self._stop.set()
+    self._thread.join()
+
+
+def _anonymous():
+  """Bytes of the process that belong to no file."""
+  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
+    if line.startswith('RssAnon'):
+      return int(line.split()[1]) * 1024
+  return 0
+
+
+def synthetic(
+    rng: np.random.Generator, centres: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Vectors like features behind a ReLU, and their classes.
+
+  Args:
+    rng: draws them.
+    centres: [classes, dimensions] float32.
+    count: of vectors.
+
+  Returns:
+    ([count, dimensions] float32, [count] int64).
+  """
+  labels = rng.integers(0, len(centres), count)
+  vectors = rng.standard_normal((count, centres.shape[1]), np.float32)
+  vectors *= 2
+  vectors += centres[labels]
+  return np.maximum(vectors, 0, out=vectors), labels
+
+
+def write(
+    path: pathlib.Path, count: int, centres: np.ndarray, dtype: str
+) -> feature_sets.FeatureSet:
+  """Writes synthetic features."""
+  rng = np.random.default_rng(1)
+  writer = feature_sets.Writer(path, {'layer': 'synthetic'}, dtype)
+  for start in range(0, count, _PART):
+    vectors, labels = synthetic(rng, centres, min(_PART, count - start))
+    indices = np.arange(start, start + len(labels))
+    writer.add(vectors, labels, indices, [f'{i:08d}.jpg' for i in indices])
+  writer.close()
+  return feature_sets.load(path)
+
+
+def measure(found: feature_sets.FeatureSet, centres: np.ndarray, count: int):
+  """Yields (name, bytes an image, seconds of the index, search), one by one."""
+  vectors = found.vectors
+  yield 'exact', vectors.itemsize * vectors.shape[1], 0.0, (
+      lambda queries, count: nearest.euclidean(vectors, queries, count)
+  )
+  start = time.perf_counter()
+  components = codes.fit_components(vectors)
+  fitted = time.perf_counter() - start
+  for number in (64, 256):
+    start = time.perf_counter()
+    index = components.project(vectors, number)
+    seconds = fitted + time.perf_counter() - start
+    yield f'{number} principal components', 4 * number, seconds, (
+        lambda queries, count, index=index, number=number: nearest.euclidean(
+            index, components.project(queries, number), count
+        )
+    )
+    del index
+  for bits in codes.BITS:
+    start = time.perf_counter()
+    coder = codes.train(
+        vectors, bits, components=components, steps=_STEPS.value
+    )
+    index = codes.CodeIndex(coder, coder.encode(vectors))
+    seconds = fitted + time.perf_counter() - start
+    yield f'{bits} bits of the autoencoder', bits // 8, seconds, index.search
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m benchmarks.retrieval`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  path = pathlib.Path(_WORK.value) / f'synthetic-{os.getpid()}'
+  rng = np.random.default_rng(0)
+  centres = rng.standard_normal(
+      (_CLASSES.value, _DIMENSIONS.value), np.float32
+  )
+  queries, labels = synthetic(rng, centres, _QUERIES.value)
+  memory = Memory()
+  try:
+    start = time.perf_counter()
+    found = write(path, _VECTORS.value, centres, _DTYPE.value)
+    seconds = time.perf_counter() - start
+    size = (path / 'features.npy').stat().st_size
+    print(
+        f'{len(found):,} x {_DIMENSIONS.value:,} {_DTYPE.value}, '
+        f'{size / 1e9:.2f} GB, written in {seconds:.0f} s; at most '
+        f'{memory.most_since_last():.0f} MiB of memory', flush=True,
+    )
+    rows = []
+    for name, size, seconds, search in measure(found, centres, _NEIGHBOURS):
+      made = memory.most_since_last()
+      start = time.perf_counter()
+      _, best = search(queries, _NEIGHBOURS)
+      together = (time.perf_counter() - start) / len(queries)
+      alone = retrieval_table.milliseconds(search, queries, _NEIGHBOURS)
+      precision = nearest.precision(best, found.labels, labels)
+      rows.append((
+          name, f'{size:,}', f'{seconds:.0f}', f'{made:.0f}',
+          f'{precision:.4f}', f'{statistics.median(alone):.1f}',
+          f'{1000 * together:.2f}', f'{memory.most_since_last():.0f}',
+      ))
+      print(f'{name} is done', flush=True)
+    table = Table(
+        (
+            'search', 'bytes an image', 's to make', 'MiB to make',
+            f'precision@{_NEIGHBOURS}', 'ms alone',
+            f'ms each of {len(queries)}', 'MiB to search',
+        ),
+        tuple(rows),
+    )
+    print(to_text([('Retrieval', [table])]))
+  finally:
+    memory.close()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('work')
+  cli.run(main)

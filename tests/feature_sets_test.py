@@ -1,0 +1,140 @@
+"""Features on disk, read with NumPy alone."""
+
+from tests import testing  # isort: skip  # noqa: F401
+
+import json
+import pathlib
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from alexnet.analysis import feature_sets
+
+_NAMES = ['a/1.jpg', 'b/häßlich\n.jpg', 'c/3.jpg', 'c/4.jpg', 'e.jpg']
+
+
+def write(path, dtype='float32', shape=(2, 3), count=5, **about):
+  rng = np.random.default_rng(0)
+  features = rng.standard_normal((count, *shape)).astype(np.float32)
+  labels = np.arange(count) - 1
+  names = [_NAMES[i % 5] for i in range(count)]
+  writer = feature_sets.Writer(path, {'layer': 'fc7', **about}, dtype)
+  for start in range(0, count, 2):
+    part = slice(start, start + 2)
+    indices = np.arange(count)[part] * 10
+    writer.add(features[part], labels[part], indices, names[part])
+  writer.close()
+  return features, labels
+
+
+class FeatureSetTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.directory = pathlib.Path(self.create_tempdir().full_path)
+
+  @parameterized.product(
+      name=('set', 'set.npz'),
+      dtype=feature_sets.DTYPES,
+      shape=((4,), (2, 3, 2)),
+  )
+  def test_comes_back(self, name, dtype, shape):
+    features, labels = write(self.directory / name, dtype, shape)
+    got = feature_sets.load(self.directory / name)
+    np.testing.assert_array_equal(got.features, features.astype(dtype))
+    self.assertEqual(got.features.dtype, dtype)
+    self.assertEqual(got.vectors.shape, (5, np.prod(shape)))
+    np.testing.assert_array_equal(got.labels, labels)
+    self.assertEqual(got.indices.tolist(), [0, 10, 20, 30, 40])
+    # A line break in a name is shown, and ends no line.
+    self.assertEqual(
+        list(got.names),
+        ['a/1.jpg', 'b/häßlich\\n.jpg', 'c/3.jpg', 'c/4.jpg', 'e.jpg'],
+    )
+    self.assertEqual(got.about['layer'], 'fc7')
+    self.assertLen(got, 5)
+
+  def test_folder_is_plain_numpy_and_mapped(self):
+    """The header is written twice, for any number of images."""
+    features, labels = write(self.directory / 'set', count=1234)
+    plain = np.load(self.directory / 'set' / 'features.npy', allow_pickle=False)
+    np.testing.assert_array_equal(plain, features)
+    np.testing.assert_array_equal(
+        np.load(self.directory / 'set' / 'labels.npy'), labels
+    )
+    got = feature_sets.load(self.directory / 'set')
+    self.assertIsInstance(got.features, np.memmap)
+    self.assertEqual(got.names[-1], _NAMES[1233 % 5])
+    self.assertEqual(got.names[2:4], ['c/3.jpg', 'c/4.jpg'])
+
+  def test_what_was_not_closed_is_not_read(self):
+    path = self.directory / 'set'
+    write(path)
+    writer = feature_sets.Writer(path, {})
+    writer.add(np.zeros((1, 2)), [0], [0], ['a'])
+    with self.assertRaisesRegex(feature_sets.FeaturesError, 'is missing'):
+      feature_sets.load(path)
+
+  def test_damaged(self):
+    path = self.directory / 'set'
+    write(path)
+    with open(path / 'names.txt', 'a') as f:
+      f.write('one more\n')
+    with self.assertRaisesRegex(feature_sets.FeaturesError, 'make them again'):
+      feature_sets.load(path)
+    (self.directory / 'bad.npz').write_bytes(b'PK')
+    with self.assertRaisesRegex(feature_sets.FeaturesError, 'cannot read'):
+      feature_sets.load(self.directory / 'bad.npz')
+
+  def test_no_pickle(self):
+    path = self.directory / 'set'
+    write(path)
+    np.save(path / 'labels.npy', np.array([{}] * 5, object))
+    with self.assertRaisesRegex(feature_sets.FeaturesError, 'allow_pickle'):
+      feature_sets.load(path)
+
+  def test_leaves_other_folders_alone(self):
+    (self.directory / 'photos').mkdir()
+    (self.directory / 'photos' / 'a.jpg').write_text('')
+    with self.assertRaisesRegex(feature_sets.FeaturesError, '--output'):
+      feature_sets.Writer(self.directory / 'photos', {})
+
+  def test_empty(self):
+    writer = feature_sets.Writer(self.directory / 'set', {})
+    with self.assertRaisesRegex(feature_sets.FeaturesError, 'no image'):
+      writer.close()
+
+  def test_manifest(self):
+    write(self.directory / 'set', step=7)
+    about = json.loads((self.directory / 'set' / 'manifest.json').read_text())
+    self.assertEqual(
+        about,
+        {
+            'format': 1, 'images': 5, 'layer': 'fc7', 'step': 7,
+            'shape': [2, 3], 'dtype': 'float32',
+        },
+    )
+
+
+class BlocksTest(absltest.TestCase):
+
+  def test_blocks_are_all_rows(self):
+    vectors = np.arange(60, dtype=np.float16).reshape(20, 3)
+    got = [*feature_sets.blocks(vectors)]
+    self.assertEqual([start for start, _ in got], [0])
+    self.assertEqual(got[0][1].dtype, np.float32)
+    # 64 MiB of float32.
+    self.assertEqual(feature_sets.block_rows(4096), 4096)
+
+  def test_sample(self):
+    vectors = np.arange(1000, dtype=np.float16)[:, None].repeat(2, axis=1)
+    np.testing.assert_array_equal(feature_sets.sample(vectors, 1000), vectors)
+    some = feature_sets.sample(vectors, 100)
+    self.assertEqual(some.shape, (100, 2))
+    self.assertEqual(len({*some[:, 0].tolist()}), 100)
+    self.assertTrue((np.diff(some[:, 0]) > 0).all())
+    self.assertBetween(some.mean(), 400, 600)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,140 @@
+"""Probes of a tiny network's layers."""
+
+from tests import testing  # isort: skip
+
+import io
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest
+
+from alexnet import metrics
+from alexnet.analysis import images, linear_probe, probe
+from tests import tiny_run
+from tests.features_test import run_command
+
+
+class DrawTest(absltest.TestCase):
+
+  def test_images_are_of_one_side(self):
+    """Of a source without an evaluation set."""
+    (first, train), (second, test) = linear_probe.draw(
+        {'train': range(100)}, 60, 50, seed=0
+    )
+    self.assertIs(first, second)
+    self.assertLen(set(train.tolist()), 60)
+    self.assertLen(set(test.tolist()), 20)  # A fifth, whatever is wanted.
+    self.assertEmpty(set(train.tolist()) & set(test.tolist()))
+    _, (_, other) = linear_probe.draw({'train': range(100)}, 60, 50, seed=1)
+    self.assertNotEqual(test.tolist(), other.tolist())
+
+  def test_own_evaluation_set(self):
+    sets = {'train': range(100), 'evaluation': range(30)}
+    (first, train), (second, test) = linear_probe.draw(sets, 200, 10, seed=0)
+    self.assertEqual((len(first), len(second)), (100, 30))
+    self.assertLen(set(train.tolist()), 100)
+    self.assertLen(set(test.tolist()), 10)
+    self.assertLess(test.max(), 30)
+
+
+class LinearProbeTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.directory = pathlib.Path(
+        cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
+    # The run's own images are not needed.
+    cls.workdir = cls.directory / 'run'
+    cls.network = tiny_run.write(cls.workdir, cls.directory / 'gone', classes=3)
+    cls.images = testing.write_images(cls.directory / 'other', 2, 20)
+    cls.sets = images.open_sets(str(cls.images), config=cls.network.config)
+
+  def features(self, layers, largest, params=None):
+    indices = np.array([3, 30, 17, 5, 8])
+    found, labels = linear_probe.layer_features(
+        self.network, self.network.params if params is None else params,
+        self.sets['train'], indices, layers, largest,
+    )
+    photos = sorted(self.images.rglob('*.jpg'))
+    return found, labels, [photos[index] for index in indices]
+
+  def test_features_of_several_layers(self):
+    found, labels, photos = self.features(['pixels', 'pool5', 'fc6'], 10_000)
+    self.assertEqual(labels.tolist(), [0, 1, 0, 0, 0])
+    for layer in ('pool5', 'fc6'):
+      wanted = self.network.features(photos, layer).reshape(5, -1)
+      np.testing.assert_allclose(
+          found[layer], wanted, rtol=1e-4, atol=1e-4
+      )
+    # 57 x 57 cells of 224 x 224 pixels; their mean is that of the crop.
+    self.assertEqual(found['pixels'].shape, (5, 57 * 57 * 3))
+    crops = self.network.squares(photos)[:, 16:-16, 16:-16] - 120.0
+    np.testing.assert_allclose(
+        found['pixels'].mean(axis=1), crops.mean(axis=(1, 2, 3)), atol=0.5
+    )
+
+  def test_random_weights_are_of_their_seed(self):
+    first, again, other = (
+        linear_probe._initial(self.network, seed)['conv1']['kernel']
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    self.assertGreater(np.abs(first - other).max(), 0)
+    self.assertNotEqual(
+        *(
+            float(self.features(['fc7'], 10, params)[0]['fc7'].sum())
+            for params in (None, linear_probe._initial(self.network, 5))
+        )
+    )
+
+  def test_measures_each_layer_with_each_seed(self):
+    results = linear_probe.measure(
+        self.network, self.sets, ['pixels', 'pool1'], train=24, test=8,
+        seeds=2, largest=100, console=metrics.Console(io.StringIO()),
+    )
+    # The classes differ in brightness, which anything shows.
+    self.assertEqual(
+        {key: [one.accuracy for one in some] for key, some in results.items()},
+        {
+            ('trained', 'pixels'): [1, 1],
+            ('trained', 'pool1'): [1, 1],
+            ('random weights', 'pool1'): [1, 1],
+        },
+    )
+
+  def test_table(self):
+    one = lambda accuracy: probe.Result(accuracy, 1.0, 4096)
+    table = linear_probe.table(
+        {
+            ('trained', 'pixels'): [one(0.25), one(0.35)],
+            ('trained', 'fc7'): [one(0.5), one(0.5)],
+            ('random weights', 'fc7'): [one(0.1), one(0.3)],
+        },
+        ['pixels', 'fc7'],
+    )
+    self.assertEqual(
+        table.rows,
+        (
+            ('pixels', '4,096', '2', '30.00 ± 7.07', ''),
+            ('fc7', '4,096', '2', '50.00 ± 0.00', '20.00 ± 14.14'),
+        ),
+    )
+
+  def test_command(self):
+    output = self.directory / 'table.md'
+    status, text, error = run_command(
+        'linear_probe', f'--workdir={self.workdir}', f'--source={self.images}',
+        '--layers=pixels,fc7', '--seeds=2', '--train_images=24',
+        '--test_images=8', f'--output={output}',
+    )
+    self.assertEqual(status, 0, error)
+    self.assertIn('24 images to train a probe, 8 to test it', text)
+    self.assertIn('| pixels | 9,747 | 2 | 100.00 ± 0.00 |  |',
+                  output.read_text())
+
+
+if __name__ == '__main__':
+  absltest.main()
