@@ -21,7 +21,9 @@ from alexnet import (
   durations,
   environment,
   evaluation,
+  layer_statistics,
   metrics,
+  observer,
   optimizer,
   partitioning,
   pretrained,
@@ -165,6 +167,16 @@ class Run:
     }
     self._eval_steps = steps(train_step.make_eval_step)
     self._predict_steps = steps(train_step.make_predict_step)
+    self._observer = observer.Observer(
+        config,
+        workdir,
+        model=self.model,
+        mesh=self.mesh,
+        params=shapes.params,
+        views=inputs,
+        pipeline=self.pipeline,
+        predict_step=self._predict_steps['centre'],
+    )
     self._train_step = train_step.make_train_step(
         model=self.model,
         optimizer=self._optimizer,
@@ -315,7 +327,7 @@ class Run:
     """Kinds of records that the checkpoint's own step has for good."""
     step, kinds = self.progress.step, ['train']
     if self.progress.evaluated_step == step:
-      kinds.append('eval_centre')
+      kinds += ['eval_centre', layer_statistics.KIND]
     if step < self.total_steps:
       kinds.append('eval_ten')  # Of a shorter duration before.
     return tuple(kinds)
@@ -443,6 +455,7 @@ class Run:
     writer.write('eval_centre', step, result)
     line = evaluation.format_result('centre', result)
     self._console.print(f'step {step}: {line}')
+    self._observer.observe(writer, step, self.state, self._rates())
     self.progress.evaluated_step = step
     if self.config.schedule.name == 'plateau' and self.progress.plateau.observe(
         1 - result['top1'], self.config.schedule

@@ -31,9 +31,10 @@ _VIEWS = {'centre': 'centre crop', 'ten': 'ten views'}
 # They say where a run was made and how often it was looked at, not what it is.
 _NOT_THE_RECIPE = (
     'accumulation', 'checkpoint_every', 'evaluate_every',
-    'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'seed',
-    'ten_views', 'dataset.dir', 'dataset.eval_dir', 'dataset.eval_fraction',
-    'dataset.eval_split', 'dataset.split_seed', 'dataset.statistics_dir',
+    'evaluation_batch_size', 'keep_checkpoints', 'layer_statistics_images',
+    'log_every', 'log_images', 'seed', 'ten_views', 'dataset.dir',
+    'dataset.eval_dir', 'dataset.eval_fraction', 'dataset.eval_split',
+    'dataset.split_seed', 'dataset.statistics_dir',
     'dataset.train_dir', 'dataset.train_split', 'mesh.data', 'mesh.tower',
     'model.num_classes',
 )
