@@ -25,12 +25,16 @@ _MANIFEST = 'manifest.json'
 
 def newest_step(workdir: pathlib.Path) -> int | None:
   """Step of a workdir's newest complete checkpoint; writes nothing there."""
-  steps = (
+  return max(complete_steps(workdir), default=None)
+
+
+def complete_steps(workdir: pathlib.Path) -> list[int]:
+  """Steps of a workdir's complete checkpoints, in their order."""
+  return sorted(
       int(path.parent.name)
       for path in (workdir / 'checkpoints').glob(f'*/{_MANIFEST}')
       if path.parent.name.isdigit()
   )
-  return max(steps, default=None)
 
 
 class Checkpoints:

@@ -96,10 +96,7 @@ def make_measure(
         result[f'{layer}/{kind}_update'] = update / jnp.where(norm, norm, 1)
     return result
 
-  compiled = jax.jit(
-      measure,
-      compiler_options=train_step.compiler_options(mesh.devices.flat[0]),
-  )
+  compiled = train_step.jit_for(mesh.devices.flat[0], measure)
   return lambda params, velocity, batch: compiled(
       params, velocity, batch, images
   )

@@ -1,8 +1,8 @@
 """A run: the loop over training steps, evaluation, checkpoints, restarts.
 
-A workdir holds config.json, environment.json, metrics.jsonl, tensorboard/,
-checkpoints/ and, after the end, results.json. The same command on the same
-workdir continues where it was.
+A workdir holds config.json, environment.json, inputs.npz, metrics.jsonl,
+tensorboard/, checkpoints/ and, after the end, results.json. The same command
+on the same workdir continues where it was.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from alexnet import (
   durations,
   environment,
   evaluation,
+  inputs,
   layer_statistics,
   metrics,
   observer,
@@ -149,21 +150,25 @@ class Run:
       self._checkpoints.set_aside_unfinished()
     self._stop_signal: int | None = None
     self.state, self.progress = self._start_or_restore(shapes)
+    if training:
+      # Now it is known that the data is that of the checkpoint.
+      inputs.save(workdir, inputs.of_pipeline(self.pipeline))
     self._clock = metrics.Clock(self.progress.seconds)
-    inputs = views_lib.Views(
+    views = views_lib.Views(
         self.pipeline.mean_image,
         config.augmentation.mean_crop,
         mirror=config.augmentation.flip,
         crop=config.augmentation.crop_size,
     )
+    kinds = (('centre', views.centre), ('ten', views.ten))
     steps = lambda make: {
-        views: make(
+        name: make(
             model=self.model,
             mesh=self.mesh,
             params=shapes.params,
             images=images,
         )
-        for views, images in (('centre', inputs.centre), ('ten', inputs.ten))
+        for name, images in kinds
     }
     self._eval_steps = steps(train_step.make_eval_step)
     self._predict_steps = steps(train_step.make_predict_step)
@@ -173,7 +178,7 @@ class Run:
         model=self.model,
         mesh=self.mesh,
         params=shapes.params,
-        views=inputs,
+        views=views,
         pipeline=self.pipeline,
         predict_step=self._predict_steps['centre'],
     )
@@ -182,7 +187,7 @@ class Run:
         optimizer=self._optimizer,
         mesh=self.mesh,
         state=shapes,
-        images=inputs.training,
+        images=views.training,
         seed=config.seed,
         accumulation=config.accumulation,
     )

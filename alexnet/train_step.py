@@ -214,9 +214,7 @@ def make_train_step(
       in_specs=(state_specs, BATCH, REPLICATED, REPLICATED, REPLICATED),
       out_specs=(state_specs, REPLICATED),
   )
-  compiled = jax.jit(
-      mapped, donate_argnums=0, compiler_options=_compiler_options(mesh)
-  )
+  compiled = jit_for(mesh.devices.flat[0], mapped, donate_argnums=0)
   # An argument, so that runs of a sweep that differ in their seed are the same
   # program.
   key = jax.random.key(seed)
@@ -250,7 +248,7 @@ def make_eval_step(
   def step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     weight = batch['weight']
-    prediction, views = _predict(local_model, params, images(batch))
+    prediction, views = predict_views(local_model, params, images(batch))
     sums = {
         **score(prediction, batch['label'], weight),
         'views': jnp.sum(weight) * views,
@@ -264,7 +262,7 @@ def make_eval_step(
       in_specs=(partitioning.specs(params, mesh), BATCH, REPLICATED),
       out_specs=REPLICATED,
   )
-  compiled = jax.jit(mapped, compiler_options=_compiler_options(mesh))
+  compiled = jit_for(mesh.devices.flat[0], mapped)
   return _Step(compiled, (images,))
 
 
@@ -287,7 +285,7 @@ def make_predict_step(
 
   def step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
-    prediction, views = _predict(local_model, params, images(batch))
+    prediction, views = predict_views(local_model, params, images(batch))
     return {
         # Equal on both towers already, see make_eval_step.
         'log_probabilities': lax.pmean(prediction, TOWER),
@@ -303,9 +301,9 @@ def make_predict_step(
       out_specs=BATCH,
   )
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
-  compiled = jax.jit(
+  compiled = jit_for(
+      mesh.devices.flat[0],
       lambda *arguments: jax.sharding.reshard(mapped(*arguments), everywhere),
-      compiler_options=_compiler_options(mesh),
   )
   return _Step(compiled, (images,))
 
@@ -319,22 +317,28 @@ def as_argument(images: Callable[..., Any], mesh: Mesh) -> Any:
   return jax.tree_util.Partial(images.__func__, owner)
 
 
-def _compiler_options(mesh):
-  if mesh.devices.flat[0].platform != 'cpu':
-    return None
-  # By default XLA gives convolutions to YNNPACK, whose kernel gradients run at
-  # a third of the speed of XLA's own; matrix products stay with it.
-  return {
-      'xla_cpu_experimental_ynn_fusion_type':
-          'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT',
-  }
+def jit_for(
+    device: jax.Device, function: Callable[..., Any], **arguments: Any
+) -> Any:
+  """`jax.jit(function, **arguments)` with what XLA needs for such a device."""
+  options = None
+  if device.platform == 'cpu':
+    # By default XLA gives convolutions to YNNPACK, whose kernel gradients run
+    # at a third of the speed of XLA's own; matrix products stay with it.
+    options = {
+        'xla_cpu_experimental_ynn_fusion_type':
+            'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT',
+    }
+  return jax.jit(function, compiler_options=options, **arguments)
 
 
-def _predict(local_model, params, crops):
+def predict_views(
+    local_model: Module, params: Any, crops: jax.Array
+) -> tuple[jax.Array, int]:
   """The mean of the softmax outputs of an example's views (paper §4.1).
 
   Args:
-    local_model: the network, for use inside a mapped step.
+    local_model: the network; inside a mapped step with its `tower_axis`.
     params: its parameters, local blocks.
     crops: [batch, views, crop, crop, 3] float32.
 

@@ -65,6 +65,8 @@ class Pipeline:
     statistics: of the training set's images; None if the config takes all it
       needs from ImageNet's, which are built in.
     mean_image: [size, size, 3] float32, to be subtracted on the device.
+    components: of the colours that lighting adds: ([3] standard deviations in
+      levels of 0..255, [3, 3] eigenvectors as columns).
   """
 
   def __init__(
@@ -118,12 +120,12 @@ class Pipeline:
             self._size,
         )
     if config.dataset.pca == 'imagenet':
-      self._components = (
+      self.components = (
           statistics_lib.IMAGENET_DEVIATIONS,
           statistics_lib.IMAGENET_EIGENVECTORS,
       )
     else:
-      self._components = self.statistics.principal_components()
+      self.components = self.statistics.principal_components()
     self.mean_image = self._mean_to_subtract()
 
   def training_batches(
@@ -203,8 +205,8 @@ class Pipeline:
           positions,
           kind=config.lighting,
           scale=config.lighting_scale,
-          deviations=self._components[0],
-          eigenvectors=self._components[1],
+          deviations=self.components[0],
+          eigenvectors=self.components[1],
       )
       divisor *= config.lighting_divisor
     return Plan(index, offset, flip, shift, divisor)

@@ -92,6 +92,7 @@ class Prepared(Source):
     self._identity = about['sha256']
     self._raw = manifest['settings']['storage'] == 'raw'
     self.size = manifest['settings']['size']
+    self.aspect = manifest['settings']['aspect']
     path = directory / f'{set_name}.npz'
     try:
       with np.load(path) as arrays:

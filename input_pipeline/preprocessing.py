@@ -150,7 +150,13 @@ def to_square(
   Raises:
     ImageError: the image cannot be decoded.
   """
-  image = decode(encoded, name)
+  return resized(decode(encoded, name), aspect=aspect, box=box)
+
+
+def resized(
+    image: Image.Image, *, aspect: str = 'keep', box: Box = WHOLE
+) -> np.ndarray:
+  """What `to_square` makes of an image that is decoded, 8-bit RGB."""
   # Cutting before resizing is the same square, and an image of extreme shape
   # cannot grow without bound.
   width, height = image.size

@@ -42,12 +42,14 @@ class Source(abc.ABC):
     class_names: the classes' names, in the order of their labels.
     directory: folder of the data, for caches beside it; None if it has none.
     size: side of the squares that it has, in pixels; None: any that is wanted.
+    aspect: how images become squares, one of `preprocessing.ASPECTS`.
   """
 
   name: str
   class_names: Sequence[str]
   directory: pathlib.Path | None = None
   size: int | None = None
+  aspect: str = 'keep'
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -179,10 +181,7 @@ class Folder(Files):
   def _bytes(self, entry):
     path = self.root / entry.path
     try:
-      # Reading a pipe or a device would wait, for ever if need be.
-      if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):
-        raise ImageError(str(path), 'it is not a file')
-      return path.read_bytes()
+      return _contents(path)
     except OSError as error:
       of_the_image = isinstance(
           error, (PermissionError, IsADirectoryError, FileNotFoundError)
@@ -282,6 +281,26 @@ def _images_below(directory, ignored):
     images += [pathlib.Path(parent) / name for name in names if is_image(name)]
     ignored.update(suffix for name in names if (suffix := other_suffix(name)))
   return sorted(images)
+
+
+def _contents(path):
+  # Reading a pipe or a device would wait, for ever if need be.
+  if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):
+    raise ImageError(str(path), 'it is not a file')
+  return path.read_bytes()
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+  """Reads a single image's file.
+
+  Raises:
+    ImageError: it cannot be read.
+  """
+  try:
+    return _contents(pathlib.Path(path))
+  except (OSError, ValueError) as error:  # The latter: a zero byte in its name.
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise ImageError(str(path), reason) from error
 
 
 def other_suffix(name: str) -> str:

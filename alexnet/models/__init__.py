@@ -9,9 +9,11 @@ import ml_collections
 from alexnet import definitions
 from alexnet.errors import ConfigError
 from alexnet.models import alexnet, cuda_convnet
-from alexnet.models.layers import local_response_normalization
+from alexnet.models.layers import OUTPUTS, kept, local_response_normalization
 
-__all__ = ['Module', 'create_model', 'local_response_normalization']
+__all__ = [
+    'OUTPUTS', 'Module', 'create_model', 'kept', 'local_response_normalization',
+]
 
 # For the types of those who use a model without knowing linen.
 Module = nn.Module

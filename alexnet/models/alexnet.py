@@ -112,11 +112,24 @@ class AlexNet(nn.Module):
     """Name of the layer that gives the logits."""
     return self.dense[-1][0]
 
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    """Names of the layers whose outputs are kept, see `__call__`."""
+    return (
+        *(_output_name(name, spec) for name, spec in self.convolutions),
+        *(name for name, _ in self.dense),
+    )
+
   @nn.compact
   def __call__(
       self, images: jax.Array, *, dropout_keys: jax.Array | None = None
   ) -> jax.Array:
     """Computes the logits of a batch of images.
+
+    Where the collection `layers.OUTPUTS` is mutable, it gets each layer's
+    output, by `layers.keep`: of a convolution what is left after all that
+    follows it, called pool1 instead of conv1 if pooling does; of a hidden fully
+    connected layer its activity, before dropout; of the head the logits.
 
     Args:
       images: [batch, height, width, 3] float32, 0..255 minus the training
@@ -139,14 +152,17 @@ class AlexNet(nn.Module):
         )(x)
       for operation in spec.after:
         x = getattr(self, f'_{operation}')(x)
+      layers.keep(self, _output_name(name, spec), x)
     *hidden, (head, head_spec) = self.dense
     for index, (name, spec) in enumerate(hidden):
       x = layers.Dense(**self._layer(spec), name=name)(x)
       x = self._activation(x)
+      layers.keep(self, name, x)
       x = self._dropout(x, spec.dropout, dropout_keys, index)
     logits = layers.Dense(**self._layer(head_spec), name=head)(x)
     if logits.shape[-1] < head_spec.features:
       logits = layers.gather_features(logits, self.tower_axis)
+    layers.keep(self, head, logits)
     return logits.astype(jnp.float32)
 
   def _layer(self, spec):
@@ -202,3 +218,8 @@ class AlexNet(nn.Module):
         keys=keys,
         tower_axis=self.tower_axis,
     )
+
+
+def _output_name(name, spec):
+  """What Figure 2 calls the place: 'pool1' where 'conv1' is pooled."""
+  return name.replace('conv', 'pool') if 'pool' in spec.after else name

@@ -52,11 +52,21 @@ class CudaConvnet(nn.Module):
     """Name of the last layer with weights."""
     return [node.name for node in self.network.nodes if node.kernels][-1]
 
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    """Names of the layers whose outputs are kept: all, as in the file."""
+    return tuple(
+        node.name for node in self.network.nodes if node.layer.type != 'data'
+    )
+
   @nn.compact
   def __call__(
       self, images: jax.Array, *, dropout_keys: jax.Array | None = None
   ) -> jax.Array:
     """Computes the logits of a batch of images.
+
+    Where the collection `layers.OUTPUTS` is mutable, it gets the output of each
+    of `layer_names`, by `layers.keep`.
 
     Args:
       images: [batch, height, width, 3] float32, 0..255 minus the training
@@ -89,6 +99,7 @@ class CudaConvnet(nn.Module):
         x = getattr(self, f'_{kind}')(node, *inputs)
       neuron = node.layer.neuron
       values[node.name] = _NEURONS[neuron.form](x, *neuron.arguments)
+      layers.keep(self, node.name, values[node.name])
     return values[self.network.output].astype(jnp.float32)
 
   # Each of these computes one type; x is [batch, height, width, channels].

@@ -23,6 +23,11 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 Padding = tuple[int, int]
 
+# Collection of variables that `keep` puts layers' outputs in.
+OUTPUTS = 'intermediates'
+# Behind their names: a variable cannot have the name of a submodule.
+_OUTPUT = ' output'
+
 
 # --- Response normalization --------------------------------------------------
 
@@ -503,6 +508,24 @@ def gather_features(x: jax.Array, tower_axis: str) -> jax.Array:
   """
   towers = lax.all_gather(x, tower_axis)
   return jnp.concatenate(list(towers), axis=-1)
+
+
+# --- Outputs of layers -------------------------------------------------------
+
+
+def keep(module: nn.Module, name: str, x: jax.Array) -> None:
+  """Keeps a layer's output for `kept`, if the collection OUTPUTS is mutable.
+
+  Otherwise, as in training, this is nothing, and leaves nothing in what is
+  compiled.
+  """
+  module.sow(OUTPUTS, name + _OUTPUT, x)
+
+
+def kept(variables: Any, name: str) -> jax.Array:
+  """What `keep` has kept under a name in the variables that `apply` gave."""
+  (output,) = variables[OUTPUTS][name + _OUTPUT]
+  return output
 
 
 # --- Layers with parameters --------------------------------------------------

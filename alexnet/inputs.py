@@ -1,0 +1,84 @@
+"""What a run's network has to know of its training images.
+
+With this file in it a workdir is complete: the network can be used where the
+data is not.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet.errors import CheckpointError
+from input_pipeline import atomic
+
+if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
+  from input_pipeline.pipeline import Pipeline
+
+FILE = 'inputs.npz'
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a network was trained on, as far as its use depends on it.
+
+  Attributes:
+    class_names: the classes' names, in the order of their labels.
+    mean_image: [size, size, 3] float32, which is subtracted.
+    aspect: how images become squares, see `preprocessing.ASPECTS`.
+    deviations: [3] float64, along the principal components of the colours that
+      lighting adds, levels of 0..255.
+    eigenvectors: [3, 3] float64, a component a column.
+  """
+
+  class_names: tuple[str, ...]
+  mean_image: np.ndarray
+  aspect: str
+  deviations: np.ndarray
+  eigenvectors: np.ndarray
+
+
+def of_pipeline(pipeline: 'Pipeline') -> Inputs:
+  """The inputs of a run whose data is open."""
+  return Inputs(
+      tuple(pipeline.train.class_names),
+      np.asarray(pipeline.mean_image, np.float32),
+      pipeline.train.aspect,
+      *(np.asarray(array, np.float64) for array in pipeline.components),
+  )
+
+
+def save(workdir: pathlib.Path, inputs: Inputs) -> None:
+  """Writes them into a workdir; without pickle, so that reading is safe."""
+  arrays = {**vars(inputs), 'class_names': np.array(inputs.class_names, str)}
+  # Names may be anything that a folder can be called, bytes that are not text
+  # included; NumPy's text is that.
+  write = functools.partial(np.savez, **arrays)
+  atomic.write(workdir / FILE, write, workdir)
+
+
+def load(workdir: pathlib.Path) -> Inputs | None:
+  """Reads what `save` wrote; None if it is not there, as in older runs.
+
+  Raises:
+    CheckpointError: the file is damaged.
+  """
+  path = workdir / FILE
+  if not path.exists():
+    return None
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return Inputs(
+          tuple(arrays['class_names'].tolist()),
+          arrays['mean_image'],
+          arrays['aspect'].item(),
+          arrays['deviations'],
+          arrays['eigenvectors'],
+      )
+  except Exception as error:  # zipfile and NumPy raise many kinds.
+    raise CheckpointError(
+        f'cannot read {path} ({error}): copy it again, or remove it where the '
+        'training data is and continue the run, which writes it again'
+    ) from error

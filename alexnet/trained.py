@@ -1,0 +1,360 @@
+"""A trained network from its workdir, to be used on any images.
+
+  network = trained.load(pathlib.Path('runs/alexnet'))
+  probabilities = network.predict(['photo.jpg'])
+  features = network.features(['photo.jpg'], 'fc7')
+
+Nothing of the training data is needed: what a network must know of it lies in
+the workdir (`inputs.py`).
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from alexnet import checkpoints, train_step
+from alexnet import inputs as inputs_lib
+from alexnet import views as views_lib
+from alexnet import workdir as workdir_lib
+from alexnet.errors import CheckpointError, ConfigError
+from alexnet.inputs import Inputs
+from alexnet.models import OUTPUTS, Module, create_model, kept
+from input_pipeline import datasets, preprocessing, sources, threads
+from input_pipeline.errors import DataError, ImageError
+
+# Views of an image, and how many images of a batch of centre crops they take.
+VIEWS = {'centre': 1, 'ten': 10}
+
+# A path, pixels [height, width, 3] uint8, or a function that gives pixels,
+# which is called in a thread.
+ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
+Images = Iterable[ImageLike]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+  """The network of a checkpoint, on one device.
+
+  Attributes:
+    config: the run's whole config.
+    step: of the checkpoint.
+    class_names: of the outputs, in their order.
+    inputs: what it has to know of its training images.
+    model: the module.
+    params: {layer: {'kernel', 'bias'}} float32, on the device.
+  """
+
+  config: ml_collections.ConfigDict
+  step: int
+  class_names: tuple[str, ...]
+  inputs: Inputs
+  model: Module
+  params: Any
+
+  @property
+  def layers(self) -> tuple[str, ...]:
+    """Names that `features` knows, in order: 'pool1', ..., 'fc7', 'fc8'."""
+    return self.model.layer_names
+
+  @property
+  def size(self) -> int:
+    """Side of the squares that images become, in pixels."""
+    return self.config.dataset.size
+
+  @functools.cached_property
+  def views(self) -> views_lib.Views:
+    """How the network's input is made of squares."""
+    return views_lib.Views(
+        self.inputs.mean_image,
+        self.config.augmentation.mean_crop,
+        mirror=self.config.augmentation.flip,
+        crop=self.config.augmentation.crop_size,
+    )
+
+  def squares(self, images: Images) -> np.ndarray:
+    """What the pipeline would read of images (paper §2).
+
+    Args:
+      images: paths of JPEG and PNG files, or [height, width, 3] uint8 arrays of
+        any sizes.
+
+    Returns:
+      [images, size, size, 3] uint8: shorter side resized, centre cut out.
+
+    Raises:
+      DataError: one of them cannot be used; `ImageError` if it is a file.
+    """
+    with futures.ThreadPoolExecutor(threads.cores()) as pool:
+      squares = [*pool.map(self.square, _each(images))]
+    shape = (len(squares), self.size, self.size, 3)
+    return np.array(squares, np.uint8).reshape(shape)
+
+  def predict(self, images: Images, *, views: str = 'centre') -> np.ndarray:
+    """Predicts the classes of images.
+
+    Args:
+      images: as of `squares`.
+      views: 'centre', or 'ten' for the mean of ten views (paper §4.1; five
+        where training does not mirror images).
+
+    Returns:
+      [images, classes] float32 probabilities.
+
+    Raises:
+      DataError: an image cannot be used.
+    """
+    rows = [*map(_raised, self.stream(images, views=views))]
+    return np.array(rows, np.float32).reshape(len(rows), len(self.class_names))
+
+  def features(self, images: Images, layer: str) -> np.ndarray:
+    """Activities of a layer, of the images' centre crops.
+
+    Args:
+      images: as of `squares`.
+      layer: one of `layers`. 'pool1', 'conv3' and so on are what is left of a
+        convolution after all that follows it, 'fc6' and 'fc7' the units after
+        the activation and before dropout's factor, 'fc8' the logits.
+
+    Returns:
+      [images, ...] float32.
+
+    Raises:
+      ConfigError: no such layer.
+      DataError: an image cannot be used.
+    """
+    rows = [*map(_raised, self.stream(images, layer=layer))]
+    shape = jax.eval_shape(
+        functools.partial(self._layer, layer),
+        self.params,
+        self._squares_of(1),
+        self.views,
+    )
+    return np.array(rows, np.float32).reshape(len(rows), *shape.shape[1:])
+
+  def stream(
+      self,
+      images: Images,
+      *,
+      views: str = 'centre',
+      layer: str | None = None,
+      batch_size: int | None = None,
+  ) -> Iterator[np.ndarray | ImageError]:
+    """Results of any number of images, in memory that does not grow.
+
+    Threads read the next images while the device computes.
+
+    Args:
+      images: as of `squares`; may be endless. Functions without arguments that
+        give such an array are called in the threads.
+      views: see `predict`.
+      layer: see `features`; None for probabilities.
+      batch_size: images that the device computes at once; None: as in the
+        config's evaluation, or fewer if there are few images.
+
+    Yields:
+      For each image its row of `predict`'s or `features`' result, or the error
+      by which it cannot be used.
+    """
+    images = _each(images)
+    if batch_size is None:
+      batch_size = max(1, self.config.evaluation_batch_size // VIEWS[views])
+      if hasattr(images, '__len__'):
+        # Few sizes, each of which is compiled.
+        batch_size = min(batch_size, 1 << max(0, len(images) - 1).bit_length())
+    step = self._step(layer or views)
+
+    def begin(entries):
+      batch = self._squares_of(batch_size)
+      good = [e for e in entries if not isinstance(e, ImageError)]
+      for place, square in enumerate(good):
+        batch[place] = square
+      return entries, step(self.params, batch) if good else ()
+
+    def finish(entries, result):
+      rows = iter(np.asarray(result))
+      for entry in entries:
+        yield entry if isinstance(entry, ImageError) else next(rows)
+
+    with futures.ThreadPoolExecutor(threads.cores()) as pool:
+      squares = threads.in_order(
+          pool, self._square_or_error, images, ahead=2 * batch_size
+      )
+      under_way = collections.deque()
+      for entries in _groups(squares, batch_size):
+        under_way.append(begin(entries))
+        if len(under_way) > 1:
+          yield from finish(*under_way.popleft())
+      for group in under_way:
+        yield from finish(*group)
+
+  def square(self, image: ImageLike) -> np.ndarray:
+    """The square of one image, see `squares`."""
+    box = preprocessing.whole(self.size)
+    if isinstance(image, (str, os.PathLike)):
+      return preprocessing.to_square(
+          sources.read_file(image), str(image), aspect=self.inputs.aspect,
+          box=box,
+      )
+    pixels = check_pixels(image() if callable(image) else image)
+    if pixels.shape == (self.size, self.size, 3):
+      return pixels
+    return preprocessing.resized(
+        Image.fromarray(pixels), aspect=self.inputs.aspect, box=box
+    )
+
+  def _square_or_error(self, image):
+    try:
+      return self.square(image)
+    except ImageError as error:
+      return error
+
+  def _squares_of(self, count):
+    return np.zeros((count, self.size, self.size, 3), np.uint8)
+
+  def _step(self, name) -> Callable[[Any, np.ndarray], jax.Array]:
+    """From (params, squares) to an array; compiled once."""
+    if name not in self._steps:
+      if name in VIEWS:
+        function = self._probabilities
+      elif name in self.layers:
+        function = self._layer
+      else:
+        raise ConfigError(
+            f"this network has no layer '{name}': it has "
+            + ', '.join(self.layers)
+        )
+      (device,) = jax.tree.leaves(self.params)[0].devices()
+      compiled = train_step.jit_for(device, functools.partial(function, name))
+      inputs = jax.device_put(self.views, device)
+      self._steps[name] = lambda params, squares: compiled(
+          params, squares, inputs
+      )
+    return self._steps[name]
+
+  @functools.cached_property
+  def _steps(self):
+    return {}
+
+  def _probabilities(self, name, params, squares, inputs):
+    crops = getattr(inputs, name)({'image': squares})
+    return jnp.exp(train_step.predict_views(self.model, params, crops)[0])
+
+  def _layer(self, name, params, squares, inputs):
+    crops = inputs.centre({'image': squares})[:, 0]
+    _, variables = self.model.apply({'params': params}, crops, mutable=OUTPUTS)
+    return kept(variables, name).astype(jnp.float32)
+
+
+def load(
+    workdir: str | os.PathLike,
+    *,
+    step: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> TrainedNetwork:
+  """Loads the network of a run, finished or under way.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; None: the newest.
+    overrides: {dotted field: value} of the config: where the data of a run is
+      now that has no `inputs.npz` yet.
+
+  Raises:
+    CheckpointError: no run there, no such checkpoint, or it is damaged.
+    DataError: a run without `inputs.npz`, whose data is not there either.
+  """
+  workdir = pathlib.Path(workdir).expanduser()
+  config = workdir_lib.load_config(workdir)
+  with config.ignore_type():
+    config.update_from_flattened_dict(overrides or {})
+  steps = checkpoints.complete_steps(workdir)
+  if not steps:
+    raise CheckpointError(
+        f'{workdir} has no checkpoint yet: train the run first'
+    )
+  if step is None:
+    step = steps[-1]
+  elif step not in steps:
+    raise CheckpointError(
+        f'{workdir} has no checkpoint of step {step}: it has '
+        + ', '.join(map(str, steps))
+    )
+  inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
+  names = inputs.class_names
+  # A network may have more outputs than its data has classes.
+  names += tuple(
+      f'output {i}' for i in range(len(names), config.model.num_classes)
+  )
+  params = _restore(workdir, step)
+  return TrainedNetwork(
+      config, step, names, inputs, create_model(config.model), params
+  )
+
+
+def _restore(workdir, step):
+  store = checkpoints.Checkpoints(workdir, keep=1)
+  shapes = store.parameter_shapes(step)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=device
+      ),
+      shapes,
+  )
+  params = store.restore_parameters(step, target)
+  store.close()
+  return params
+
+
+def _inputs_from_data(config, workdir):
+  from input_pipeline.pipeline import Pipeline  # With it comes TensorFlow.
+
+  try:
+    train, evaluation = datasets.create_sources(config.dataset, config.seed)
+    return inputs_lib.of_pipeline(Pipeline(config, train, evaluation))
+  except DataError as error:
+    raise DataError(
+        f'{workdir} has no {inputs_lib.FILE} (runs before there was one), so '
+        f'its data is needed: {error}'
+    ) from error
+
+
+def check_pixels(pixels: Any) -> np.ndarray:
+  """Raises DataError if something is not an image's pixels."""
+  shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
+  if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+    raise DataError(
+        f'an image is {type(pixels).__name__} of shape {shape} and dtype '
+        f'{dtype}: wanted a path, or an array [height, width, 3] of uint8, '
+        '0..255'
+    )
+  return np.asarray(pixels)
+
+
+def _each(images):
+  if isinstance(images, (str, os.PathLike)):
+    return [images]
+  return images
+
+
+def _raised(result):
+  if isinstance(result, ImageError):
+    raise result
+  return result
+
+
+def _groups(entries, size):
+  while group := [*itertools.islice(entries, size)]:
+    yield group
