@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-# Columns of the picture; with 48 kernels a tower has three rows, as in Figure 3.
+# Columns of the picture: the 48 kernels of a tower are three rows, as in the
+# paper.
 _COLUMNS = 16
 _GAP = 1
 # Rows of pixels between the towers.
@@ -31,21 +32,29 @@ class Colourfulness:
   kernels: np.ndarray
 
 
-def first_kernels(params: Any) -> tuple[str, np.ndarray] | None:
-  """The kernels that read the image.
+def first_layer(params: Any) -> tuple[str, str] | None:
+  """Which parameter holds the kernels that read the image.
 
   Args:
-    params: {layer: {'kernel', 'bias'}}.
+    params: {layer: {'kernel', 'bias'}}, arrays or shapes.
 
   Returns:
-    Name of the layer, and [size, size, 3, kernels] float32; None if no layer
-    reads three channels.
+    (layer, parameter), or None if no layer reads three channels.
   """
   for layer, arrays in sorted(params.items()):
     for name, array in sorted(arrays.items()):
-      if name.startswith('kernel') and array.ndim == 4 and array.shape[2] == 3:
-        return layer, np.asarray(array, np.float32)
+      if len(array.shape) == 4 and array.shape[2] == 3:
+        return layer, name
   return None
+
+
+def first_kernels(params: Any) -> np.ndarray | None:
+  """These kernels, [size, size, 3, kernels] float32; None if there are none."""
+  place = first_layer(params)
+  if place is None:
+    return None
+  layer, name = place
+  return np.asarray(params[layer][name], np.float32)
 
 
 def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -56,12 +56,11 @@ def write(
           squares, np.exp(log_probabilities), labels.tolist(), class_names
       )
   }
-  if kernels := filters.first_kernels(params):
-    picture = filters.picture(kernels[1], towers)
-    files['filters'] = pictures.encode(picture)
-    for number, tower in enumerate(filters.colourfulness(kernels[1], towers)):
-      tag = f'colourfulness/tower {number + 1}'
-      writer.scalar(tag, step, tower.share)
+  kernels = filters.first_kernels(params)
+  if kernels is not None:
+    files['filters'] = pictures.encode(filters.picture(kernels, towers))
+    for number, tower in enumerate(filters.colourfulness(kernels, towers), 1):
+      writer.scalar(f'colourfulness/tower_{number}', step, tower.share)
   folder = workdir / FOLDER
   folder.mkdir(exist_ok=True)
   for name, file in files.items():

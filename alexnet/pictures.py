@@ -78,7 +78,7 @@ def rows(
     images: Sequence[Sequence[np.ndarray]],
     captions: Sequence[Sequence[str]],
 ) -> bytes:
-  """Draws rows of images with a line of text above each.
+  """Draws rows of images with a text above each.
 
   Args:
     images: rows of [size, size, 3] uint8; they may be of different lengths.
@@ -138,9 +138,12 @@ def _image(axes, square, text):
 
 
 def _plain(text):
+  lines = [
+      line if len(line) <= _NAME else f'{line[: _NAME - 1]}…'
+      for line in text.split('\n')
+  ]
   # Dollars would begin a formula.
-  text = text if len(text) <= _NAME else f'{text[: _NAME - 1]}…'
-  return text.replace('$', r'\$')
+  return '\n'.join(lines).replace('$', r'\$')
 
 
 def _png(figure):

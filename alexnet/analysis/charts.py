@@ -195,7 +195,8 @@ def lines(
 
   Args:
     lines: the lines.
-    xlabel, ylabel: of the axes.
+    xlabel: of the axis of x.
+    ylabel: of the axis of y.
     log: whether y is logarithmic, where all of it is above zero.
     percent: whether y is a share, to be written in percent.
     ordered: whether the series are in an order, as layers are, which their
@@ -282,7 +283,8 @@ def matrix(
     shares: [rows, columns].
     names: of rows and columns; without them the numbers are left out too, for
       matrices that are too large.
-    xlabel, ylabel: of columns and rows.
+    xlabel: of the columns.
+    ylabel: of the rows.
   """
 
   def draw(axes, theme):

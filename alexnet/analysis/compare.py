@@ -17,7 +17,7 @@ from absl import app, flags
 
 from alexnet import cli, definitions, workdir
 from alexnet.analysis import document, references
-from alexnet.analysis.document import Bullets, Section, Table
+from alexnet.analysis.document import Bullets, Item, Section, Table
 from alexnet.errors import CheckpointError, ConfigError
 from configs import alexnet, alexnet_2012
 
@@ -322,6 +322,11 @@ def _from_files(config):
   if config.optimizer.momentum is None:
     names += ('optimizer.momentum',)
   return names
+
+
+def config_differences(config: ml_collections.ConfigDict) -> list[Item]:
+  """In which fields a config differs from the paper's and run #145's."""
+  return _differences(config, differing_fields(config))
 
 
 def _differences(config, fields):

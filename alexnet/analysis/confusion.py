@@ -97,7 +97,8 @@ def worst_pairs(
 
   Args:
     confusion: of these images.
-    labels, predicted: [images] int.
+    labels: [images] int, the true classes.
+    predicted: [images] int.
     confidence: [images] probability of the predicted class.
     pairs: to return at most.
     images: of each pair at most.

@@ -17,6 +17,13 @@ _TEMPLATE = pathlib.Path(__file__).parent / 'page.html'
 
 
 @dataclasses.dataclass(frozen=True)
+class Heading:
+  """A title inside a section."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Facts:
   """Numbers to see first, (what, value)."""
 
@@ -96,8 +103,8 @@ class Details:
 
 
 Block = (
-    str | Table | Bullets | Facts | Figures | Cards | Strips | Code | Missing
-    | Details
+    str | Table | Bullets | Heading | Facts | Figures | Cards | Strips | Code
+    | Missing | Details
 )
 
 
