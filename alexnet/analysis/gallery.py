@@ -1,7 +1,8 @@
 """What a network says of images: predictions and neighbours (Figure 4).
 
-The parts of a report that need the trained network and its data. Images are chosen by their places in the set, at equal distances, before
-anything is known of them.
+The parts of a report that need the trained network and its data. Images are
+chosen by their places in the set, at equal distances, before anything is known
+of them.
 """
 
 import dataclasses
