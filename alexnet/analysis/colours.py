@@ -128,13 +128,22 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
       f'strip goes from {_REACH} standard deviations below the mean colour '
       f'({", ".join(f"{x:.1f}" for x in mean)}) to {_REACH} above it; a value '
       'beyond 0 or 255 is cut.',
-      Figures(tuple(strips)),
+      Figures((*strips, _mean_image(inputs.mean_image))),
       Table(
           ('component', 'standard deviation, levels of 255',
            'share of the variance', 'direction (red, green, blue)'),
           tuple(rows),
       ),
   ]
+
+
+def _mean_image(image) -> Picture:
+  file = pictures.encode(np.clip(image.round(), 0, 255).astype(np.uint8))
+  url = charts.data_url('image/png', file)
+  return Picture(
+      'mean_image', 'The mean image, which is subtracted',
+      'The mean of all training images', file, url, url,
+  )
 
 
 def _strip(mean, direction, number) -> Picture:

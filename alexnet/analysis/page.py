@@ -118,7 +118,7 @@ class Section:
   @property
   def anchor(self) -> str:
     """Its name in addresses."""
-    return re.sub(r'\W+', '-', self.title.lower()).strip('-')
+    return re.sub('[^a-z0-9]+', '-', self.title.lower()).strip('-')
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
