@@ -84,7 +84,7 @@ def colourfulness(kernels: np.ndarray, towers: int) -> list[Colourfulness]:
     towers: that the kernels belong to, in equal runs.
   """
   result = []
-  for part in np.split(kernels, towers, axis=-1):
+  for part in _of_towers(kernels, towers):
     total, chroma = chroma_shares(part)
     each = np.divide(chroma, total, out=np.zeros_like(total), where=total > 0)
     share = chroma.sum() / total.sum() if total.any() else 0.0
@@ -106,12 +106,18 @@ def picture(kernels: np.ndarray, towers: int, scale: int = 4) -> np.ndarray:
     [height, width, 4] uint8, RGB and opacity: between the kernels it is
     transparent, and white where there is no transparency.
   """
-  parts = [_sheet(part) for part in np.split(kernels, towers, axis=-1)]
+  parts = [_sheet(part) for part in _of_towers(kernels, towers)]
   seam = _nothing(_SEAM, parts[0].shape[1])
   rows = [parts[0]]
   for part in parts[1:]:
     rows += [seam, part]
   return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _of_towers(kernels, towers):
+  # The towers of a definition file may share a layer.
+  shared = kernels.shape[-1] % towers != 0
+  return np.split(kernels, 1 if shared else towers, axis=-1)
 
 
 def _sheet(kernels):

@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from alexnet import (
+    definitions,
     image_log,
     layer_statistics,
     metrics,
@@ -25,6 +26,8 @@ from alexnet import views as views_lib
 from alexnet.errors import ConfigError
 from alexnet.models import create_model
 from alexnet.optimizer import create_optimizer
+from configs import cuda_convnet
+from tests import definitions as definitions_text
 from tests import tiny
 
 _CROP = 72  # Of an image that the network's maps still fit in.
@@ -150,6 +153,32 @@ class MeasureTest(parameterized.TestCase):
     one = self.measured(self.mesh(1, 1))
     other = self.measured(self.mesh(data, tower))
     self.assertEqual(set(one), set(other))
+    for name, value in one.items():
+      np.testing.assert_allclose(
+          other[name], value, rtol=1e-4, atol=1e-6, err_msg=name
+      )
+
+  def test_a_definition_file_has_all_of_its_layers(self):
+    config = cuda_convnet.get_config('layers.cfg')
+    layers, params = map(
+        definitions_text.text,
+        definitions_text.run_145(**definitions_text.NARROW),
+    )
+    config.layer_params = 'params.cfg'
+    config.model.layers_text, config.model.params_text = layers, params
+    config.dataset.size, config.augmentation.crop_size = _CROP + 4, _CROP
+    definitions.read_files(config)
+    self.model = create_model(config.model)
+    optimizer = create_optimizer(config.optimizer, definitions.rules(config))
+    self.state = train_step.create_state(
+        self.model, optimizer, jax.random.key(0), _CROP
+    )
+    self.velocity = self.state.params
+    one = self.measured(self.mesh(1, 1))
+    for name in ('conv1', 'rnorm1', 'cnorm2', 'fcxb', 'head'):
+      self.assertGreater(one[f'{name}/deviation'], 0)
+    self.assertEqual(one['head/kernel_update'], 1)
+    other = self.measured(self.mesh(1, 2))
     for name, value in one.items():
       np.testing.assert_allclose(
           other[name], value, rtol=1e-4, atol=1e-6, err_msg=name

@@ -294,7 +294,7 @@ class OldRunTest(PageTestCase):
 
   def test_no_run(self):
     with self.assertRaisesRegex(CheckpointError, 'is not the workdir'):
-      history.read_all([self.folder.parent / 'nothing' / '..'])
+      history.read_all([pathlib.Path(self.create_tempdir('empty'))])
     with self.assertRaisesRegex(CheckpointError, 'is not a folder'):
       history.read_all([self.folder / 'nothing'])
 
