@@ -10,7 +10,7 @@ from PIL import Image
 TOP = 5
 _DPI = 130
 _NAME = 24
-_RIGHT, _WRONG = '#c2385b', '#1f6fb4'
+_RIGHT, _OTHER = '#2f9d6a', '#9aaabc'
 
 
 def top(
@@ -62,7 +62,7 @@ def predictions(
     axes = figure.add_subplot(grid[2 * row, column])
     _image(axes, square, '' if label is None else class_names[label])
     axes = figure.add_subplot(grid[2 * row + 1, column])
-    colors = [_RIGHT if guess == label else _WRONG for guess, _ in best]
+    colors = [_RIGHT if guess == label else _OTHER for guess, _ in best]
     places = range(len(best))
     axes.barh(places, [p for _, p in best], 0.8, color=colors, alpha=0.55)
     axes.set(xlim=(0, 1), ylim=(TOP - 0.5, -0.5), xticks=(), yticks=())

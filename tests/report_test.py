@@ -28,7 +28,7 @@ from alexnet.analysis import (
     page,
     report,
 )
-from alexnet.errors import CheckpointError
+from alexnet.errors import CheckpointError, ConfigError
 from tests import tiny
 
 _SECTIONS = [
@@ -161,7 +161,7 @@ class RunTest(PageTestCase):
         {
             'loss', 'error', 'learning_rate', 'speed', 'filters', 'predictions',
             'neighbours', 'confusion', 'per_class', 'layers_zeros',
-            'layers_kernel_gradient', 'layers_kernel_update', 'colours_1',
+            'layers_kernel_gradient', 'layers_kernel_update', 'colours',
         },
         names,
     )
@@ -228,7 +228,7 @@ class RunTest(PageTestCase):
     self.assertIn('has not come to its end', parsed.text)
     self.assertIn('gone is not a folder', parsed.text)
     self.assertIn('environment.json is not there', parsed.text)
-    self.assertIn('Component 1', parsed.text)  # inputs.npz has it.
+    self.assertIn('Components 1, 2 and 3', parsed.text)  # inputs.npz has it.
     self.assertIn('8 kernels of 11 x 11', parsed.text)
 
   def test_several(self):
@@ -297,6 +297,18 @@ class OldRunTest(PageTestCase):
       history.read_all([pathlib.Path(self.create_tempdir('empty'))])
     with self.assertRaisesRegex(CheckpointError, 'is not a folder'):
       history.read_all([self.folder / 'nothing'])
+
+  def test_class_names(self):
+    file = self.folder / 'names.txt'
+    file.write_text('n01440764 tench, Tinca tinca\n\nn02102040 a dog')
+    self.assertEqual(
+        report.read_class_names(str(file)),
+        {'n01440764': 'tench', 'n02102040': 'a dog'},
+    )
+    self.assertEqual(report.read_class_names(None), {})
+    file.write_text('n01440764\n')
+    with self.assertRaisesRegex(ConfigError, "the line 'n01440764', wanted"):
+      report.read_class_names(str(file))
 
   def test_names_tell_runs_apart(self):
     folders = [self.folder / name for name in ('a/run', 'b/run')]

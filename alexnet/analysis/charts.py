@@ -80,7 +80,7 @@ class Picture:
     alt: what it shows, for those who cannot see it.
     png: the file.
     light, dark: data URLs; equal for a picture that suits both themes.
-    wide: whether it takes the page's whole width.
+    room: on the page: '', one of two columns; 'wide', all; 'small', less.
   """
 
   name: str
@@ -89,7 +89,7 @@ class Picture:
   png: bytes
   light: str
   dark: str
-  wide: bool = False
+  room: str = ''
 
 
 def chart(
@@ -99,7 +99,7 @@ def chart(
     draw: Draw,
     *,
     size: tuple[float, float] = SIZE,
-    wide: bool = False,
+    room: str = '',
 ) -> Picture:
   """Draws a chart in both themes.
 
@@ -109,14 +109,14 @@ def chart(
     alt: what it shows.
     draw: draws into axes with the colours of a theme.
     size: inches.
-    wide: whether it takes the page's whole width.
+    room: as of `Picture`.
   """
   svg = [
       data_url('image/svg+xml', _render(draw, theme, size, 'svg'))
       for theme in (LIGHT, DARK)
   ]
   png = _render(draw, LIGHT, size, 'png')
-  return Picture(name, title, alt, png, *svg, wide=wide)
+  return Picture(name, title, alt, png, *svg, room=room)
 
 
 def data_url(kind: str, content: bytes) -> str:

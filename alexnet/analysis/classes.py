@@ -120,7 +120,7 @@ def _matrix(table: confusion.Confusion, names: Sequence[str]) -> Picture:
           ylabel='true class',
       ),
       size=(side, side),
-      wide=side > charts.SIZE[0],
+      room='wide' if side > charts.SIZE[0] else '',
   )
 
 

@@ -12,9 +12,10 @@ from alexnet.analysis.document import Table
 from alexnet.analysis.page import Block, Figures, Missing
 from alexnet.inputs import Inputs
 
-# Standard deviations that a strip of colours goes to, each way; its pixels.
+# Standard deviations that a strip of colours goes to, each way; its pixels and
+# those between two of them.
 _REACH = 3
-_STRIP = (48, 720)
+_STRIP, _GAP = (44, 720), 8
 
 
 def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
@@ -71,7 +72,7 @@ def kernels(
         f'{name}: {count} kernels of {weights.shape[0]} x {weights.shape[0]} '
         f'pixels, {of}',
         'The kernels of the first layer as small images, tower below tower',
-        file, url, url, wide=True,
+        file, url, url, room='wide',
     ))
     for tower, one in enumerate(filters.colourfulness(weights, towers), 1):
       rows.append((
@@ -114,7 +115,7 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
   for number, i in enumerate(order, 1):
     deviation, vector = inputs.deviations[i], inputs.eigenvectors[:, i]
     vector = vector * (1 if vector.sum() >= 0 else -1)  # From dark to light.
-    strips.append(_strip(mean, deviation * vector, number))
+    strips.append(_strip(mean, deviation * vector))
     rows.append((
         str(number), f'{deviation:.2f}', f'{deviation**2 / total:.1%}',
         ', '.join(f'{x:+.3f}' for x in vector),
@@ -128,7 +129,7 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
       f'strip goes from {_REACH} standard deviations below the mean colour '
       f'({", ".join(f"{x:.1f}" for x in mean)}) to {_REACH} above it; a value '
       'beyond 0 or 255 is cut.',
-      Figures((*strips, _mean_image(inputs.mean_image))),
+      Figures((_strips(strips), _mean_image(inputs.mean_image))),
       Table(
           ('component', 'standard deviation, levels of 255',
            'share of the variance', 'direction (red, green, blue)'),
@@ -142,17 +143,25 @@ def _mean_image(image) -> Picture:
   url = charts.data_url('image/png', file)
   return Picture(
       'mean_image', 'The mean image, which is subtracted',
-      'The mean of all training images', file, url, url,
+      'The mean of all training images', file, url, url, room='small',
   )
 
 
-def _strip(mean, direction, number) -> Picture:
+def _strip(mean, direction):
+  """[height, width, 4] uint8, with a transparent gap above."""
   height, width = _STRIP
   steps = np.linspace(-_REACH, _REACH, width)
-  row = np.clip(mean + steps[:, None] * direction, 0, 255)
-  file = pictures.encode(np.tile(row.round().astype(np.uint8), (height, 1, 1)))
+  colours = np.clip(mean + steps[:, None] * direction, 0, 255)
+  strip = np.zeros((height + _GAP, width, 4), np.uint8)
+  strip[_GAP:, :, :3], strip[_GAP:, :, 3] = colours.round(), 255
+  return strip
+
+
+def _strips(strips) -> Picture:
+  file = pictures.encode(np.concatenate(strips)[_GAP:])
   url = charts.data_url('image/png', file)
   return Picture(
-      f'colours_{number}', f'Component {number}',
-      f'Colours along principal component {number}', file, url, url,
+      'colours', 'Components 1, 2 and 3, from above',
+      'Three strips of colours, along each principal component', file, url, url,
+      room='wide',
   )

@@ -147,7 +147,8 @@ def neighbours(
   text = (
       'The first image of each row is of the evaluation set, the others are '
       f'those of {looked_at} with the smallest Euclidean distance in the '
-      f'{len(features[0]):,} features of {layer} (centre crop).'
+      f'{len(features[0]):,} features of {layer} (centre crop): in a green '
+      "frame of the query's class, in a broken one of another."
   )
   png = pictures.rows(images, captions)
   return Shown([text, Strips(tuple(strips), True)], {'neighbours': png})

@@ -14,6 +14,7 @@ puts several runs, or a folder of runs such as a sweep's, beside each other,
 into the folder that they share.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -68,6 +69,7 @@ def of_one(
     run: 'History',
     overrides: dict[str, Any] | None = None,
     *,
+    class_names: dict[str, str] | None = None,
     evaluation_images: int = 50_000,
     training_images: int = 10_000,
 ) -> Report:
@@ -76,12 +78,14 @@ def of_one(
   Args:
     run: from `history.read`.
     overrides: {dotted field: value} of the config: where the data lies now.
+    class_names: {class of the data: what it is to be called}.
     evaluation_images: to look at, at most.
     training_images: to search for neighbours, at most.
   """
   from alexnet.analysis import chapters, classes, colours, gallery
 
-  report, network = Report(), Lazily(run.folder, overrides or {})
+  report = Report()
+  network = Lazily(run.folder, overrides, class_names)
 
   def shown(make):
     part = make()
@@ -119,7 +123,7 @@ def of_several(runs: 'Sequence[History]') -> Report:
   report.add('The runs', lambda: chapters.comparison(runs))
   report.add('Curves', lambda: chapters.curves(runs))
   report.add('Kernels', lambda: colours.kernels(
-      [Lazily(run.folder, {}).kernels(run) for run in runs]
+      [Lazily(run.folder).kernels(run) for run in runs]
   ))
   report.add('Config', lambda: chapters.config(runs))
   report.add('Environment', lambda: chapters.environment(runs))
@@ -129,15 +133,22 @@ def of_several(runs: 'Sequence[History]') -> Report:
 class Lazily:
   """The network and the data of a run, opened when they are asked for."""
 
-  def __init__(self, folder: pathlib.Path, overrides: dict[str, Any]):
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      overrides: dict[str, Any] | None = None,
+      class_names: dict[str, str] | None = None,
+  ):
     """Opens nothing yet.
 
     Args:
       folder: workdir of the run.
       overrides: {dotted field: value} of the config.
+      class_names: {class of the data: what it is to be called}.
     """
     self._folder = folder
-    self._overrides = overrides
+    self._overrides = overrides or {}
+    self._class_names = class_names or {}
     self._network = self._sources = None
 
   @property
@@ -146,7 +157,10 @@ class Lazily:
     from alexnet import trained
 
     if self._network is None:
-      self._network = trained.load(self._folder, overrides=self._overrides)
+      network = trained.load(self._folder, overrides=self._overrides)
+      self._network = dataclasses.replace(network, class_names=tuple(
+          self._class_names.get(name, name) for name in network.class_names
+      ))
     return self._network
 
   def reader(self, train: bool):
@@ -177,6 +191,26 @@ class Lazily:
 
     towers = run.config.model.towers or 1
     return run.name, colours.load_kernels(self._folder), towers
+
+
+def read_class_names(file: str | None) -> dict[str, str]:
+  """Reads lines such as 'n01440764 tench, Tinca tinca': the first name counts.
+
+  Raises:
+    ConfigError: a line has no name.
+  """
+  names = {}
+  if file is not None:
+    text = pathlib.Path(file).read_text(encoding='utf-8')
+    for line in filter(str.strip, text.splitlines()):
+      key, _, name = line.strip().partition(' ')
+      names[key] = name.split(',')[0].strip()
+      if not names[key]:
+        raise ConfigError(
+            f"--class_names: {file} has the line '{line}', wanted a class and "
+            'its name, such as: n01440764 tench, Tinca tinca'
+        )
+  return names
 
 
 def _output(folders, runs):
@@ -218,6 +252,7 @@ def main(argv: list[str]) -> None:
     report = of_one(
         runs[0],
         {k: v for k, v in given.items() if v is not None},
+        class_names=read_class_names(values.class_names),
         evaluation_images=values.evaluation_images,
         training_images=values.training_images,
     )
@@ -237,6 +272,10 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string(
       'output', None, 'Folder to write to; unset: the workdir.'
+  )
+  flags.DEFINE_string(
+      'class_names', None,
+      "File of what classes are to be called: 'n01440764 tench, Tinca tinca'.",
   )
   flags.DEFINE_integer(
       'evaluation_images', 50_000, 'Evaluation images to predict, at most.'
