@@ -10,6 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+import numpy as np
+
+# Values that a histogram is made of, at most.
+_HISTOGRAM_VALUES = 2**20
+
 
 class Clock:
   """Time spent in training steps, without compilation and evaluation.
@@ -103,6 +108,24 @@ class Writer:
     for name, value in values.items():
       if isinstance(value, (int, float)):
         self._board.add_scalar(f'{kind}/{name}', value, step)
+
+  def scalar(self, tag: str, step: int, value: float) -> None:
+    """Adds a number to TensorBoard alone."""
+    self._board.add_scalar(tag, value, step)
+
+  def image(self, tag: str, step: int, pixels: np.ndarray) -> None:
+    """Adds a picture, [height, width, 3] uint8, to TensorBoard."""
+    self._board.add_image(tag, pixels, step, dataformats='HWC')
+
+  def histogram(self, tag: str, step: int, values: np.ndarray) -> None:
+    """Adds the histogram of an array's values to TensorBoard.
+
+    Of a large array, of some of them at equal distances: a million say the same
+    as all, and take less time than an evaluation.
+    """
+    values = np.ravel(values)
+    values = values[:: -(-values.size // _HISTOGRAM_VALUES)]
+    self._board.add_histogram(tag, values, step)
 
   def close(self) -> None:
     """Closes the files."""

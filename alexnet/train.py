@@ -22,7 +22,9 @@ from alexnet import (
   environment,
   evaluation,
   inputs,
+  layer_statistics,
   metrics,
+  observer,
   optimizer,
   partitioning,
   pretrained,
@@ -170,6 +172,16 @@ class Run:
     }
     self._eval_steps = steps(train_step.make_eval_step)
     self._predict_steps = steps(train_step.make_predict_step)
+    self._observer = observer.Observer(
+        config,
+        workdir,
+        model=self.model,
+        mesh=self.mesh,
+        params=shapes.params,
+        views=views,
+        pipeline=self.pipeline,
+        predict_step=self._predict_steps['centre'],
+    )
     self._train_step = train_step.make_train_step(
         model=self.model,
         optimizer=self._optimizer,
@@ -320,7 +332,7 @@ class Run:
     """Kinds of records that the checkpoint's own step has for good."""
     step, kinds = self.progress.step, ['train']
     if self.progress.evaluated_step == step:
-      kinds.append('eval_centre')
+      kinds += ['eval_centre', layer_statistics.KIND]
     if step < self.total_steps:
       kinds.append('eval_ten')  # Of a shorter duration before.
     return tuple(kinds)
@@ -448,6 +460,7 @@ class Run:
     writer.write('eval_centre', step, result)
     line = evaluation.format_result('centre', result)
     self._console.print(f'step {step}: {line}')
+    self._observer.observe(writer, step, self.state, self._rates())
     self.progress.evaluated_step = step
     if self.config.schedule.name == 'plateau' and self.progress.plateau.observe(
         1 - result['top1'], self.config.schedule

@@ -146,7 +146,7 @@ def make_train_step(
   """
   local_model = model.clone(tower_axis=TOWER)
 
-  images = _as_argument(images, mesh)
+  images = as_argument(images, mesh)
 
   def loss_of_part(params, batch, keys, images):
     labels = batch['label']
@@ -243,7 +243,7 @@ def make_eval_step(
     float32, 0 for padding, and what `images` wants.
   """
   local_model = model.clone(tower_axis=TOWER)
-  images = _as_argument(images, mesh)
+  images = as_argument(images, mesh)
 
   def step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
@@ -281,7 +281,7 @@ def make_predict_step(
     batch, on every device.
   """
   local_model = model.clone(tower_axis=TOWER)
-  images = _as_argument(images, mesh)
+  images = as_argument(images, mesh)
 
   def step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
@@ -308,7 +308,7 @@ def make_predict_step(
   return _Step(compiled, (images,))
 
 
-def _as_argument(images, mesh):
+def as_argument(images: Callable[..., Any], mesh: Mesh) -> Any:
   """Makes a function, or the method of a pytree, an argument of a step."""
   if not isinstance(images, types.MethodType):
     return jax.tree_util.Partial(images)

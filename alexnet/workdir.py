@@ -15,8 +15,8 @@ RESULTS = 'results.json'
 # been computed so far.
 _MAY_CHANGE = (
     'accumulation', 'checkpoint_every', 'duration', 'evaluate_every',
-    'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'ten_views',
-    'until_train_error',
+    'evaluation_batch_size', 'keep_checkpoints', 'layer_statistics_images',
+    'log_every', 'log_images', 'ten_views', 'until_train_error',
     'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
     # The names of files whose texts are fields of their own.
@@ -29,6 +29,8 @@ _SHOWN = 100
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
     'dataset': {'size': 256, 'split_seed': None},
+    'layer_statistics_images': 0,
+    'log_images': False,
     'optimizer': {'layer_rate_factors': ()},
     'pretrained': {'workdir': None, 'layers': ()},
     'schedule': {

@@ -52,6 +52,15 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   config.evaluation_batch_size = 128
   # Evaluate with ten views at the end (§4.1): ten times the work.
   config.ten_views = True
+  # Training images, from all over the set, that a forward and a backward pass
+  # is made of at each evaluation, beside training: mean, deviation and zeros of
+  # each layer's output, norms of parameters, gradients and updates, as records
+  # 'layers' of metrics.jsonl. 0: none.
+  config.layer_statistics_images = 64
+  # Draw the kernels of the first layer, and predictions for a few images, at
+  # each evaluation: workdir/images/ and TensorBoard, and histograms of the
+  # parameters in the latter.
+  config.log_images = False
 
   # Start from another run's parameters, of its newest checkpoint, instead of
   # random ones; the update's velocity starts at zero all the same. workdir: of

@@ -247,6 +247,19 @@ class Pipeline:
     """Some images of the evaluation set, [images, size, size, 3] uint8."""
     return self._read(self.evaluation, np.asarray(indices))[0]
 
+  def sample(self, source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images from all over a set, at equal distances: always the same.
+
+    Args:
+      source: the training or the evaluation set.
+      count: number of images; of a set with fewer some come twice.
+
+    Returns:
+      [count, size, size, 3] uint8 and [count] int32 labels.
+    """
+    places = np.linspace(0, len(source) - 1, count)
+    return self._read(source, np.round(places).astype(np.int64))
+
   def _mean_to_subtract(self):
     config = self._config.dataset
     if config.mean == 'image':

@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Takes seconds to import, or has to be set up before it is.
 _HEAVY = (
-    'array_record', 'flax', 'jax', 'matplotlib', 'optax', 'orbax', 'sklearn',
-    'tensorboardX', 'tensorflow', 'tensorflow_datasets',
+    'array_record', 'flax', 'jax', 'jinja2', 'matplotlib', 'optax', 'orbax',
+    'sklearn', 'tensorboardX', 'tensorflow', 'tensorflow_datasets',
 )
 
 # Runs a command, then tells of it on stderr.
@@ -76,9 +76,10 @@ class HelpTest(parameterized.TestCase):
   @parameterized.parameters(
       'main.py', 'alexnet.evaluate', 'alexnet.sweep',
       'alexnet.analysis.compare', 'alexnet.analysis.figure1',
-      'alexnet.analysis.logit_spread', 'alexnet.analysis.features',
-      'alexnet.analysis.retrieve', 'alexnet.analysis.retrieval_table',
-      'alexnet.analysis.linear_probe', 'input_pipeline.prepare',
+      'alexnet.analysis.logit_spread', 'alexnet.analysis.predict',
+      'alexnet.analysis.features', 'alexnet.analysis.retrieve',
+      'alexnet.analysis.retrieval_table', 'alexnet.analysis.linear_probe',
+      'alexnet.analysis.report', 'input_pipeline.prepare',
       'input_pipeline.show',
   )
   def test_imports_nothing_heavy(self, command):

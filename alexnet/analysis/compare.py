@@ -17,7 +17,7 @@ from absl import app, flags
 
 from alexnet import cli, definitions, workdir
 from alexnet.analysis import document, references
-from alexnet.analysis.document import Bullets, Section, Table
+from alexnet.analysis.document import Bullets, Item, Section, Table
 from alexnet.errors import CheckpointError, ConfigError
 from configs import alexnet, alexnet_2012
 
@@ -31,9 +31,10 @@ _VIEWS = {'centre': 'centre crop', 'ten': 'ten views'}
 # They say where a run was made and how often it was looked at, not what it is.
 _NOT_THE_RECIPE = (
     'accumulation', 'checkpoint_every', 'evaluate_every',
-    'evaluation_batch_size', 'keep_checkpoints', 'log_every', 'seed',
-    'ten_views', 'dataset.dir', 'dataset.eval_dir', 'dataset.eval_fraction',
-    'dataset.eval_split', 'dataset.split_seed', 'dataset.statistics_dir',
+    'evaluation_batch_size', 'keep_checkpoints', 'layer_statistics_images',
+    'log_every', 'log_images', 'seed', 'ten_views', 'dataset.dir',
+    'dataset.eval_dir', 'dataset.eval_fraction', 'dataset.eval_split',
+    'dataset.split_seed', 'dataset.statistics_dir',
     'dataset.train_dir', 'dataset.train_split', 'mesh.data', 'mesh.tower',
     'model.num_classes',
 )
@@ -321,6 +322,11 @@ def _from_files(config):
   if config.optimizer.momentum is None:
     names += ('optimizer.momentum',)
   return names
+
+
+def config_differences(config: ml_collections.ConfigDict) -> list[Item]:
+  """In which fields a config differs from the paper's and run #145's."""
+  return _differences(config, differing_fields(config))
 
 
 def _differences(config, fields):

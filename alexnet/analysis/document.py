@@ -19,8 +19,9 @@ class Bullets:
   items: tuple[str, ...]
 
 
+Item = str | Table | Bullets
 # A title, and paragraphs, lists and tables below it.
-Section = tuple[str, list[str | Table | Bullets]]
+Section = tuple[str, list[Item]]
 
 
 def to_text(sections: list[Section], width: int = 80) -> str:

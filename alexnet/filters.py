@@ -1,0 +1,140 @@
+"""The kernels of the first layer: as a picture, and how colourful they are.
+
+The paper's Figure 3 shows the 96 kernels of conv1 and notes that those of one
+tower are mostly without colour and those of the other mostly coloured.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+# Columns of the picture: the 48 kernels of a tower are three rows, as in the
+# paper.
+_COLUMNS = 16
+_GAP = 1
+# Rows of pixels between the towers.
+_SEAM = 5
+# Of random weights: two of three directions of the colour space are chroma.
+OF_NOISE = 2 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Colourfulness:
+  """How colourful the kernels of a tower are, 0 to 1.
+
+  Attributes:
+    share: of the sum of squares of all its weights, what is chroma.
+    kernels: [kernels] the same of each kernel alone.
+  """
+
+  share: float
+  kernels: np.ndarray
+
+
+def first_layer(params: Any) -> tuple[str, str] | None:
+  """Which parameter holds the kernels that read the image.
+
+  Args:
+    params: {layer: {'kernel', 'bias'}}, arrays or shapes.
+
+  Returns:
+    (layer, parameter), or None if no layer reads three channels.
+  """
+  for layer, arrays in sorted(params.items()):
+    for name, array in sorted(arrays.items()):
+      if len(array.shape) == 4 and array.shape[2] == 3:
+        return layer, name
+  return None
+
+
+def first_kernels(params: Any) -> np.ndarray | None:
+  """These kernels, [size, size, 3, kernels] float32; None if there are none."""
+  place = first_layer(params)
+  if place is None:
+    return None
+  layer, name = place
+  return np.asarray(params[layer][name], np.float32)
+
+
+def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Splits the sum of squares of each kernel's weights in two.
+
+  At each place of a kernel the three weights of red, green and blue are a
+  vector. Its part along (1, 1, 1), which a grey image excites, is luminance;
+  the rest, which no grey image excites, is chroma.
+
+  Args:
+    kernels: [size, size, 3, kernels].
+
+  Returns:
+    ([kernels] sums of squares, [kernels] of them chroma), float64.
+  """
+  kernels = kernels.astype(np.float64)
+  luminance = kernels.mean(axis=2, keepdims=True)
+  total = np.sum(kernels**2, axis=(0, 1, 2))
+  return total, np.sum((kernels - luminance) ** 2, axis=(0, 1, 2))
+
+
+def colourfulness(kernels: np.ndarray, towers: int) -> list[Colourfulness]:
+  """The colourfulness of each tower: 0 is grey, 2 / 3 are random weights.
+
+  Args:
+    kernels: [size, size, 3, kernels].
+    towers: that the kernels belong to, in equal runs.
+  """
+  result = []
+  for part in _of_towers(kernels, towers):
+    total, chroma = chroma_shares(part)
+    each = np.divide(chroma, total, out=np.zeros_like(total), where=total > 0)
+    share = chroma.sum() / total.sum() if total.any() else 0.0
+    result.append(Colourfulness(float(share), each))
+  return result
+
+
+def picture(kernels: np.ndarray, towers: int, scale: int = 4) -> np.ndarray:
+  """Draws the kernels, tower below tower, as in the paper's Figure 3.
+
+  Each is scaled by its own largest weight; a weight of zero is mid-grey.
+
+  Args:
+    kernels: [size, size, 3, kernels].
+    towers: that the kernels belong to, in equal runs.
+    scale: pixels of the picture for one weight, each way.
+
+  Returns:
+    [height, width, 4] uint8, RGB and opacity: between the kernels it is
+    transparent, and white where there is no transparency.
+  """
+  parts = [_sheet(part) for part in _of_towers(kernels, towers)]
+  seam = _nothing(_SEAM, parts[0].shape[1])
+  rows = [parts[0]]
+  for part in parts[1:]:
+    rows += [seam, part]
+  return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _of_towers(kernels, towers):
+  # The towers of a definition file may share a layer.
+  shared = kernels.shape[-1] % towers != 0
+  return np.split(kernels, 1 if shared else towers, axis=-1)
+
+
+def _sheet(kernels):
+  size, count = kernels.shape[0], kernels.shape[-1]
+  columns = min(_COLUMNS, count)
+  rows = -(-count // columns)
+  step = size + _GAP
+  sheet = _nothing(rows * step - _GAP, columns * step - _GAP)
+  largest = np.abs(kernels).max(axis=(0, 1, 2))
+  scaled = kernels / np.where(largest > 0, largest, 1)
+  levels = np.round(127.5 + 127.5 * scaled).astype(np.uint8)
+  for index in range(count):
+    top, left = (step * i for i in divmod(index, columns))
+    place = sheet[top : top + size, left : left + size]
+    place[..., :3], place[..., 3] = levels[..., index], 255
+  return sheet
+
+
+def _nothing(height, width):
+  return np.tile(np.array([255, 255, 255, 0], np.uint8), (height, width, 1))

@@ -1,0 +1,124 @@
+"""What a run looks at in itself at each evaluation, and writes down.
+
+It reads the state and has data of its own, so that training goes on as if it
+were not there.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet import image_log, layer_statistics, metrics, partitioning
+from alexnet.errors import ConfigError
+from alexnet.models import Module
+from alexnet.train_step import TrainState
+from alexnet.views import Views
+from input_pipeline.pipeline import Pipeline
+from input_pipeline.sources import Source
+
+
+class Observer:
+  """Measures layers and draws pictures, where the config asks for them."""
+
+  def __init__(
+      self,
+      config: ml_collections.ConfigDict,
+      workdir: pathlib.Path,
+      *,
+      model: Module,
+      mesh: Mesh,
+      params: Any,
+      views: Views,
+      pipeline: Pipeline,
+      predict_step: Any,
+  ):
+    """Reads nothing and compiles nothing yet.
+
+    Args:
+      config: the whole config; reads layer_statistics_images, log_images.
+      workdir: of the run.
+      model: the network.
+      mesh: that the state lives on.
+      params: shapes of the parameters.
+      views: how the network's input is made.
+      pipeline: the data.
+      predict_step: from `train_step.make_predict_step`, of the centre crop.
+
+    Raises:
+      ConfigError: a negative number of images.
+    """
+    count = config.layer_statistics_images
+    if count < 0:
+      raise ConfigError(
+          f'layer_statistics_images is {count}: wanted a number of images, or '
+          '0 for no measurement'
+      )
+    self._config = config
+    self._workdir = workdir
+    self._mesh = mesh
+    self._pipeline = pipeline
+    self._predict_step = predict_step
+    self._batches = {}
+    self._measure = None
+    if count:
+      self._measure = layer_statistics.make_measure(
+          model=model, mesh=mesh, params=params, images=views.centre
+      )
+
+  def observe(
+      self, writer: metrics.Writer, step: int, state: TrainState, rates: Any
+  ) -> None:
+    """Looks at a state and writes what it sees.
+
+    Args:
+      writer: of the run.
+      step: updates made.
+      state: the state after them; it is not consumed.
+      rates: {layer: {parameter: rate}}, to know what is frozen.
+    """
+    if self._measure:
+      batch, _ = self._batch(
+          self._pipeline.train, self._config.layer_statistics_images
+      )
+      velocity = layer_statistics.velocity_of(state.opt_state, rates)
+      result = jax.device_get(self._measure(state.params, velocity, batch))
+      values = {name: float(value) for name, value in result.items()}
+      writer.write(layer_statistics.KIND, step, values)
+    if self._config.log_images:
+      source = self._pipeline.evaluation
+      batch, squares = self._batch(source, image_log.IMAGES)
+      result = jax.device_get(self._predict_step(state.params, batch))
+      image_log.write(
+          self._workdir,
+          writer,
+          step,
+          params=state.params,
+          towers=self._config.model.towers,
+          squares=squares,
+          log_probabilities=result['log_probabilities'],
+          labels=result['label'],
+          class_names=source.class_names,
+      )
+
+  def _batch(self, source: Source, count: int):
+    """(batch on the mesh, its images on the host); the same at any time."""
+    if source not in self._batches:
+      data = self._mesh.shape[partitioning.DATA]
+      count = max(1, min(count, len(source)) // data) * data
+      images, labels = self._pipeline.sample(source, count)
+      part, parts = partitioning.part_of_process(
+          self._mesh.devices, jax.process_index()
+      )
+      mine = slice(part * count // parts, (part + 1) * count // parts)
+      batch = {
+          'image': images[mine],
+          'label': labels[mine],
+          'weight': np.ones_like(labels[mine], np.float32),
+      }
+      self._batches[source] = batch, images
+    batch, images = self._batches[source]
+    return partitioning.put_batch(batch, self._mesh), images
