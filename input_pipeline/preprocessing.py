@@ -190,11 +190,12 @@ def resized_whole(
   Returns:
     [height, width, 3] uint8.
   """
-  sides = [side * shorter // min(image.size) for side in image.size]
+  side = min(image.size)
+  whole = [pixels * shorter // side for pixels in image.size]
   most = int(longest * shorter)
-  size = [shorter + (min(s, most) - shorter) // step * step for s in sides]
-  scale = shorter / min(image.size)
-  width, height = (side / scale for side in size)
+  size = [shorter + (min(w, most) - shorter) // step * step for w in whole]
+  # Multiplied first: a box may not be larger than its image by a rounding.
+  width, height = (pixels * side / shorter for pixels in size)
   left, top = (image.width - width) / 2, (image.height - height) / 2
   return np.asarray(_resize(image, left, top, width, height, tuple(size)))
 
