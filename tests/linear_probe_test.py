@@ -54,9 +54,11 @@ class LinearProbeTest(absltest.TestCase):
 
   def features(self, layers, largest, params=None):
     indices = np.array([3, 30, 17, 5, 8])
-    found, labels = linear_probe.layer_features(
-        self.network, self.network.params if params is None else params,
-        self.sets['train'], indices, layers, largest,
+    reader = linear_probe.Layers(self.network, layers, largest, batch_size=2)
+    found, labels = reader.features(
+        self.network.params if params is None else params,
+        self.sets['train'],
+        indices,
     )
     photos = sorted(self.images.rglob('*.jpg'))
     return found, labels, [photos[index] for index in indices]

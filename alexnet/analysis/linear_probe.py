@@ -12,6 +12,7 @@ than --largest numbers are averaged over a grid of cells, so that layers have
 about as many.
 """
 
+import itertools
 import pathlib
 import statistics
 from collections.abc import Iterator, Sequence
@@ -63,74 +64,91 @@ def draw(
   return (first, order[test : test + train]), (first, order[:test])
 
 
-def layer_features(
-    network: 'TrainedNetwork',
-    params: Any,
-    images: 'Images',
-    indices: 'np.ndarray',
-    layers: Sequence[str],
-    largest: int,
-) -> tuple[dict[str, 'np.ndarray'], 'np.ndarray']:
-  """Features of several layers at once, of the centre crops.
+class Layers:
+  """Several layers of a network at once, compiled once for any parameters."""
 
-  Args:
-    network: whose module and input are used.
-    params: its parameters, or others.
-    images: from which to read.
-    indices: of the images.
-    layers: of `network.layers`, and 'pixels' for the crop itself.
-    largest: see `probe.average_cells`.
+  def __init__(
+      self,
+      network: 'TrainedNetwork',
+      names: Sequence[str],
+      largest: int,
+      batch_size: int | None = None,
+  ):
+    """Chooses the layers.
 
-  Returns:
-    ({layer: [images, dimensions] float32}, labels [images]).
-  """
-  import jax
-  import numpy as np
+    Args:
+      network: whose module and input are used.
+      names: of `network.layers`, and 'pixels' for the crop itself.
+      largest: see `probe.average_cells`.
+      batch_size: None: as in the config's evaluation.
+    """
+    import jax
 
-  from alexnet import train_step
-  from alexnet.analysis import probe
-  from alexnet.models import OUTPUTS, kept
+    from alexnet import train_step
+    from alexnet.analysis import probe
+    from alexnet.models import OUTPUTS, kept
 
-  def outputs(params, squares, views):
-    crops = views.centre({'image': squares})[:, 0]
-    _, kinds = network.model.apply({'params': params}, crops, mutable=OUTPUTS)
-    return {
-        name: probe.average_cells(
-            crops if name == PIXELS else kept(kinds, name), largest
-        )
-        for name in layers
-    }
+    def outputs(params, squares, views):
+      crops = views.centre({'image': squares})[:, 0]
+      _, kinds = network.model.apply({'params': params}, crops, mutable=OUTPUTS)
+      return {
+          name: probe.average_cells(
+              crops if name == PIXELS else kept(kinds, name), largest
+          )
+          for name in names
+      }
 
-  (device,) = jax.tree.leaves(network.params)[0].devices()
-  step = train_step.jit_for(device, outputs)
-  views = jax.device_put(network.views, device)
-  parts, labels = {name: [] for name in layers}, []
-  for squares, some in _batches(images, indices, network):
-    found = jax.device_get(step(params, squares, views))
-    for name, array in found.items():
-      parts[name].append(array[: len(some)])
-    labels += some
-  return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
+    (device,) = jax.tree.leaves(network.params)[0].devices()
+    self._step = train_step.jit_for(device, outputs)
+    self._views = jax.device_put(network.views, device)
+    self._size = network.size
+    self._batch = batch_size or network.config.evaluation_batch_size
+    self._names = tuple(names)
 
+  def features(
+      self, params: Any, images: 'Images', indices: 'np.ndarray'
+  ) -> tuple[dict[str, 'np.ndarray'], 'np.ndarray']:
+    """Features of the centre crops.
 
-def _batches(images, indices, network) -> Iterator[tuple[Any, list[int]]]:
-  """Squares in batches of the same size, and the labels of those that count."""
-  from concurrent import futures
+    Args:
+      params: of the network, or others.
+      images: from which to read.
+      indices: of the images.
 
-  import numpy as np
+    Returns:
+      ({layer: [images, dimensions] float32}, labels [images]).
 
-  from input_pipeline import threads
+    Raises:
+      DataError: an image cannot be read; names it.
+    """
+    import jax
+    import numpy as np
 
-  size = min(len(indices), network.config.evaluation_batch_size)
-  with futures.ThreadPoolExecutor(threads.cores()) as pool:
-    read = threads.in_order(pool, images.read, indices.tolist(), 2 * size)
-    for start in range(0, len(indices), size):
-      squares = np.zeros((size, network.size, network.size, 3), np.uint8)
-      labels = []
-      for place in range(min(size, len(indices) - start)):
-        squares[place], label = next(read)
-        labels.append(label)
-      yield squares, labels
+    parts, labels = {name: [] for name in self._names}, []
+    for squares, some in self._batches(images, indices):
+      found = jax.device_get(self._step(params, squares, self._views))
+      for name, array in found.items():
+        parts[name].append(array[: len(some)])
+      labels += some
+    return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
+
+  def _batches(self, images, indices) -> Iterator[tuple[Any, list[int]]]:
+    """Squares, always as many, and the labels of those that count."""
+    from concurrent import futures
+
+    import numpy as np
+
+    from input_pipeline import threads
+
+    with futures.ThreadPoolExecutor(threads.cores()) as pool:
+      read = threads.in_order(
+          pool, images.read, indices.tolist(), ahead=self._batch
+      )
+      while part := [*itertools.islice(read, self._batch)]:
+        shape = (self._batch, self._size, self._size, 3)
+        squares = np.zeros(shape, np.uint8)
+        squares[: len(part)] = [square for square, _ in part]
+        yield squares, [label for _, label in part]
 
 
 def measure(
@@ -163,19 +181,19 @@ def measure(
   from alexnet.analysis import probe
 
   results: dict[Key, list[Result]] = {}
-  deep = [name for name in layers if name != PIXELS]
+  batch = min(network.config.evaluation_batch_size, train)
+  reader = Layers(network, layers, largest, batch)
   for seed in range(seeds):
     parts = draw(sets, train, test, seed)
-    for kind, names in ((_TRAINED, layers), (_RANDOM, deep)):
-      if not names:
-        continue
+    for kind in (_TRAINED, _RANDOM):
       params = network.params if kind == _TRAINED else _initial(network, seed)
       console.progress(f'seed {seed}: features, {kind}', transient=True)
       (x, labels), (test_x, test_labels) = (
-          layer_features(network, params, *part, names, largest)
-          for part in parts
+          reader.features(params, *part) for part in parts
       )
-      for name in names:
+      for name in layers:
+        if name == PIXELS and kind == _RANDOM:
+          continue  # They have no weights.
         result = probe.fit(
             x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
         )
