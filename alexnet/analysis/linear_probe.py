@@ -12,11 +12,10 @@ than --largest numbers are averaged over a grid of cells, so that layers have
 about as many.
 """
 
-import itertools
 import pathlib
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
   from alexnet.metrics import Console
   from alexnet.trained import TrainedNetwork
 
+# As in layer_features.py, which imports JAX.
 PIXELS = 'pixels'
 # What a probe reads: (of the trained network or another, layer).
 Key = tuple[str, str]
@@ -64,93 +64,6 @@ def draw(
   return (first, order[test : test + train]), (first, order[:test])
 
 
-class Layers:
-  """Several layers of a network at once, compiled once for any parameters."""
-
-  def __init__(
-      self,
-      network: 'TrainedNetwork',
-      names: Sequence[str],
-      largest: int,
-      batch_size: int | None = None,
-  ):
-    """Chooses the layers.
-
-    Args:
-      network: whose module and input are used.
-      names: of `network.layers`, and 'pixels' for the crop itself.
-      largest: see `probe.average_cells`.
-      batch_size: None: as in the config's evaluation.
-    """
-    import jax
-
-    from alexnet import train_step
-    from alexnet.analysis import probe
-    from alexnet.models import OUTPUTS, kept
-
-    def outputs(params, squares, views):
-      crops = views.centre({'image': squares})[:, 0]
-      _, kinds = network.model.apply({'params': params}, crops, mutable=OUTPUTS)
-      return {
-          name: probe.average_cells(
-              crops if name == PIXELS else kept(kinds, name), largest
-          )
-          for name in names
-      }
-
-    (device,) = jax.tree.leaves(network.params)[0].devices()
-    self._step = train_step.jit_for(device, outputs)
-    self._views = jax.device_put(network.views, device)
-    self._size = network.size
-    self._batch = batch_size or network.config.evaluation_batch_size
-    self._names = tuple(names)
-
-  def features(
-      self, params: Any, images: 'Images', indices: 'np.ndarray'
-  ) -> tuple[dict[str, 'np.ndarray'], 'np.ndarray']:
-    """Features of the centre crops.
-
-    Args:
-      params: of the network, or others.
-      images: from which to read.
-      indices: of the images.
-
-    Returns:
-      ({layer: [images, dimensions] float32}, labels [images]).
-
-    Raises:
-      DataError: an image cannot be read; names it.
-    """
-    import jax
-    import numpy as np
-
-    parts, labels = {name: [] for name in self._names}, []
-    for squares, some in self._batches(images, indices):
-      found = jax.device_get(self._step(params, squares, self._views))
-      for name, array in found.items():
-        parts[name].append(array[: len(some)])
-      labels += some
-    return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
-
-  def _batches(self, images, indices) -> Iterator[tuple[Any, list[int]]]:
-    """Squares, always as many, and the labels of those that count."""
-    from concurrent import futures
-
-    import numpy as np
-
-    from input_pipeline import threads
-
-    with futures.ThreadPoolExecutor(threads.cores()) as pool:
-      read = threads.in_order(
-          pool, images.read, indices.tolist(), ahead=self._batch
-      )
-      while part := [*itertools.islice(read, self._batch)]:
-        shape = (self._batch, self._size, self._size, 3)
-        squares = np.zeros(shape, np.uint8)
-        squares[: len(part)] = [square for square, _ in part]
-        yield squares, [label for _, label in part]
-
-
 def measure(
     network: 'TrainedNetwork',
     sets: dict[str, 'Images'],
@@ -178,15 +91,17 @@ def measure(
     {(kind of weights, layer): a result of each seed}; pixels have no weights
     and are with the trained ones.
   """
-  from alexnet.analysis import probe
+  from alexnet.analysis import layer_features, probe
 
   results: dict[Key, list[Result]] = {}
   batch = min(network.config.evaluation_batch_size, train)
-  reader = Layers(network, layers, largest, batch)
+  reader = layer_features.Layers(network, layers, largest, batch)
   for seed in range(seeds):
     parts = draw(sets, train, test, seed)
     for kind in (_TRAINED, _RANDOM):
-      params = network.params if kind == _TRAINED else _initial(network, seed)
+      params = network.params
+      if kind == _RANDOM:
+        params = layer_features.initial(network, seed)
       console.progress(f'seed {seed}: features, {kind}', transient=True)
       (x, labels), (test_x, test_labels) = (
           reader.features(params, *part) for part in parts
@@ -203,19 +118,6 @@ def measure(
             f'{result.strength:g}, {result.dimensions:,} numbers)'
         )
   return results
-
-
-def _initial(network, seed):
-  """Parameters as at the start of a run like the network's."""
-  import jax
-  import jax.numpy as jnp
-
-  (device,) = jax.tree.leaves(network.params)[0].devices()
-  side = network.config.augmentation.crop_size
-  image = jnp.zeros((1, side, side, 3), jnp.float32)
-  init = jax.jit(network.model.init)
-  params = init(jax.random.key(seed), image)['params']
-  return jax.device_put(params, device)
 
 
 def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:
