@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import codes, feature_sets, nearest
+from alexnet.analysis import blocks, codes, feature_sets, nearest
 from alexnet.models.autoencoder import Autoencoder
 
 
@@ -59,7 +59,7 @@ class CoderTest(parameterized.TestCase):
         components, rng.standard_normal((5, 16)), rng.standard_normal(16)
     )
     vectors = rng.standard_normal((20, 9)).astype(np.float32)
-    with mock.patch.object(feature_sets, '_BLOCK_BYTES', rows * 9 * 4):
+    with mock.patch.object(blocks, '_BYTES', rows * 9 * 4):
       got = coder.encode(vectors)
     read = (vectors - components.mean) @ components.directions.T
     bits = read @ coder.kernel + coder.bias > 0

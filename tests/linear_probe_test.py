@@ -6,7 +6,6 @@ import io
 import pathlib
 import tempfile
 
-import numpy as np
 from absl.testing import absltest
 
 from alexnet import metrics
@@ -51,44 +50,6 @@ class LinearProbeTest(absltest.TestCase):
     cls.network = tiny_run.write(cls.workdir, cls.directory / 'gone', classes=3)
     cls.images = testing.write_images(cls.directory / 'other', 2, 20)
     cls.sets = images.open_sets(str(cls.images), config=cls.network.config)
-
-  def features(self, layers, largest, params=None):
-    indices = np.array([3, 30, 17, 5, 8])
-    found, labels = linear_probe.layer_features(
-        self.network, self.network.params if params is None else params,
-        self.sets['train'], indices, layers, largest,
-    )
-    photos = sorted(self.images.rglob('*.jpg'))
-    return found, labels, [photos[index] for index in indices]
-
-  def test_features_of_several_layers(self):
-    found, labels, photos = self.features(['pixels', 'pool5', 'fc6'], 10_000)
-    self.assertEqual(labels.tolist(), [0, 1, 0, 0, 0])
-    for layer in ('pool5', 'fc6'):
-      wanted = self.network.features(photos, layer).reshape(5, -1)
-      np.testing.assert_allclose(
-          found[layer], wanted, rtol=1e-4, atol=1e-4
-      )
-    # 57 x 57 cells of 224 x 224 pixels; their mean is that of the crop.
-    self.assertEqual(found['pixels'].shape, (5, 57 * 57 * 3))
-    crops = self.network.squares(photos)[:, 16:-16, 16:-16] - 120.0
-    np.testing.assert_allclose(
-        found['pixels'].mean(axis=1), crops.mean(axis=(1, 2, 3)), atol=0.5
-    )
-
-  def test_random_weights_are_of_their_seed(self):
-    first, again, other = (
-        linear_probe._initial(self.network, seed)['conv1']['kernel']
-        for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(first, again)
-    self.assertGreater(np.abs(first - other).max(), 0)
-    self.assertNotEqual(
-        *(
-            float(self.features(['fc7'], 10, params)[0]['fc7'].sum())
-            for params in (None, linear_probe._initial(self.network, 5))
-        )
-    )
 
   def test_measures_each_layer_with_each_seed(self):
     results = linear_probe.measure(

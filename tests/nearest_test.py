@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import feature_sets, nearest
+from alexnet.analysis import blocks, nearest
 
 
 def brute_force_hamming(index, queries, count):
@@ -62,7 +62,7 @@ class EuclideanTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     index = rng.standard_normal((200, 12)).astype(dtype)
     queries = rng.standard_normal((9, 12)).astype(np.float32)
-    with mock.patch.object(feature_sets, '_BLOCK_BYTES', rows * 12 * 4):
+    with mock.patch.object(blocks, '_BYTES', rows * 12 * 4):
       distances, found = nearest.euclidean(index, queries, 10)
     wide = index.astype(np.float64)
     wanted = np.sqrt(((queries[:, None] - wide[None]) ** 2).sum(axis=2))

@@ -106,30 +106,5 @@ class RotatedTest(absltest.TestCase):
     self.assertIs(probe.rotated(train, train)[0], train)
 
 
-class AverageCellsTest(parameterized.TestCase):
-
-  @parameterized.parameters(
-      (13, 13, 55, 5), (6, 6, 72, 6), (27, 27, 200, 10), (7, 9, 18, 3),
-      (5, 5, 1, 1),
-  )
-  def test_is_the_mean_over_cells(self, height, width, largest, side):
-    rng = np.random.default_rng(0)
-    maps = rng.standard_normal((3, height, width, 2)).astype(np.float32)
-    got = np.asarray(probe.average_cells(maps, largest))
-    self.assertEqual(got.shape, (3, side * side * 2))
-    got = got.reshape(3, side, side, 2)
-    for i in range(side):
-      rows = slice(i * height // side, int(np.ceil((i + 1) * height / side)))
-      for j in range(side):
-        columns = slice(j * width // side, int(np.ceil((j + 1) * width / side)))
-        np.testing.assert_allclose(
-            got[:, i, j], maps[:, rows, columns].mean(axis=(1, 2)), atol=1e-5
-        )
-
-  def test_vectors_stay(self):
-    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
-    np.testing.assert_array_equal(probe.average_cells(vectors, 1), vectors)
-
-
 if __name__ == '__main__':
   absltest.main()

@@ -59,7 +59,7 @@ class RetrievalTableTest(absltest.TestCase):
     self.assertBetween(exact, 0.5, 0.95)
     for one in found:
       self.assertGreater(one.milliseconds, 0)
-      self.assertEqual(one.timed, 30)
+      self.assertBetween(one.timed, 3, 30)
 
   def test_rows(self):
     found = [

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet.analysis import feature_sets, nearest
+from alexnet.analysis import blocks, feature_sets, nearest
 from alexnet.analysis.feature_sets import FeaturesError
 from alexnet.models.autoencoder import Autoencoder
 from input_pipeline import atomic
@@ -60,7 +60,7 @@ class Components:
     directions = self.directions[:count]
     # The mean afterwards, so that the vectors need no copy.
     offset = directions @ self.mean
-    rows = [block @ directions.T for _, block in feature_sets.blocks(vectors)]
+    rows = [block @ directions.T for _, block in blocks.each(vectors)]
     return np.concatenate(rows) - offset
 
 
@@ -76,7 +76,7 @@ def fit_components(
   """
   from sklearn import decomposition  # Slow to import.
 
-  some = feature_sets.sample(vectors, SAMPLE, seed)
+  some = blocks.sample(vectors, SAMPLE, seed)
   count = min(count, *some.shape)
   # Exact where that is no work.
   solver = 'full' if max(some.shape) <= 1000 else 'randomized'
@@ -120,7 +120,7 @@ class Coder:
     matrix, offset = self._from_vectors
     parts = [
         nearest.pack(block @ matrix + offset > 0)
-        for _, block in feature_sets.blocks(vectors)
+        for _, block in blocks.each(vectors)
     ]
     return np.concatenate(parts)
 
@@ -158,7 +158,7 @@ def train(
   _check_bits(bits)
   if components is None:
     components = fit_components(vectors, seed=seed)
-  inputs = components.project(feature_sets.sample(vectors, SAMPLE, seed))
+  inputs = components.project(blocks.sample(vectors, SAMPLE, seed))
   scale = max(components.deviations[0], 1e-12)
   steps = STEPS if steps is None else steps
   layer = _fit(inputs / scale, bits, seed, steps)['encoder']

@@ -17,7 +17,7 @@ nothing is executed when they are read.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,8 +30,6 @@ FORMAT = 1
 MANIFEST = 'manifest.json'
 DTYPES = ('float32', 'float16')
 NO_LABEL = -1
-# A block of features, as float32, that one is worked on at a time.
-_BLOCK_BYTES = 2**26
 
 
 class FeaturesError(UserError):
@@ -91,18 +89,6 @@ class FeatureSet:
 def code_file(bits: int | str) -> str:
   """Name of the file of a set's codes."""
   return f'code-{bits}.npz'
-
-
-def block_rows(dimensions: int) -> int:
-  """Rows of so many numbers that are worked on at a time."""
-  return max(1, _BLOCK_BYTES // (4 * dimensions))
-
-
-def blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields (first row, [rows, dimensions] float32) of all vectors, in order."""
-  rows = block_rows(vectors.shape[1])
-  for start in range(0, len(vectors), rows):
-    yield start, np.asarray(vectors[start : start + rows], np.float32)
 
 
 class Writer:
@@ -299,28 +285,3 @@ def _load_file(path):
         json.loads(str(arrays['manifest'])),
         path,
     )
-
-
-def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-  """Some rows, evenly drawn without replacement; all if there are no more.
-
-  Args:
-    vectors: [rows, dimensions].
-    count: rows wanted.
-    seed: decides which.
-
-  Returns:
-    [at most count, dimensions] float32, in their order.
-  """
-  if len(vectors) <= count:
-    return np.asarray(vectors, np.float32)
-  chosen = np.random.default_rng(seed).choice(
-      len(vectors), count, replace=False, shuffle=False
-  )
-  out = np.empty((count, vectors.shape[1]), np.float32)
-  chosen.sort()
-  # A part at a time: what an index by numbers gives is a copy.
-  step = block_rows(vectors.shape[1])
-  for start in range(0, count, step):
-    out[start : start + step] = vectors[chosen[start : start + step]]
-  return out

@@ -13,6 +13,7 @@ Images that cannot be read are told of and left out; the exit status is 1 then.
 """
 
 import functools
+import itertools
 import pathlib
 import sys
 import time
@@ -65,41 +66,33 @@ def extract(
   from input_pipeline.errors import ImageError
 
   count = len(images) if limit is None else min(limit, len(images))
-  labels, left_out, waiting = {}, [], []
-  start = time.perf_counter()
+  labels, left_out, start = {}, [], time.perf_counter()
 
   def pixels(index):
     square, labels[index] = images.read(index)
     return square
 
-  def write():
-    rows, indices = zip(*waiting)
-    writer.add(
-        np.stack(rows),
-        np.array([labels.pop(index) for index in indices]),
-        np.array(indices),
-        [images.source.relative_name(index) for index in indices],
-    )
-    waiting.clear()
-
   batch = min(count, network.config.evaluation_batch_size)
   readers = (functools.partial(pixels, index) for index in range(count))
-  rows = network.stream(readers, layer=layer, batch_size=batch)
-  for index, row in enumerate(rows):
-    if isinstance(row, ImageError):
-      left_out.append(str(row))
-    else:
-      waiting.append((row, index))
-    if len(waiting) >= batch:
-      write()
-      if console:
-        rate = (index + 1) / (time.perf_counter() - start)
-        console.progress(
-            f'{layer} of {index + 1:,} of {count:,} images, {rate:.0f} img/s',
-            transient=True,
-        )
-  if waiting:
-    write()
+  results = enumerate(network.stream(readers, layer=layer, batch_size=batch))
+  while part := [*itertools.islice(results, batch)]:
+    left_out += [str(row) for _, row in part if isinstance(row, ImageError)]
+    good = [(i, row) for i, row in part if not isinstance(row, ImageError)]
+    if good:
+      indices, rows = zip(*good)
+      writer.add(
+          np.stack(rows),
+          np.array([labels.pop(index) for index in indices]),
+          np.array(indices),
+          [images.source.relative_name(index) for index in indices],
+      )
+    done = part[-1][0] + 1
+    if console:
+      rate = done / (time.perf_counter() - start)
+      console.progress(
+          f'{layer} of {done:,} of {count:,} images, {rate:.0f} img/s',
+          transient=True,
+      )
   return left_out
 
 

@@ -14,8 +14,8 @@ about as many.
 
 import pathlib
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
   from alexnet.metrics import Console
   from alexnet.trained import TrainedNetwork
 
+# As in layer_features.py, which imports JAX.
 PIXELS = 'pixels'
 # What a probe reads: (of the trained network or another, layer).
 Key = tuple[str, str]
@@ -63,76 +64,6 @@ def draw(
   return (first, order[test : test + train]), (first, order[:test])
 
 
-def layer_features(
-    network: 'TrainedNetwork',
-    params: Any,
-    images: 'Images',
-    indices: 'np.ndarray',
-    layers: Sequence[str],
-    largest: int,
-) -> tuple[dict[str, 'np.ndarray'], 'np.ndarray']:
-  """Features of several layers at once, of the centre crops.
-
-  Args:
-    network: whose module and input are used.
-    params: its parameters, or others.
-    images: from which to read.
-    indices: of the images.
-    layers: of `network.layers`, and 'pixels' for the crop itself.
-    largest: see `probe.average_cells`.
-
-  Returns:
-    ({layer: [images, dimensions] float32}, labels [images]).
-  """
-  import jax
-  import numpy as np
-
-  from alexnet import train_step
-  from alexnet.analysis import probe
-  from alexnet.models import OUTPUTS, kept
-
-  def outputs(params, squares, views):
-    crops = views.centre({'image': squares})[:, 0]
-    _, kinds = network.model.apply({'params': params}, crops, mutable=OUTPUTS)
-    return {
-        name: probe.average_cells(
-            crops if name == PIXELS else kept(kinds, name), largest
-        )
-        for name in layers
-    }
-
-  (device,) = jax.tree.leaves(network.params)[0].devices()
-  step = train_step.jit_for(device, outputs)
-  views = jax.device_put(network.views, device)
-  parts, labels = {name: [] for name in layers}, []
-  for squares, some in _batches(images, indices, network):
-    found = jax.device_get(step(params, squares, views))
-    for name, array in found.items():
-      parts[name].append(array[: len(some)])
-    labels += some
-  return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
-
-
-def _batches(images, indices, network) -> Iterator[tuple[Any, list[int]]]:
-  """Squares in batches of the same size, and the labels of those that count."""
-  from concurrent import futures
-
-  import numpy as np
-
-  from input_pipeline import threads
-
-  size = min(len(indices), network.config.evaluation_batch_size)
-  with futures.ThreadPoolExecutor(threads.cores()) as pool:
-    read = threads.in_order(pool, images.read, indices.tolist(), 2 * size)
-    for start in range(0, len(indices), size):
-      squares = np.zeros((size, network.size, network.size, 3), np.uint8)
-      labels = []
-      for place in range(min(size, len(indices) - start)):
-        squares[place], label = next(read)
-        labels.append(label)
-      yield squares, labels
-
-
 def measure(
     network: 'TrainedNetwork',
     sets: dict[str, 'Images'],
@@ -160,22 +91,24 @@ def measure(
     {(kind of weights, layer): a result of each seed}; pixels have no weights
     and are with the trained ones.
   """
-  from alexnet.analysis import probe
+  from alexnet.analysis import layer_features, probe
 
   results: dict[Key, list[Result]] = {}
-  deep = [name for name in layers if name != PIXELS]
+  batch = min(network.config.evaluation_batch_size, train)
+  reader = layer_features.Layers(network, layers, largest, batch)
   for seed in range(seeds):
     parts = draw(sets, train, test, seed)
-    for kind, names in ((_TRAINED, layers), (_RANDOM, deep)):
-      if not names:
-        continue
-      params = network.params if kind == _TRAINED else _initial(network, seed)
+    for kind in (_TRAINED, _RANDOM):
+      params = network.params
+      if kind == _RANDOM:
+        params = layer_features.initial(network, seed)
       console.progress(f'seed {seed}: features, {kind}', transient=True)
       (x, labels), (test_x, test_labels) = (
-          layer_features(network, params, *part, names, largest)
-          for part in parts
+          reader.features(params, *part) for part in parts
       )
-      for name in names:
+      for name in layers:
+        if name == PIXELS and kind == _RANDOM:
+          continue  # They have no weights.
         result = probe.fit(
             x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
         )
@@ -185,19 +118,6 @@ def measure(
             f'{result.strength:g}, {result.dimensions:,} numbers)'
         )
   return results
-
-
-def _initial(network, seed):
-  """Parameters as at the start of a run like the network's."""
-  import jax
-  import jax.numpy as jnp
-
-  (device,) = jax.tree.leaves(network.params)[0].devices()
-  side = network.config.augmentation.crop_size
-  image = jnp.zeros((1, side, side, 3), jnp.float32)
-  init = jax.jit(network.model.init)
-  params = init(jax.random.key(seed), image)['params']
-  return jax.device_put(params, device)
 
 
 def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:

@@ -5,7 +5,7 @@ Memory is for one block and the best so far, whatever the number of vectors.
 
 import numpy as np
 
-from alexnet.analysis import feature_sets
+from alexnet.analysis import blocks
 
 # Codes that are compared at a time; a distance takes 2 bytes.
 _CODES = 2**18
@@ -30,7 +30,7 @@ def euclidean(
 
   queries = np.asarray(queries, np.float32)
   best = _nothing_yet(len(queries), count, np.float32)
-  for start, block in feature_sets.blocks(index):
+  for start, block in blocks.each(index):
     search = neighbors.NearestNeighbors(
         n_neighbors=min(count, len(block)), algorithm='brute'
     ).fit(block)

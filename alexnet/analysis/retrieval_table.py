@@ -114,21 +114,28 @@ def measure(
     search = _by_components(fitted, reduced, count)
     found.append(result(f'{count} principal components', 4 * count, [search]))
   del reduced
-  read = fitted.first(codes.COMPONENTS)
-  for name, make in (
-      ('bits of the autoencoder', lambda n, seed: codes.train(
-          vectors, n, components=read, seed=seed)),
-      ('signs of rotated components', lambda n, seed: codes.rotated(
-          fitted.first(n), n, seed=seed)),
-  ):
+  for name, make in _coders(vectors, fitted).items():
     for count in bits:
-      searches = []
-      for seed in range(seeds):
-        progress(f'{count} {name}, seed {seed}')
-        coder = make(count, seed)
-        searches.append(codes.CodeIndex(coder, coder.encode(vectors)).search)
+      progress(f'{count} {name}')
+      coders = [make(count, seed) for seed in range(seeds)]
+      searches = [codes.CodeIndex(c, c.encode(vectors)).search for c in coders]
       found.append(result(f'{count} {name}', count // 8, searches))
   return found
+
+
+def _coders(vectors, fitted):
+  """{name: from bits and a seed to a coder}."""
+  from alexnet.analysis import codes
+
+  read = fitted.first(codes.COMPONENTS)
+  return {
+      'bits of the autoencoder': lambda bits, seed: codes.train(
+          vectors, bits, components=read, seed=seed
+      ),
+      'signs of rotated components': lambda bits, seed: codes.rotated(
+          fitted, bits, seed=seed
+      ),
+  }
 
 
 def _by_components(
