@@ -97,9 +97,29 @@ def make_measure(
     return result
 
   compiled = train_step.jit_for(mesh.devices.flat[0], measure)
-  return lambda params, velocity, batch: compiled(
-      params, velocity, batch, images
-  )
+  names = _in_order(model, params)
+
+  def in_order(params, velocity, batch):
+    # What is compiled sorts names.
+    result = compiled(params, velocity, batch, images)
+    return {name: result[name] for name in names}
+
+  return in_order
+
+
+def _in_order(model, params):
+  outputs, layers = model.layer_names, sorted(params)
+  if set(layers) <= set(outputs):  # Those of a definition file, in its order.
+    layers.sort(key=outputs.index)
+  return [
+      *(f'{name}/{what}' for name in outputs for what in ACTIVITY),
+      *(
+          f'{layer}/{kind}_{what}'
+          for layer in layers
+          for kind in sorted(params[layer], reverse=True)  # Kernel, bias.
+          for what in PARAMETER
+      ),
+  ]
 
 
 def _activity(x):

@@ -140,6 +140,8 @@ class MeasureTest(parameterized.TestCase):
         wanted[f'{layer}/{kind}_gradient'] = gradient
         wanted[f'{layer}/{kind}_update'] = 0.5 if norm else 0.0
     self.assertEqual(set(result), set(wanted))
+    layers = list(dict.fromkeys(name.split('/')[0] for name in result))
+    self.assertEqual(layers[:8], list(outputs))  # As in the network.
     for name, value in wanted.items():
       np.testing.assert_allclose(
           result[name], value, rtol=2e-4, atol=1e-6, err_msg=name
@@ -177,6 +179,11 @@ class MeasureTest(parameterized.TestCase):
     one = self.measured(self.mesh(1, 1))
     for name in ('conv1', 'rnorm1', 'cnorm2', 'fcxb', 'head'):
       self.assertGreater(one[f'{name}/deviation'], 0)
+    norms = [name for name in one if name.endswith('/kernel_norm')]
+    self.assertEqual(
+        [name.split('/')[0] for name in norms],
+        ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fcx', 'fcxb', 'head'],
+    )
     self.assertEqual(one['head/kernel_update'], 1)
     other = self.measured(self.mesh(1, 2))
     for name, value in one.items():
