@@ -26,16 +26,26 @@ def write(
   # Processes of different machines may have the same number.
   temporary = scratch / f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}'
   try:
-    with open(temporary, 'wb') as f:
-      # Says that a living process writes it. Some network disks cannot.
-      with contextlib.suppress(OSError):
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with _open_locked(temporary) as f:
       write_to(f)
       f.flush()
       os.fsync(f.fileno())
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _open_locked(path: pathlib.Path) -> BinaryIO:
+  """A new file, with the sign that a living process writes it."""
+  while True:
+    f = open(path, 'wb')
+    # Some network disks cannot.
+    with contextlib.suppress(OSError):
+      fcntl.flock(f, fcntl.LOCK_EX)
+    # Between the two lines `remove_stale` of another process may have taken it.
+    if path.exists():
+      return f
+    f.close()
 
 
 def remove_stale(scratch: pathlib.Path) -> None:

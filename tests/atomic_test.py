@@ -3,6 +3,7 @@
 import fcntl
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -54,6 +55,20 @@ class AtomicTest(absltest.TestCase):
     self.assertEqual(self.path.read_bytes(), b'all')
     self.assertFalse(stale.exists())
     self.assertTrue(other.exists())
+
+  def test_taken_for_a_leftover_before_it_is_locked(self):
+    lock, taken = fcntl.flock, []
+
+    def late(file, operation):
+      if not taken:
+        taken.append(True)
+        atomic.remove_stale(self.root)
+      lock(file, operation)
+
+    with mock.patch.object(atomic.fcntl, 'flock', late):
+      atomic.write(self.path, lambda f: f.write(b'whole'), self.root)
+    self.assertEqual(self.path.read_bytes(), b'whole')
+    self.assertEqual(list(self.root.iterdir()), [self.path])
 
   def test_a_lock_is_held_while_it_is_written(self):
     def write(file):

@@ -80,7 +80,7 @@ def kernels(
           f'{np.mean(one.kernels > 1 / 2):.0%} of {len(one.kernels)}',
       ))
   headings = (
-      'run', 'tower', 'colourfulness', 'median of its kernels',
+      'run', 'which tower', 'colourfulness', 'median of its kernels',
       'kernels above 1/2',
   )
   if not drawn:
