@@ -76,8 +76,8 @@ class HelpTest(parameterized.TestCase):
   @parameterized.parameters(
       'main.py', 'alexnet.evaluate', 'alexnet.sweep',
       'alexnet.analysis.compare', 'alexnet.analysis.figure1',
-      'alexnet.analysis.logit_spread', 'input_pipeline.prepare',
-      'input_pipeline.show',
+      'alexnet.analysis.logit_spread', 'alexnet.analysis.predict',
+      'input_pipeline.prepare', 'input_pipeline.show',
   )
   def test_imports_nothing_heavy(self, command):
     status, modules, _, text = run_command(command, '--help')
