@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet import evaluation, metrics, train
+from alexnet import dense, dense_evaluation, evaluation, metrics, train
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.evaluation import Predictions
 from input_pipeline import datasets
@@ -88,6 +88,7 @@ def evaluate(
     views: Iterable[str],
     console: metrics.Console,
     overrides: dict[str, Any] | None = None,
+    scales: Sequence[int] | None = None,
 ) -> dict[str, dict[str, float]]:
   """Evaluates several runs, and the mean of their predictions.
 
@@ -97,9 +98,10 @@ def evaluate(
   Args:
     workdirs: of the runs.
     weights: of the runs, as from `parse_weights`.
-    views: 'centre', 'ten' or both.
+    views: of 'centre', 'ten' and 'dense'.
     console: where each result is shown as soon as it is there.
     overrides: see `train.open_run`, for all runs.
+    scales: of dense views, see `dense.check_scales`.
 
   Returns:
     The ensemble's results by views, see `evaluation.evaluate`. 'views' are the
@@ -115,7 +117,11 @@ def evaluate(
     run = train.open_run(workdir, console, overrides)
     console.print(f'{workdir}, step {run.progress.step:,}:')
     for name in views:
-      predictions = run.predict(name)
+      if name == 'dense':
+        run_scales = dense.check_scales(scales, run.config)
+        predictions = dense_evaluation.predict(run, run_scales, console)
+      else:
+        predictions = run.predict(name)
       result = evaluation.score(predictions)
       console.print('  ' + evaluation.format_result(name, result))
       means[name].add(predictions, weight)

@@ -5,6 +5,12 @@
 evaluates the newest checkpoint of a run, with the centre crop and with ten
 views (paper §4.1).
 
+  python -m alexnet.evaluate --workdir=runs/alexnet --views=dense \
+      --scales=256,288
+
+evaluates it at all places of the whole squares at these scales, and with their
+mean (docs/dense.md).
+
   python -m alexnet.evaluate --workdir=runs/a --workdir=runs/b
 
 evaluates each of several runs, and the mean of their predictions.
@@ -16,8 +22,9 @@ from absl import app, flags
 
 from alexnet import cli, compilation, host_memory
 
-# As in evaluation.py, which imports JAX.
+# As in evaluation.py and dense.py, which import JAX.
 _VIEWS = ('centre', 'ten')
+_DENSE = 'dense'
 
 
 def main(argv: list[str]) -> None:
@@ -25,7 +32,14 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and TensorFlow, which --help does not need.
-  from alexnet import ensemble, evaluation, metrics, train
+  from alexnet import (
+    dense,
+    dense_evaluation,
+    ensemble,
+    evaluation,
+    metrics,
+    train,
+  )
 
   host_memory.keep_freed()
   compilation.use_cache()
@@ -39,12 +53,18 @@ def main(argv: list[str]) -> None:
   }
   overrides = {k: v for k, v in given.items() if v is not None}
   workdirs = [pathlib.Path(workdir) for workdir in values.workdir]
+  scales = dense.parse_scales(values.scales)
   weights = ensemble.parse_weights(values.weights, len(workdirs))
   if len(workdirs) > 1:
-    ensemble.evaluate(workdirs, weights, values.views, console, overrides)
+    ensemble.evaluate(
+        workdirs, weights, values.views, console, overrides, scales
+    )
     return
   run = train.open_run(workdirs[0], console, overrides)
   for views in values.views:
+    if views == _DENSE:
+      dense_evaluation.evaluate(run, scales, console)
+      continue
     console.print(evaluation.format_result(views, run.evaluate(views)))
 
 
@@ -56,7 +76,13 @@ if __name__ == '__main__':
       'weights', None, 'Weights of several runs, such as 0.7,0.3; unset: equal.'
   )
   flags.DEFINE_multi_enum(
-      'views', list(_VIEWS), _VIEWS, 'Views to evaluate with; may be repeated.'
+      'views', list(_VIEWS), (*_VIEWS, _DENSE),
+      'Views to evaluate with; may be repeated.'
+  )
+  flags.DEFINE_list(
+      'scales', None,
+      'Sides of the squares for dense views, in pixels, such as 256,288. '
+      'Unset: as for other views.'
   )
   flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
   flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from alexnet import metrics, partitioning, train_step
 from input_pipeline.pipeline import Pipeline
 
+# Dense views are in dense.py.
 VIEWS = ('centre', 'ten')
 TEN = 10
 # Images whose predictions are scored in one go.
@@ -91,6 +92,7 @@ def predict(
     batch_size: int,
     views: str,
     console: metrics.Console | None = None,
+    image_size: int | None = None,
 ) -> Predictions:
   """Predicts the classes of the whole evaluation set.
 
@@ -100,15 +102,18 @@ def predict(
     pipeline: the data.
     mesh: that predict_step was made for.
     batch_size: examples in a batch of centre crops.
-    views: 'centre' or 'ten', see `evaluate`.
+    views: 'centre' or 'ten', see `evaluate`, or 'dense'; only for progress,
+      and for the size of the batches of ten views.
     console: where to show progress.
+    image_size: side of the squares that predict_step is given, in pixels; None:
+      the config's.
 
   Returns:
     The predictions, whatever the mesh and the batch size.
   """
   total, count = len(pipeline.evaluation), 0
   log_probabilities, labels = None, np.empty(total, np.int32)
-  for batch in _batches(pipeline, mesh, batch_size, views):
+  for batch in _batches(pipeline, mesh, batch_size, views, image_size):
     result = jax.device_get(predict_step(params, batch))
     real = result['weight'] > 0
     if log_probabilities is None:
@@ -137,12 +142,15 @@ def score(predictions: Predictions) -> dict[str, float]:
   return _means(sums, total)
 
 
-def _batches(pipeline, mesh, batch_size, views) -> Iterator[Any]:
+def _batches(
+    pipeline, mesh, batch_size, views, image_size=None
+) -> Iterator[Any]:
   if views == 'ten':
     # About as many crops at once as without the views, to fit the memory.
-    data = mesh.shape[partitioning.DATA]
-    batch_size = -(-batch_size // TEN // data) * data
-  batches = pipeline.evaluation_batches(batch_size)
+    batch_size = -(-batch_size // TEN)
+  data = mesh.shape[partitioning.DATA]
+  batch_size = -(-batch_size // data) * data
+  batches = pipeline.evaluation_batches(batch_size, image_size)
   return partitioning.put_ahead(batches, mesh)
 
 
@@ -177,10 +185,14 @@ def _show_progress(console, views, count, total):
 
 def format_result(views: str, result: dict[str, float]) -> str:
   """One line about a result of `evaluate`, in percent."""
-  name = {'centre': 'centre crop', 'ten': 'ten views'}[views]
+  name = {
+      'centre': 'centre crop', 'ten': 'ten views', 'dense': 'dense views'
+  }[views]
   note = f'{result["count"]:,} images'
   if views == 'ten' and result['views'] < TEN:
     note += ', without mirror images: training has none'
+  if views == 'dense':
+    note += f', {result["views"]} places'
   return (
       f'{name:12s} top-1 {result["top1"]:7.2%}   top-5 {result["top5"]:7.2%}   '
       f'loss {result["loss"]:.4f}   ({note})'

@@ -152,7 +152,7 @@ class Run:
       # Now it is known that the data is that of the checkpoint.
       inputs.save(workdir, inputs.of_pipeline(self.pipeline))
     self._clock = metrics.Clock(self.progress.seconds)
-    views = views_lib.Views(
+    self.views = views = views_lib.Views(
         self.pipeline.mean_image,
         config.augmentation.mean_crop,
         mirror=config.augmentation.flip,

@@ -337,20 +337,22 @@ def predict_views(
 ) -> tuple[jax.Array, int]:
   """The mean of the softmax outputs of an example's views (paper §4.1).
 
+  Of a network from `models.everywhere` each place of each view counts as one.
+
   Args:
     local_model: the network; inside a mapped step with its `tower_axis`.
     params: its parameters, local blocks.
-    crops: [batch, views, crop, crop, 3] float32.
+    crops: [batch, views, height, width, 3] float32.
 
   Returns:
     Its logarithm, [batch, classes] float32, and the number of views.
   """
-  views = crops.shape[1]
   logits = local_model.apply(
       {'params': params}, crops.reshape(-1, *crops.shape[2:])
   )
   log_softmax = jax.nn.log_softmax(logits)
-  log_softmax = log_softmax.reshape(-1, views, logits.shape[-1])
+  log_softmax = log_softmax.reshape(len(crops), -1, logits.shape[-1])
+  views = log_softmax.shape[1]
   return jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views), views
 
 

@@ -8,13 +8,11 @@ Nothing of the training data is needed: what a network must know of it lies in
 the workdir (`inputs.py`).
 """
 
-import collections
 import dataclasses
 import functools
-import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -22,25 +20,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from PIL import Image
 
-from alexnet import checkpoints, train_step
+from alexnet import batching, checkpoints, dense, photos, train_step
 from alexnet import inputs as inputs_lib
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.inputs import Inputs
 from alexnet.models import OUTPUTS, Module, create_model, kept
-from input_pipeline import datasets, preprocessing, sources, threads
+from alexnet.photos import ImageLike, Images
+from input_pipeline import datasets, preprocessing, threads
 from input_pipeline.errors import DataError, ImageError
 
 # Views of an image, and how many images of a batch of centre crops they take.
 VIEWS = {'centre': 1, 'ten': 10}
-
-# A path, pixels [height, width, 3] uint8, or a function that gives pixels,
-# which is called in a thread.
-ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
-Images = Iterable[ImageLike]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +94,22 @@ class TrainedNetwork:
     shape = (len(squares), self.size, self.size, 3)
     return np.array(squares, np.uint8).reshape(shape)
 
-  def predict(self, images: Images, *, views: str = 'centre') -> np.ndarray:
+  def predict(
+      self,
+      images: Images,
+      *,
+      views: str = 'centre',
+      scales: Sequence[int] | None = None,
+  ) -> np.ndarray:
     """Predicts the classes of images.
 
     Args:
       images: as of `squares`.
-      views: 'centre', or 'ten' for the mean of ten views (paper §4.1; five
-        where training does not mirror images).
+      views: 'centre'; 'ten' for the mean of ten views (paper §4.1; five where
+        training does not mirror images); or 'dense' for the mean of all places
+        of the whole image, see dense.py.
+      scales: of dense views, what the shorter side is resized to, in pixels;
+        None: as the squares.
 
     Returns:
       [images, classes] float32 probabilities.
@@ -115,7 +117,8 @@ class TrainedNetwork:
     Raises:
       DataError: an image cannot be used.
     """
-    rows = [*map(_raised, self.stream(images, views=views))]
+    stream = self.stream(images, views=views, scales=scales)
+    rows = [*map(_raised, stream)]
     return np.array(rows, np.float32).reshape(len(rows), len(self.class_names))
 
   def features(self, images: Images, layer: str) -> np.ndarray:
@@ -148,6 +151,7 @@ class TrainedNetwork:
       images: Images,
       *,
       views: str = 'centre',
+      scales: Sequence[int] | None = None,
       layer: str | None = None,
       batch_size: int | None = None,
   ) -> Iterator[np.ndarray | ImageError]:
@@ -156,9 +160,10 @@ class TrainedNetwork:
     Threads read the next images while the device computes.
 
     Args:
-      images: as of `squares`; may be endless. Functions without arguments that
+      images: as of `squares`, any number. Functions without arguments that
         give such an array are called in the threads.
       views: see `predict`.
+      scales: see `predict`.
       layer: see `features`; None for probabilities.
       batch_size: images that the device computes at once; None: as in the
         config's evaluation, or fewer if there are few images.
@@ -168,84 +173,75 @@ class TrainedNetwork:
       by which it cannot be used.
     """
     images = _each(images)
+    if views == 'dense' and layer is None:
+      for maps in dense.stream(self, images, scales, batch_size):
+        yield maps if isinstance(maps, ImageError) else dense.mean(maps)
+      return
     if batch_size is None:
       batch_size = max(1, self.config.evaluation_batch_size // VIEWS[views])
       if hasattr(images, '__len__'):
-        # Few sizes, each of which is compiled.
-        batch_size = min(batch_size, 1 << max(0, len(images) - 1).bit_length())
-    step = self._step(layer or views)
+        batch_size = batching.padded(len(images), batch_size)
+    step = self._step(views, layer)
 
-    def begin(entries):
+    def begin(squares):
       batch = self._squares_of(batch_size)
-      good = [e for e in entries if not isinstance(e, ImageError)]
-      for place, square in enumerate(good):
+      for place, square in enumerate(squares):
         batch[place] = square
-      return entries, step(self.params, batch) if good else ()
+      return step(batch)
 
-    def finish(entries, result):
-      rows = iter(np.asarray(result))
-      for entry in entries:
-        yield entry if isinstance(entry, ImageError) else next(rows)
-
-    with futures.ThreadPoolExecutor(threads.cores()) as pool:
-      squares = threads.in_order(
-          pool, self._square_or_error, images, ahead=2 * batch_size
-      )
-      under_way = collections.deque()
-      for entries in _groups(squares, batch_size):
-        under_way.append(begin(entries))
-        if len(under_way) > 1:
-          yield from finish(*under_way.popleft())
-      for group in under_way:
-        yield from finish(*group)
+    yield from batching.stream(
+        images, self.square, begin, np.asarray, batch_size
+    )
 
   def square(self, image: ImageLike) -> np.ndarray:
     """The square of one image, see `squares`."""
-    box = preprocessing.whole(self.size)
-    if isinstance(image, (str, os.PathLike)):
-      return preprocessing.to_square(
-          sources.read_file(image), str(image), aspect=self.inputs.aspect,
-          box=box,
-      )
-    pixels = check_pixels(image() if callable(image) else image)
-    if pixels.shape == (self.size, self.size, 3):
-      return pixels
+    image = photos.open_image(image)
+    if image.size == (self.size, self.size):
+      return np.asarray(image)
     return preprocessing.resized(
-        Image.fromarray(pixels), aspect=self.inputs.aspect, box=box
+        image,
+        aspect=self.inputs.aspect,
+        box=preprocessing.whole(self.size),
     )
-
-  def _square_or_error(self, image):
-    try:
-      return self.square(image)
-    except ImageError as error:
-      return error
 
   def _squares_of(self, count):
     return np.zeros((count, self.size, self.size, 3), np.uint8)
 
-  def _step(self, name) -> Callable[[Any, np.ndarray], jax.Array]:
-    """From (params, squares) to an array; compiled once."""
-    if name not in self._steps:
-      if name in VIEWS:
-        function = self._probabilities
-      elif name in self.layers:
-        function = self._layer
-      else:
-        raise ConfigError(
-            f"this network has no layer '{name}': it has "
-            + ', '.join(self.layers)
-        )
+  def compiled(
+      self, name: str, function: Callable[[Any, jax.Array, Any], jax.Array]
+  ) -> Callable[[np.ndarray], jax.Array]:
+    """Compiles a function of (params, images, views), once for each name.
+
+    Returns:
+      A function of the images alone, for the network's device.
+    """
+    if name not in self._compiled:
       (device,) = jax.tree.leaves(self.params)[0].devices()
-      compiled = train_step.jit_for(device, functools.partial(function, name))
-      inputs = jax.device_put(self.views, device)
-      self._steps[name] = lambda params, squares: compiled(
-          params, squares, inputs
+      on_device = train_step.jit_for(device, function)
+      views = jax.device_put(self.views, device)
+      self._compiled[name] = lambda images: on_device(
+          self.params, images, views
       )
-    return self._steps[name]
+    return self._compiled[name]
 
   @functools.cached_property
-  def _steps(self):
+  def _compiled(self):
     return {}
+
+  def _step(self, views, layer):
+    """From squares to an array."""
+    if layer is None:
+      return self.compiled(
+          views, functools.partial(self._probabilities, views)
+      )
+    if layer not in self.layers:
+      raise ConfigError(
+          f"this network has no layer '{layer}': it has "
+          + ', '.join(self.layers)
+      )
+    return self.compiled(
+        f'layer {layer}', functools.partial(self._layer, layer)
+    )
 
   def _probabilities(self, name, params, squares, inputs):
     crops = getattr(inputs, name)({'image': squares})
@@ -331,18 +327,6 @@ def _inputs_from_data(config, workdir):
     ) from error
 
 
-def check_pixels(pixels: Any) -> np.ndarray:
-  """Raises DataError if something is not an image's pixels."""
-  shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
-  if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-    raise DataError(
-        f'an image is {type(pixels).__name__} of shape {shape} and dtype '
-        f'{dtype}: wanted a path, or an array [height, width, 3] of uint8, '
-        '0..255'
-    )
-  return np.asarray(pixels)
-
-
 def _each(images):
   if isinstance(images, (str, os.PathLike)):
     return [images]
@@ -353,8 +337,3 @@ def _raised(result):
   if isinstance(result, ImageError):
     raise result
   return result
-
-
-def _groups(entries, size):
-  while group := [*itertools.islice(entries, size)]:
-    yield group

@@ -98,6 +98,25 @@ class Views:
 
     return self._less_mean(batch, cut)
 
+  def dense(self, batch: Batch) -> jax.Array:
+    """Whole images, less the mean image resized to them, for dense views.
+
+    A part of such an image is less what the mean is under it; run #145's one
+    mean for all crops cannot be had, as they overlap.
+
+    Args:
+      batch: 'image' [batch, height, width, 3] uint8, of any size.
+
+    Returns:
+      [batch, 2, height, width, 3] float32: the image and its mirror image;
+      [batch, 1, ...] without the latter.
+    """
+    image = batch['image'].astype(jnp.float32)
+    shape = image.shape[1:]
+    one = image - jax.image.resize(self.mean_image, shape, 'linear')
+    views = [one, one[:, :, ::-1]] if self.mirror else [one]
+    return jnp.stack(views, axis=1)
+
   def _less_mean(self, batch, cut):
     squares = batch['image'].astype(jnp.float32)
     if self.mean_crop == 'under':

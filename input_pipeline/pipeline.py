@@ -211,11 +211,14 @@ class Pipeline:
       divisor *= config.lighting_divisor
     return Plan(index, offset, flip, shift, divisor)
 
-  def evaluation_batches(self, batch_size: int) -> Iterator[Batch]:
+  def evaluation_batches(
+      self, batch_size: int, image_size: int | None = None
+  ) -> Iterator[Batch]:
     """One pass over the evaluation set, every example exactly once.
 
     Args:
       batch_size: images in a batch of all processes.
+      image_size: side of the squares, in pixels; None: the config's.
 
     Yields:
       This process's part of each batch: 'image' [examples, size, size, 3]
@@ -233,7 +236,7 @@ class Pipeline:
       index = np.arange(first, first + size)
       weight = (index < length).astype(np.float32)
       image, label = self._read(
-          self.evaluation, np.minimum(index, length - 1)
+          self.evaluation, np.minimum(index, length - 1), size=image_size
       )
       return {'image': image, 'label': label, 'weight': weight}
 
@@ -255,18 +258,19 @@ class Pipeline:
     shape = (self._size, self._size, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
-  def _read(self, source, index, boxes=None):
+  def _read(self, source, index, boxes=None, size=None):
     """Images [count, size, size, 3] uint8 and labels [count] int32."""
     count = len(index)
-    whole = preprocessing.whole(self._size)
-    size = boxes[0].size if boxes else self._size
+    size = boxes[0].size if boxes else size or self._size
     images = _aligned((count, size, size, 3))
     labels = np.empty(count, np.int32)
 
     def read(start):
       for i in range(start, min(start + _CHUNK, count)):
-        box = boxes[i] if boxes else whole
-        images[i], labels[i] = source.image(int(index[i]), box)
+        if boxes:
+          images[i], labels[i] = source.image(int(index[i]), boxes[i])
+        else:
+          images[i], labels[i] = source.resized(int(index[i]), size)
 
     collections.deque(
         self._threads.map(read, range(0, count, _CHUNK)), maxlen=0

@@ -169,30 +169,57 @@ def resized(
       top + height * box.top / box.square,
       width * box.size / box.square,
       height * box.size / box.square,
-      box.size,
+      (box.size, box.size),
   )
   return np.asarray(square)
 
 
+def resized_whole(
+    image: Image.Image, shorter: int, *, step: int, longest: float
+) -> np.ndarray:
+  """Resizes nearly all of an image, and its proportions stay.
+
+  Args:
+    image: 8-bit RGB.
+    shorter: its shorter side, in pixels.
+    step: its longer side is `shorter` and a multiple of this; what is too much
+      is cut off, equally at both ends.
+    longest: how many times as long as wide the result may be; the ends of a
+      longer image are cut off likewise.
+
+  Returns:
+    [height, width, 3] uint8.
+  """
+  side = min(image.size)
+  whole = [pixels * shorter // side for pixels in image.size]
+  most = int(longest * shorter)
+  size = [shorter + (min(w, most) - shorter) // step * step for w in whole]
+  # Multiplied first: a box may not be larger than its image by a rounding.
+  width, height = (pixels * side / shorter for pixels in size)
+  left, top = (image.width - width) / 2, (image.height - height) / 2
+  return np.asarray(_resize(image, left, top, width, height, tuple(size)))
+
+
 def _resize(image, left, top, width, height, size):
-  """Resizes a part of an image to size x size pixels.
+  """Resizes a part of an image to size = (width, height) pixels.
 
   One axis after the other: Pillow rounds between them and has its own rule for
   which is first, by which a part would not have the pixels of the whole.
   """
   # The rows that are read: two more, of the larger pixels, on each side.
-  margin = 2 * max(1, height / size)
+  columns, lines = size
+  margin = 2 * max(1, height / lines)
   first = max(0, math.floor(top - margin))
   last = min(image.height, math.ceil(top + height + margin))
   # Leaving rows out takes a pass over the others, five pixels each.
-  if (image.height - (last - first)) * 4 * height / size < 5 * (last - first):
+  if (image.height - (last - first)) * 4 * height / lines < 5 * (last - first):
     first, last = 0, image.height
   # Pillow takes float32: sides of 8 bits more than an image's are exact.
   rows = image.resize(
-      (size, last - first), FILTER, box=(left, first, left + width, last)
+      (columns, last - first), FILTER, box=(left, first, left + width, last)
   )
   top -= first
-  return rows.resize((size, size), FILTER, box=(0, top, size, top + height))
+  return rows.resize(size, FILTER, box=(0, top, columns, top + height))
 
 
 def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:

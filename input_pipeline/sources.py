@@ -90,6 +90,20 @@ class Source(abc.ABC):
     name = self.describe(index)
     return preprocessing.to_square(encoded, name, box=box), label
 
+  def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
+    """An example's square in any size, [size, size, 3] uint8, and its label.
+
+    Where there are squares of one size already, these are resized.
+
+    Raises:
+      DataError: the image cannot be read.
+    """
+    if self.size in (None, size):
+      return self.image(index, preprocessing.whole(size))
+    square, label = self.image(index, preprocessing.whole(self.size))
+    box = preprocessing.whole(size)
+    return preprocessing.resized(Image.fromarray(square), box=box), label
+
   def statistics(self) -> 'Statistics | None':
     """The statistics of these images, where they came with the data."""
     return None
@@ -247,7 +261,7 @@ def open_folder(
     )
   entries, ignored = [], collections.Counter()
   for name in found:
-    images = _images_below(directory / name, ignored)
+    images = images_below(directory / name, ignored)
     if not images:
       raise DataError(
           f'class folder {directory / name} has no image '
@@ -262,7 +276,19 @@ def open_folder(
   return folder
 
 
-def _images_below(directory, ignored):
+def images_below(
+    directory: pathlib.Path, ignored: collections.Counter
+) -> list[pathlib.Path]:
+  """Images in a folder and the folders in it, in alphabetical order.
+
+  Args:
+    directory: the folder.
+    ignored: other files are counted there, by their suffix.
+
+  Raises:
+    DataError: a folder cannot be listed.
+  """
+
   def fail(error):
     raise DataError(
         f'cannot list {printable(error.filename)} ({error.strerror}): mend its '

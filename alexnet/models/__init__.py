@@ -12,7 +12,8 @@ from alexnet.models import alexnet, cuda_convnet
 from alexnet.models.layers import OUTPUTS, kept, local_response_normalization
 
 __all__ = [
-    'OUTPUTS', 'Module', 'create_model', 'kept', 'local_response_normalization',
+    'OUTPUTS', 'Module', 'create_model', 'everywhere', 'kept',
+    'local_response_normalization',
 ]
 
 # For the types of those who use a model without knowing linen.
@@ -75,6 +76,26 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
       dropout_kind=config.dropout_kind,
       dtype=_DTYPES[config.dtype],
   )
+
+
+def everywhere(model: Module) -> Module:
+  """The same network with its fully connected layers as convolutions.
+
+  Returns:
+    A module from [batch, height, width, 3] images of any size from that of
+    training on to [batch, places down, places across, classes] logits, with the
+    parameters of `model`.
+
+  Raises:
+    ConfigError: a network of a definition file, whose layers may be of kinds
+      that have no such form.
+  """
+  if not isinstance(model, alexnet.AlexNet):
+    raise ConfigError(
+        'dense views need a network of configs/alexnet.py, this one is of a '
+        'definition file: use --views=ten'
+    )
+  return model.clone(everywhere=True)
 
 
 def _narrowed(config):

@@ -94,6 +94,9 @@ class AlexNet(nn.Module):
       are float32, and the logits are returned as such.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
       None means that this device holds the whole network.
+    everywhere: compute the fully connected layers as convolutions, 6 x 6 and
+      then 1 x 1, on images of any size from that of training on, with the same
+      parameters.
   """
 
   convolutions: tuple[tuple[str, ConvolutionSpec], ...]
@@ -106,6 +109,7 @@ class AlexNet(nn.Module):
   dropout_kind: str
   dtype: Any = jnp.float32
   tower_axis: str | None = None
+  everywhere: bool = False
 
   @property
   def head(self) -> str:
@@ -138,7 +142,8 @@ class AlexNet(nn.Module):
         a test pass.
 
     Returns:
-      [batch, classes] float32 logits of all classes, on every tower's device.
+      [batch, classes] float32 logits of all classes, on every tower's device;
+      [batch, places down, places across, classes] if `everywhere`.
     """
     x = images.astype(self.dtype)
     for name, spec in self.convolutions:
@@ -155,11 +160,11 @@ class AlexNet(nn.Module):
       layers.keep(self, _output_name(name, spec), x)
     *hidden, (head, head_spec) = self.dense
     for index, (name, spec) in enumerate(hidden):
-      x = layers.Dense(**self._layer(spec), name=name)(x)
+      x = self._dense(name, spec)(x)
       x = self._activation(x)
       layers.keep(self, name, x)
       x = self._dropout(x, spec.dropout, dropout_keys, index)
-    logits = layers.Dense(**self._layer(head_spec), name=head)(x)
+    logits = self._dense(head, head_spec)(x)
     if logits.shape[-1] < head_spec.features:
       logits = layers.gather_features(logits, self.tower_axis)
     layers.keep(self, head, logits)
@@ -174,6 +179,11 @@ class AlexNet(nn.Module):
         towers=self.towers,
         dtype=self.dtype,
         tower_axis=self.tower_axis,
+    )
+
+  def _dense(self, name, spec):
+    return layers.Dense(
+        **self._layer(spec), everywhere=self.everywhere, name=name
     )
 
   def _activation(self, x):

@@ -1,0 +1,225 @@
+"""Predictions as files: a table, JSON, or a picture like the paper's Figure 4.
+
+A writer is given each result as it comes, so that memory does not grow with the
+number of images.
+"""
+
+import abc
+import csv
+import itertools
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from alexnet import dense, photos
+from alexnet.trained import TrainedNetwork
+from input_pipeline.errors import ImageError, printable
+
+if TYPE_CHECKING:  # It imports this module.
+  from alexnet.analysis.predict import Prediction
+
+# Images in a picture.
+PICTURES = 24
+_COLUMNS = 4
+# Of a tile of a picture, in inches: its title, its image, the bars below that,
+# and what is between two tiles.
+_TITLE, _SIDE, _BARS, _GAP = 0.25, 2.4, 1.0, 0.2
+_LONGEST_NAME = 28
+
+
+class Writer(abc.ABC):
+  """A file of predictions."""
+
+  def __init__(self, path: pathlib.Path):
+    """Of a path whose folder is made if need be."""
+    self.path = path
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+  @abc.abstractmethod
+  def add(self, result: 'Prediction | ImageError') -> None:
+    """Takes the next result."""
+
+  @abc.abstractmethod
+  def close(self) -> str:
+    """Ends the file; returns a line about it."""
+
+
+def create(
+    path: pathlib.Path, network: TrainedNetwork, views: str, top: int
+) -> Writer:
+  """The writer for a file's name: .csv, .json or .png.
+
+  Args:
+    path: of the file.
+    network: that predicts.
+    views: of the predictions, for their description.
+    top: number of classes that are named.
+  """
+  if path.suffix.lower() == '.csv':
+    return _Table(path, min(top, len(network.class_names)))
+  if path.suffix.lower() == '.json':
+    return _Json(path, {'step': network.step, 'views': views})
+  return _Picture(path, network)
+
+
+class _Text(Writer):
+
+  def __init__(self, path):
+    super().__init__(path)
+    self._count = 0
+    # Names of files may be bytes that are not text.
+    self._file: TextIO = open(
+        path, 'w', encoding='utf-8', errors='surrogateescape', newline=''
+    )
+
+  def add(self, result):
+    self._add(result)
+    self._count += 1
+
+  def close(self):
+    self._file.close()
+    return f'{self.path}: {self._count:,} files'
+
+
+class _Table(_Text):
+  """A row a file: its name, what was wrong with it, or its classes."""
+
+  def __init__(self, path, top):
+    super().__init__(path)
+    self._writer = csv.writer(self._file)
+    numbers = range(1, top + 1)
+    names = [(f'class{i}', f'probability{i}') for i in numbers]
+    self._writer.writerow(('file', 'error', *itertools.chain(*names)))
+    self._empty = [''] * 2 * top
+
+  def _add(self, result):
+    if isinstance(result, ImageError):
+      self._writer.writerow((result.name, result.reason, *self._empty))
+      return
+    values = [(name, f'{p:.6f}') for _, name, p in result.classes]
+    self._writer.writerow((result.path, '', *itertools.chain(*values)))
+
+
+class _Json(_Text):
+  """{..., 'files': [{'file', 'classes': [{'class', 'probability'}]}]}."""
+
+  def __init__(self, path, about: dict[str, Any]):
+    super().__init__(path)
+    self._file.write(json.dumps(about)[:-1] + ', "files": [')
+
+  def _add(self, result):
+    if isinstance(result, ImageError):
+      values = {'file': result.name, 'error': result.reason}
+    else:
+      classes = [
+          {'class': name, 'probability': p} for _, name, p in result.classes
+      ]
+      values = {'file': str(result.path), 'classes': classes}
+    self._file.write((',' if self._count else '') + '\n' + json.dumps(values))
+
+  def close(self):
+    self._file.write('\n]}\n')
+    return super().close()
+
+
+class _Picture(Writer):
+  """The first images with their classes, and heat maps of dense views."""
+
+  def __init__(self, path, network):
+    super().__init__(path)
+    self._network = network
+    self._tiles = []
+    self._all = 0
+
+  def add(self, result):
+    if isinstance(result, ImageError):
+      return
+    self._all += 1
+    if len(self._tiles) < PICTURES:
+      self._tiles.append((result, *self._image_and_heat(result)))
+
+  def _image_and_heat(self, prediction):
+    image = photos.open_image(prediction.path)
+    if not prediction.maps:
+      image.thumbnail((320, 320))
+      return np.asarray(image), None
+    config, finest = self._network.config, prediction.maps[-1]
+    seen = dense.whole(self._network, image, min(finest.size))
+    heat = dense.heat_map(
+        prediction.maps,
+        prediction.classes[0][0],
+        seen.shape[:2],
+        config.model,
+        config.augmentation.crop_size,
+    )
+    return seen, heat
+
+  def close(self):
+    from matplotlib import figure
+
+    tiles = self._tiles
+    each = 1 + any(heat is not None for _, _, heat in tiles)
+    columns = max(1, min(len(tiles), _COLUMNS // each))
+    rows = max(1, -(-len(tiles) // columns))
+    width = columns * (each * _SIDE + _GAP) + _GAP
+    height = rows * (_TITLE + _SIDE + _BARS + _GAP)
+    fig = figure.Figure((width, height), dpi=100)
+
+    def axes_at(left, top, size):
+      place = (left, height - top - size[1], *size)
+      return fig.add_axes([
+          inches / side for inches, side in zip(place, (width, height) * 2)
+      ])
+
+    for number, (prediction, image, heat) in enumerate(tiles):
+      row, column = divmod(number, columns)
+      left = _GAP + column * (each * _SIDE + _GAP)
+      top = row * height / rows + _TITLE
+      square = (_SIDE, _SIDE)
+      _draw_image(axes_at(left, top, square), image, prediction.path.name)
+      if heat is not None:
+        _draw_image(
+            axes_at(left + _SIDE, top, square),
+            image,
+            prediction.classes[0][1],
+            heat,
+        )
+      bars = axes_at(left, top + _SIDE, (each * _SIDE, _BARS))
+      _draw_bars(bars, prediction.classes)
+    fig.savefig(self.path)
+    note = f', the first of {self._all:,}' if len(tiles) < self._all else ''
+    return f'{self.path}: {len(tiles)} images{note}'
+
+
+def _short(text):
+  text = printable(text).replace('$', r'\$')
+  return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + '…'
+
+
+def _draw_image(axes, image, title, heat=None):
+  if heat is None:
+    axes.imshow(image)
+  else:
+    grey = image.mean(-1) / 255
+    axes.imshow(grey, cmap='gray', vmin=0, vmax=1)
+    axes.imshow(heat, cmap='inferno', vmin=0, vmax=1, alpha=0.6)
+  axes.set_anchor('S')
+  axes.set_title(_short(title), fontsize=7, pad=3)
+  axes.set_axis_off()
+
+
+def _draw_bars(axes, classes):
+  """As in the paper's Figure 4: the name of a class on its bar."""
+  places = range(len(classes))
+  axes.barh(places, [p for _, _, p in classes], color='#9ecae1')
+  for place, (_, name, probability) in zip(places, classes):
+    axes.text(0.01, place, _short(name), va='center', fontsize=7)
+    axes.text(
+        0.99, place, f'{probability:.1%}', va='center', ha='right', fontsize=7
+    )
+  axes.set_xlim(0, 1)
+  axes.set_ylim(len(classes) - 0.5, -0.5)
+  axes.set_xticks([])
+  axes.set_yticks([])

@@ -1,0 +1,285 @@
+"""Predictions of photos as a user gets them: terminal, files, exit status."""
+
+from tests import testing  # isort: skip
+
+import csv
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from PIL import Image
+
+from alexnet import dense, metrics, photos, train, trained
+from alexnet.analysis import predict
+from input_pipeline.errors import ImageError, printable
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+SAMPLES = ROOT.parent / 'shared' / 'data' / 'imagenet_samples'
+
+# Four names of classes, in their order; neither a terminal nor Matplotlib must
+# obey the first.
+CLASSES = ('$x_1 \x1b[31m', 'cat', 'dog', 'fish')
+
+
+def prediction(path, *probabilities):
+  order = np.argsort(probabilities)[::-1]
+  return predict.Prediction(
+      pathlib.Path(path),
+      tuple((int(i), CLASSES[i], probabilities[i]) for i in order),
+  )
+
+
+class TextTest(parameterized.TestCase):
+
+  def test_bars_by_hand(self):
+    """24 characters are 1; 0.26 are 6.24 of them, 6 and 2 eighths."""
+    text = predict.to_text(prediction('a/b.jpg', 0.24, 0.26, 0.5, 0.0))
+    self.assertEqual(
+        text.splitlines(),
+        [
+            'a/b.jpg',
+            '  dog' + ' ' * 13 + '50.00%  ' + '█' * 12,
+            '  cat' + ' ' * 13 + '26.00%  ' + '█' * 6 + '▎',
+            r'  $x_1 \x1b[31m   24.00%  ' + '█' * 5 + '▊',
+            '  fish' + ' ' * 13 + '0.00%',
+        ],
+    )
+
+  def test_terminal_without_such_characters(self):
+    text = predict.to_text(prediction('b.jpg', 0.2, 0.3, 0.5, 0.0), 'ascii')
+    self.assertIn('50.00%  ' + '#' * 12 + '\n', text)
+    text.encode('ascii')
+
+
+class CommandTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.directory = pathlib.Path(
+        cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
+    images = testing.write_images(cls.directory / 'images', 4, 3)
+    for number, name in enumerate(CLASSES):
+      (images / f'class{number}').rename(images / name)
+    config = tiny.get_config()
+    config.dataset.train_dir = str(images)
+    config.dataset.eval_fraction = 0.34
+    config.duration = '2 steps'
+    config.ten_views = False
+    config.evaluation_batch_size = 8
+    console = metrics.Console(io.StringIO())
+    cls.workdir = cls.directory / 'run'
+    train.Run(config, cls.workdir, console).train()
+    cls.images = sorted(images.rglob('*.jpg'))
+    shutil.move(images, cls.directory / 'moved')
+    cls.images = sorted((cls.directory / 'moved').rglob('*.jpg'))
+    cls.network = trained.load(cls.workdir)
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+
+  def run_command(self, *arguments):
+    result = subprocess.run(
+        [
+            sys.executable, '-m', 'alexnet.analysis.predict',
+            f'--workdir={self.workdir}', *map(str, arguments),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
+    )
+    self.assertNotIn('Traceback', result.stderr)
+    return result.returncode, result.stdout, result.stderr
+
+  def test_broken_files_among_others(self):
+    """More files than are shown, in folders; the rest answered, names named."""
+    folder = self.folder / 'photos'
+    for number in range(30):
+      place = folder / f'folder{number % 3}' / f'{number:02d}.jpg'
+      place.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(self.images[number % 12], place)
+    whole = self.images[0].read_bytes()
+    (folder / 'folder1' / '07.jpg').write_bytes(whole[:200])
+    (folder / 'folder2' / '05.jpg').write_bytes(b'')
+    (folder / 'folder2' / 'text.png').write_text('not an image')
+    (folder / 'folder2' / 'list.txt').write_text('')
+    (folder / '.hidden.jpg').write_text('')
+    outputs = [self.folder / name for name in ('a.csv', 'b.json', 'c.png')]
+    status, output, error = self.run_command(
+        folder, self.images[1], self.folder / 'missing.jpg',
+        *(f'--output={path}' for path in outputs),
+    )
+    self.assertEqual(status, 1)
+    self.assertIn('4 of 33 files could not be used:', error)
+    for name in ('folder1/07.jpg', 'folder2/05.jpg', 'folder2/text.png',
+                 'missing.jpg'):
+      self.assertRegex(error, rf'(?m)^  /.*{name}: \w')
+    self.assertIn('... and 9 more', output)
+    self.assertIn('33 files in ', output)
+    self.assertIn('not .jpg, .jpeg or .png: 1 .txt', output)
+    self.assertIn('predicting', error)  # The bar.
+
+    with open(outputs[0], encoding='utf-8', newline='') as f:
+      head, *rows = csv.reader(f)
+    self.assertEqual(
+        head,
+        ['file', 'error']
+        + [f'{w}{i}' for i in range(1, 5) for w in ('class', 'probability')],
+    )
+    self.assertLen(rows, 33)
+    self.assertEqual({len(row) for row in rows}, {10})
+    good = [row for row in rows if not row[1]]
+    self.assertLen(good, 29)
+    expected = self.network.predict([row[0] for row in good])
+    for row, probabilities in zip(good, expected):
+      got = dict(zip(row[2::2], map(float, row[3::2])))
+      self.assertEqual(row[2], CLASSES[np.argmax(probabilities)])
+      np.testing.assert_allclose(
+          [got[name] for name in CLASSES], probabilities, atol=2e-6
+      )
+    values = json.loads(outputs[1].read_text())
+    self.assertEqual(values['step'], 2)
+    self.assertEqual([v['file'] for v in values['files']], [r[0] for r in rows])
+    for value, row in zip(values['files'], rows):
+      if row[1]:
+        self.assertEqual(value['error'], row[1])
+      else:
+        self.assertEqual(value['classes'][0]['class'], row[2])
+    with Image.open(outputs[2]) as picture:
+      self.assertGreater(min(picture.size), 600)
+    self.assertIn('24 images, the first of 29', output)
+
+  def test_dense_views_of_one_photo(self):
+    photo = self.images[0]
+    picture = self.folder / 'heat.png'
+    status, output, error = self.run_command(
+        photo, '--views=dense', '--scales=224,256', f'--output={picture}',
+        '--top=2',
+    )
+    self.assertEqual(status, 0, error)
+    probabilities = self.network.predict(
+        [photo], views='dense', scales=(224, 256)
+    )[0]
+    best = np.argsort(-probabilities)[:2]
+    lines = output.splitlines()
+    self.assertEqual(lines[1], printable(str(photo)))
+    for line, label in zip(lines[2:4], best):
+      self.assertIn(f'{probabilities[label]:.2%}', line)
+    self.assertNotIn('files in', output)
+    # The photo and its heat map side by side.
+    with Image.open(picture) as image:
+      self.assertGreater(image.width, image.height)
+
+  @parameterized.parameters(
+      (['x.jpg', '--output=a.gif'], r'--output is a\.gif: wanted a name'),
+      (['x.jpg', '--scales=256'], "--views is 'centre': set --views=dense"),
+      (['x.jpg', '--top=0'], '--top is 0: wanted at least 1'),
+      (['x.jpg', '--views=dense', '--scales=100'], 'wanted at least 224 pixe'),
+      (['EMPTY'], 'no image .*in /'),
+      ([], 'no image is named: give files or folders'),
+  )
+  def test_one_message(self, arguments, message):
+    empty = [a.replace('EMPTY', str(self.folder)) for a in arguments]
+    status, output, error = self.run_command(*empty)
+    self.assertEqual(status, 1)
+    self.assertRegex(output + error, message)
+
+  def test_predictions_of_ten_views(self):
+    results = [
+        *predict.predictions(self.network, self.images[:3], views='ten', top=1)
+    ]
+    expected = self.network.predict(self.images[:3], views='ten')
+    for result, probabilities in zip(results, expected):
+      ((label, name, probability),) = result.classes
+      self.assertEqual(label, np.argmax(probabilities))
+      self.assertEqual(name, CLASSES[label])
+      self.assertAlmostEqual(probability, probabilities.max(), places=6)
+
+  @absltest.skipUnless(SAMPLES.is_dir(), f'{SAMPLES} is not there')
+  def test_awkward_images(self):
+    paths, _ = photos.find([str(SAMPLES)])
+    self.assertLen(paths, 117)
+    chosen = paths[::8]
+    for views in ('centre', 'dense'):
+      results = [*predict.predictions(self.network, chosen, views=views)]
+      for result in results:
+        self.assertNotIsInstance(result, ImageError)
+        self.assertAlmostEqual(sum(p for *_, p in result.classes), 1, places=5)
+
+  def test_without_tensorflow(self):
+    """It takes seconds to import, and nothing is read by it here."""
+    code = (
+        'import sys; sys.modules["tensorflow"] = None; '
+        'from alexnet import trained; '
+        f'network = trained.load({str(self.workdir)!r}); '
+        f'print(network.predict([{str(self.images[0])!r}]).shape)'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+    )
+    self.assertEqual(result.stdout, '(1, 4)\n', result.stderr)
+
+
+class WholeTest(parameterized.TestCase):
+  """What dense views show of an image, by sizes worked out by hand."""
+
+  @parameterized.parameters(
+      # 500 x 375 at 256: 341.3 x 256; 85 pixels more than 256 have 2 x 32.
+      ((500, 375), 256, (256, 320)),
+      ((375, 500), 256, (320, 256)),
+      ((224, 224), 300, (300, 300)),
+      # Four times as long as wide at most: 256 + 24 * 32 = 1024.
+      ((9000, 100), 256, (256, 1024)),
+  )
+  def test_sizes(self, size, scale, expected):
+    network = FakeNetwork(testing.narrow_config(), 'keep')
+    image = Image.new('RGB', size)
+    seen = dense.whole(network, image, scale)
+    self.assertEqual(seen.shape, (*expected, 3))
+
+  def test_middle_of_a_long_image(self):
+    """Red ends are cut off, the grey middle is left."""
+    pixels = np.full((32, 64, 3), 100, np.uint8)
+    pixels[:, :6] = pixels[:, -6:] = (255, 0, 0)
+    network = FakeNetwork(testing.narrow_config(), 'keep')
+    # 224 x 448 have 7 x 32 more; at 230 pixels 460 have 7 x 32 and 6 over.
+    seen = dense.whole(network, Image.fromarray(pixels), 224)
+    self.assertEqual(seen.shape, (224, 448, 3))
+    np.testing.assert_array_equal(seen[:, 20], [[255, 0, 0]] * 224)
+    long = Image.fromarray(np.repeat(pixels, 4, axis=1))
+    seen = dense.whole(network, long, 224)  # Half of it.
+    self.assertEqual(seen.shape, (224, 896, 3))
+    np.testing.assert_array_equal(seen, 100)
+
+  def test_warped(self):
+    network = FakeNetwork(testing.narrow_config(), 'warp')
+    seen = dense.whole(network, Image.new('RGB', (500, 100)), 256)
+    self.assertEqual(seen.shape, (256, 256, 3))
+
+
+class FakeNetwork:
+
+  def __init__(self, config, aspect):
+    self.config = config
+    self.inputs = FakeInputs(aspect)
+
+
+class FakeInputs:
+
+  def __init__(self, aspect):
+    self.aspect = aspect
+
+
+if __name__ == '__main__':
+  absltest.main()
