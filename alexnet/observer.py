@@ -85,7 +85,7 @@ class Observer:
           self._pipeline.train, self._config.layer_statistics_images
       )
       velocity = layer_statistics.velocity_of(state.opt_state, rates)
-      result = jax.device_get(self._measure(state.params, velocity, batch))
+      result = self._measure(state.params, velocity, batch)
       values = {name: float(value) for name, value in result.items()}
       writer.write(layer_statistics.KIND, step, values)
     if self._config.log_images:

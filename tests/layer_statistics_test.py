@@ -274,6 +274,12 @@ class RunTest(absltest.TestCase):
     self.assertLess(0, last['fc6/kernel_update'])
     self.assertLess(last['fc6/kernel_update'], 0.1)
     self.assertLess(0, last['pool1/deviation'])
+    # As in the network, not by their letters.
+    names = list(dict.fromkeys(key.split('/')[0] for key in last))
+    self.assertEqual(
+        names[2:10],
+        ['pool1', 'pool2', 'conv3', 'conv4', 'pool5', 'fc6', 'fc7', 'fc8'],
+    )
 
   def test_pictures(self):
     folder = self.directory / 'watched' / image_log.FOLDER

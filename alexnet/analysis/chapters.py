@@ -75,14 +75,20 @@ def facts(run: History) -> list[Block]:
 
 def comparison(runs: Runs) -> list[Block]:
   """A table of several runs, and of the fields in which they differ."""
-  headings = ('run', *(f'top-{k} error, {v}' for v in _VIEWS.values()
-                       for k in (1, 5)),
-              'training loss', 'steps', _EPOCHS, 'img/s', 'finished')
+  views = [
+      (f'eval_{name}', text) for name, text in _VIEWS.items()
+      if any(run.last(f'eval_{name}') for run in runs)
+  ]
+  headings = (
+      'run',
+      *(f'top-{k} error, {text}' for _, text in views for k in (1, 5)),
+      'training loss', 'steps', _EPOCHS, 'img/s', 'finished',
+  )
   rows = []
   for run in runs:
     cells = [run.name]
-    for views, key in itertools.product(_VIEWS, ('top1', 'top5')):
-      result = run.last(f'eval_{views}')
+    for (kind, _), key in itertools.product(views, ('top1', 'top5')):
+      result = run.last(kind)
       cells.append(_percent(1 - result[key]) if result else '--')
     line = run.last('train')
     rate, per_step = run.images_per_second, run.epochs_per_step

@@ -8,7 +8,6 @@ its text can be read on a phone.
 import base64
 import dataclasses
 import io
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,8 @@ SIZE = (4.6, 2.9)
 _DPI = 144
 # Names that do not fit above a chart's legend are cut.
 _LABEL = 32
+# Letters in a row of a legend, and inches of a row.
+_LEGEND, _ROW = 52, 0.16
 
 Points = Sequence[tuple[float, float]]
 
@@ -226,20 +227,30 @@ def lines(
     if percent:
       axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if len(lines) > 1:
-      axes.legend(
-          fontsize=8, ncols=1 + (len(lines) > 4), handlelength=1.4,
-          columnspacing=0.9, labelspacing=0.3,
-      )
+      _add_legend(axes, max(len(_short(line.label)) for line in lines))
 
   return draw
+
+
+def _add_legend(axes, longest):
+  """Above the lines, which it would hide, and in a picture so much higher."""
+  figure = axes.figure
+  handles, labels = axes.get_legend_handles_labels()
+  columns = max(1, min(4, _LEGEND // (longest + 5), len(labels)))
+  rows = -(-len(labels) // columns)
+  figure.set_figheight(figure.get_figheight() + _ROW * rows)
+  figure.legend(
+      handles, labels, loc='outside upper left', fontsize=8, ncols=columns,
+      handlelength=1.4, columnspacing=0.9, labelspacing=0.3,
+  )
 
 
 def _colors(theme, lines, ordered):
   import matplotlib
 
   count = 1 + max(line.series for line in lines)
-  if not ordered:
-    return list(itertools.islice(itertools.cycle(theme.colors), count))
+  if count <= len(theme.colors) and not ordered:
+    return theme.colors
   name, low, high = theme.ordered
   return matplotlib.colormaps[name](np.linspace(low, high, count))
 
