@@ -87,7 +87,10 @@ class MeasureTest(parameterized.TestCase):
 
   def test_by_torch(self):
     """Both passes again, in torch, layer by layer as in Figure 2."""
-    import torch
+    try:
+      import torch
+    except ImportError:
+      self.skipTest('no PyTorch: pip install -r requirements-bench.txt')
     from torch.nn import functional as F
 
     result = self.measured(self.mesh(1, 1))
