@@ -173,7 +173,13 @@ class TrainedNetwork:
       by which it cannot be used.
     """
     images = _each(images)
-    if views == 'dense' and layer is None:
+    if layer is not None:
+      views = 'centre'
+    elif views not in (*VIEWS, 'dense'):
+      raise ConfigError(
+          f"views is '{views}': wanted 'dense' or one of {tuple(VIEWS)}"
+      )
+    if views == 'dense':
       for maps in dense.stream(self, images, scales, batch_size):
         yield maps if isinstance(maps, ImageError) else dense.mean(maps)
       return
@@ -322,8 +328,9 @@ def _inputs_from_data(config, workdir):
     return inputs_lib.of_pipeline(Pipeline(config, train, evaluation))
   except DataError as error:
     raise DataError(
-        f'{workdir} has no {inputs_lib.FILE} (runs before there was one), so '
-        f'its data is needed: {error}'
+        f'{workdir} has no {inputs_lib.FILE}, as runs of older versions, so '
+        f'its data is needed ({error}): continue the run where its data is, '
+        'with the command that made it, which writes that file'
     ) from error
 
 

@@ -78,8 +78,8 @@ class HelpTest(parameterized.TestCase):
       'alexnet.analysis.compare', 'alexnet.analysis.figure1',
       'alexnet.analysis.logit_spread', 'alexnet.analysis.features',
       'alexnet.analysis.retrieve', 'alexnet.analysis.retrieval_table',
-      'alexnet.analysis.linear_probe', 'input_pipeline.prepare',
-      'input_pipeline.show',
+      'alexnet.analysis.linear_probe', 'alexnet.analysis.predict',
+      'input_pipeline.prepare', 'input_pipeline.show',
   )
   def test_imports_nothing_heavy(self, command):
     status, modules, _, text = run_command(command, '--help')

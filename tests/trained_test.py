@@ -12,10 +12,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import inputs, metrics, train, trained
+from alexnet import inputs, metrics, models, pairing, train, trained
 from alexnet.errors import CheckpointError, ConfigError
+from alexnet.models.cuda_convnet import CudaConvnet
 from input_pipeline.errors import DataError, ImageError
-from tests import oracle, tiny
+from tests import cuda_convnet_test, definitions, oracle, tiny
 from tests.train_test import logits_of, softmax
 
 
@@ -153,6 +154,10 @@ class TrainedTest(parameterized.TestCase):
       with self.assertRaisesRegex(DataError, r'\[height, width, 3\] of uint8'):
         self.network.predict([image])
 
+  def test_unknown_views(self):
+    with self.assertRaisesRegex(ConfigError, "views is 'nine': wanted 'dense'"):
+      self.network.predict(self.squares[:1], views='nine')
+
   def test_unknown_layer(self):
     with self.assertRaisesRegex(ConfigError, "no layer 'conv1': it has pool1,"):
       self.network.features(self.squares[:1], 'conv1')
@@ -168,7 +173,7 @@ class TrainedTest(parameterized.TestCase):
     """Without inputs.npz the data is asked."""
     older = shutil.copytree(self.workdir, self.directory / 'older')
     (older / inputs.FILE).unlink()
-    with self.assertRaisesRegex(DataError, 'no inputs.npz .*is not a folder'):
+    with self.assertRaisesRegex(DataError, 'no inputs.npz, .*is not a folder'):
       trained.load(older)
     network = trained.load(
         older, overrides={'dataset.train_dir': str(self.directory / 'x')}
@@ -184,6 +189,35 @@ class TrainedTest(parameterized.TestCase):
     (damaged / inputs.FILE).write_bytes(data[:1000])
     with self.assertRaisesRegex(CheckpointError, r'inputs\.npz .*copy it'):
       trained.load(damaged)
+
+
+class DefinitionTest(absltest.TestCase):
+
+  def test_outputs_of_run_145(self):
+    """Of the authors' file and of configs/alexnet_2012.py, by their names."""
+    texts = definitions.run_145(**definitions.NARROW)
+    of_file = CudaConvnet(pairing.pair(cuda_convnet_test.parse(*texts)))
+    config = cuda_convnet_test.narrow_2012()
+    model = models.create_model(config.model)
+    images = cuda_convnet_test.images(2)
+    params = model.init(jax.random.key(0), images)['params']
+    outputs = lambda model, params: model.apply(
+        {'params': params}, images, mutable=models.OUTPUTS
+    )[1]
+    ours = outputs(model, params)
+    theirs = outputs(of_file, cuda_convnet_test.renamed(params))
+    names = {
+        'pool1': 'pool1', 'pool2': 'pool2', 'conv3': 'conv3', 'conv4': 'conv4',
+        'pool5': 'pool3', 'fc6': 'fcx', 'fc7': 'fcxb', 'fc8': 'head',
+    }
+    self.assertEqual(model.layer_names, tuple(names))
+    self.assertContainsSubset(names.values(), of_file.layer_names)
+    self.assertNotIn('data', of_file.layer_names)
+    for name, node in names.items():
+      one, other = models.kept(ours, name), models.kept(theirs, node)
+      np.testing.assert_allclose(
+          one, other, rtol=1e-4, atol=1e-5, err_msg=name
+      )
 
 
 class InputsTest(absltest.TestCase):

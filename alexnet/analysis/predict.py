@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   outputs = _check(values)
   # JAX, which --help does not need.
-  from alexnet import dense, metrics, photos, trained
+  from alexnet import dense, metrics, models, photos, trained
   from alexnet.analysis import prediction_files
 
   host_memory.keep_freed()
@@ -148,6 +148,9 @@ def main(argv: list[str]) -> int:
     )
   scales = dense.parse_scales(values.scales)
   network = trained.load(values.workdir)
+  if values.views == 'dense':  # Before files are begun.
+    dense.check_scales(scales, network.config)
+    models.everywhere(network.model)
   console.print(
       f'{values.workdir}, step {network.step:,}, '
       f'{len(network.class_names):,} classes'
