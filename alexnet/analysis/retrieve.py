@@ -20,6 +20,7 @@ from absl import app, flags
 from alexnet import cli, compilation, host_memory
 from alexnet.analysis import run_flags
 from alexnet.errors import ConfigError
+from input_pipeline.errors import printable
 
 if TYPE_CHECKING:
   import numpy as np
@@ -115,7 +116,6 @@ def pictures(
     DataError: an image cannot be read.
   """
   from alexnet.analysis.feature_sets import FeaturesError
-  from input_pipeline.errors import printable
 
   squares = []
   for one in neighbours:
@@ -188,7 +188,7 @@ def _describe(neighbour, bits):
       f'{neighbour.distance:.3f}' if bits is None
       else f'{neighbour.distance:.0f} bits'
   )
-  return (distance, neighbour.label, neighbour.name)
+  return (distance, printable(neighbour.label), neighbour.name)
 
 
 def main(argv: list[str]) -> None:
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> None:
   for query, neighbours in zip(values.query, answers):
     rows = tuple(_describe(one, bits) for one in neighbours)
     table = document.Table(('distance', 'class', 'image'), rows)
-    print(document.to_text([(query, [table])]))
+    print(document.to_text([(printable(query), [table])]))
   if not output:
     return
   images = images_lib.open_images(
