@@ -9,6 +9,8 @@ import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import urllib.parse
 from xml.etree import ElementTree
@@ -22,6 +24,7 @@ from alexnet import filters, metrics, pictures, train, workdir
 from alexnet.analysis import (
     chapters,
     charts,
+    classes,
     confusion,
     gallery,
     history,
@@ -29,6 +32,8 @@ from alexnet.analysis import (
     report,
 )
 from alexnet.errors import CheckpointError, ConfigError
+from input_pipeline import sources
+from input_pipeline.errors import ImageError
 from tests import tiny
 
 _SECTIONS = [
@@ -36,6 +41,7 @@ _SECTIONS = [
     'Nearest neighbours', 'Classes', 'Layers', 'Colours', 'Config',
     'Environment',
 ]
+_ROOT = pathlib.Path(__file__).parent.parent
 # Elements that have no end.
 _VOID = {'meta', 'link', 'img', 'source', 'br', 'hr', 'input'}
 
@@ -298,6 +304,21 @@ class OldRunTest(PageTestCase):
     with self.assertRaisesRegex(CheckpointError, 'is not a folder'):
       history.read_all([self.folder / 'nothing'])
 
+  def test_command(self):
+    """As a user types it, for a run and for none."""
+    command = [sys.executable, '-m', 'alexnet.analysis.report', '--workdir']
+    run = lambda folder: subprocess.run(
+        [*command, folder], cwd=_ROOT, capture_output=True, text=True
+    )
+    result = run(self.folder)
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertIn(f'wrote {self.folder}/report.html', result.stdout)
+    self.read(self.folder / 'report.html')
+    result = run(self.folder / 'nothing')
+    self.assertEqual(result.returncode, 1)
+    self.assertNotIn('Traceback', result.stderr)
+    self.assertIn('nothing is not a folder: set --workdir', result.stderr)
+
   def test_class_names(self):
     file = self.folder / 'names.txt'
     file.write_text('n01440764 tench, Tinca tinca\n\nn02102040 a dog')
@@ -425,6 +446,80 @@ class ConfusionTest(parameterized.TestCase):
                      (3, 3))
 
 
+class ManySource(sources.Source):
+  """Two images of each of 1,000 classes, every 100th of which is broken."""
+
+  name = 'many'
+  class_names = tuple(f'class {i}' for i in range(1000))
+
+  def __len__(self):
+    return 2000
+
+  def read(self, index):
+    pixels = np.full((8, 8), index % 256, np.uint8)
+    broken = index % 100 == 99
+    return b'' if broken else sources.encode_png(pixels), index // 2
+
+  def describe(self, index):
+    return f'image {index}'
+
+  def fingerprint(self):
+    return 'many'
+
+
+class ManyNetwork:
+  """Right of every class but the first ten, which it takes for the next."""
+
+  class_names = ManySource.class_names
+
+  def stream(self, images):
+    for image in images:
+      try:
+        image()
+      except ImageError as error:
+        yield error
+        continue
+      (index,) = image.args
+      row = np.full(1000, 1e-4)
+      row[index // 2 + (index < 20)] = 0.9
+      yield row
+
+
+class ManyClassesTest(PageTestCase):
+
+  def test_section(self):
+    reader = gallery.Reader(ManySource(), 16)
+    part = classes.classes(ManyNetwork(), reader, limit=5000)
+    text, figures, table, _, strips = part.blocks
+    # 20 images are broken, none of the first ten classes.
+    self.assertIn('Of 1,980 of 2,000 evaluation images 1,960 are right', text)
+    self.assertEqual([p.name for p in figures.pictures],
+                     ['confusion', 'per_class'])
+    self.assertIn('greatest of 4 x 4 classes', figures.pictures[0].title)
+    for picture in figures.pictures:
+      self.check_picture(*decoded(picture.light))
+    self.assertEqual(table.headings[0], 'best')
+    self.assertTrue(all(row[1] == '100.0%' for row in table.rows))
+    self.assertEqual(
+        {row[2] for row in table.rows if row[3] == '0.0%'},
+        {f'class {i}' for i in range(10)},
+    )
+    self.assertLen(strips.strips, 6)
+    self.assertIn('class 0, taken for class 1: 2 of 2', strips.strips[0][0])
+    self.check_picture('image/png', part.files['confusions'])
+
+  def test_a_sample(self):
+    part = classes.classes(
+        ManyNetwork(), gallery.Reader(ManySource(), 16), limit=100
+    )
+    self.assertIn('Of 100 of 2,000 evaluation images', part.blocks[0])
+
+  def test_places_by_hand(self):
+    self.assertEqual(gallery.places(5, 9).tolist(), [0, 2, 4, 6, 8])
+    self.assertEqual(gallery.places(3, 10).tolist(), [1, 5, 8])
+    self.assertEqual(gallery.places(9, 4).tolist(), [0, 1, 2, 3])
+
+
 class ChartTest(PageTestCase):
 
   def svg(self, picture):
@@ -463,7 +558,8 @@ class ChartTest(PageTestCase):
   def test_matrix(self, named):
     names = ['a', 'b' * 50] if named else None
     draw = charts.matrix(
-        np.array([[0.75, 0.25], [0.0, 1.0]]), names, xlabel='x', ylabel='y'
+        np.array([[0.75, 0.25], [0.0, 1.0]]), names, classes=2,
+        xlabel='x', ylabel='y',
     )
     text = self.svg(charts.chart('x', 'X', 'an x', draw))[0]
     self.assertEqual('>75<' in text, named)

@@ -131,6 +131,7 @@ def _render(draw, theme, size, form):
   from matplotlib.figure import Figure
 
   settings = {
+      'axes.axisbelow': True,
       'axes.edgecolor': theme.faint,
       'axes.grid': True,
       'axes.labelcolor': theme.ink,
@@ -285,6 +286,7 @@ def matrix(
     shares: np.ndarray,
     names: Sequence[str] | None,
     *,
+    classes: int,
     xlabel: str,
     ylabel: str,
 ) -> Draw:
@@ -294,6 +296,7 @@ def matrix(
     shares: [rows, columns].
     names: of rows and columns; without them the numbers are left out too, for
       matrices that are too large.
+    classes: rows and columns of the whole, of which it may be the blocks.
     xlabel: of the columns.
     ylabel: of the rows.
   """
@@ -303,7 +306,11 @@ def matrix(
 
     shades = LinearSegmentedColormap.from_list('', theme.shades)
     # The root shows what is rare but there.
-    axes.imshow(np.sqrt(shares), cmap=shades, vmin=0, vmax=1)
+    end = classes - 0.5
+    axes.imshow(
+        np.sqrt(shares), cmap=shades, vmin=0, vmax=1,
+        extent=(-0.5, end, end, -0.5),
+    )
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(False)
     axes.tick_params(length=0)

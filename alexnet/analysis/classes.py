@@ -116,6 +116,7 @@ def _matrix(table: confusion.Confusion, names: Sequence[str]) -> Picture:
       charts.matrix(
           cells,
           names if few else None,
+          classes=len(names),
           xlabel='predicted class',
           ylabel='true class',
       ),
