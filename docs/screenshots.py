@@ -1,0 +1,73 @@
+"""Makes the pictures of a report: python docs/screenshots.py RUN/report.html
+
+Needs a Chromium of the system, and `playwright` of requirements-dev.txt.
+"""
+
+import contextlib
+import io
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+
+from PIL import Image
+from playwright import sync_api
+
+DOCS = pathlib.Path(__file__).parent
+
+_BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+DESKTOP = {'viewport': {'width': 1280, 'height': 900}}
+PHONE = {
+    'viewport': {'width': 375, 'height': 812},
+    'device_scale_factor': 2,
+    'is_mobile': True,
+}
+# Name of a picture: the section that it shows (None: the top of the page), the
+# screen and its colours.
+PICTURES = {
+    'report_curves': ('curves', DESKTOP, 'light'),
+    'report_kernels': ('kernels', DESKTOP, 'light'),
+    'report_predictions': ('predictions', DESKTOP, 'light'),
+    'report_neighbours': ('nearest-neighbours', DESKTOP, 'dark'),
+    'report_phone': (None, PHONE, 'dark'),
+}
+
+
+def installed() -> str | None:
+  """Path of a Chromium; None if there is none."""
+  return next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[sync_api.Browser]:
+  """A Chromium without a window."""
+  with sync_api.sync_playwright() as playwright:
+    # As root there is no sandbox.
+    started = playwright.chromium.launch(
+        executable_path=installed(), args=['--no-sandbox']
+    )
+    try:
+      yield started
+    finally:
+      started.close()
+
+
+def main(argv):
+  if len(argv) != 2 or not pathlib.Path(argv[1]).is_file():
+    sys.exit(__doc__)
+  if installed() is None:
+    sys.exit(f'error: none of {", ".join(_BROWSERS)} is installed')
+  address = pathlib.Path(argv[1]).resolve().as_uri()
+  with browser() as chromium:
+    for name, (section, screen, colours) in PICTURES.items():
+      context = chromium.new_context(**screen, color_scheme=colours)
+      page = context.new_page()
+      page.goto(address)
+      part = page if section is None else page.locator(f'#{section}')
+      with Image.open(io.BytesIO(part.screenshot())) as image:
+        image.convert('RGB').save(DOCS / f'{name}.jpg', quality=85)
+      context.close()
+
+
+if __name__ == '__main__':
+  main(sys.argv)
