@@ -10,6 +10,7 @@ the workdir (`inputs.py`).
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,14 @@ class TrainedNetwork:
   def size(self) -> int:
     """Side of the squares that images become, in pixels."""
     return self.config.dataset.size
+
+  def fingerprint(self) -> str:
+    """SHA-256 of all parameters: another one for every other network."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
   @functools.cached_property
   def views(self) -> views_lib.Views:

@@ -110,18 +110,18 @@ def measure(found: feature_sets.FeatureSet, centres: np.ndarray, count: int):
   """Yields (name, bytes an image, seconds of the index, search), one by one."""
   vectors = found.vectors
   yield 'exact', vectors.itemsize * vectors.shape[1], 0.0, (
-      lambda queries, count: nearest.euclidean(vectors, queries, count)
+      nearest.Euclidean(vectors).search
   )
   start = time.perf_counter()
   components = codes.fit_components(vectors)
   fitted = time.perf_counter() - start
   for number in (64, 256):
     start = time.perf_counter()
-    index = components.project(vectors, number)
+    index = nearest.Euclidean(components.project(vectors, number))
     seconds = fitted + time.perf_counter() - start
     yield f'{number} principal components', 4 * number, seconds, (
-        lambda queries, count, index=index, number=number: nearest.euclidean(
-            index, components.project(queries, number), count
+        lambda queries, count, index=index, number=number: index.search(
+            components.project(queries, number), count
         )
     )
     del index

@@ -129,7 +129,9 @@ class TrainTest(parameterized.TestCase):
     self.assertLess(bits.mean(axis=0).max(), 0.9)
     # Of vectors it has not seen, which are those of the same clusters.
     others = vectors + np.float32(0.3)
-    _, rows = nearest.hamming(coder.encode(vectors), coder.encode(others), 10)
+    _, rows = nearest.Hamming(coder.encode(vectors)).search(
+        coder.encode(others), 10
+    )
     self.assertGreater(nearest.precision(rows, labels, labels), 0.98)
 
   def test_learns(self):

@@ -67,13 +67,41 @@ class FeatureSetTest(parameterized.TestCase):
     self.assertEqual(got.names[-1], _NAMES[1233 % 5])
     self.assertEqual(got.names[2:4], ['c/3.jpg', 'c/4.jpg'])
 
-  def test_what_was_not_closed_is_not_read(self):
+  def test_what_is_not_closed_takes_nothing_away(self):
+    for name in ('set', 'set.npz'):
+      path = self.directory / name
+      features, _ = write(path)
+      with (
+          self.assertRaises(KeyboardInterrupt),
+          feature_sets.Writer(path, {}) as writer,
+      ):
+        writer.add(np.zeros((1, 2)), [0], [0], ['a'])
+        raise KeyboardInterrupt
+      np.testing.assert_array_equal(feature_sets.load(path).features, features)
+      writer = feature_sets.Writer(path, {})
+      with self.assertRaisesRegex(feature_sets.FeaturesError, 'no image'):
+        writer.close()
+      np.testing.assert_array_equal(feature_sets.load(path).features, features)
+      # A killed process.
+      feature_sets.Writer(path, {}).add(np.zeros((1, 2)), [0], [0], ['a'])
+      np.testing.assert_array_equal(feature_sets.load(path).features, features)
+      write(path, count=3)
+      self.assertLen(feature_sets.load(path), 3)
+    self.assertEqual(
+        {path.name for path in (self.directory / 'set').iterdir()},
+        {'features.npy', 'labels.npy', 'indices.npy', 'names.txt',
+         'manifest.json'},
+    )
+    self.assertLen([*self.directory.iterdir()], 2)
+
+  def test_codes_of_an_earlier_set_go(self):
     path = self.directory / 'set'
     write(path)
-    writer = feature_sets.Writer(path, {})
-    writer.add(np.zeros((1, 2)), [0], [0], ['a'])
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'is missing'):
-      feature_sets.load(path)
+    (path / 'code-32.npz').write_text('')
+    (path / 'notes.txt').write_text('of the user')
+    write(path)
+    self.assertFalse((path / 'code-32.npz').exists())
+    self.assertTrue((path / 'notes.txt').exists())
 
   def test_damaged(self):
     path = self.directory / 'set'
@@ -103,6 +131,7 @@ class FeatureSetTest(parameterized.TestCase):
     writer = feature_sets.Writer(self.directory / 'set', {})
     with self.assertRaisesRegex(feature_sets.FeaturesError, 'no image'):
       writer.close()
+    self.assertFalse((self.directory / 'set').exists())
 
   def test_manifest(self):
     write(self.directory / 'set', step=7)
@@ -110,7 +139,7 @@ class FeatureSetTest(parameterized.TestCase):
     self.assertEqual(
         about,
         {
-            'format': 1, 'images': 5, 'layer': 'fc7', 'step': 7,
+            'format': 2, 'images': 5, 'layer': 'fc7', 'step': 7,
             'shape': [2, 3], 'dtype': 'float32',
         },
     )

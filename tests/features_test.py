@@ -2,6 +2,7 @@
 
 from tests import testing  # isort: skip
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -128,6 +129,7 @@ class FeaturesTest(parameterized.TestCase):
         found.features, self.by_hand, rtol=1e-4, atol=1e-5
     )
     self.assertEqual(found.about['step'], 2)
+    self.assertEqual(found.about['parameters'], self.network.fingerprint())
 
     picture = self.directory / 'neighbours.png'
     status, text, error = run_command(
@@ -141,6 +143,18 @@ class FeaturesTest(parameterized.TestCase):
     self.assertLess(float(first[0]), 0.01)
     with Image.open(picture) as drawn:
       self.assertGreater(drawn.width, 3 * drawn.height)
+
+    # Features of a network with other parameters, of the same shape and step.
+    manifest = output / feature_sets.MANIFEST
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**values, 'parameters': 'others'}))
+    status, _, error = run_command(
+        'retrieve', f'--workdir={self.workdir}', f'--features={output}',
+        f'--query={self.photos[7]}',
+    )
+    self.assertEqual(status, 1)
+    self.assertIn('parameters are not those of', error)
+    manifest.write_text(json.dumps(values))
 
     status, _, error = run_command(
         'features', f'--workdir={self.workdir}', f'--source={self.images}',

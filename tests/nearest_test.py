@@ -36,7 +36,7 @@ class HammingTest(parameterized.TestCase):
       patch.start()
       self.addCleanup(patch.stop)
     with mock.patch.object(nearest, '_CODES', block):
-      distances, rows = nearest.hamming(index, queries, 25)
+      distances, rows = nearest.Hamming(index).search(queries, 25)
     wanted_distances, wanted_rows = brute_force_hamming(index, queries, 25)
     np.testing.assert_array_equal(distances, wanted_distances)
     np.testing.assert_array_equal(rows, wanted_rows)
@@ -45,7 +45,7 @@ class HammingTest(parameterized.TestCase):
     bits = np.array([[0] * 16, [1] * 16, [1, 0] * 8, [1] + [0] * 15], bool)
     codes = nearest.pack(bits)
     self.assertEqual(codes.tolist(), [[0, 0], [255, 255], [170, 170], [128, 0]])
-    distances, rows = nearest.hamming(codes, codes[:1], 4)
+    distances, rows = nearest.Hamming(codes).search(codes[:1], 4)
     self.assertEqual(rows.tolist(), [[0, 3, 2, 1]])
     self.assertEqual(distances.tolist(), [[0, 1, 8, 16]])
 
@@ -57,13 +57,23 @@ class HammingTest(parameterized.TestCase):
 
 class EuclideanTest(parameterized.TestCase):
 
-  @parameterized.product(rows=(3, 50, 1000), dtype=('float32', 'float16'))
-  def test_is_brute_force(self, rows, dtype):
+  @parameterized.product(
+      rows=(3, 50, 1000), dtype=('float32', 'float16'), kept=(True, False)
+  )
+  def test_is_brute_force(self, rows, dtype, kept):
     rng = np.random.default_rng(0)
     index = rng.standard_normal((200, 12)).astype(dtype)
     queries = rng.standard_normal((9, 12)).astype(np.float32)
-    with mock.patch.object(blocks, '_BYTES', rows * 12 * 4):
-      distances, found = nearest.euclidean(index, queries, 10)
+    self.enter_context(mock.patch.object(blocks, '_BYTES', rows * 12 * 4))
+    self.enter_context(
+        mock.patch.object(nearest, '_CONVERTED_BYTES', 2**30 * kept)
+    )
+    search = nearest.Euclidean(index)
+    self.assertEqual(
+        search._parts is not None, kept or dtype == 'float32'
+    )
+    search.search(queries[:1], 3)  # An earlier search leaves nothing behind.
+    distances, found = search.search(queries, 10)
     wide = index.astype(np.float64)
     wanted = np.sqrt(((queries[:, None] - wide[None]) ** 2).sum(axis=2))
     order = np.argsort(wanted, axis=1)[:, :10]
@@ -74,7 +84,7 @@ class EuclideanTest(parameterized.TestCase):
 
   def test_nearest_to_itself(self):
     index = np.eye(5, dtype=np.float32)
-    distances, rows = nearest.euclidean(index, index, 2)
+    distances, rows = nearest.Euclidean(index).search(index, 2)
     self.assertEqual(rows[:, 0].tolist(), [0, 1, 2, 3, 4])
     np.testing.assert_allclose(distances[:, 0], 0, atol=1e-6)
     np.testing.assert_allclose(distances[:, 1], np.sqrt(2), rtol=1e-6)

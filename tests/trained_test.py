@@ -2,6 +2,7 @@
 
 from tests import testing  # isort: skip
 
+import dataclasses
 import io
 import pathlib
 import shutil
@@ -78,6 +79,14 @@ class TrainedTest(parameterized.TestCase):
         self.network.params,
         self.finished.state.params,
     )
+
+  def test_fingerprint(self):
+    same = self.network.fingerprint()
+    self.assertEqual(trained.load(self.workdir).fingerprint(), same)
+    params = jax.tree.map(np.array, self.network.params)
+    params['fc8']['bias'][-1] += 1e-6
+    other = dataclasses.replace(self.network, params=params)
+    self.assertNotEqual(other.fingerprint(), same)
 
   def test_squares(self):
     """Two resizings round twice: at most a level from Pillow's own order."""

@@ -230,8 +230,12 @@ class CodeIndex:
   def search(
       self, queries: np.ndarray, count: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest codes of vectors [queries, dimensions], as `nearest.hamming`."""
-    return nearest.hamming(self.codes, self.coder.encode(queries), count)
+    """Nearest codes of vectors [queries, dimensions], as `nearest.Hamming`."""
+    return self._prepared.search(self.coder.encode(queries), count)
+
+  @functools.cached_property
+  def _prepared(self):
+    return nearest.Hamming(self.codes)
 
 
 def open_index(found: feature_sets.FeatureSet, bits: int) -> CodeIndex:

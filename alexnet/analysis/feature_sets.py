@@ -15,8 +15,11 @@ nothing is executed when they are read.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -24,12 +27,15 @@ import numpy as np
 
 from alexnet import workdir as workdir_lib
 from alexnet.errors import UserError
+from input_pipeline import atomic
 from input_pipeline.errors import printable
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = 'manifest.json'
 DTYPES = ('float32', 'float16')
 NO_LABEL = -1
+# Of the folders in which sets are written.
+_PARTIAL = '.partial-'
 
 
 class FeaturesError(UserError):
@@ -66,7 +72,8 @@ class FeatureSet:
     labels: [images] int32, -1 where an image is of no class.
     indices: [images] int64, places in the source.
     names: [images] names in the source.
-    about: the manifest: 'layer', 'step', 'source', 'set', 'class_names', ...
+    about: the manifest: 'layer', 'step', 'parameters' (see
+      `TrainedNetwork.fingerprint`), 'source', 'set', 'class_names', ...
     path: where the set was read from.
   """
 
@@ -94,8 +101,10 @@ def code_file(bits: int | str) -> str:
 class Writer:
   """Writes a set part by part, to a folder or an .npz file.
 
-  A folder takes no memory for the parts that are written. What is not closed
-  has no manifest and cannot be read.
+  A folder takes no memory for the parts that are written. It is written aside,
+  and a set that was there before stays until `close` puts the new one in its
+  place. To be used in a `with` statement, which removes what was written if an
+  exception leaves it.
   """
 
   def __init__(
@@ -129,11 +138,20 @@ class Writer:
           '--output'
       )
     path.mkdir(parents=True, exist_ok=True)
-    for stale in (path / MANIFEST, *path.glob(code_file('*'))):
-      stale.unlink(missing_ok=True)
+    for killed in path.glob(f'{_PARTIAL}*'):
+      shutil.rmtree(killed, ignore_errors=True)
+    self._partial = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path))
     self._files = [
-        open(path / name, 'wb') for name in ('features.npy', 'names.txt')
+        open(self._partial / name, 'wb')
+        for name in ('features.npy', 'names.txt')
     ]
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if kind is not None:
+      self.discard()
 
   @property
   def _in_file(self):
@@ -178,29 +196,46 @@ class Writer:
       FeaturesError: it has no image.
     """
     if self._shape is None:
+      self.discard()
       raise FeaturesError(f'no image for {self._path}: nothing was written')
     labels = np.concatenate(self._labels)
     indices = np.concatenate(self._indices)
     about = {'format': FORMAT, 'images': len(labels), **self._about}
     about |= {'shape': self._shape, 'dtype': self._dtype.name}
     if self._in_file:
-      np.savez(
-          self._path,
+      write = functools.partial(
+          np.savez,
           features=np.concatenate(self._parts),
           labels=labels,
           indices=indices,
           names=np.asarray(self._names),
           manifest=np.asarray(json.dumps(about)),
       )
+      atomic.write(self._path, write, self._path.parent)
       return
     # The header again, which has room for any number of images.
     self._files[0].seek(0)
     self._files[0].write(self._header(len(labels)))
     for file in self._files:
       file.close()
-    np.save(self._path / 'labels.npy', labels, allow_pickle=False)
-    np.save(self._path / 'indices.npy', indices, allow_pickle=False)
+    np.save(self._partial / 'labels.npy', labels, allow_pickle=False)
+    np.save(self._partial / 'indices.npy', indices, allow_pickle=False)
+    # Without a manifest neither the old set nor half of the new one is read.
+    for old in (self._path / MANIFEST, *self._path.glob(code_file('*'))):
+      old.unlink(missing_ok=True)
+    for file in self._partial.iterdir():
+      file.replace(self._path / file.name)
+    self._partial.rmdir()
     workdir_lib.write_json(self._path / MANIFEST, about)
+
+  def discard(self) -> None:
+    """Removes what was written."""
+    for file in self._files:
+      file.close()
+    if not self._in_file:
+      shutil.rmtree(self._partial, ignore_errors=True)
+      if _is_empty(self._path):
+        self._path.rmdir()
 
   def _header(self, count):
     buffer = _Bytes()

@@ -110,31 +110,31 @@ def main(argv: list[str]) -> int | None:
   values, console = flags.FLAGS, metrics.Console()
   network = run_flags.load_network()
   run_flags.check_layer(network, values.layer)
+  # A run's own sets have their name as their source.
+  which = values.source if values.source in _SETS else values.set
   images = images_lib.open_images(
       values.source,
-      values.set,
+      which,
       config=network.config,
       aspect=network.inputs.aspect,
   )
   output = pathlib.Path(values.output)
-  writer = feature_sets.Writer(
-      output,
-      {
-          'layer': values.layer,
-          'workdir': values.workdir,
-          'step': network.step,
-          'source': values.source,
-          'set': values.set,
-          'class_names': images.class_names,
-      },
-      values.dtype,
-  )
+  about = {
+      'layer': values.layer,
+      'workdir': values.workdir,
+      'step': network.step,
+      'parameters': network.fingerprint(),
+      'source': values.source,
+      'set': which,
+      'class_names': images.class_names,
+  }
   start = time.perf_counter()
-  left_out = extract(
-      network, images, values.layer, writer, limit=values.limit,
-      console=console,
-  )
-  writer.close()
+  with feature_sets.Writer(output, about, values.dtype) as writer:
+    left_out = extract(
+        network, images, values.layer, writer, limit=values.limit,
+        console=console,
+    )
+    writer.close()
   seconds = time.perf_counter() - start
   written = feature_sets.load(output)
   shape = ' x '.join(map(str, written.features.shape[1:]))
@@ -166,6 +166,11 @@ if __name__ == '__main__':
       'output', None, 'Folder to write, or file that ends in .npz.'
   )
   flags.DEFINE_enum('dtype', 'float32', _DTYPES, 'To write the features in.')
-  flags.DEFINE_integer('limit', None, 'The first images only.', lower_bound=1)
+  flags.DEFINE_integer(
+      'limit',
+      None,
+      'The first images only: of class folders, the first classes.',
+      lower_bound=1,
+  )
   flags.mark_flags_as_required(['source', 'output'])
   cli.run(main)

@@ -1,6 +1,6 @@
 """The nearest of many vectors or binary codes, block by block.
 
-Memory is for one block and the best so far, whatever the number of vectors.
+Memory is for one block of vectors and the best so far, whatever their number.
 """
 
 import numpy as np
@@ -9,34 +9,54 @@ from alexnet.analysis import blocks
 
 # Codes that are compared at a time; a distance takes 2 bytes.
 _CODES = 2**18
+# Of vectors that are kept as float32 if they are not mapped as such.
+_CONVERTED_BYTES = 2**30
 _TABLE = np.array([n.bit_count() for n in range(2**16)], np.uint8)
 
 
-def euclidean(
-    index: np.ndarray, queries: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Finds the vectors nearest to each query (paper §6.1).
+class Euclidean:
+  """Exact search, by scikit-learn (paper §6.1)."""
 
-  Args:
-    index: [vectors, dimensions] float32 or float16; may be mapped into memory.
-    queries: [queries, dimensions].
-    count: of neighbours; at most the number of vectors.
+  def __init__(self, index: np.ndarray):
+    """Prepares the search once for all queries, if memory allows that.
 
-  Returns:
-    (distances [queries, count] float32, ascending; rows of index [queries,
-    count] int64).
-  """
-  from sklearn import neighbors  # Slow to import.
+    Args:
+      index: [vectors, dimensions] float32 or float16; may be mapped into
+        memory.
+    """
+    self._index = index
+    # What is float32 is searched where it lies. Half-precision numbers have to
+    # be converted, and are kept so if they are few.
+    kept = index.dtype == np.float32 or 4 * index.size <= _CONVERTED_BYTES
+    self._parts = [*self._prepare()] if kept else None
 
-  queries = np.asarray(queries, np.float32)
-  best = _nothing_yet(len(queries), count, np.float32)
-  for start, block in blocks.each(index):
-    search = neighbors.NearestNeighbors(
-        n_neighbors=min(count, len(block)), algorithm='brute'
-    ).fit(block)
-    distances, rows = search.kneighbors(queries)
-    best = _merge(best, distances, rows + start, count)
-  return best
+  def search(
+      self, queries: np.ndarray, count: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the vectors nearest to each query.
+
+    Args:
+      queries: [queries, dimensions].
+      count: of neighbours; at most the number of vectors.
+
+    Returns:
+      (distances [queries, count] float32, ascending; rows of the index
+      [queries, count] int64).
+    """
+    queries = np.asarray(queries, np.float32)
+    best = _nothing_yet(len(queries), count, np.float32)
+    for start, size, part in self._parts or self._prepare():
+      distances, rows = part.kneighbors(queries, min(count, size))
+      best = _merge(best, distances, rows + start, count)
+    return best
+
+  def _prepare(self):
+    """Yields (first row, rows, what searches them), part by part."""
+    from sklearn import neighbors  # Slow to import.
+
+    for start, block in blocks.each(self._index):
+      fitted = neighbors.NearestNeighbors(algorithm='brute').fit(block)
+      yield start, len(block), fitted
 
 
 def pack(bits: np.ndarray) -> np.ndarray:
@@ -44,47 +64,57 @@ def pack(bits: np.ndarray) -> np.ndarray:
   return np.packbits(bits, axis=1)
 
 
-def hamming(
-    index: np.ndarray, queries: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Finds the codes that differ from each query in the fewest bits.
+class Hamming:
+  """Search for the codes that differ in the fewest bits."""
 
-  Of equally near ones the first comes first.
+  def __init__(self, index: np.ndarray):
+    """Prepares the search once for all queries.
 
-  Args:
-    index: [codes, bytes] uint8, bytes divisible by 2, as from `pack`; may be
-      mapped into memory.
-    queries: [queries, bytes] uint8.
-    count: of neighbours; at most the number of codes.
-
-  Returns:
-    (bits that differ [queries, count] uint16, ascending; rows of index
-    [queries, count] int64).
-  """
-  wanted = np.ascontiguousarray(_words(queries))
-  worst = np.iinfo(np.uint16).max
-  distances, rows = _nothing_yet(len(queries), count, np.uint16)
-  for start in range(0, len(index), _CODES):
+    Args:
+      index: [codes, bytes] uint8, bytes divisible by 2, as from `pack`.
+    """
+    self._length = len(index)
     # One array for each word, which is faster to go through than rows.
-    words = np.ascontiguousarray(_words(index[start : start + _CODES]).T)
-    for number, query in enumerate(wanted):
-      differ = _differences(words, query)
-      # Of those equally near the earlier ones are there already.
-      near = np.flatnonzero(differ < distances[number, -1])
-      if not len(near):
-        continue
-      near = _smallest(differ, near, count)
-      distances[number], rows[number] = (
-          part[0]
-          for part in _merge(
-              (distances[number : number + 1], rows[number : number + 1]),
-              differ[None, near],
-              near[None] + start,
-              count,
-          )
-      )
-  assert not len(index) or (distances != worst).all()
-  return distances, rows
+    self._parts = [
+        np.ascontiguousarray(_words(index[start : start + _CODES]).T)
+        for start in range(0, len(index), _CODES)
+    ]
+
+  def search(
+      self, queries: np.ndarray, count: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the nearest codes; of equally near ones the first comes first.
+
+    Args:
+      queries: [queries, bytes] uint8.
+      count: of neighbours; at most the number of codes.
+
+    Returns:
+      (bits that differ [queries, count] uint16, ascending; rows of the index
+      [queries, count] int64).
+    """
+    wanted = np.ascontiguousarray(_words(queries))
+    worst = np.iinfo(np.uint16).max
+    distances, rows = _nothing_yet(len(queries), count, np.uint16)
+    for part, words in enumerate(self._parts):
+      for number, query in enumerate(wanted):
+        differ = _differences(words, query)
+        # Of those equally near the earlier ones are there already.
+        near = np.flatnonzero(differ < distances[number, -1])
+        if not len(near):
+          continue
+        near = _smallest(differ, near, count)
+        distances[number], rows[number] = (
+            merged[0]
+            for merged in _merge(
+                (distances[number : number + 1], rows[number : number + 1]),
+                differ[None, near],
+                near[None] + part * _CODES,
+                count,
+            )
+        )
+    assert not self._length or (distances != worst).all()
+    return distances, rows
 
 
 def precision(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from alexnet import cli
+from alexnet import cli, compilation
 from alexnet.analysis.document import Table, to_markdown, to_text
+from alexnet.errors import ConfigError
 
 if TYPE_CHECKING:
   import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # As in codes.py, which imports JAX.
 _BITS = ('32', '64', '128', '256')
 _COMPONENTS = ('16', '32', '64', '128', '256')
+_SIGNS = 'signs of rotated components'
 # Timed at most, and for no longer than seconds.
 _TIMED = 100
 _SECONDS = 10.0
@@ -46,15 +48,13 @@ class Measured:
     name: of the way.
     bytes_an_image: of its index.
     precision: of the neighbours, 0..1; of each seed.
-    milliseconds: of a query, the median.
-    timed: number of queries that is the median of.
+    milliseconds: of each query that was timed.
   """
 
   name: str
   bytes_an_image: int
   precision: tuple[float, ...]
-  milliseconds: float
-  timed: int
+  milliseconds: tuple[float, ...]
 
 
 def measure(
@@ -74,7 +74,8 @@ def measure(
     queries: images to find them for.
     neighbours: number of them.
     components: numbers of principal components.
-    bits: lengths of codes.
+    bits: lengths of codes. More components, or signs of more, than the images
+      to find can have are left out.
     seeds: number of autoencoders and rotations of each length.
     progress: told what is being done.
 
@@ -99,16 +100,15 @@ def measure(
         for search in searches
     ]
     timed = milliseconds(searches[0], wanted, neighbours)
-    return Measured(
-        name, size, tuple(precision), statistics.median(timed), len(timed)
-    )
+    return Measured(name, size, tuple(precision), tuple(timed))
 
-  exact = lambda queries, count: nearest.euclidean(vectors, queries, count)
+  exact = nearest.Euclidean(vectors).search
   size = vectors.dtype.itemsize * vectors.shape[1]
   found = [result(f'exact, {vectors.dtype}', size, [exact])]
   progress('principal components')
   most = max([codes.COMPONENTS, *components, *bits])
   fitted = codes.fit_components(vectors, most)
+  components = [n for n in components if n <= len(fitted.directions)]
   reduced = fitted.project(vectors, max(components, default=1))
   for count in components:
     search = _by_components(fitted, reduced, count)
@@ -116,6 +116,8 @@ def measure(
   del reduced
   for name, make in _coders(vectors, fitted).items():
     for count in bits:
+      if name == _SIGNS and count > len(fitted.directions):
+        continue
       progress(f'{count} {name}')
       coders = [make(count, seed) for seed in range(seeds)]
       searches = [codes.CodeIndex(c, c.encode(vectors)).search for c in coders]
@@ -132,7 +134,7 @@ def _coders(vectors, fitted):
       'bits of the autoencoder': lambda bits, seed: codes.train(
           vectors, bits, components=read, seed=seed
       ),
-      'signs of rotated components': lambda bits, seed: codes.rotated(
+      _SIGNS: lambda bits, seed: codes.rotated(
           fitted, bits, seed=seed
       ),
   }
@@ -145,9 +147,9 @@ def _by_components(
 
   from alexnet.analysis import nearest
 
-  index = np.ascontiguousarray(reduced[:, :count])
-  return lambda queries, neighbours: nearest.euclidean(
-      index, fitted.project(queries, count), neighbours
+  index = nearest.Euclidean(np.ascontiguousarray(reduced[:, :count]))
+  return lambda queries, neighbours: index.search(
+      fitted.project(queries, count), neighbours
   )
 
 
@@ -174,12 +176,19 @@ def _check(index, queries, neighbours):
     raise FeaturesError(
         f'{index.path} has {len(index)} images: wanted at least {neighbours}'
     )
-  names = ('layer', 'step', 'shape')
+  names = ('layer', 'step', 'parameters', 'shape')
   about = [{n: one.about.get(n) for n in names} for one in (index, queries)]
   if about[0] != about[1]:
     raise FeaturesError(
         f'{index.path} is {about[0]}, {queries.path} is {about[1]}: make both '
         'from the same layer of the same checkpoint'
+    )
+  names = ('source', 'set')
+  about = [[one.about.get(n) for n in names] for one in (index, queries)]
+  if about[0] == about[1]:
+    raise FeaturesError(
+        f'{index.path} and {queries.path} are of the same images, and each '
+        'query would find itself: give another set for one of them'
     )
   if index.about.get('class_names') != queries.about.get('class_names') or (
       min(index.labels.min(), queries.labels.min()) < 0
@@ -191,22 +200,39 @@ def _check(index, queries, neighbours):
 
 
 def table(found: Sequence[Measured], neighbours: int) -> Table:
-  """The measurements in rows."""
+  """The measurements in rows; of times the median and the quartiles."""
+  import numpy as np
+
   rows = []
   for one in found:
     precision = f'{statistics.mean(one.precision):.4f}'
     if len(one.precision) > 1:
       precision += f' ± {statistics.stdev(one.precision):.4f}'
+    low, middle, high = np.percentile(one.milliseconds, (25, 50, 75))
     rows.append((
         one.name,
         f'{one.bytes_an_image:,}',
         precision,
-        f'{one.milliseconds:.2f}',
+        f'{middle:.2f} ({low:.2f} to {high:.2f})',
     ))
   return Table(
       ('search', 'bytes an image', f'precision@{neighbours}', 'ms a query'),
       tuple(rows),
   )
+
+
+def _numbers(flag):
+  given = getattr(flags.FLAGS, flag)
+  try:
+    numbers = [*map(int, given)]
+  except ValueError:
+    numbers = [0]
+  if min(numbers, default=1) < 1:
+    raise ConfigError(
+        f'--{flag} is {",".join(given)}: wanted positive integers, such as '
+        f'--{flag}=32,64'
+    )
+  return numbers
 
 
 def main(argv: list[str]) -> None:
@@ -217,7 +243,15 @@ def main(argv: list[str]) -> None:
   from alexnet import metrics
   from alexnet.analysis import feature_sets
 
+  compilation.use_cache()
   values, console = flags.FLAGS, metrics.Console()
+  components, bits = (
+      _numbers(name) for name in ('components', 'bits')
+  )
+  if wrong := [count for count in bits if count % 16]:
+    raise ConfigError(
+        f'--bits is {values.bits}: wanted multiples of 16, got {wrong[0]}'
+    )
   index, queries = (
       feature_sets.load(pathlib.Path(path))
       for path in (values.features, values.queries)
@@ -226,8 +260,8 @@ def main(argv: list[str]) -> None:
       index,
       queries,
       neighbours=values.neighbours,
-      components=[*map(int, values.components)],
-      bits=[*map(int, values.bits)],
+      components=components,
+      bits=bits,
       seeds=values.seeds,
       progress=lambda line: console.progress(line, transient=True),
   )
@@ -235,9 +269,14 @@ def main(argv: list[str]) -> None:
       f'{index.about["layer"]} of step {index.about["step"]} of '
       f'{index.about["workdir"]}: {len(index):,} images to find, '
       f'{len(queries):,} queries. Codes: mean ± standard deviation of '
-      f'{values.seeds} seeds. Times: medians of at most '
-      f'{max(one.timed for one in found)} queries.'
+      f'{values.seeds} seeds. Times: medians and quartiles '
+      f'of at most {max(len(one.milliseconds) for one in found)} queries.'
   )
+  if len(found) < 1 + len(components) + 2 * len(bits):
+    about += (
+        f' Left out: what takes more components than {len(index):,} images of '
+        f'{index.vectors.shape[1]:,} numbers have.'
+    )
   page = [('Retrieval', [about, table(found, values.neighbours)])]
   console.print()
   print(to_text(page), end='')

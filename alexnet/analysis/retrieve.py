@@ -89,7 +89,9 @@ def find(
   queries = queries.reshape(len(queries), -1)
   count = min(count, len(found))
   if bits is None:
-    distances, rows = nearest.euclidean(found.vectors, queries, count)
+    distances, rows = nearest.Euclidean(found.vectors).search(
+        queries, count
+    )
   else:
     distances, rows = codes.open_index(found, bits).search(queries, count)
   names = found.about['class_names']
@@ -214,14 +216,12 @@ def main(argv: list[str]) -> None:
         'leave it out'
     )
   network = run_flags.load_network(step)
-  run_flags.check_layer(network, layer := found.about['layer'])
-  queries = network.features(values.query, layer)
-  if queries.shape[1:] != found.features.shape[1:]:
+  if network.fingerprint() != found.about['parameters']:
     raise feature_sets.FeaturesError(
-        f'{found.path} has features of {found.features.shape[1:]}, those of '
-        f'{values.workdir} are {queries.shape[1:]}: give the run that they '
-        'were made from'
+        f'{found.path} was made by the network of {found.about["workdir"]}, '
+        f'whose parameters are not those of {values.workdir}: give that run'
     )
+  queries = network.features(values.query, found.about['layer'])
   bits = values.bits and int(values.bits)
   answers = find(found, queries, values.neighbours, bits)
   for query, neighbours in zip(values.query, answers):
