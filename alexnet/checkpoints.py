@@ -80,7 +80,6 @@ class Checkpoints:
         # Old ones are deleted by `save`, after the manifest of the new one.
         options=ocp.CheckpointManagerOptions(
             create=not read_only,
-            read_only=read_only,
             enable_async_checkpointing=False,
         ),
     )
@@ -145,6 +144,7 @@ class Checkpoints:
       CheckpointError: there are some, and all are damaged.
     """
     damaged = {}
+    self._checked.clear()  # They may have changed since.
     for step in reversed(self.complete_steps()):
       try:
         self._check(step)
@@ -223,7 +223,6 @@ class Checkpoints:
             f'({cause.strerror})'
         ) from error
       raise
-    self._checked.add(step)
     for old in self.complete_steps()[: -self._keep]:
       if old not in best:
         (self._directory / str(old) / manifest.FILE).unlink()
@@ -354,7 +353,7 @@ class Checkpoints:
     return renamed
 
   def _check(self, step):
-    """Once for each checkpoint, as it takes as long as to read it."""
+    """Once for `find` and `restore` together: it takes as long as to read."""
     if step not in self._checked:
       manifest.check(self._directory / str(step))
       self._checked.add(step)

@@ -74,20 +74,23 @@ class Watch:
   def _look(self):
     while True:
       time.sleep(self._limit / 4)
-      now = time.monotonic()
-      late = [r for r in list(self._readings.values()) if now >= r.due]
-      for reading in late:
-        reading.due += now - reading.since
-        reading.reported = True
-      if late:
-        names = ', '.join(reading.name() for reading in late[:_SHOWN])
-        if late[_SHOWN:]:
-          names += f' and {len(late) - _SHOWN} more'
-        longest = now - min(reading.since for reading in late)
-        self._report(
-            f'waiting for {names} for {longest:.0f} s now: check the disk or '
-            'the network'
-        )
+      self.look(time.monotonic())
+
+  def look(self, now: float) -> None:
+    """Reports what takes too long at a time, by `time.monotonic`."""
+    late = [r for r in list(self._readings.values()) if now >= r.due]
+    for reading in late:
+      reading.due += now - reading.since
+      reading.reported = True
+    if late:
+      names = ', '.join(reading.name() for reading in late[:_SHOWN])
+      if late[_SHOWN:]:
+        names += f' and {len(late) - _SHOWN} more'
+      longest = now - min(reading.since for reading in late)
+      self._report(
+          f'waiting for {names} for {longest:.0f} s now: check the disk or the '
+          'network'
+      )
 
 
 class Reading:
@@ -105,6 +108,7 @@ class Reading:
   def __enter__(self):
     self.since = time.monotonic()
     self._watch.begin(self)
+    return self
 
   def __exit__(self, *_):
     self._watch.end(self)
