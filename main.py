@@ -3,6 +3,9 @@
 Run it as
 
   python main.py --config=configs/alexnet.py --workdir=runs/alexnet
+
+Exit status: 0 when the run is finished; 75 when a signal has stopped it and it
+is saved, so that the same command continues it; 1 after an error.
 """
 
 from absl import app, flags
@@ -25,7 +28,8 @@ def main(argv):
 
   host_memory.keep_freed()
   compilation.use_cache()
-  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  results = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  return cli.STOPPED if results is None else 0
 
 
 if __name__ == '__main__':

@@ -1,26 +1,31 @@
 """Checkpoints: what is needed to continue a run bit by bit.
 
 workdir/checkpoints/STEP/ holds `state` (arrays, by Orbax), `progress` (JSON:
-what the host knows) and `manifest.json`: the SHA-256 of every other file.
-Orbax does not notice a flipped bit, the manifest does. It is written last, so
-a checkpoint without one was interrupted and does not count.
+what the host knows) and `manifest.json`, see manifest.py. That is written last,
+so a checkpoint without one was interrupted and does not count. Older ones go
+after it, theirs first, so that what is left of them does not count either.
 """
 
 import contextlib
-import errno
-import hashlib
-import json
+import os
 import pathlib
 import shutil
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from alexnet.errors import CheckpointError
+from alexnet import manifest, metrics
+from alexnet.errors import CheckpointError, UnsavedError
+from input_pipeline.errors import NO_ROOM
 
-_MANIFEST = 'manifest.json'
+NEWEST = 'newest'
+BEST = 'best'
+
+_DAMAGED = '.damaged'
+_INCOMPLETE = '.incomplete'
 
 
 def newest_step(workdir: pathlib.Path) -> int | None:
@@ -30,55 +35,173 @@ def newest_step(workdir: pathlib.Path) -> int | None:
 
 def complete_steps(workdir: pathlib.Path) -> list[int]:
   """Steps of a workdir's complete checkpoints, in their order."""
+  folders = _folders(workdir / 'checkpoints')
   return sorted(
-      int(path.parent.name)
-      for path in (workdir / 'checkpoints').glob(f'*/{_MANIFEST}')
-      if path.parent.name.isdigit()
+      step for step, path in folders.items() if (path / manifest.FILE).exists()
+  )
+
+
+def parse_step(value: str | None) -> int | str:
+  """Reads a flag: 'newest', 'best' or a step; None is 'newest'.
+
+  Raises:
+    CheckpointError: something else.
+  """
+  if value in (None, NEWEST, BEST):
+    return value or NEWEST
+  if value.isdecimal():
+    return int(value)
+  raise CheckpointError(
+      f"--step is '{value}': wanted the step of a checkpoint, 'newest' or "
+      "'best'"
   )
 
 
 class Checkpoints:
   """The checkpoints of one workdir."""
 
-  def __init__(self, workdir: pathlib.Path, keep: int):
+  def __init__(
+      self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False
+  ):
     """Opens them.
 
     Args:
       workdir: of the run.
       keep: number of checkpoints to keep, the newest ones.
+      read_only: nothing is written or renamed.
     """
+    self._workdir = workdir
     self._directory = (workdir / 'checkpoints').resolve()
     self._keep = max(1, keep)
+    self._checked = set()
     self._manager = ocp.CheckpointManager(
         self._directory,
         item_names=('state', 'progress'),
         # Old ones are deleted by `save`, after the manifest of the new one.
         options=ocp.CheckpointManagerOptions(
-            create=True, enable_async_checkpointing=False
+            create=not read_only,
+            enable_async_checkpointing=False,
         ),
     )
 
-  def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint, or None if there is none."""
-    complete = filter(self._is_complete, self._manager.all_steps())
-    return max(complete, default=None)
+  def complete_steps(self) -> list[int]:
+    """Steps of the complete checkpoints, in their order."""
+    return complete_steps(self._workdir)
 
-  def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
-    """Writes a checkpoint, then deletes those too old to keep.
+  def find(
+      self,
+      which: int | str = NEWEST,
+      report: Callable[[str], None] = logging.warning,
+  ) -> int | None:
+    """Chooses a checkpoint that is as it was written.
+
+    Args:
+      which: a step; 'newest': the newest one that is not damaged; or 'best':
+        that of the highest top-1 in an evaluation, the first of equals.
+      report: is told of each newer one that is damaged, of 'newest'.
+
+    Returns:
+      Its step; None for 'newest' where there has not been any.
 
     Raises:
-      CheckpointError: no room on disk; earlier checkpoints are untouched.
+      CheckpointError: no such checkpoint, the one that is named is damaged, or
+        all are.
+    """
+    if which == NEWEST:
+      step, damaged = self.newest_good()
+      for reason in damaged.values():
+        report(f'{reason}. Using step {step:,} instead')
+      return step
+    steps = self.complete_steps()
+    if which == BEST:
+      top1 = {
+          record['step']: record['top1']
+          for record in metrics.read_records(self._workdir / metrics.FILE)
+          if record['kind'] == 'eval_centre' and record['step'] in steps
+      }
+      if not top1:
+        raise CheckpointError(
+            f'{self._workdir} has no checkpoint of a step that was evaluated: '
+            "wanted 'newest', or one of " + ', '.join(map(str, steps))
+        )
+      which = max(sorted(top1), key=top1.get)
+    elif which not in steps:
+      raise CheckpointError(
+          f'{self._workdir} has no checkpoint of step {which}: it has '
+          + (', '.join(map(str, steps)) or 'none')
+      )
+    self._check(which)
+    return which
+
+  def newest_good(self) -> tuple[int | None, dict[int, str]]:
+    """Finds the newest checkpoint that is not damaged; reads all its files.
+
+    Returns:
+      (its step, {step: what is wrong with it} of newer ones); the step is None
+      if there is no checkpoint at all.
+
+    Raises:
+      CheckpointError: there are some, and all are damaged.
+    """
+    damaged = {}
+    self._checked.clear()  # They may have changed since.
+    for step in reversed(self.complete_steps()):
+      try:
+        self._check(step)
+        return step, damaged
+      except CheckpointError as error:
+        damaged[step] = str(error)
+    if not damaged:
+      for path in self._directory.glob(f'*{_DAMAGED}*'):
+        damaged[path.name] = f'{path} was set aside as damaged'
+    if damaged:
+      raise CheckpointError(
+          'no checkpoint is left to continue from: '
+          + '; '.join(damaged.values())
+          + f'. Bring one of them back as it was, or remove {self._directory} '
+          'to start again'
+      )
+    return None, {}
+
+  def set_aside(self, step: int) -> pathlib.Path:
+    """Renames a damaged checkpoint, so that it does not count any more."""
+    path = self._directory / str(step)
+    aside, number = path.with_name(f'{step}{_DAMAGED}'), 1
+    while aside.exists():
+      number += 1
+      aside = path.with_name(f'{step}{_DAMAGED}.{number}')
+    path.rename(aside)
+    self._manager.reload()
+    return aside
+
+  def save(
+      self,
+      step: int,
+      state: Any,
+      progress: dict[str, Any],
+      best: Collection[int] = (),
+  ) -> None:
+    """Writes a checkpoint, then deletes those too old to keep.
+
+    Args:
+      step: updates made.
+      state: arrays.
+      progress: for JSON.
+      best: steps of checkpoints to keep, however old.
+
+    Raises:
+      UnsavedError: no room on disk, or the disk fails. Earlier checkpoints are
+        untouched, and nothing is left of this one.
     """
     wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(self._directory).free
     no_room = (
         f'no room on disk for the checkpoint of step {step} in '
         f'{self._directory}: it takes {wanted / 2**20:,.0f} MiB, '
-        f'{free / 2**20:,.0f} MiB are free. Free some, then run the same '
-        'command again to continue from the checkpoint before'
+        f'{free / 2**20:,.0f} MiB are free'
     )
     if free < wanted:
-      raise CheckpointError(no_room)
+      raise UnsavedError(no_room)
     try:
       self._manager.save(
           step,
@@ -89,13 +212,35 @@ class Checkpoints:
           force=True,
       )
       self._manager.wait_until_finished()
-      self._write_manifest(step)
+      manifest.write(self._directory / str(step))
     except Exception as error:  # Orbax wraps the file system's errors.
-      if _is_disk_full(error):
-        raise CheckpointError(no_room) from error
+      self._remove_unfinished(step)
+      if _is_no_room(error):
+        raise UnsavedError(no_room) from error
+      if cause := _os_error(error):
+        raise UnsavedError(
+            f'cannot write the checkpoint of step {step} in {self._directory} '
+            f'({cause.strerror})'
+        ) from error
       raise
-    for old in sorted(self._manager.all_steps())[: -self._keep]:
-      self._manager.delete(old)
+    for old in self.complete_steps()[: -self._keep]:
+      if old not in best:
+        (self._directory / str(old) / manifest.FILE).unlink()
+        self._manager.delete(old)
+    # Whatever they were, there is a better one now.
+    for path in self._directory.glob(f'*{_INCOMPLETE}'):
+      shutil.rmtree(path, ignore_errors=True)
+
+  def _remove_unfinished(self, step):
+    """Gives back the room that a failed save has taken."""
+    paths = [*self._temporary(step), self._directory / str(step)]
+    for path in paths:
+      if not (path / manifest.FILE).exists():
+        shutil.rmtree(path, ignore_errors=True)
+    self._manager.reload()
+
+  def _temporary(self, step):
+    return self._directory.glob(f'{step}.orbax-checkpoint-tmp*')
 
   def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
     """Reads a checkpoint.
@@ -111,7 +256,7 @@ class Checkpoints:
     Raises:
       CheckpointError: files are damaged, or the state is of another network.
     """
-    self._check_manifest(step)
+    self._check(step)
     try:
       restored = self._manager.restore(
           step,
@@ -139,7 +284,7 @@ class Checkpoints:
     Raises:
       CheckpointError: files are damaged, or there are no parameters.
     """
-    self._check_manifest(step)
+    self._check(step)
     path = self._directory / str(step) / 'state'
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
       try:
@@ -179,72 +324,67 @@ class Checkpoints:
     """Frees Orbax's threads."""
     self._manager.close()
 
-  def set_aside_unfinished(self) -> None:
-    """Renames what an interrupted save has left, so that it can be saved again.
+  def set_aside_unfinished(self) -> list[pathlib.Path]:
+    """Clears up behind a process that was killed.
 
-    To be called by the one process that writes here.
+    What is left of a save that came after the newest complete checkpoint is
+    renamed, until the next save is complete; what never got its name, and what
+    is left of a deletion, is removed. To be called by the one process that
+    writes here.
+
+    Returns:
+      The folders that were renamed.
     """
-    for step in self._manager.all_steps():
-      if not self._is_complete(step):
-        path = self._directory / str(step)
-        aside = path.with_name(f'{step}.incomplete')
-        logging.warning('%s is incomplete, renaming it to %s', path, aside.name)
+    for path in self._temporary('*'):
+      shutil.rmtree(path, ignore_errors=True)
+    newest = newest_step(self._workdir)
+    renamed = []
+    for step, path in sorted(_folders(self._directory).items()):
+      if (path / manifest.FILE).exists():
+        continue
+      aside = path.with_name(f'{step}{_INCOMPLETE}')
+      shutil.rmtree(aside, ignore_errors=True)
+      path.rename(aside)
+      if newest is not None and step < newest:
         shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+      else:
+        renamed.append(aside)
     self._manager.reload()
+    return renamed
 
-  def _is_complete(self, step):
-    return (self._directory / str(step) / _MANIFEST).exists()
-
-  def _write_manifest(self, step):
-    directory = self._directory / str(step)
-    files = {
-        str(path.relative_to(directory)): _sha256(path)
-        for path in sorted(directory.rglob('*'))
-        if path.is_file()
-    }
-    temporary = directory / (_MANIFEST + '.tmp')
-    temporary.write_text(json.dumps(files, indent=1))
-    temporary.rename(directory / _MANIFEST)
-
-  def _check_manifest(self, step):
-    directory = self._directory / str(step)
-    advice = (
-        f'Remove {directory} to continue from the checkpoint before it, or use '
-        'another workdir'
-    )
-    try:
-      files = json.loads((directory / _MANIFEST).read_text())
-      files = dict(files)
-    except (OSError, ValueError, TypeError) as error:
-      raise CheckpointError(
-          f'{directory} is damaged: {_MANIFEST} cannot be read. {advice}'
-      ) from error
-    for name, digest in files.items():
-      path = directory / name
-      if not path.is_file():
-        raise CheckpointError(
-            f'{directory} is damaged: {name} is missing. {advice}'
-        )
-      if _sha256(path) != digest:
-        raise CheckpointError(
-            f'{directory} is damaged: {name} is not as it was written. {advice}'
-        )
+  def _check(self, step):
+    """Once for `find` and `restore` together: it takes as long as to read."""
+    if step not in self._checked:
+      manifest.check(self._directory / str(step))
+      self._checked.add(step)
 
 
-def _sha256(path):
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+def _folders(directory):
+  """{step: folder}, whatever is in them."""
+  return {
+      int(path.name): path
+      for path in directory.glob('*')
+      if path.name.isdecimal() and path.name == str(int(path.name))
+  }
 
 
-def _is_disk_full(error):
+def _causes(error):
   while error is not None:
-    if getattr(error, 'errno', None) == errno.ENOSPC:
-      return True
-    if 'No space left' in str(error):
-      return True
+    yield error
     error = error.__cause__ or error.__context__
-  return False
+
+
+def _is_no_room(error):
+  return any(
+      getattr(cause, 'errno', None) in NO_ROOM
+      # As a text only, by TensorStore.
+      or any(os.strerror(number) in str(cause) for number in NO_ROOM)
+      for cause in _causes(error)
+  )
+
+
+def _os_error(error):
+  return next((e for e in _causes(error) if isinstance(e, OSError)), None)
 
 
 def _shorten(error, limit=600):

@@ -1,19 +1,29 @@
 """How every command starts, and ends when a user can mend what is wrong."""
 
-import errno
+import os
 import sys
+import threading
 from collections.abc import Callable
 
 from absl import app, logging
 
 from alexnet.errors import UserError
-from input_pipeline.errors import DataError
+from input_pipeline.errors import NO_ROOM, DataError
+
+# Exit status of training that a signal has stopped, and that is saved: "try
+# again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
+# for finished, and not 143 or 130, which it has if nothing was saved.
+STOPPED = 75
+
+# Seconds that a process may take to end after that.
+_ENDING = 5
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
   """Runs `main(argv)` under absl; what a user can mend is shown as a message.
 
-  Exit status: what main returns (None is 0); 1 after such a message.
+  Exit status: what main returns (None is 0); 1 after such a message. When main
+  returns STOPPED, threads that wait for data do not hold up the end.
   """
 
   def wrapped(argv):
@@ -21,13 +31,16 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     logging.set_verbosity(logging.WARNING)
 
     try:
-      return main(argv)
+      status = main(argv)
+      if status == STOPPED:
+        _end_soon(status)
+      return status
     except (UserError, DataError) as error:
       return _fail(str(error))
     except KeyboardInterrupt:  # Before there is anything to save.
       return _fail('interrupted')
     except OSError as error:  # A missing permission or file, a full disk.
-      if error.errno == errno.ENOSPC:
+      if error.errno in NO_ROOM:
         return _fail(
             f'no room on disk ({error}): free some, then run the same command '
             'again to continue from the last checkpoint'
@@ -35,6 +48,14 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       return _fail(f'{type(error).__name__}: {error}')
 
   app.run(wrapped, flags_parser=_parse_flags)
+
+
+def _end_soon(status):
+  """Ends the process, also if Python waits for a thread that never ends."""
+  sys.stdout.flush()
+  timer = threading.Timer(_ENDING, os._exit, [status])
+  timer.daemon = True
+  timer.start()
 
 
 def _parse_flags(argv):

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from alexnet import dense, dense_evaluation, evaluation, metrics, train
+from alexnet import (
+  checkpoints,
+  dense,
+  dense_evaluation,
+  evaluation,
+  metrics,
+  train,
+)
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.evaluation import Predictions
 from input_pipeline import datasets
@@ -89,6 +96,7 @@ def evaluate(
     console: metrics.Console,
     overrides: dict[str, Any] | None = None,
     scales: Sequence[int] | None = None,
+    step: int | str = checkpoints.NEWEST,
 ) -> dict[str, dict[str, float]]:
   """Evaluates several runs, and the mean of their predictions.
 
@@ -102,6 +110,7 @@ def evaluate(
     console: where each result is shown as soon as it is there.
     overrides: see `train.open_run`, for all runs.
     scales: of dense views, see `dense.check_scales`.
+    step: of the checkpoints, see `checkpoints.Checkpoints.find`.
 
   Returns:
     The ensemble's results by views, see `evaluation.evaluate`. 'views' are the
@@ -114,7 +123,7 @@ def evaluate(
   means = {name: Mean() for name in views}
   _check_sets([_Set.of(workdir, overrides) for workdir in workdirs])
   for workdir, weight in zip(workdirs, weights):
-    run = train.open_run(workdir, console, overrides)
+    run = train.open_run(workdir, console, overrides, step)
     console.print(f'{workdir}, step {run.progress.step:,}:')
     for name in views:
       if name == 'dense':

@@ -13,5 +13,17 @@ class CheckpointError(UserError):
   """A workdir or a checkpoint in it cannot be used."""
 
 
-class NonFiniteLossError(UserError):
-  """The loss is no longer a number, so going on would be useless."""
+class WorkdirInUseError(CheckpointError):
+  """Another job has the workdir."""
+
+
+class UnsavedError(CheckpointError):
+  """A checkpoint could not be written; earlier ones are as they were."""
+
+
+class BadStepError(UserError):
+  """Training has gone wrong, so going on would be useless."""
+
+
+class NonFiniteLossError(BadStepError):
+  """The loss is no longer a number."""

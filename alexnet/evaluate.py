@@ -3,7 +3,7 @@
   python -m alexnet.evaluate --workdir=runs/alexnet
 
 evaluates the newest checkpoint of a run, with the centre crop and with ten
-views (paper §4.1).
+views (paper §4.1); with --step=best that of its best evaluation.
 
   python -m alexnet.evaluate --workdir=runs/alexnet --views=dense \
       --scales=256,288
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and TensorFlow, which --help does not need.
   from alexnet import (
+    checkpoints,
     dense,
     dense_evaluation,
     ensemble,
@@ -55,12 +56,13 @@ def main(argv: list[str]) -> None:
   workdirs = [pathlib.Path(workdir) for workdir in values.workdir]
   scales = dense.parse_scales(values.scales)
   weights = ensemble.parse_weights(values.weights, len(workdirs))
+  step = checkpoints.parse_step(values.step)
   if len(workdirs) > 1:
     ensemble.evaluate(
-        workdirs, weights, values.views, console, overrides, scales
+        workdirs, weights, values.views, console, overrides, scales, step
     )
     return
-  run = train.open_run(workdirs[0], console, overrides)
+  run = train.open_run(workdirs[0], console, overrides, step)
   for views in values.views:
     if views == _DENSE:
       dense_evaluation.evaluate(run, scales, console)
@@ -78,6 +80,11 @@ if __name__ == '__main__':
   flags.DEFINE_multi_enum(
       'views', list(_VIEWS), (*_VIEWS, _DENSE),
       'Views to evaluate with; may be repeated.'
+  )
+  flags.DEFINE_string(
+      'step', None,
+      "Of the checkpoint; 'best': that of the best evaluation; unset: the "
+      'newest.'
   )
   flags.DEFINE_list(
       'scales', None,

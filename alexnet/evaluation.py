@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet import metrics, partitioning, train_step
+from alexnet import metrics, partitioning, train_step, waiting
 from input_pipeline.pipeline import Pipeline
 
 # Dense views are in dense.py.
@@ -20,10 +20,6 @@ VIEWS = ('centre', 'ten')
 TEN = 10
 # Images whose predictions are scored in one go.
 _SCORED_AT_ONCE = 4096
-
-
-class Interrupted(Exception):
-  """The evaluation was asked to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +46,7 @@ def evaluate(
     batch_size: int,
     views: str,
     console: metrics.Console | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
   """Evaluates parameters on the whole evaluation set.
 
@@ -63,7 +59,7 @@ def evaluate(
     views: 'centre' or 'ten'; the latter are five where training does not
       mirror images.
     console: where to show progress.
-    stop: asked between batches.
+    stop: asked between batches, and while one is waited for.
 
   Returns:
     'top1' and 'top5' accuracy from 0 to 1, 'loss', 'count', the number of
@@ -71,13 +67,13 @@ def evaluate(
     classes top5 is always 1.
 
   Raises:
-    Interrupted: stop() was true.
+    waiting.Stopped: stop() was true.
   """
   total = len(pipeline.evaluation)
   sums = collections.Counter()
-  for batch in _batches(pipeline, mesh, batch_size, views):
-    if stop():
-      raise Interrupted
+  for batch in _batches(pipeline, mesh, batch_size, views, stop=stop):
+    if stop and stop():
+      raise waiting.Stopped
     _add(sums, eval_step(params, batch))
     _show_progress(console, views, sums['count'], total)
   return _means(sums, total)
@@ -143,7 +139,7 @@ def score(predictions: Predictions) -> dict[str, float]:
 
 
 def _batches(
-    pipeline, mesh, batch_size, views, image_size=None
+    pipeline, mesh, batch_size, views, image_size=None, stop=None
 ) -> Iterator[Any]:
   if views == 'ten':
     # About as many crops at once as without the views, to fit the memory.
@@ -151,6 +147,8 @@ def _batches(
   data = mesh.shape[partitioning.DATA]
   batch_size = -(-batch_size // data) * data
   batches = pipeline.evaluation_batches(batch_size, image_size)
+  if stop:
+    batches = waiting.until(stop, batches)
   return partitioning.put_ahead(batches, mesh)
 
 

@@ -1,16 +1,22 @@
 """The clock of a run, and where its numbers go: file, terminal, TensorBoard."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import numpy as np
+from absl import logging
+
+from alexnet import board
+
+FILE = 'metrics.jsonl'
 
 # Values that a histogram is made of, at most.
 _HISTOGRAM_VALUES = 2**20
@@ -65,7 +71,8 @@ class Clock:
 class Writer:
   """Appends records to workdir/metrics.jsonl and TensorBoard's files.
 
-  A record is one line of JSON: {'kind', 'step', ...numbers}.
+  A record is one line of JSON: {'kind', 'step', ...numbers}. While the disk has
+  no room, lines wait in memory, and TensorBoard goes without.
   """
 
   def __init__(
@@ -73,6 +80,7 @@ class Writer:
       workdir: pathlib.Path,
       first_step: int,
       kinds_of_first_step: tuple[str, ...] = ('train',),
+      report: Callable[[str], None] = logging.warning,
   ):
     """Opens the files, and drops the records that will be written again.
 
@@ -82,32 +90,76 @@ class Writer:
       workdir: of the run.
       first_step: where the run starts or continues; later records go.
       kinds_of_first_step: kinds of records of this very step to keep.
-    """
-    import tensorboardX  # Slow to import, and evaluation does not need it.
+      report: is told once that the disk has no room, and once that it has.
 
-    path = workdir / 'metrics.jsonl'
+    Raises:
+      OSError: the files cannot be written.
+    """
+    self._path = workdir / FILE
+    self._logdir = workdir / 'tensorboard'
+    self._report = report
+    self._waiting: list[str] = []
+    self._open(first_step, kinds_of_first_step)
+
+  def _open(self, first_step, kinds):
     kept = [
         r
-        for r in read_records(path)
+        for r in read_records(self._path)
         if r['step'] < first_step
-        or (r['step'] == first_step and r['kind'] in kinds_of_first_step)
+        or (r['step'] == first_step and r['kind'] in kinds)
     ]
-    temporary = path.with_suffix('.tmp')
+    temporary = self._path.with_suffix('.tmp')
     temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-    os.replace(temporary, path)
-    self._file = open(path, 'a', encoding='utf-8')
-    self._board = tensorboardX.SummaryWriter(
-        str(workdir / 'tensorboard'), purge_step=first_step + 1
-    )
+    os.replace(temporary, self._path)
+    # Without a buffer, so that it is known what is in the file.
+    self._file = open(self._path, 'ab', buffering=0)
+    self._size = self._file.tell()
+    self._board = board.create_writer(self._logdir, first_step + 1)
+
+  def rewind(self, step: int, kinds: tuple[str, ...]) -> None:
+    """Goes back to a step: what was written of later ones goes, as in init."""
+    self.flush()
+    self._file.close()
+    self._board.close()
+    self._open(step, kinds)
 
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
     """Writes one record at once, so that nothing is lost with the process."""
     record = {'kind': kind, 'step': step, **values}
-    self._file.write(json.dumps(record) + '\n')
-    self._file.flush()
+    self._waiting.append(json.dumps(record) + '\n')
+    try:
+      self.flush()
+    except OSError as error:
+      if len(self._waiting) == 1:
+        self._report(
+            f'{self._path} cannot be written ({error.strerror}): lines wait '
+            'until it can'
+        )
     for name, value in values.items():
       if isinstance(value, (int, float)):
         self._board.add_scalar(f'{kind}/{name}', value, step)
+
+  def flush(self) -> None:
+    """Writes the lines that wait.
+
+    Raises:
+      OSError: they have to wait on.
+    """
+    waited = len(self._waiting) > 1
+    while self._waiting:
+      line = self._waiting[0].encode()
+      try:
+        if self._file.write(line) != len(line):
+          raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      except OSError:
+        # Half a line would spoil the next one.
+        with contextlib.suppress(OSError):
+          self._file.truncate(self._size)
+        raise
+      self._size += len(line)
+      del self._waiting[0]
+    if waited:
+      self._report(f'{self._path} has all its lines again')
 
   def scalar(self, tag: str, step: int, value: float) -> None:
     """Adds a number to TensorBoard alone."""
@@ -128,7 +180,14 @@ class Writer:
     self._board.add_histogram(tag, values, step)
 
   def close(self) -> None:
-    """Closes the files."""
+    """Closes the files; lines that still wait are lost, which is reported."""
+    try:
+      self.flush()
+    except OSError as error:
+      self._report(
+          f'{self._path} cannot be written ({error.strerror}): '
+          f'{len(self._waiting)} lines are lost'
+      )
     self._file.close()
     self._board.close()
 

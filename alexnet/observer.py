@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from alexnet import image_log, layer_statistics, metrics, partitioning
@@ -17,6 +18,7 @@ from alexnet.errors import ConfigError
 from alexnet.models import Module
 from alexnet.train_step import TrainState
 from alexnet.views import Views
+from input_pipeline.errors import NO_ROOM
 from input_pipeline.pipeline import Pipeline
 from input_pipeline.sources import Source
 
@@ -92,17 +94,22 @@ class Observer:
       source = self._pipeline.evaluation
       batch, squares = self._batch(source, image_log.IMAGES)
       result = jax.device_get(self._predict_step(state.params, batch))
-      image_log.write(
-          self._workdir,
-          writer,
-          step,
-          params=state.params,
-          towers=self._config.model.towers,
-          squares=squares,
-          log_probabilities=result['log_probabilities'],
-          labels=result['label'],
-          class_names=source.class_names,
-      )
+      try:
+        image_log.write(
+            self._workdir,
+            writer,
+            step,
+            params=state.params,
+            towers=self._config.model.towers,
+            squares=squares,
+            log_probabilities=result['log_probabilities'],
+            labels=result['label'],
+            class_names=source.class_names,
+        )
+      except OSError as error:
+        if error.errno not in NO_ROOM:
+          raise
+        logging.warning('no room for the pictures of step %d: %s', step, error)
 
   def _batch(self, source: Source, count: int):
     """(batch on the mesh, its images on the host); the same at any time."""

@@ -38,18 +38,17 @@ class Pretrained:
     Raises:
       ConfigError: a layer that is named is not there or has another shape, or
         no layer fits.
-      CheckpointError: no run there, or its checkpoint is damaged.
+      CheckpointError: no run there, or all its checkpoints are damaged.
     """
     self.workdir = pathlib.Path(config.workdir).expanduser()
-    step = checkpoints.newest_step(self.workdir)
-    if step is None:
+    if checkpoints.newest_step(self.workdir) is None:
       raise CheckpointError(
           f'pretrained.workdir {self.workdir} has no checkpoint: wanted the '
           'workdir of a run that has saved one'
       )
-    self.step = step
-    self._store = checkpoints.Checkpoints(self.workdir, keep=1)
-    theirs = self._store.parameter_shapes(step)
+    self._store = checkpoints.Checkpoints(self.workdir, read_only=True)
+    self.step = self._store.find()
+    theirs = self._store.parameter_shapes(self.step)
     self.carried = self._choose(tuple(config.layers), shapes, theirs)
     self.new = tuple(sorted(set(shapes) - set(self.carried)))
 

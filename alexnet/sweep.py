@@ -30,7 +30,7 @@ import ml_collections
 from absl import app, flags
 
 from alexnet import cli, compilation, host_memory, metrics
-from alexnet.errors import ConfigError, NonFiniteLossError
+from alexnet.errors import BadStepError, ConfigError
 from alexnet.workdir import load_results
 from input_pipeline.errors import DataError
 
@@ -306,8 +306,8 @@ def run(
     try:
       if train.Run(sweep.config(index), folder, console).train() is None:
         return None
-    except (NonFiniteLossError, ConfigError, DataError) as error:
-      diverged = isinstance(error, NonFiniteLossError)
+    except (BadStepError, ConfigError, DataError) as error:
+      diverged = isinstance(error, BadStepError)
       if not diverged and not sweep.variant(index).overrides:
         raise  # Not even the base can be made, so nothing can.
       console.print(f'run {index}: {error}')
@@ -364,7 +364,7 @@ def main(argv: list[str]) -> int:
   compilation.use_cache()  # Many runs are of the same network and batch.
   failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:
-    return 1
+    return cli.STOPPED
   for sweep in sweeps:
     text = table(sweep, workdir)
     (workdir / f'{sweep.name}.md').write_text(text + '\n')

@@ -5,10 +5,8 @@ tensorboard/, checkpoints/ and, after the end, results.json. The same command
 on the same workdir continues where it was.
 """
 
-import dataclasses
-import math
+import functools
 import pathlib
-import signal
 from typing import Any
 
 import jax
@@ -18,60 +16,31 @@ import numpy as np
 from alexnet import (
   checkpoints,
   definitions,
-  durations,
   environment,
   evaluation,
+  faults,
   inputs,
   layer_statistics,
+  lock,
   metrics,
   observer,
   optimizer,
   partitioning,
   pretrained,
+  recovery,
+  signals,
+  telling,
   train_step,
+  waiting,
 )
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
-from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
+from alexnet.errors import CheckpointError, ConfigError
 from alexnet.evaluation import Predictions
 from alexnet.models import create_model
+from alexnet.timetable import Timetable, is_due
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
-
-
-@dataclasses.dataclass
-class Progress:
-  """What a run knows besides its arrays; saved in each checkpoint.
-
-  Attributes:
-    step: updates made.
-    data: identity of the training and the evaluation set.
-    seconds: spent in training steps.
-    evaluated_step: of the last evaluation.
-    plateau: the plateau rule's state.
-    loss, top1, steps: sums since the last line of the log, and their number.
-    train_error: of the last line of the log.
-    pretrained: `Pretrained.record` of the run it has started from, if any.
-  """
-
-  step: int = 0
-  data: str = ''
-  seconds: float = 0.0
-  evaluated_step: int = 0
-  plateau: optimizer.Plateau = dataclasses.field(
-      default_factory=optimizer.Plateau
-  )
-  loss: float = 0.0
-  top1: float = 0.0
-  steps: int = 0
-  train_error: float = 1.0
-  pretrained: dict[str, Any] | None = None
-
-  @classmethod
-  def from_dict(cls, values: dict[str, Any]) -> 'Progress':
-    """Reads what `dataclasses.asdict` gave."""
-    plateau = optimizer.Plateau(**values['plateau'])
-    return cls(**{**values, 'plateau': plateau})
 
 
 class Run:
@@ -84,6 +53,7 @@ class Run:
       console: metrics.Console,
       *,
       training: bool = True,
+      step: int | str = checkpoints.NEWEST,
   ):
     """Opens the data, builds the network and restores the newest checkpoint.
 
@@ -92,6 +62,8 @@ class Run:
       workdir: folder of the run, made if need be.
       console: for messages.
       training: whether the run is to go on; otherwise nothing is written.
+      step: the checkpoint to look at otherwise; see
+        `checkpoints.Checkpoints.find`.
 
     Raises:
       UserError, DataError: something the user can mend; says what to do.
@@ -99,6 +71,7 @@ class Run:
     # What is filled in below is not to show in the caller's.
     config = config.copy_and_resolve_references()
     self._console = console
+    self._lock: lock.Lock | None = None
     self.workdir = workdir
     definitions.read_files(config)
     self.mesh = partitioning.create_mesh(config)
@@ -117,15 +90,21 @@ class Run:
     self.model = create_model(config.model)
     self._rules = definitions.rules(config)
     self._optimizer = optimizer.create_optimizer(config.optimizer, self._rules)
-    self._steps_per_epoch = len(train) / config.batch_size
-    self._plan(len(train))
-    shapes = jax.eval_shape(self._create_state, jax.random.key(0))
+    self.timetable = Timetable.of(config, len(train))
+    create_state = functools.partial(
+        train_step.create_state,
+        self.model,
+        self._optimizer,
+        crop=config.augmentation.crop_size,
+    )
+    shapes = jax.eval_shape(create_state, jax.random.key(0))
     self._layers = optimizer.layer_names(shapes.params)
     optimizer.check_schedule(config.schedule, self._layers, self._rules)
     optimizer.check_rate_factors(
         config.optimizer.layer_rate_factors, self._layers
     )
     pretrained.check(config.pretrained)
+    faults.check(config.bad_steps)
     self._pretrained = None
     fresh = training and checkpoints.newest_step(workdir) is None
     if fresh and config.pretrained.workdir is not None:
@@ -134,22 +113,45 @@ class Run:
       )
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     if training:
-      self._announce(train, evaluation)
+      telling.announce(
+          console,
+          config,
+          workdir,
+          mesh=self.mesh,
+          parameters=self.parameters,
+          timetable=self.timetable,
+          train=train,
+          evaluation=evaluation,
+      )
     part, parts = partitioning.part_of_process(
         self.mesh.devices, jax.process_index()
     )
     self.pipeline = Pipeline(
-        config, train, evaluation, process=part, processes=parts
+        config,
+        train,
+        evaluation,
+        process=part,
+        processes=parts,
+        report=lambda text: console.print(f'warning: {text}'),
     )
     if training:
       self._make_workdir()
-    self._checkpoints = checkpoints.Checkpoints(
-        workdir, config.keep_checkpoints
+    self._recovery = recovery.Recovery(
+        config,
+        workdir,
+        console,
+        timetable=self.timetable,
+        mesh=self.mesh,
+        create_state=create_state,
+        shapes=shapes,
+        other=self._pretrained,
+        data='-'.join(one.identity() for one in (train, evaluation)),
+        names=f'{train.name} and {evaluation.name}',
+        training=training,
     )
-    if training:
-      self._checkpoints.set_aside_unfinished()
-    self._stop_signal: int | None = None
-    self.state, self.progress = self._start_or_restore(shapes)
+    self._stop = signals.Stop()
+    self._bad_steps = faults.BadSteps(config, console, self.pipeline)
+    self.state, self.progress = self._recovery.open(step)
     if training:
       # Now it is known that the data is that of the checkpoint.
       inputs.save(workdir, inputs.of_pipeline(self.pipeline))
@@ -190,50 +192,15 @@ class Run:
         images=views.training,
         seed=config.seed,
         accumulation=config.accumulation,
+        guarded=config.bad_steps.action == faults.SKIP,
     )
 
   # --- Opening ---
 
-  def _create_state(self, key):
-    return train_step.create_state(
-        self.model, self._optimizer, key, self.config.augmentation.crop_size
-    )
-
-  def _plan(self, examples):
-    def steps(field):
-      return durations.to_steps(
-          field,
-          self.config[field],
-          batch_size=self.config.batch_size,
-          examples=examples,
-      )
-
-    self.total_steps = steps('duration')
-    if self.total_steps is None:
-      raise ConfigError("duration is 'never': wanted when the run is to end")
-    self._evaluate_every = steps('evaluate_every')
-    self._checkpoint_every = steps('checkpoint_every')
-    self._log_every = steps('log_every')
-    goal = self.config.until_train_error
-    if goal is not None and (not 0 <= goal < 1 or self._log_every is None):
-      raise ConfigError(
-          f'until_train_error is {goal} and log_every is '
-          f"'{self.config.log_every}': wanted an error from 0 up to, but not "
-          'including, 1, and lines of the log to have it'
-      )
-    until = self.config.augmentation.lighting_until_epoch
-    self._lighting_steps = (
-        None if until is None else math.ceil(until * self._steps_per_epoch)
-    )
-    if self.config.schedule.name == 'plateau' and self._evaluate_every is None:
-      raise ConfigError(
-          "schedule.name is 'plateau', which reads the validation error, but "
-          "evaluate_every is 'never': set --config.evaluate_every='1 epochs'"
-      )
-
   def _make_workdir(self):
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
+      self._take_lock()
       workdir_lib.save_config(self.workdir, self.config)
       environment.write(self.workdir / 'environment.json')
     except OSError as error:
@@ -242,38 +209,11 @@ class Run:
           '--workdir to a folder on a disk with room'
       ) from error
 
-  def _start_or_restore(self, shapes):
-    step = self._checkpoints.latest_step()
-    if step is None:
-      state = partitioning.initialize(
-          self._create_state, self.mesh, self.config.seed
-      )
-      progress = Progress(data=self._data_identity())
-      if self._pretrained:
-        params = self._pretrained.load(state.params, self.mesh)
-        state = dataclasses.replace(state, params=params)
-        progress.pretrained = self._pretrained.record()
-      return state, progress
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        shapes,
-        partitioning.shardings(shapes, self.mesh),
-    )
-    state, progress = self._checkpoints.restore(step, target)
-    progress = Progress.from_dict(progress)
-    if progress.data != self._data_identity():
-      raise CheckpointError(
-          f'{self.workdir} was trained on other files than those of '
-          f'{self.pipeline.train.name} and {self.pipeline.evaluation.name} '
-          'now: bring them back as they were, or use another --workdir'
-      )
-    return state, progress
-
-  def _data_identity(self):
-    sets = (self.pipeline.train, self.pipeline.evaluation)
-    return '-'.join(one.identity() for one in sets)
+  def _take_lock(self):
+    # The first process writes, and so is the one that others are kept from.
+    if jax.process_index() == 0:
+      warn = lambda text: self._console.print(f'warning: {text}')
+      self._lock = lock.take(self.workdir, warn)
 
   # --- Training ---
 
@@ -283,11 +223,26 @@ class Run:
     Returns:
       The results, also written to results.json; None if a signal stopped the
       run, which is then saved.
+
+    Raises:
+      WorkdirInUseError: another job has come between.
+      BadStepError: training has gone wrong; see `faults`.
+      UnsavedError: the end, or where a signal stopped it, cannot be saved.
+      DataError: an image cannot be read.
     """
-    if self.progress.step > self.total_steps:
+    self._take_lock()
+    try:
+      return self._train()
+    finally:
+      self._recovery.close()
+      if self._lock:
+        self._lock.release()
+
+  def _train(self):
+    if self.progress.step > self.timetable.total_steps:
       raise ConfigError(
           f'{self.workdir} is at step {self.progress.step} already, but '
-          f'duration is {self.total_steps} steps: set a longer '
+          f'duration is {self.timetable.total_steps} steps: set a longer '
           '--config.duration, or use another --workdir'
       )
     if self.progress.step:
@@ -298,108 +253,137 @@ class Run:
     results = workdir_lib.load_results(self.workdir)
     if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
-      self._show_results(results)
+      telling.show_results(self._console, self.workdir, results)
       return results
     writer = metrics.Writer(
-        self.workdir, self.progress.step, self._kinds_recorded()
+        self.workdir,
+        self.progress.step,
+        self._kinds_recorded(),
+        report=lambda text: self._console.print(f'warning: {text}'),
     )
-    handlers = {
-        number: signal.signal(number, self._on_signal)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    try:
+      with self._stop.listening():
+        results = self._until_stopped(writer)
+    finally:
+      writer.close()
+    if results is not None:
+      workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
+      telling.show_results(self._console, self.workdir, results)
+    return results
+
+  def _until_stopped(self, writer):
     try:
       if self._pretrained:
-        self._save()  # The other run may change, or go.
-      results = self._loop(writer)
-    except (evaluation.Interrupted, _Stopped):
-      self._save()
+        self._save(required=True)  # The other run may change, or go.
+      while True:
+        try:
+          results = self._loop(writer)
+          writer.flush()  # The results are not without it.
+          return results
+        except faults.RollBack as back:
+          self._roll_back(writer, back)
+    except waiting.Stopped:
       self._console.print(
-          f'stopped by {signal.Signals(self._stop_signal).name}; saved step '
-          f'{self.progress.step} of {self.total_steps} in {self.workdir}. Run '
-          'the same command again to continue'
+          f'{self._stop.name}: saving step {self.progress.step}'
+      )
+      self._save(required=True)
+      self._console.print(
+          f'stopped by {self._stop.name}; saved step {self.progress.step} of '
+          f'{self.timetable.total_steps} in {self.workdir}. Run the same '
+          'command again to continue'
       )
       return None
-    finally:
-      for number, handler in handlers.items():
-        signal.signal(number, handler)
-      writer.close()
-      self._checkpoints.close()
-    workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
-    self._show_results(results)
-    return results
+
+  def _roll_back(self, writer, back):
+    """To the newest checkpoint, and on with the data behind a batch."""
+    rollbacks = self.progress.rollbacks + 1
+    self.state = None  # Its memory is for the other one.
+    with self._clock.paused():
+      self.state, progress = self._recovery.newest()
+    progress.left_out = back.batch + 1 - progress.step
+    progress.rollbacks = rollbacks
+    self.progress = progress
+    writer.rewind(progress.step, self._kinds_recorded())
+    writer.write(faults.KIND, progress.step, back.record)
+    self._console.print(
+        f'back to step {progress.step:,}, and on with batch {back.batch + 1:,}'
+    )
 
   def _kinds_recorded(self):
     """Kinds of records that the checkpoint's own step has for good."""
     step, kinds = self.progress.step, ['train']
     if self.progress.evaluated_step == step:
       kinds += ['eval_centre', layer_statistics.KIND]
-    if step < self.total_steps:
+    if step < self.timetable.total_steps:
       kinds.append('eval_ten')  # Of a shorter duration before.
     return tuple(kinds)
 
-  def _on_signal(self, number, frame):
-    del frame
-    self._stop_signal = number
-    # A second signal is not held up by a step that takes long.
-    signal.signal(number, signal.SIG_DFL)
-
   def _loop(self, writer):
-    progress = self.progress
+    progress, timetable = self.progress, self.timetable
+    lit = timetable.lighting_steps
+    stream = self.pipeline.training_batches(
+        progress.step + progress.left_out,
+        lighting_steps=None if lit is None else lit + progress.left_out,
+    )
     batches = partitioning.put_ahead(
-        self.pipeline.training_batches(
-            progress.step, lighting_steps=self._lighting_steps
-        ),
-        self.mesh,
+        waiting.until(self._stop.__bool__, stream), self.mesh
     )
     pending = None
     while True:
       step = progress.step
-      last = step == self.total_steps
-      log_due = last or _is_due(step, self._log_every)
-      evaluation_due = last or _is_due(step, self._evaluate_every)
-      save_due = last or _is_due(step, self._checkpoint_every)
+      last = step == timetable.total_steps
+      log_due = last or is_due(step, timetable.log_every)
+      evaluation_due = last or is_due(step, timetable.evaluate_every)
+      save_due = (
+          last
+          or is_due(step, timetable.checkpoint_every)
+          or self._recovery.retry_due(step)
+      )
       # Metrics of a step are read while the next one runs, unless something
       # has to know them now.
       if pending and (
-          log_due or evaluation_due or save_due or self._stop_signal
+          log_due or evaluation_due or save_due or self._stop
       ):
-        self._read(pending)
+        self._read(writer, *pending)
         pending = None
       if log_due and progress.steps:
         self._log(writer)
-      if self._stop_signal:
-        raise _Stopped
+      if self._stop:
+        raise waiting.Stopped
       at_end = self._at_end()
       evaluation_due |= at_end
       save_due |= at_end
       if evaluation_due and progress.evaluated_step < step:
         with self._clock.paused():
-          self._evaluate_and_record(writer)
+          save_due |= self._evaluate_and_record(writer)
       if save_due:
         with self._clock.paused():
-          self._save()
+          self._save(required=at_end)
       if at_end:
         return self._finish(writer)
-      self.state, result = self._train_step(
-          self.state, next(batches), self._rates(np.float32)
-      )
+      limit = self._bad_steps.limit(progress.usual_loss, step)
+      arguments = self.state, next(batches), self._rates(np.float32)
+      if self.config.bad_steps.action == faults.SKIP:
+        arguments += (limit,)
+      self.state, result = self._train_step(*arguments)
+      del arguments
       progress.step += 1
       if pending:
-        self._read(pending)
-      pending = result
+        self._read(writer, *pending)
+      pending = step, result, limit
 
   def _at_end(self):
     goal, progress = self.config.until_train_error, self.progress
     reached = goal is not None and progress.train_error <= goal
-    return reached or progress.step == self.total_steps
+    return reached or progress.step == self.timetable.total_steps
 
   def _rates(self, scalar=float):
     rates = optimizer.rates_at(
         self.config,
         self._layers,
         step=self.progress.step,
-        total_steps=self.total_steps,
-        steps_per_epoch=self._steps_per_epoch,
+        total_steps=self.timetable.total_steps,
+        steps_per_epoch=self.timetable.steps_per_epoch,
         plateau=self.progress.plateau,
         rules=self._rules,
     )
@@ -408,30 +392,25 @@ class Run:
   def _displayed_rate(self):
     return self._rates()[self.model.head]['kernel']
 
-  def _read(self, result):
-    """Waits for a step and adds its metrics up."""
+  def _read(self, writer, step, result, limit):
+    """Waits for a step, counted from 0, and adds its metrics up."""
     values = {name: float(value) for name, value in result.items()}
-    if not math.isfinite(values['loss']):
-      raise NonFiniteLossError(
-          f'the loss is {values["loss"]} near step {self.progress.step}: '
-          f'training has diverged. Lower {self._rates_are_in()}, and start in '
-          'a new workdir'
-      )
     self._clock.tick()
-    self.progress.loss += values['loss']
-    self.progress.top1 += values['top1']
-    self.progress.steps += 1
-
-  def _rates_are_in(self):
-    if self.config.schedule.name == 'definition':
-      return 'epsW and epsB in the parameter file'
-    return '--config.schedule.learning_rate'
+    progress = self.progress
+    if reason := self._bad_steps.reason(values, limit):
+      self._bad_steps.handle(writer, progress, step, values, reason)
+      return
+    progress.skipped_in_a_row = 0
+    progress.usual_loss.add(step, values['loss'])
+    progress.loss += values['loss']
+    progress.top1 += values['top1']
+    progress.steps += 1
 
   def _log(self, writer):
     progress, steps = self.progress, self.progress.steps
     step_seconds = self._clock.lap()
     values = {
-        'epoch': progress.step / self._steps_per_epoch,
+        'epoch': progress.step / self.timetable.steps_per_epoch,
         'loss': progress.loss / steps,
         'top1': progress.top1 / steps,
         'learning_rate': self._displayed_rate(),
@@ -443,18 +422,14 @@ class Run:
     progress.loss = progress.top1 = 0.0
     progress.steps = 0
     writer.write('train', progress.step, values)
-    rate = values['images_per_second']
-    eta = self._clock.remaining(self.total_steps - progress.step)
+    total = self.timetable.total_steps
+    left = self._clock.remaining(total - progress.step)
     self._console.progress(
-        f'step {progress.step}/{self.total_steps} '
-        f'{progress.step / self.total_steps:4.0%}  '
-        f'epoch {values["epoch"]:.2f}  loss {values["loss"]:.4f}  '
-        f'top-1 {values["top1"]:6.2%}  lr {values["learning_rate"]:.3g}  '
-        f'{f"{rate:.1f}" if rate else "--"} img/s  '
-        f'ETA {metrics.format_duration(eta)}'
+        telling.progress_line(values, progress.step, total, left)
     )
 
   def _evaluate_and_record(self, writer):
+    """Returns whether this is one of the best states so far, to be kept."""
     result = self.evaluate('centre')
     step = self.progress.step
     writer.write('eval_centre', step, result)
@@ -469,6 +444,9 @@ class Run:
           f'the validation error has stopped improving: learning rate '
           f'{self._displayed_rate():.3g}'
       )
+    return self.progress.note_evaluation(
+        result['top1'], self.config.keep_best
+    )
 
   def _finish(self, writer):
     results = {
@@ -492,13 +470,9 @@ class Run:
         return record
     return self.evaluate('centre')
 
-  def _save(self):
-    if self._checkpoints.latest_step() == self.progress.step:
-      return  # This is where the session has started.
+  def _save(self, *, required):
     self.progress.seconds = self._clock.seconds
-    self._checkpoints.save(
-        self.progress.step, self.state, dataclasses.asdict(self.progress)
-    )
+    self._recovery.save(self.state, self.progress, required=required)
 
   # --- Evaluating ---
 
@@ -512,7 +486,7 @@ class Run:
         batch_size=self.config.evaluation_batch_size,
         views=views,
         console=self._console,
-        stop=lambda: self._stop_signal is not None,
+        stop=self._stop.__bool__,
     )
 
   def predict(self, views: str) -> Predictions:
@@ -526,55 +500,6 @@ class Run:
         views=views,
         console=self._console,
     )
-
-  # --- Telling ---
-
-  def _announce(self, train, evaluation):
-    config, mesh = self.config, dict(self.mesh.shape)
-    devices = self.mesh.devices.flatten()
-    every = self._evaluate_every
-    lines = {
-        'model': (
-            f'{config.model.name}, {self.parameters:,} parameters, '
-            f'{config.model.towers} tower(s), {config.model.dtype}'
-        ),
-        'dataset': (
-            f'{config.dataset.name}: {len(train):,} training and '
-            f'{len(evaluation):,} evaluation images, '
-            f'{len(train.class_names):,} classes; {train.name}'
-        ),
-        'mesh': (
-            ', '.join(f'{name}={size}' for name, size in mesh.items())
-            + f' on {len(devices)} {devices[0].device_kind} device(s)'
-        ),
-        'steps': (
-            f'{self.total_steps:,} of {config.batch_size} images '
-            f'({self.total_steps / self._steps_per_epoch:.1f} epochs), '
-            f'evaluation {f"every {every:,}" if every else "at the end"}'
-        ),
-        'workdir': str(self.workdir),
-    }
-    for name, text in lines.items():
-      self._console.print(f'{name:8s} {text}')
-    if warning := environment.idle_accelerator_warning():
-      self._console.print(f'warning: {warning}')
-
-  def _show_results(self, results):
-    self._console.print(
-        f'finished {results["step"]:,} steps in '
-        f'{metrics.format_duration(results["train_seconds"])} of training'
-    )
-    for views in evaluation.VIEWS:
-      if views in results:
-        self._console.print(evaluation.format_result(views, results[views]))
-    self._console.print(
-        f'metrics.jsonl, tensorboard, checkpoints and results.json are in '
-        f'{self.workdir}'
-    )
-
-
-class _Stopped(Exception):
-  """A signal asked the loop to stop."""
 
 
 def train_and_evaluate(
@@ -612,15 +537,12 @@ def open_run(
     workdir: pathlib.Path,
     console: metrics.Console,
     overrides: dict[str, Any] | None = None,
+    step: int | str = checkpoints.NEWEST,
 ) -> Run:
   """Opens a run as by `config_of_run`, for messages on `console`.
 
-  It writes nothing, and raises what `config_of_run` and `Run` do.
+  It writes nothing, and raises what `config_of_run` and `Run` do. If the newest
+  checkpoint is damaged, it says so and takes the one before.
   """
   config = config_of_run(workdir, overrides)
-  return Run(config, workdir, console, training=False)
-
-
-def _is_due(step, every):
-  return every is not None and step > 0 and step % every == 0
-
+  return Run(config, workdir, console, training=False, step=step)

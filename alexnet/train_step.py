@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
 
 from alexnet import partitioning
 from alexnet.models import Module
+from alexnet.models.layers import varying_axes
 from alexnet.partitioning import BATCH, DATA, REPLICATED, TOWER
 
 Batch = dict[str, jax.Array]
@@ -125,7 +127,8 @@ def make_train_step(
     images: Callable[[Batch], jax.Array],
     seed: int,
     accumulation: int = 1,
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+    guarded: bool = False,
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """Compiles one update.
 
   Args:
@@ -138,11 +141,15 @@ def make_train_step(
       object are arguments of the compiled step.
     seed: of dropout.
     accumulation: parts that a device computes its examples in.
+    guarded: whether a bad step changes nothing but the number of steps.
 
   Returns:
-    A function of (state, batch, rates) to (new state, metrics). The batch has
-    'label' [batch] int32 and what `images` wants; the metrics are 'loss' and
-    'top1', the means over the batch. The old state is consumed.
+    A function of (state, batch, rates) to (new state, metrics), guarded of
+    (state, batch, rates, limit). The batch has 'label' [batch] int32 and what
+    `images` wants; the metrics are 'loss' and 'top1', the means over the batch,
+    and 'gradient_norm', the root of the sum of squares. A step is bad if one of
+    loss and norm is not finite, or the loss is more than `limit`, [] float32.
+    The old state is consumed.
   """
   local_model = model.clone(tower_axis=TOWER)
 
@@ -163,7 +170,7 @@ def make_train_step(
 
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
-  def step(state, batch, rates, key, images):
+  def step(state, batch, rates, limit, key, images):
     # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
     # parameters [..., features / tower].
     count = batch['label'].shape[0]
@@ -200,25 +207,41 @@ def make_train_step(
           lambda x: x / accumulation, total
       )
     (gradients,) = sum_over_replicas(gradients)
+    norm = _norm(gradients)
+    if guarded:
+      bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
+      # What has a rate of 0 is frozen, its velocity included.
+      rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
     updates, opt_state = optimizer.update(
         gradients, state.opt_state, state.params, rates=rates
     )
     params = optax.apply_updates(state.params, updates)
     new_state = TrainState(state.step + 1, params, opt_state)
-    return new_state, {'loss': loss, 'top1': top1}
+    return new_state, {'loss': loss, 'top1': top1, 'gradient_norm': norm}
 
   state_specs = partitioning.specs(state, mesh)
   mapped = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(state_specs, BATCH, REPLICATED, REPLICATED, REPLICATED),
+      in_specs=(state_specs, BATCH, *[REPLICATED] * 4),
       out_specs=(state_specs, REPLICATED),
   )
   compiled = jit_for(mesh.devices.flat[0], mapped, donate_argnums=0)
   # An argument, so that runs of a sweep that differ in their seed are the same
   # program.
   key = jax.random.key(seed)
-  return _Step(compiled, (key, images))
+  constants = (key, images) if guarded else (np.float32(np.inf), key, images)
+  return _Step(compiled, constants)
+
+
+def _norm(gradients):
+  """The root of the sum of squares, of the parts on all towers."""
+  squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
+  # What the towers do not divide is on each of them.
+  is_split = [TOWER in varying_axes(jax.typeof(one)) for one in squares]
+  split = sum(one for one, is_part in zip(squares, is_split) if is_part)
+  whole = sum(one for one, is_part in zip(squares, is_split) if not is_part)
+  return jnp.sqrt(lax.psum(split, TOWER) + whole)
 
 
 def make_eval_step(

@@ -8,6 +8,7 @@ Nothing of the training data is needed: what a network must know of it lies in
 the workdir (`inputs.py`).
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -271,14 +272,16 @@ class TrainedNetwork:
 def load(
     workdir: str | os.PathLike,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> TrainedNetwork:
   """Loads the network of a run, finished or under way.
 
   Args:
     workdir: of the run.
-    step: of the checkpoint; None: the newest.
+    step: of the checkpoint; 'best' for that of the best evaluation; None or
+      'newest' for the newest, or, with a warning, the newest that is not
+      damaged.
     overrides: {dotted field: value} of the config: where the data of a run is
       now that has no `inputs.npz` yet.
 
@@ -290,32 +293,27 @@ def load(
   config = workdir_lib.load_config(workdir)
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
-  steps = checkpoints.complete_steps(workdir)
-  if not steps:
+  if checkpoints.newest_step(workdir) is None:
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
     )
-  if step is None:
-    step = steps[-1]
-  elif step not in steps:
-    raise CheckpointError(
-        f'{workdir} has no checkpoint of step {step}: it has '
-        + ', '.join(map(str, steps))
-    )
-  inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
+  with contextlib.closing(
+      checkpoints.Checkpoints(workdir, read_only=True)
+  ) as store:
+    step = store.find(checkpoints.NEWEST if step is None else step)
+    inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
+    params = _restore(store, step)
   names = inputs.class_names
   # A network may have more outputs than its data has classes.
   names += tuple(
       f'output {i}' for i in range(len(names), config.model.num_classes)
   )
-  params = _restore(workdir, step)
   return TrainedNetwork(
       config, step, names, inputs, create_model(config.model), params
   )
 
 
-def _restore(workdir, step):
-  store = checkpoints.Checkpoints(workdir, keep=1)
+def _restore(store, step):
   shapes = store.parameter_shapes(step)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
@@ -324,9 +322,7 @@ def _restore(workdir, step):
       ),
       shapes,
   )
-  params = store.restore_parameters(step, target)
-  store.close()
-  return params
+  return store.restore_parameters(step, target)
 
 
 def _inputs_from_data(config, workdir):

@@ -14,10 +14,11 @@ RESULTS = 'results.json'
 # What may differ between two sessions of a run: it does not change what has
 # been computed so far.
 _MAY_CHANGE = (
-    'accumulation', 'checkpoint_every', 'duration', 'evaluate_every',
-    'evaluation_batch_size', 'keep_checkpoints', 'layer_statistics_images',
-    'log_every', 'log_images', 'ten_views', 'until_train_error',
-    'dataset.dir', 'dataset.train_dir', 'dataset.eval_dir',
+    'accumulation', 'bad_steps.action', 'bad_steps.limit', 'bad_steps.spike',
+    'checkpoint_every', 'duration', 'evaluate_every', 'evaluation_batch_size',
+    'keep_best', 'keep_checkpoints', 'layer_statistics_images', 'log_every',
+    'log_images', 'ten_views', 'until_train_error', 'dataset.dir',
+    'dataset.train_dir', 'dataset.eval_dir', 'dataset.stalled_after',
     'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
     # The names of files whose texts are fields of their own.
     'layers', 'layer_params',
@@ -28,7 +29,9 @@ _SHOWN = 100
 # Fields that older runs have not got, and what was done without them.
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
-    'dataset': {'size': 256, 'split_seed': None},
+    'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
+    'dataset': {'size': 256, 'split_seed': None, 'stalled_after': 60.0},
+    'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,
     'optimizer': {'layer_rate_factors': ()},

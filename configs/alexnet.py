@@ -48,6 +48,9 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   config.log_every = '10 steps'
   # Checkpoints to keep, the newest first.
   config.keep_checkpoints = 2
+  # Checkpoints to keep besides: those of the best evaluations, by top-1. With
+  # it a run also saves itself when an evaluation is one of the best so far.
+  config.keep_best = 0
   # Examples in one batch of an evaluation; changes its speed only.
   config.evaluation_batch_size = 128
   # Evaluate with ten views at the end (§4.1): ten times the work.
@@ -69,6 +72,16 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   config.pretrained = ml_collections.ConfigDict()
   config.pretrained.workdir = placeholder(str)
   config.pretrained.layers = ()
+
+  # Steps whose loss or gradient is no number, or whose loss is more than
+  # `spike` times the usual one (unset: no such limit), see docs/faults.md.
+  # action: 'stop', 'skip' (nothing changes by such a step) or 'rollback' (back
+  # to the newest checkpoint, and on with the data behind the batch). limit: of
+  # steps skipped in a row, or of rollbacks in a run, before it stops.
+  config.bad_steps = ml_collections.ConfigDict()
+  config.bad_steps.action = 'stop'
+  config.bad_steps.spike = placeholder(float)
+  config.bad_steps.limit = 5
 
   config.model = _model()
   config.optimizer = _optimizer()
@@ -255,6 +268,9 @@ def _dataset(data):
   # pixel"), 'channels', its mean colour, or 'imagenet_channels', ImageNet's
   # (built in: with pca = 'imagenet' no statistics have to be computed).
   dataset.mean = 'image'
+  # Seconds that reading an image may take before a warning names it. Unset:
+  # no warning.
+  dataset.stalled_after = 60.0
   # Principal components of the colours: 'imagenet' (built in) or 'dataset'.
   dataset.pca = 'imagenet' if data.startswith('imagenet2012') else 'dataset'
   return dataset

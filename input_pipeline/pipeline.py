@@ -11,17 +11,20 @@ device does the arithmetic (`alexnet/views.py`).
 
 import atexit
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
+from absl import logging
 
-from input_pipeline import preprocessing
+from input_pipeline import preprocessing, stalls
 from input_pipeline import statistics as statistics_lib
 from input_pipeline import threads as threads_lib
 from input_pipeline.errors import DataError
@@ -56,6 +59,22 @@ class Plan:
   divisor: np.ndarray
 
 
+class Example(NamedTuple):
+  """What is at a place of the training stream.
+
+  Attributes:
+    epoch: which one it belongs to, from 0.
+    place: in the order of that epoch.
+    index: of the image in the training set.
+    name: of the image, relative to the set.
+  """
+
+  epoch: int
+  place: int
+  index: int
+  name: str
+
+
 class Pipeline:
   """The data of one run.
 
@@ -77,6 +96,7 @@ class Pipeline:
       *,
       process: int = 0,
       processes: int = 1,
+      report: Callable[[str], None] = logging.warning,
   ):
     """Opens the data; computes the training set's statistics on first use.
 
@@ -88,6 +108,8 @@ class Pipeline:
       process: which part of each batch to read; see
         `partitioning.part_of_process`.
       processes: number of parts.
+      report: is told, in a thread of its own, of images that take long to read
+        (config.dataset.stalled_after).
 
     Raises:
       DataError: a field that cannot work, or an image that cannot be read.
@@ -101,6 +123,7 @@ class Pipeline:
     self.evaluation = evaluation
     self._process = process
     self._processes = processes
+    self._watch = stalls.Watch(config.dataset.stalled_after, report)
     self._threads = futures.ThreadPoolExecutor(threads_lib.cores())
     # Neighbouring batches are made at once, and may be of two epochs.
     self._order = functools.lru_cache(maxsize=3)(
@@ -175,6 +198,17 @@ class Pipeline:
         'divisor': tf.float32,
     }
     return self._batches(batch, types, first_step, _ENDLESS)
+
+  def training_examples(self, step: int) -> list[Example]:
+    """Which images a training batch is of, those of all processes."""
+    size, length = self._config.batch_size, len(self.train)
+    examples = []
+    for position in range(step * size, (step + 1) * size):
+      epoch, place = divmod(position, length)
+      index = int(self._order(epoch)[place])
+      name = self.train.relative_name(index)
+      examples.append(Example(epoch, place, index, name))
+    return examples
 
   def plan(self, first: int, count: int, *, lit: bool = True) -> Plan:
     """Draws what a part of the training stream will show.
@@ -280,10 +314,12 @@ class Pipeline:
 
     def read(start):
       for i in range(start, min(start + _CHUNK, count)):
-        if boxes:
-          images[i], labels[i] = source.image(int(index[i]), boxes[i])
-        else:
-          images[i], labels[i] = source.resized(int(index[i]), size)
+        number = int(index[i])
+        with self._watch.reading(functools.partial(source.describe, number)):
+          if boxes:
+            images[i], labels[i] = source.image(number, boxes[i])
+          else:
+            images[i], labels[i] = source.resized(number, size)
 
     collections.deque(
         self._threads.map(read, range(0, count, _CHUNK)), maxlen=0
@@ -380,7 +416,9 @@ _streams = weakref.WeakSet()
 def _close_streams():
   """Ends what is left open, before Python stops its threads for good."""
   for stream in list(_streams):
-    stream.close()
+    # One whose thread waits for data cannot be closed, nor waited for.
+    with contextlib.suppress(ValueError):
+      stream.close()
 
 
 def _drain(iterator):

@@ -21,13 +21,14 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import checkpoints, environment, metrics, train, train_step
+from alexnet import checkpoints, cli, environment, metrics, train, train_step
 from alexnet import workdir as workdir_lib
 from alexnet.errors import (
     CheckpointError,
     ConfigError,
     NonFiniteLossError,
 )
+from alexnet.progress import Progress
 from input_pipeline.errors import DataError
 from tests import tiny
 
@@ -366,7 +367,7 @@ class RestartTest(RunTestCase):
     self._wait_for_step(process, 1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
-    self.assertEqual(process.returncode, 0, output)
+    self.assertEqual(process.returncode, cli.STOPPED, output)
     self.assertRegex(output, 'stopped by SIGTERM; saved step [1-5] of 6')
     self.assertIn('Run the same command again to continue', output)
     # In this process, where a signal handler is set for the time of a run.
@@ -432,48 +433,20 @@ class BadRunTest(RunTestCase):
   def _newest(self):
     return self.copy_of_reference() / 'checkpoints' / '6'
 
-  def test_truncated_checkpoint(self):
-    newest = self._newest()
-    largest = max(newest.rglob('*'), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-100])
-    with self.assertRaisesRegex(
-        CheckpointError, f'{newest} is damaged: .*{largest.name} .*Remove'
-    ):
-      self.run_here()
-
-  def test_one_flipped_bit_in_any_file(self):
-    newest = self._newest()
-    for path in [p for p in newest.rglob('*') if p.is_file()]:
-      content = bytearray(path.read_bytes())
-      if not content:
-        continue
-      content[len(content) // 2] ^= 1
-      path.write_bytes(content)
-      with self.assertRaisesRegex(CheckpointError, 'is damaged'):
-        self.run_here()
-      content[len(content) // 2] ^= 1
-      path.write_bytes(content)
-    self.assertEqual(self.run_here().progress.step, 6)
-
-  def test_missing_file(self):
-    newest = self._newest()
-    next(p for p in newest.rglob('*') if p.is_file()).unlink()
-    with self.assertRaisesRegex(CheckpointError, 'is damaged'):
-      self.run_here()
-
-  def test_damaged_checkpoint_removed_as_advised(self):
+  def test_checkpoint_removed(self):
     shutil.rmtree(self._newest())
     self.assertEqual(self.run_here().progress.step, 4)
 
   def test_interrupted_save_does_not_count(self):
     (self._newest() / 'manifest.json').unlink()
     (self.workdir / 'results.json').unlink()
+    names = lambda: {p.name for p in (self.workdir / 'checkpoints').iterdir()}
     run = self.run_here()
     self.assertEqual(run.progress.step, 4)
-    # It is made again, beside what was left of it.
+    self.assertEqual(names(), {'4', '6.incomplete'})
+    # It is made again, instead of what was left of it.
     run.train()
-    names = {p.name for p in (self.workdir / 'checkpoints').iterdir()}
-    self.assertEqual(names, {'4', '6', '6.incomplete'})
+    self.assertEqual(names(), {'4', '6'})
 
   def test_foreign_checkpoint(self):
     """Of another network, in a workdir whose config says otherwise."""
@@ -555,27 +528,6 @@ class BadRunTest(RunTestCase):
     with self.assertRaisesRegex(CheckpointError, 'cannot write to workdir'):
       self.run_here()
 
-  def test_no_room_for_a_checkpoint(self):
-    run = self.run_here()
-    usage = shutil.disk_usage(self.workdir)._replace(free=1000)
-    with (
-        absltest.mock.patch.object(shutil, 'disk_usage', return_value=usage),
-        self.assertRaisesRegex(CheckpointError, 'no room .*MiB are free'),
-    ):
-      run.train()
-
-  def test_disk_fills_up_during_a_save(self):
-    run = self.run_here()
-    full = OSError(28, 'No space left on device')
-    with (
-        absltest.mock.patch.object(
-            run._checkpoints._manager, 'save', side_effect=ValueError('x')
-        ) as save,
-        self.assertRaisesRegex(CheckpointError, 'no room on disk'),
-    ):
-      save.side_effect.__cause__ = full
-      run.train()
-
   @parameterized.parameters(
       (dict(duration='never'), "duration is 'never'"),
       (dict(schedule__name='plateau', evaluate_every='never'), 'plateau'),
@@ -614,10 +566,10 @@ class CheckpointsTest(absltest.TestCase):
 class ProgressTest(absltest.TestCase):
 
   def test_json(self):
-    progress = train.Progress(step=3, seconds=1.5, loss=0.1)
+    progress = Progress(step=3, seconds=1.5, loss=0.1)
     progress.plateau.best_error = 0.3
     values = json.loads(json.dumps(dataclasses.asdict(progress)))
-    self.assertEqual(train.Progress.from_dict(values), progress)
+    self.assertEqual(Progress.from_dict(values), progress)
 
 
 class ConsoleTest(absltest.TestCase):

@@ -25,16 +25,16 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
     [size, size, 3, kernels] float32; None without a checkpoint or such a layer.
 
   Raises:
-    CheckpointError: the checkpoint is damaged.
+    CheckpointError: all checkpoints are damaged.
   """
   import jax  # Seconds that a page without kernels can save.
 
   from alexnet import checkpoints
 
-  step = checkpoints.newest_step(workdir)
-  if step is None:
+  if checkpoints.newest_step(workdir) is None:
     return None
-  store = checkpoints.Checkpoints(workdir, keep=1)
+  store = checkpoints.Checkpoints(workdir, read_only=True)
+  step = store.find()
   shapes = store.parameter_shapes(step)
   place = filters.first_layer(shapes)
   if place is None:

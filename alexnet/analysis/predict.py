@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   outputs = _check(values)
   # JAX, which --help does not need.
-  from alexnet import dense, metrics, models, photos, trained
+  from alexnet import checkpoints, dense, metrics, models, photos, trained
   from alexnet.analysis import prediction_files
 
   host_memory.keep_freed()
@@ -147,7 +147,9 @@ def main(argv: list[str]) -> int:
         f'no image (.jpg, .jpeg, .png) in {", ".join(map(printable, argv[1:]))}'
     )
   scales = dense.parse_scales(values.scales)
-  network = trained.load(values.workdir)
+  network = trained.load(
+      values.workdir, step=checkpoints.parse_step(values.step)
+  )
   if values.views == 'dense':  # Before files are begun.
     dense.check_scales(scales, network.config)
     models.everywhere(network.model)
@@ -221,6 +223,11 @@ def _report(broken, count) -> int:
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  flags.DEFINE_string(
+      'step', None,
+      "Of the checkpoint; 'best': that of the best evaluation; unset: the "
+      'newest.'
+  )
   flags.DEFINE_enum(
       'views', 'centre', _VIEWS,
       'The centre crop, ten views, or all places of the whole image.'

@@ -209,11 +209,10 @@ def main(argv: list[str]) -> None:
   compilation.use_cache()
   found = feature_sets.load(pathlib.Path(values.features))
   # The features' own checkpoint, if no other one is named.
-  step = found.about['step'] if values.step is None else values.step
-  if step != found.about['step']:
+  step = found.about['step']
+  if values.step not in (None, str(step)):
     raise feature_sets.FeaturesError(
-        f'{found.path} is of step {found.about["step"]}, --step is {step}: '
-        'leave it out'
+        f'{found.path} is of step {step}, --step is {values.step}: leave it out'
     )
   network = run_flags.load_network(step)
   if network.fingerprint() != found.about['parameters']:

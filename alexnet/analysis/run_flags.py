@@ -18,7 +18,11 @@ _MOVED = {
 def define() -> None:
   """Defines --workdir, --step, and where the run's images are now."""
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
-  flags.DEFINE_integer('step', None, 'Of the checkpoint; unset: the newest.')
+  flags.DEFINE_string(
+      'step', None,
+      "Of the checkpoint; 'best': that of the best evaluation; unset: the "
+      'newest.'
+  )
   flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
   flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
   flags.DEFINE_string(
@@ -36,11 +40,14 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
   Raises:
     UserError, DataError: see `trained.load`.
   """
-  from alexnet import trained  # With JAX, which --help does not need.
+  # With JAX, which --help does not need.
+  from alexnet import checkpoints, trained
 
+  if flags.FLAGS.step is not None:
+    step = checkpoints.parse_step(flags.FLAGS.step)
   return trained.load(
       pathlib.Path(flags.FLAGS.workdir),
-      step=step if flags.FLAGS.step is None else flags.FLAGS.step,
+      step=step,
       overrides=moved(),
   )
 

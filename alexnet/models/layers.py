@@ -302,18 +302,18 @@ def grouped_convolution(
   Returns:
     [batch, out_height, out_width, out_channels] of x's dtype.
   """
-  x, kernel = _with_equal_varying_axes(x, kernel)
+  x, kernel = _with_equalvarying_axes(x, kernel)
   return _convolution(x, kernel, stride, padding, groups)
 
 
-def _with_equal_varying_axes(*arrays):
+def _with_equalvarying_axes(*arrays):
   """Marks all arrays as varying over every mesh axis that one varies over.
 
   Inside `jax.shard_map` the rules of a custom_vjp see operands as they are;
   a gradient that varies over more axes than its operand is a type error. The
   cast's own transpose is the sum over those axes that the operand needs.
   """
-  varying = [_varying_axes(jax.typeof(array)) for array in arrays]
+  varying = [varying_axes(jax.typeof(array)) for array in arrays]
   union = frozenset().union(*varying)
   return tuple(
       lax.pcast(array, tuple(union - axes), to='varying')
@@ -323,7 +323,8 @@ def _with_equal_varying_axes(*arrays):
   )
 
 
-def _varying_axes(aval) -> frozenset[str]:
+def varying_axes(aval: jax.core.ShapedArray) -> frozenset[str]:
+  """The mesh axes over which a value differs, of `jax.typeof` of it."""
   # jax renames this attribute between the releases that we support.
   if hasattr(aval, 'vma'):
     return aval.vma
@@ -418,7 +419,7 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Adds [features] biases to x, [..., features], in x's dtype."""
-  return _add_bias(*_with_equal_varying_axes(x, bias))
+  return _add_bias(*_with_equalvarying_axes(x, bias))
 
 
 @jax.custom_vjp
@@ -569,7 +570,7 @@ def grouped_dense(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
   Returns:
     [batch, features].
   """
-  x, kernel = _with_equal_varying_axes(x, kernel)
+  x, kernel = _with_equalvarying_axes(x, kernel)
   parts = [
       part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)
   ]

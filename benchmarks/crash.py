@@ -1,0 +1,308 @@
+"""Kills training again and again, and compares it with a run left alone.
+
+  python -m benchmarks.crash --kills=50 --json=results.json
+  python -m benchmarks.crash --kills=3 --full
+
+The command is started, killed by SIGKILL and started again: a third of the
+times while it writes a checkpoint, otherwise at some step, or (one in eight)
+while it starts. Then it runs to its end. Printed are, for each kill, the step
+that was reached, the newest checkpoint that was complete, and what was lost
+between them; and whether all arrays of the state, and every loss in
+metrics.jsonl, are those of the undisturbed run, bit by bit.
+"""
+
+import dataclasses
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from alexnet import checkpoints, cli, metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+SAVE, STEP, START = 'save', 'step', 'start'
+# Seconds between two looks at a run.
+_POLL = 0.002
+
+_NARROW = (
+    '--config.model.width=0.0625', '--config.dataset.size=76',
+    '--config.augmentation.crop_size=72',
+    '--config.augmentation.crop_offsets=4', '--config.batch_size=8',
+)
+_FULL = ('--config.batch_size=2',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+  """One of them.
+
+  Attributes:
+    moment: 'save', 'step' or 'start': what the run was doing.
+    reached: last step in the log; None if the session made none.
+    saved: newest complete checkpoint after it; 0: none.
+    lost: steps to be made again.
+  """
+
+  moment: str
+  reached: int | None
+  saved: int
+  lost: int
+
+
+class Crash:
+  """A run that is killed."""
+
+  def __init__(
+      self,
+      workdir: pathlib.Path,
+      command: Sequence[str],
+      *,
+      interval: int,
+      seed: int = 0,
+  ):
+    """Starts nothing yet.
+
+    Args:
+      workdir: of the run.
+      command: that makes it, without workdir, duration and cadence.
+      interval: steps between two checkpoints.
+      seed: of the moments.
+    """
+    self.workdir = workdir
+    self._command = command
+    self._interval = interval
+    self._random = random.Random(seed)
+    self._start_seconds = 10.0
+    self._save_seconds = 0.3
+    self.kills: list[Kill] = []
+
+  def steps_for(self, kills: int) -> int:
+    """Steps of a run that does not end before it was killed so often."""
+    return 3 * self._interval * (kills + 1)
+
+  def start(self, steps: int, workdir: pathlib.Path | None = None):
+    """Starts the command, for so many steps in all."""
+    return subprocess.Popen(
+        [
+            sys.executable, *self._command,
+            f'--workdir={workdir or self.workdir}',
+            f'--config.duration={steps} steps',
+            f'--config.checkpoint_every={self._interval} steps',
+            '--config.log_every=1 steps',
+            '--config.evaluate_every=never',
+            '--config.ten_views=False',
+            '--config.schedule.name=constant',
+            '--config.layer_statistics_images=0',
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+  def finish(self, steps: int, workdir: pathlib.Path | None = None) -> str:
+    """Runs to the end; returns what was said.
+
+    Raises:
+      RuntimeError: it did not get there.
+    """
+    process = self.start(steps, workdir)
+    output, _ = process.communicate()
+    if process.returncode:
+      raise RuntimeError(f'status {process.returncode}:\n{output}')
+    return output
+
+  def kill(self, steps: int) -> Kill:
+    """Starts the run and kills it once."""
+    during_saves = sum(kill.moment == SAVE for kill in self.kills)
+    # A third, and the first one among them.
+    if 3 * during_saves <= len(self.kills):
+      moment = SAVE
+    else:
+      moment = START if self._random.random() < 1 / 8 else STEP
+    # Steps are counted from what is saved, or else many kills in a row before
+    # the next checkpoint would be of the same steps.
+    begin = time.monotonic()
+    process = self.start(steps)
+    try:
+      if moment == START:
+        time.sleep(self._random.uniform(0, self._start_seconds))
+      elif self._wait_for_steps(process, 1):
+        self._start_seconds = time.monotonic() - begin
+        if moment == STEP:
+          step = self._random.randint(0, 2 * self._interval)
+          self._wait_for_steps(process, step)
+          time.sleep(self._random.uniform(0, 0.05))
+        else:
+          moment = self._wait_for_save(process)
+    finally:
+      process.kill()
+      output, _ = process.communicate()
+    if process.returncode != -signal.SIGKILL:
+      raise RuntimeError(f'status {process.returncode}:\n{output}')
+    if moment == START and '\nstep ' in output:
+      moment = STEP  # It was quick.
+    # The log of a session that made no step is that of the one before.
+    reached = None if moment == START else self._last_logged()
+    saved = checkpoints.newest_step(self.workdir) or 0
+    lost = 0 if reached is None else max(0, reached - saved)
+    kill = Kill(moment, reached, saved, lost)
+    self.kills.append(kill)
+    return kill
+
+  def _wait_for_steps(self, process, count):
+    """Whether so many steps more were made before the run ended."""
+    while count > 0:
+      line = process.stdout.readline()
+      if not line:
+        return False
+      count -= line.startswith('step ') and '/' in line
+    return True
+
+  def _wait_for_save(self, process):
+    """Stops the process within a save, at a moment that is not chosen."""
+    while process.poll() is None:
+      began = time.monotonic()
+      if not self._saving():
+        time.sleep(_POLL)
+        continue
+      time.sleep(self._random.uniform(0, self._save_seconds))
+      # It stands still while one looks.
+      process.send_signal(signal.SIGSTOP)
+      if self._saving():
+        return SAVE
+      process.send_signal(signal.SIGCONT)
+      self._save_seconds = 0.7 * (time.monotonic() - began)
+    return STEP
+
+  def _saving(self):
+    folder = self.workdir / 'checkpoints'
+    if any(folder.glob('*.orbax-checkpoint-tmp*')):
+      return True
+    complete = checkpoints.complete_steps(self.workdir)
+    newest = max(complete, default=0)
+    steps = [int(p.name) for p in folder.glob('*') if p.name.isdecimal()]
+    return max(steps, default=0) > newest
+
+  def _last_logged(self):
+    records = metrics.read_records(self.workdir / metrics.FILE)
+    return max((r['step'] for r in records), default=None)
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
+  """Names what differs between the ends of two runs: arrays, and losses."""
+  import jax
+  import numpy as np
+
+  from alexnet import train
+
+  console = metrics.Console()
+  states = [
+      jax.tree.leaves_with_path(
+          jax.device_get(train.open_run(workdir, console).state)
+      )
+      for workdir in (one, other)
+  ]
+  if not states[0] or len(states[0]) != len(states[1]):
+    yield 'the number of arrays'
+  for (path, a), (_, b) in zip(*states):
+    if a.dtype != b.dtype or not np.array_equal(a, b):
+      yield jax.tree_util.keystr(path)
+  losses = [
+      {
+          record['step']: record['loss']
+          for record in metrics.read_records(workdir / metrics.FILE)
+          if record['kind'] == 'train'
+      }
+      for workdir in (one, other)
+  ]
+  for step in sorted(losses[0].keys() | losses[1].keys()):
+    if losses[0].get(step) != losses[1].get(step):
+      yield f'the loss of step {step}'
+
+
+def table(kills: Sequence[Kill], interval: int) -> str:
+  """The kills as Markdown, and what they come to."""
+  lines = ['| kill | moment | step reached | checkpoint | lost |',
+           '|---|---|---|---|---|']
+  for number, kill in enumerate(kills, 1):
+    reached = '--' if kill.reached is None else kill.reached
+    lines.append(
+        f'| {number} | {kill.moment} | {reached} | {kill.saved} | {kill.lost} |'
+    )
+  lost = [kill.lost for kill in kills]
+  saves = sum(kill.moment == SAVE for kill in kills)
+  lines += [
+      '',
+      f'{len(kills)} kills, {saves} of them during a save; lost at most '
+      f'{max(lost)} steps, on the average {sum(lost) / len(lost):.1f}; a '
+      f'checkpoint every {interval}',
+  ]
+  return '\n'.join(lines)
+
+
+def _make(values, work) -> dict[str, Any]:
+  command = [
+      'main.py', '--config=configs/alexnet.py:digits',
+      f'--config.dataset.statistics_dir={work}',
+      f'--compilation_cache={work / "programs"}',
+      '--config.schedule.learning_rate=0.0001',
+      *(_FULL if values.full else _NARROW),
+  ]
+  interval = values.interval or (2 if values.full else 10)
+  crash = Crash(
+      work / 'killed', command, interval=interval, seed=values.seed
+  )
+  steps = crash.steps_for(values.kills)
+  start = time.monotonic()
+  print(f'{steps} steps, undisturbed', flush=True)
+  crash.finish(steps, work / 'undisturbed')
+  print(f'{time.monotonic() - start:.0f} s', flush=True)
+  while len(crash.kills) < values.kills:
+    print(f'{len(crash.kills) + 1}: {crash.kill(steps)}', flush=True)
+  crash.finish(steps)
+  found = list(differences(work / 'undisturbed', work / 'killed'))
+  print(table(crash.kills, interval))
+  print('differences: ' + (', '.join(found) or 'none, bit by bit'))
+  print(f'{time.monotonic() - start:.0f} s in all')
+  return {
+      'kills': [dataclasses.asdict(kill) for kill in crash.kills],
+      'interval': interval,
+      'steps': steps,
+      'differences': found,
+      'seconds': time.monotonic() - start,
+  }
+
+
+def main(argv: list[str]) -> int:
+  """Entry point of `python -m benchmarks.crash`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  with tempfile.TemporaryDirectory(dir=values.work) as work:
+    results = _make(values, pathlib.Path(work))
+  if values.json:
+    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+  worst = max(kill['lost'] for kill in results['kills'])
+  return 1 if results['differences'] or worst > results['interval'] else 0
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('kills', 50, 'How often.', lower_bound=1)
+  flags.DEFINE_integer('seed', 0, 'Of the moments.')
+  flags.DEFINE_boolean('full', False, 'The whole network instead of a narrow.')
+  flags.DEFINE_integer(
+      'interval', None, 'Steps between checkpoints; unset: 10, or 2 if --full.'
+  )
+  flags.DEFINE_string('work', None, "For the runs; unset: the system's.")
+  flags.DEFINE_string('json', None, 'File for the results.')
+  cli.run(main)

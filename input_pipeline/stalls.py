@@ -1,0 +1,122 @@
+"""Says which files are waited for, when a disk or a network does not answer."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from input_pipeline.errors import DataError, printable
+
+# Files that a message names.
+_SHOWN = 4
+
+
+class Watch:
+  """Knows what is being read, and since when.
+
+  A thread looks now and then, while something is read; it does not keep a
+  process from ending.
+  """
+
+  def __init__(self, limit: float | None, report: Callable[[str], None]):
+    """Begins to watch when something is read.
+
+    Args:
+      limit: seconds that one reading may take before it is reported, and again
+        after twice as long, and so on; None: never.
+      report: is given the message, in the watching thread.
+
+    Raises:
+      DataError: the limit is not more than 0.
+    """
+    if limit is not None and not limit > 0:
+      raise DataError(
+          f'dataset.stalled_after is {limit}: wanted a number of seconds > 0, '
+          'or no value'
+      )
+    self._limit = limit
+    self._report = report
+    self._lock = threading.Lock()
+    self._thread: threading.Thread | None = None
+    self._readings: dict[int, Reading] = {}  # By thread.
+
+  def reading(self, describe: Callable[[], str]) -> 'Reading':
+    """A context, to be entered by a thread for each thing that it reads.
+
+    Args:
+      describe: names it.
+    """
+    return Reading(self, describe)
+
+  def begin(self, reading: 'Reading') -> None:
+    """Of `Reading`."""
+    if self._limit is None:
+      return
+    reading.due = reading.since + self._limit
+    self._readings[threading.get_ident()] = reading
+    if self._thread is None:
+      self._start()
+
+  def end(self, reading: 'Reading') -> None:
+    """Of `Reading`."""
+    self._readings.pop(threading.get_ident(), None)
+    if reading.reported:
+      seconds = time.monotonic() - reading.since
+      self._report(f'{reading.name()} has been read after {seconds:.0f} s')
+
+  def _start(self):
+    with self._lock:
+      if self._thread is None:
+        self._thread = threading.Thread(
+            target=self._look, name='stalls', daemon=True
+        )
+        self._thread.start()
+
+  def _look(self):
+    while True:
+      time.sleep(self._limit / 4)
+      self.look(time.monotonic())
+
+  def look(self, now: float) -> None:
+    """Reports what takes too long at a time, by `time.monotonic`."""
+    late = [r for r in list(self._readings.values()) if now >= r.due]
+    for reading in late:
+      reading.due += now - reading.since
+      reading.reported = True
+    if late:
+      names = ', '.join(reading.name() for reading in late[:_SHOWN])
+      if late[_SHOWN:]:
+        names += f' and {len(late) - _SHOWN} more'
+      longest = now - min(reading.since for reading in late)
+      self._report(
+          f'waiting for {names} for {longest:.0f} s now: check the disk or the '
+          'network'
+      )
+
+
+class Reading:
+  """One thing that a thread reads, from `Watch.reading`."""
+
+  __slots__ = ('_describe', '_watch', 'due', 'reported', 'since')
+
+  def __init__(self, watch: Watch, describe: Callable[[], str]):
+    """Not yet begun."""
+    self._watch = watch
+    self._describe = describe
+    self.since = self.due = 0.0
+    self.reported = False
+
+  def __enter__(self):
+    self.since = time.monotonic()
+    self._watch.begin(self)
+    return self
+
+  def __exit__(self, *_):
+    self._watch.end(self)
+
+  def name(self) -> str:
+    """What is read, on one line."""
+    # What is asked for a name may be what does not answer, or be gone.
+    try:
+      return printable(self._describe())
+    except Exception as error:
+      return f'an image ({error})'
