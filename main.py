@@ -3,12 +3,14 @@
 Run it as
 
   python main.py --config=configs/alexnet.py --workdir=runs/alexnet
+
+or in several processes at once, which train one run (docs/many_hosts.md).
 """
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet import cli, compilation, host_memory
+from alexnet import cli, compilation, distributed, host_memory
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration, FILE[:DATASET].'
@@ -25,7 +27,8 @@ def main(argv):
 
   host_memory.keep_freed()
   compilation.use_cache()
-  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  with distributed.session():
+    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,9 @@ workdir/checkpoints/STEP/ holds `state` (arrays, by Orbax), `progress` (JSON:
 what the host knows) and `manifest.json`: the SHA-256 of every other file.
 Orbax does not notice a flipped bit, the manifest does. It is written last, so
 a checkpoint without one was interrupted and does not count.
+
+Of several processes each writes its arrays, and the first one all else; what
+they decide by is what the first one sees on the disk.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from alexnet import processes
 from alexnet.errors import CheckpointError
 
 _MANIFEST = 'manifest.json'
@@ -61,7 +65,7 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint, or None if there is none."""
     complete = filter(self._is_complete, self._manager.all_steps())
-    return max(complete, default=None)
+    return processes.of_first(max(complete, default=None))
 
   def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
     """Writes a checkpoint, then deletes those too old to keep.
@@ -70,7 +74,7 @@ class Checkpoints:
       CheckpointError: no room on disk; earlier checkpoints are untouched.
     """
     wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(self._directory).free
+    free = processes.of_first(shutil.disk_usage(self._directory).free)
     no_room = (
         f'no room on disk for the checkpoint of step {step} in '
         f'{self._directory}: it takes {wanted / 2**20:,.0f} MiB, '
@@ -89,11 +93,15 @@ class Checkpoints:
           force=True,
       )
       self._manager.wait_until_finished()
-      self._write_manifest(step)
+      processes.wait_for_all('checkpoint')
+      if processes.is_first():
+        self._write_manifest(step)
     except Exception as error:  # Orbax wraps the file system's errors.
       if _is_disk_full(error):
         raise CheckpointError(no_room) from error
       raise
+    # Nothing is deleted, and nobody goes on, before the manifest is there.
+    processes.wait_for_all('manifest')
     for old in sorted(self._manager.all_steps())[: -self._keep]:
       self._manager.delete(old)
 
@@ -111,7 +119,9 @@ class Checkpoints:
     Raises:
       CheckpointError: files are damaged, or the state is of another network.
     """
-    self._check_manifest(step)
+    if processes.is_first():
+      self._check_manifest(step)
+    processes.wait_for_all('checked')
     try:
       restored = self._manager.restore(
           step,
@@ -182,8 +192,14 @@ class Checkpoints:
   def set_aside_unfinished(self) -> None:
     """Renames what an interrupted save has left, so that it can be saved again.
 
-    To be called by the one process that writes here.
+    To be called by the one run that writes here.
     """
+    if processes.is_first():
+      self._rename_unfinished()
+    processes.wait_for_all('set aside')
+    self._manager.reload()
+
+  def _rename_unfinished(self):
     for step in self._manager.all_steps():
       if not self._is_complete(step):
         path = self._directory / str(step)
@@ -191,7 +207,6 @@ class Checkpoints:
         logging.warning('%s is incomplete, renaming it to %s', path, aside.name)
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-    self._manager.reload()
 
   def _is_complete(self, step):
     return (self._directory / str(step) / _MANIFEST).exists()

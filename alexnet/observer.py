@@ -12,7 +12,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet import image_log, layer_statistics, metrics, partitioning
+from alexnet import (
+  image_log,
+  layer_statistics,
+  metrics,
+  partitioning,
+  processes,
+)
 from alexnet.errors import ConfigError
 from alexnet.models import Module
 from alexnet.train_step import TrainState
@@ -92,6 +98,8 @@ class Observer:
       source = self._pipeline.evaluation
       batch, squares = self._batch(source, image_log.IMAGES)
       result = jax.device_get(self._predict_step(state.params, batch))
+      if not processes.is_first():
+        return
       image_log.write(
           self._workdir,
           writer,

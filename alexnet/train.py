@@ -28,6 +28,7 @@ from alexnet import (
   optimizer,
   partitioning,
   pretrained,
+  processes,
   train_step,
 )
 from alexnet import views as views_lib
@@ -98,10 +99,10 @@ class Run:
     """
     # What is filled in below is not to show in the caller's.
     config = config.copy_and_resolve_references()
-    self._console = console
     self.workdir = workdir
     definitions.read_files(config)
     self.mesh = partitioning.create_mesh(config)
+    self._console = console if processes.is_first() else metrics.Silence()
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
     if config.model.num_classes is None:
       config.model.num_classes = len(train.class_names)
@@ -127,7 +128,8 @@ class Run:
     )
     pretrained.check(config.pretrained)
     self._pretrained = None
-    fresh = training and checkpoints.newest_step(workdir) is None
+    newest = processes.of_first(checkpoints.newest_step(workdir))
+    fresh = training and newest is None
     if fresh and config.pretrained.workdir is not None:
       self._pretrained = pretrained.Pretrained(
           config.pretrained, shapes.params
@@ -138,19 +140,24 @@ class Run:
     part, parts = partitioning.part_of_process(
         self.mesh.devices, jax.process_index()
     )
-    self.pipeline = Pipeline(
-        config, train, evaluation, process=part, processes=parts
-    )
-    if training:
+    # It computes the statistics of the images where nobody has done so yet.
+    with processes.first_before_others('statistics'):
+      self.pipeline = Pipeline(
+          config, train, evaluation, process=part, processes=parts
+      )
+    if training and processes.is_first():
       self._make_workdir()
+    processes.wait_for_all('workdir')
     self._checkpoints = checkpoints.Checkpoints(
         workdir, config.keep_checkpoints
     )
     if training:
       self._checkpoints.set_aside_unfinished()
-    self._stop_signal: int | None = None
+    # The signal that this process got, and the one that ends the run.
+    self._signal = self._stop_signal = 0
+    self._agreement = processes.Agreement(self.mesh)
     self.state, self.progress = self._start_or_restore(shapes)
-    if training:
+    if training and processes.is_first():
       # Now it is known that the data is that of the checkpoint.
       inputs.save(workdir, inputs.of_pipeline(self.pipeline))
     self._clock = metrics.Clock(self.progress.seconds)
@@ -295,14 +302,16 @@ class Run:
     if self.progress.pretrained:
       line = pretrained.describe(self.progress.pretrained)
       self._console.print(f'started  with {line}')
-    results = workdir_lib.load_results(self.workdir)
+    results = processes.of_first(workdir_lib.load_results(self.workdir))
     if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
       self._show_results(results)
       return results
-    writer = metrics.Writer(
-        self.workdir, self.progress.step, self._kinds_recorded()
-    )
+    writer = metrics.NoWriter()
+    if processes.is_first():
+      writer = metrics.Writer(
+          self.workdir, self.progress.step, self._kinds_recorded()
+      )
     handlers = {
         number: signal.signal(number, self._on_signal)
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -324,7 +333,8 @@ class Run:
         signal.signal(number, handler)
       writer.close()
       self._checkpoints.close()
-    workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
+    if processes.is_first():
+      workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
     self._show_results(results)
     return results
 
@@ -339,7 +349,7 @@ class Run:
 
   def _on_signal(self, number, frame):
     del frame
-    self._stop_signal = number
+    self._signal = number
     # A second signal is not held up by a step that takes long.
     signal.signal(number, signal.SIG_DFL)
 
@@ -384,6 +394,7 @@ class Run:
           self.state, next(batches), self._rates(np.float32)
       )
       progress.step += 1
+      self._agreement.ask(self._signal)
       if pending:
         self._read(pending)
       pending = result
@@ -411,6 +422,7 @@ class Run:
   def _read(self, result):
     """Waits for a step and adds its metrics up."""
     values = {name: float(value) for name, value in result.items()}
+    self._stop_signal = self._stop_signal or self._agreement.answer()
     if not math.isfinite(values['loss']):
       raise NonFiniteLossError(
           f'the loss is {values["loss"]} near step {self.progress.step}: '
@@ -485,12 +497,16 @@ class Run:
 
   def _centre_result(self):
     # From the file, which has it even if the run was killed after it.
+    recorded = processes.of_first(self._recorded_centre_result())
+    return recorded or self.evaluate('centre')
+
+  def _recorded_centre_result(self):
     records = metrics.read_records(self.workdir / 'metrics.jsonl')
     for record in reversed(records):
       key = record.pop('kind'), record.pop('step')
       if key == ('eval_centre', self.progress.step):
         return record
-    return self.evaluate('centre')
+    return None
 
   def _save(self):
     if self._checkpoints.latest_step() == self.progress.step:
@@ -512,8 +528,13 @@ class Run:
         batch_size=self.config.evaluation_batch_size,
         views=views,
         console=self._console,
-        stop=lambda: self._stop_signal is not None,
+        stop=self._agree_to_stop,
     )
+
+  def _agree_to_stop(self):
+    self._agreement.ask(self._signal)
+    self._stop_signal = self._stop_signal or self._agreement.answer()
+    return bool(self._stop_signal)
 
   def predict(self, views: str) -> Predictions:
     """What the parameters as they are say of each image of the set."""
