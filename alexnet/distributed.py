@@ -10,9 +10,11 @@ What the processes of a run tell each other is in processes.py.
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -166,6 +168,8 @@ def _initialize(arguments, last_line):
       'command, see that its host and port can be reached from theirs, or set '
       'a longer --start_timeout'
   )
+  if arguments.get('process_id') == 0:
+    _check_port(where)
   # Python's own would have Ctrl-C wait until the others are there.
   on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
@@ -186,6 +190,30 @@ def _initialize(arguments, last_line):
   )
 
 
+def _check_port(address):
+  """Raises ConfigError if another program listens there.
+
+  JAX finds out as well, but may then crash (seen in jaxlib 0.10).
+  """
+  if os.environ.get('JAX_COORDINATOR_BIND_ADDRESS'):
+    return  # It is not at that port of all addresses that JAX listens.
+  port = int(address.rpartition(':')[2])
+  for family, host in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
+    with contextlib.suppress(OSError), socket.socket(family) as probe:
+      # As JAX does it, which so gets a port that its starter has reserved.
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+      if family == socket.AF_INET6:
+        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+      try:
+        probe.bind((host, port))
+      except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+          raise ConfigError(
+              f'cannot listen at the port of --coordinator={address} '
+              f'({error.strerror}): choose another one for all processes'
+          ) from error
+
+
 def _explanation(error, where):
   text = str(error)
   if 'should be defined' in text or 'must be defined' in text:
@@ -194,11 +222,6 @@ def _explanation(error, where):
         'It knows SLURM (srun), Open MPI (mpirun), Kubernetes (with its '
         'package kubernetes) and TPUs; elsewhere set --coordinator=HOST:PORT, '
         '--num_processes and --process_id'
-    )
-  if 'Failed to start RPC server' in text:
-    return (
-        f'cannot listen at the port of {where}: another program has it. Choose '
-        'another port for all processes'
     )
   return f'cannot join the other processes at {where}: {text}'
 
