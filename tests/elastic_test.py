@@ -43,7 +43,7 @@ class ElasticTest(parameterized.TestCase):
         'dataset.train_dir': str(cls.images),
         'dataset.eval_fraction': 0.34,
         'duration': f'{END} steps',
-        'evaluate_every': '8 steps',
+        'evaluate_every': '4 steps',
         'ten_views': False,
         **fields,
     }
