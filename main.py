@@ -4,14 +4,17 @@ Run it as
 
   python main.py --config=configs/alexnet.py --workdir=runs/alexnet
 
+or in several processes at once, which train one run (docs/many_hosts.md).
+
 Exit status: 0 when the run is finished; 75 when a signal has stopped it and it
-is saved, so that the same command continues it; 1 after an error.
+is saved, so that the same command continues it; 1 after an error; 76 when
+another process of the run was lost.
 """
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet import cli, compilation, host_memory
+from alexnet import cli, compilation, distributed, host_memory
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration, FILE[:DATASET].'
@@ -28,7 +31,8 @@ def main(argv):
 
   host_memory.keep_freed()
   compilation.use_cache()
-  results = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  with distributed.session():
+    results = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   return cli.STOPPED if results is None else 0
 
 

@@ -4,6 +4,9 @@ workdir/checkpoints/STEP/ holds `state` (arrays, by Orbax), `progress` (JSON:
 what the host knows) and `manifest.json`, see manifest.py. That is written last,
 so a checkpoint without one was interrupted and does not count. Older ones go
 after it, theirs first, so that what is left of them does not count either.
+
+Of several processes each writes its arrays, and the first one all else; what
+they decide by is what the first one sees on the disk.
 """
 
 import contextlib
@@ -17,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from alexnet import manifest, metrics
+from alexnet import manifest, metrics, processes
 from alexnet.errors import CheckpointError, UnsavedError
 from input_pipeline.errors import NO_ROOM
 
@@ -86,7 +89,7 @@ class Checkpoints:
 
   def complete_steps(self) -> list[int]:
     """Steps of the complete checkpoints, in their order."""
-    return complete_steps(self._workdir)
+    return processes.of_first(complete_steps(self._workdir))
 
   def find(
       self,
@@ -143,6 +146,11 @@ class Checkpoints:
     Raises:
       CheckpointError: there are some, and all are damaged.
     """
+    found = self._newest_good() if processes.is_first() else None
+    step, damaged = processes.of_first(found)
+    return step, {int(number): reason for number, reason in damaged.items()}
+
+  def _newest_good(self):
     damaged = {}
     self._checked.clear()  # They may have changed since.
     for step in reversed(self.complete_steps()):
@@ -170,7 +178,10 @@ class Checkpoints:
     while aside.exists():
       number += 1
       aside = path.with_name(f'{step}{_DAMAGED}.{number}')
-    path.rename(aside)
+    aside = path.with_name(processes.of_first(aside.name))
+    if processes.is_first():
+      path.rename(aside)
+    processes.wait_for_all('set aside')
     self._manager.reload()
     return aside
 
@@ -192,9 +203,10 @@ class Checkpoints:
     Raises:
       UnsavedError: no room on disk, or the disk fails. Earlier checkpoints are
         untouched, and nothing is left of this one.
+      CheckpointError: the disk fails for one of several processes.
     """
     wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(self._directory).free
+    free = processes.of_first(shutil.disk_usage(self._directory).free)
     no_room = (
         f'no room on disk for the checkpoint of step {step} in '
         f'{self._directory}: it takes {wanted / 2**20:,.0f} MiB, '
@@ -212,8 +224,19 @@ class Checkpoints:
           force=True,
       )
       self._manager.wait_until_finished()
-      manifest.write(self._directory / str(step))
+      processes.wait_for_all('checkpoint')
+      if processes.is_first():
+        manifest.write(self._directory / str(step))
     except Exception as error:  # Orbax wraps the file system's errors.
+      if jax.process_count() > 1:
+        if not _is_of_disk(error):
+          raise
+        # The others do not know of it, and wait for this one.
+        raise CheckpointError(
+            f'cannot write the checkpoint of step {step} in {self._directory} '
+            f'({_shorten(error)}). Free some room, then start all processes '
+            'again to continue from the one before'
+        ) from error
       self._remove_unfinished(step)
       if _is_no_room(error):
         raise UnsavedError(no_room) from error
@@ -223,13 +246,17 @@ class Checkpoints:
             f'({cause.strerror})'
         ) from error
       raise
+    # Nothing is deleted, and nobody goes on, before the manifest is there.
+    processes.wait_for_all('manifest')
     for old in self.complete_steps()[: -self._keep]:
       if old not in best:
-        (self._directory / str(old) / manifest.FILE).unlink()
+        if processes.is_first():
+          (self._directory / str(old) / manifest.FILE).unlink()
         self._manager.delete(old)
-    # Whatever they were, there is a better one now.
-    for path in self._directory.glob(f'*{_INCOMPLETE}'):
-      shutil.rmtree(path, ignore_errors=True)
+    if processes.is_first():
+      # Whatever they were, there is a better one now.
+      for path in self._directory.glob(f'*{_INCOMPLETE}'):
+        shutil.rmtree(path, ignore_errors=True)
 
   def _remove_unfinished(self, step):
     """Gives back the room that a failed save has taken."""
@@ -256,7 +283,9 @@ class Checkpoints:
     Raises:
       CheckpointError: files are damaged, or the state is of another network.
     """
-    self._check(step)
+    if processes.is_first():
+      self._check(step)
+    processes.wait_for_all('checked')
     try:
       restored = self._manager.restore(
           step,
@@ -329,12 +358,18 @@ class Checkpoints:
 
     What is left of a save that came after the newest complete checkpoint is
     renamed, until the next save is complete; what never got its name, and what
-    is left of a deletion, is removed. To be called by the one process that
-    writes here.
+    is left of a deletion, is removed. To be called by the one run that writes
+    here.
 
     Returns:
       The folders that were renamed.
     """
+    renamed = self._rename_unfinished() if processes.is_first() else []
+    renamed = processes.of_first([*map(str, renamed)])
+    self._manager.reload()
+    return [*map(pathlib.Path, renamed)]
+
+  def _rename_unfinished(self):
     for path in self._temporary('*'):
       shutil.rmtree(path, ignore_errors=True)
     newest = newest_step(self._workdir)
@@ -349,7 +384,6 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
       else:
         renamed.append(aside)
-    self._manager.reload()
     return renamed
 
   def _check(self, step):
@@ -381,6 +415,12 @@ def _is_no_room(error):
       or any(os.strerror(number) in str(cause) for number in NO_ROOM)
       for cause in _causes(error)
   )
+
+
+def _is_of_disk(error):
+  cause = _os_error(error)
+  lost = cause is None or isinstance(cause, ConnectionError)
+  return _is_no_room(error) or not lost
 
 
 def _os_error(error):

@@ -32,22 +32,32 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
     try:
       status = main(argv)
-      if status == STOPPED:
-        _end_soon(status)
-      return status
-    except (UserError, DataError) as error:
-      return _fail(str(error))
-    except KeyboardInterrupt:  # Before there is anything to save.
-      return _fail('interrupted')
-    except OSError as error:  # A missing permission or file, a full disk.
-      if error.errno in NO_ROOM:
-        return _fail(
-            f'no room on disk ({error}): free some, then run the same command '
-            'again to continue from the last checkpoint'
-        )
-      return _fail(f'{type(error).__name__}: {error}')
+    except BaseException as error:
+      message = explain(error)
+      if message is None:
+        raise
+      return fail(message)
+    if status == STOPPED:
+      _end_soon(status)
+    return status
 
   app.run(wrapped, flags_parser=_parse_flags)
+
+
+def explain(error: BaseException) -> str | None:
+  """What to tell a user of an error he can mend; None for any other."""
+  if isinstance(error, (UserError, DataError)):
+    return str(error)
+  if isinstance(error, KeyboardInterrupt):  # Before there is anything to save.
+    return 'interrupted'
+  if isinstance(error, OSError):  # A missing permission or file, a full disk.
+    if error.errno in NO_ROOM:
+      return (
+          f'no room on disk ({error}): free some, then run the same command '
+          'again to continue from the last checkpoint'
+      )
+    return f'{type(error).__name__}: {error}'
+  return None
 
 
 def _end_soon(status):
@@ -66,7 +76,7 @@ def _parse_flags(argv):
     # field, or with a value of another type.
     given = ' '.join(a for a in argv if a.startswith('--config.'))
     sys.exit(
-        _fail(
+        fail(
             f'an override does not fit the config ({_innermost(error)}); got '
             f'{given}. The fields are listed, with comments, in the file that '
             '--config names'
@@ -80,7 +90,8 @@ def _innermost(error):
   return f'no field {error}' if isinstance(error, KeyError) else str(error)
 
 
-def _fail(message):
+def fail(message: str) -> int:
+  """Shows why the program ends, and returns its exit status, 1."""
   sys.stdout.flush()
   print(f'\nerror: {message}', file=sys.stderr)
   return 1

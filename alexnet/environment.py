@@ -37,6 +37,7 @@ def write(path: pathlib.Path) -> None:
       'packages': _versions(),
       'devices': [str(device) for device in jax.devices()],
       'device_kind': jax.devices()[0].device_kind,
+      'processes': jax.process_count(),
       'git_revision': _git_revision(),
   })
   write_json(path, {'sessions': sessions})

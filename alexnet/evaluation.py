@@ -46,7 +46,8 @@ def evaluate(
     batch_size: int,
     views: str,
     console: metrics.Console | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    give_up: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
   """Evaluates parameters on the whole evaluation set.
 
@@ -59,7 +60,8 @@ def evaluate(
     views: 'centre' or 'ten'; the latter are five where training does not
       mirror images.
     console: where to show progress.
-    stop: asked between batches, and while one is waited for.
+    stop: asked between batches, by all processes of a run.
+    give_up: asked while a batch is waited for, by each for itself.
 
   Returns:
     'top1' and 'top5' accuracy from 0 to 1, 'loss', 'count', the number of
@@ -67,12 +69,12 @@ def evaluate(
     classes top5 is always 1.
 
   Raises:
-    waiting.Stopped: stop() was true.
+    waiting.Stopped: stop() or give_up() was true.
   """
   total = len(pipeline.evaluation)
   sums = collections.Counter()
-  for batch in _batches(pipeline, mesh, batch_size, views, stop=stop):
-    if stop and stop():
+  for batch in _batches(pipeline, mesh, batch_size, views, give_up=give_up):
+    if stop():
       raise waiting.Stopped
     _add(sums, eval_step(params, batch))
     _show_progress(console, views, sums['count'], total)
@@ -139,7 +141,7 @@ def score(predictions: Predictions) -> dict[str, float]:
 
 
 def _batches(
-    pipeline, mesh, batch_size, views, image_size=None, stop=None
+    pipeline, mesh, batch_size, views, image_size=None, give_up=None
 ) -> Iterator[Any]:
   if views == 'ten':
     # About as many crops at once as without the views, to fit the memory.
@@ -147,8 +149,8 @@ def _batches(
   data = mesh.shape[partitioning.DATA]
   batch_size = -(-batch_size // data) * data
   batches = pipeline.evaluation_batches(batch_size, image_size)
-  if stop:
-    batches = waiting.until(stop, batches)
+  if give_up:
+    batches = waiting.until(give_up, batches)
   return partitioning.put_ahead(batches, mesh)
 
 

@@ -205,6 +205,28 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
   return records
 
 
+class NoWriter(Writer):
+  """Of a process whose numbers another one writes."""
+
+  def __init__(self):
+    pass
+
+  def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+    """Does nothing, as all methods of this class."""
+
+  def rewind(self, step: int, kinds: tuple[str, ...]) -> None: ...
+
+  def flush(self) -> None: ...
+
+  def scalar(self, tag: str, step: int, value: float) -> None: ...
+
+  def image(self, tag: str, step: int, pixels: np.ndarray) -> None: ...
+
+  def histogram(self, tag: str, step: int, values: np.ndarray) -> None: ...
+
+  def close(self) -> None: ...
+
+
 class Console:
   """Lines for a person; a progress line replaces the last on a terminal."""
 
@@ -236,6 +258,16 @@ class Console:
     self._stream.write('\r' + text[: columns - 1] + '\x1b[K')
     self._stream.flush()
     self._open_line = True
+
+
+class Silence(Console):
+  """Of a process for which another one speaks."""
+
+  def print(self, text: str = '') -> None:
+    """Does nothing."""
+
+  def progress(self, text: str, *, transient: bool = False) -> None:
+    """Does nothing."""
 
 
 def format_duration(seconds: float | None) -> str:

@@ -13,7 +13,13 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from alexnet import image_log, layer_statistics, metrics, partitioning
+from alexnet import (
+  image_log,
+  layer_statistics,
+  metrics,
+  partitioning,
+  processes,
+)
 from alexnet.errors import ConfigError
 from alexnet.models import Module
 from alexnet.train_step import TrainState
@@ -94,6 +100,8 @@ class Observer:
       source = self._pipeline.evaluation
       batch, squares = self._batch(source, image_log.IMAGES)
       result = jax.device_get(self._predict_step(state.params, batch))
+      if not processes.is_first():
+        return
       try:
         image_log.write(
             self._workdir,

@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from alexnet import processes
 from alexnet.errors import ConfigError
 
 DATA = 'data'
@@ -30,7 +32,8 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
   """Makes the (data, tower) mesh that `config.mesh` asks for.
 
   On a machine without accelerators JAX is asked for as many CPU devices as the
-  mesh needs, which only works before anything else has used JAX.
+  mesh needs, which only works before anything else has used JAX. Of several
+  processes each has as many rows of the mesh as the others, with all towers.
 
   Args:
     config: the whole config; reads mesh, model, batch_size and accumulation.
@@ -39,24 +42,29 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     A mesh of shape (data, tower) with explicit axes.
 
   Raises:
-    ConfigError: too few devices, or a mesh that the model or the batch does
-      not fit.
+    ConfigError: too few devices, or a mesh that the model, the batch or the
+      number of processes does not fit.
   """
   for name in (DATA, TOWER):
     size = config.mesh[name]
     if size is not None and size < 1:
       raise ConfigError(f'mesh.{name} is {size}: wanted at least 1')
-  _request_cpu_devices((config.mesh.data or 1) * (config.mesh.tower or 1))
+  _, parts = processes.place()
+  rows = -(-(config.mesh.data or 1) // parts)
+  _request_cpu_devices(rows * (config.mesh.tower or 1))
   devices = jax.devices()
-  accelerators = 0 if devices[0].platform == 'cpu' else len(devices)
+  own = len(devices) // parts
+  accelerators = 0 if devices[0].platform == 'cpu' else own
   if config.mesh.tower is not None:
     tower = config.mesh.tower
   else:
     tower = 2 if accelerators >= 2 and _splittable(config.model) else 1
   data = config.mesh.data
   if data is None:
-    data = _most_replicas(accelerators // tower, config)
+    data = parts * _most_replicas(accelerators // tower, config, parts)
   _check_model(config.model, data, tower)
+  if parts > 1:
+    _check_processes(devices, data, tower, parts)
   if data * tower > len(devices):
     raise ConfigError(
         f'mesh (data={data}, tower={tower}) needs {data * tower} devices, '
@@ -65,12 +73,52 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     )
   _check_batch('batch_size', config.batch_size, data, config.accumulation)
   _check_batch('evaluation_batch_size', config.evaluation_batch_size, data, 1)
+  axis_types = (AxisType.Explicit,) * 2
+  if parts > 1:
+    # Neighbours within a process are chosen by JAX, and no row leaves it.
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (data // parts, tower),
+        (parts, 1),
+        list(_first_of_each_process(devices, data // parts * tower)),
+        process_is_granule=True,
+    )
+    return Mesh(grid, (DATA, TOWER), axis_types=axis_types)
   return jax.make_mesh(
       (data, tower),
       (DATA, TOWER),
-      axis_types=(AxisType.Explicit,) * 2,
+      axis_types=axis_types,
       devices=devices[: data * tower],
   )
+
+
+def _first_of_each_process(devices, count):
+  taken = collections.Counter()
+  for device in devices:
+    taken[device.process_index] += 1
+    if taken[device.process_index] <= count:
+      yield device
+
+
+def _check_processes(devices, data, tower, parts):
+  """The towers of a replica, which talk in each step, stay in one process."""
+  mesh = f'mesh (data={data}, tower={tower})'
+  if data % parts:
+    raise ConfigError(
+        f'{mesh} cannot be shared by {parts} processes: each has whole '
+        'replicas, with both towers, and as many as the others. Set '
+        f'--config.mesh.data to a multiple of {parts}'
+    )
+  wanted = data // parts * tower
+  of_process = collections.Counter(device.process_index for device in devices)
+  process, least = min(of_process.items(), key=lambda item: item[1])
+  if least < wanted:
+    raise ConfigError(
+        f'{mesh} needs {wanted} devices in each of {parts} processes, found '
+        f'{least} ({devices[0].platform}) in process {process}: start one '
+        'process on each host, with all devices of the host '
+        '(docs/many_hosts.md), or set --config.mesh.data and '
+        '--config.mesh.tower to fit'
+    )
 
 
 def _request_cpu_devices(count):
@@ -82,12 +130,12 @@ def _request_cpu_devices(count):
     jax.config.update('jax_num_cpu_devices', count)
 
 
-def _most_replicas(limit, config):
-  """The most, up to a limit, that the batches can be divided by."""
+def _most_replicas(limit, config, parts):
+  """The most of a process, up to a limit, that the batches are divided by."""
   part = config.batch_size // max(1, config.accumulation)
   common = math.gcd(part, config.evaluation_batch_size)
   return max(
-      (n for n in range(1, limit + 1) if common % n == 0), default=1
+      (n for n in range(1, limit + 1) if common % (n * parts) == 0), default=1
   )
 
 
@@ -173,9 +221,6 @@ def initialize(
 def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
   """Which part of a batch a process reads: that of its devices' data rows.
 
-  Processes that share rows, because the towers of a replica lie on several
-  machines, read the same part.
-
   Args:
     devices: of the mesh, [data, tower].
     process: index of the process.
@@ -194,6 +239,11 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
         f'{devices.shape[1]}: set --config.mesh.data and --config.mesh.tower '
         'to use the devices of all processes'
     )
+  if shared := [owners for owners in rows if len(owners) > 1]:
+    raise ConfigError(
+        f'the towers of a replica lie in the processes {sorted(shared[0])}: '
+        'wanted each replica within one process'
+    )
   counts = collections.Counter(owner for owners in rows for owner in owners)
   parts, part = len(rows) // len(mine), mine[0] // len(mine)
   block = list(range(part * len(mine), (part + 1) * len(mine)))
@@ -204,6 +254,20 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
         'numbers of devices'
     )
   return part, parts
+
+
+def on_host(array: jax.Array) -> np.ndarray:
+  """A parameter's value, of which each process has all towers.
+
+  Args:
+    array: on the mesh, partitioned as by `specs`.
+  """
+  if array.is_fully_addressable or array.is_fully_replicated:
+    return np.asarray(array)
+  value = np.empty(array.shape, array.dtype)
+  for shard in array.addressable_shards:
+    value[shard.index] = shard.data
+  return value
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

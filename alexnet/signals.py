@@ -4,19 +4,53 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+import jax
+from jax.sharding import Mesh
+
+from alexnet import processes
+
 
 class Stop:
   """Whether a signal has asked for an end.
 
+  Any process of a run may get it, and all of them have to end at the same step:
+  they ask each other beside their steps (`processes.Agreement`). A process that
+  is alone knows at once.
+
   Attributes:
-    number: of that signal; None before.
+    number: of that signal; None before all know of it.
   """
 
-  def __init__(self):
+  def __init__(self, mesh: Mesh):
+    """Takes the mesh of the run."""
     self.number: int | None = None
+    self._heard = 0  # By this process.
+    self._agreement = processes.Agreement(mesh)
 
   def __bool__(self) -> bool:
     return self.number is not None
+
+  def alone(self) -> bool:
+    """Whether to stop in the middle of something; never in one of several."""
+    return bool(self) and jax.process_count() == 1
+
+  def ask(self) -> None:
+    """Begins to ask all processes; waits for nothing."""
+    self._agreement.ask(self._heard)
+
+  def hear(self) -> None:
+    """Waits for the answer to the oldest question."""
+    self.number = self._agreement.answer() or self.number
+
+  def agree(self) -> bool:
+    """Asks, waits for the answer and says whether to stop."""
+    self.ask()
+    self.hear()
+    return bool(self)
+
+  def forget_questions(self) -> None:
+    """Nobody will want their answers."""
+    self._agreement.clear()
 
   @property
   def name(self) -> str:
@@ -43,6 +77,8 @@ class Stop:
 
   def _on_signal(self, number, frame):
     del frame
-    self.number = number
+    self._heard = number
+    if jax.process_count() == 1:
+      self.number = number
     if number == signal.SIGINT:
       signal.signal(number, signal.SIG_DFL)

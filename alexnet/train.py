@@ -27,6 +27,7 @@ from alexnet import (
   optimizer,
   partitioning,
   pretrained,
+  processes,
   recovery,
   signals,
   telling,
@@ -70,11 +71,11 @@ class Run:
     """
     # What is filled in below is not to show in the caller's.
     config = config.copy_and_resolve_references()
-    self._console = console
     self._lock: lock.Lock | None = None
     self.workdir = workdir
     definitions.read_files(config)
     self.mesh = partitioning.create_mesh(config)
+    self._console = console if processes.is_first() else metrics.Silence()
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
     if config.model.num_classes is None:
       config.model.num_classes = len(train.class_names)
@@ -106,7 +107,8 @@ class Run:
     pretrained.check(config.pretrained)
     faults.check(config.bad_steps)
     self._pretrained = None
-    fresh = training and checkpoints.newest_step(workdir) is None
+    newest = processes.of_first(checkpoints.newest_step(workdir))
+    fresh = training and newest is None
     if fresh and config.pretrained.workdir is not None:
       self._pretrained = pretrained.Pretrained(
           config.pretrained, shapes.params
@@ -114,7 +116,7 @@ class Run:
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     if training:
       telling.announce(
-          console,
+          self._console,
           config,
           workdir,
           mesh=self.mesh,
@@ -126,20 +128,23 @@ class Run:
     part, parts = partitioning.part_of_process(
         self.mesh.devices, jax.process_index()
     )
-    self.pipeline = Pipeline(
-        config,
-        train,
-        evaluation,
-        process=part,
-        processes=parts,
-        report=lambda text: console.print(f'warning: {text}'),
-    )
-    if training:
+    # It computes the statistics of the images where nobody has done so yet.
+    with processes.first_before_others('statistics'):
+      self.pipeline = Pipeline(
+          config,
+          train,
+          evaluation,
+          process=part,
+          processes=parts,
+          report=lambda text: console.print(f'warning: {text}'),
+      )
+    if training and processes.is_first():
       self._make_workdir()
+    processes.wait_for_all('workdir')
     self._recovery = recovery.Recovery(
         config,
         workdir,
-        console,
+        self._console,
         timetable=self.timetable,
         mesh=self.mesh,
         create_state=create_state,
@@ -149,10 +154,10 @@ class Run:
         names=f'{train.name} and {evaluation.name}',
         training=training,
     )
-    self._stop = signals.Stop()
-    self._bad_steps = faults.BadSteps(config, console, self.pipeline)
+    self._stop = signals.Stop(self.mesh)
+    self._bad_steps = faults.BadSteps(config, self._console, self.pipeline)
     self.state, self.progress = self._recovery.open(step)
-    if training:
+    if training and processes.is_first():
       # Now it is known that the data is that of the checkpoint.
       inputs.save(workdir, inputs.of_pipeline(self.pipeline))
     self._clock = metrics.Clock(self.progress.seconds)
@@ -250,24 +255,27 @@ class Run:
     if self.progress.pretrained:
       line = pretrained.describe(self.progress.pretrained)
       self._console.print(f'started  with {line}')
-    results = workdir_lib.load_results(self.workdir)
+    results = processes.of_first(workdir_lib.load_results(self.workdir))
     if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
       telling.show_results(self._console, self.workdir, results)
       return results
-    writer = metrics.Writer(
-        self.workdir,
-        self.progress.step,
-        self._kinds_recorded(),
-        report=lambda text: self._console.print(f'warning: {text}'),
-    )
+    writer = metrics.NoWriter()
+    if processes.is_first():
+      writer = metrics.Writer(
+          self.workdir,
+          self.progress.step,
+          self._kinds_recorded(),
+          report=lambda text: self._console.print(f'warning: {text}'),
+      )
     try:
       with self._stop.listening():
         results = self._until_stopped(writer)
     finally:
       writer.close()
     if results is not None:
-      workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
+      if processes.is_first():
+        workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
       telling.show_results(self._console, self.workdir, results)
     return results
 
@@ -298,6 +306,7 @@ class Run:
     """To the newest checkpoint, and on with the data behind a batch."""
     rollbacks = self.progress.rollbacks + 1
     self.state = None  # Its memory is for the other one.
+    self._stop.forget_questions()
     with self._clock.paused():
       self.state, progress = self._recovery.newest()
     progress.left_out = back.batch + 1 - progress.step
@@ -326,7 +335,7 @@ class Run:
         lighting_steps=None if lit is None else lit + progress.left_out,
     )
     batches = partitioning.put_ahead(
-        waiting.until(self._stop.__bool__, stream), self.mesh
+        waiting.until(self._stop.alone, stream), self.mesh
     )
     pending = None
     while True:
@@ -368,6 +377,7 @@ class Run:
       self.state, result = self._train_step(*arguments)
       del arguments
       progress.step += 1
+      self._stop.ask()
       if pending:
         self._read(writer, *pending)
       pending = step, result, limit
@@ -395,6 +405,7 @@ class Run:
   def _read(self, writer, step, result, limit):
     """Waits for a step, counted from 0, and adds its metrics up."""
     values = {name: float(value) for name, value in result.items()}
+    self._stop.hear()
     self._clock.tick()
     progress = self.progress
     if reason := self._bad_steps.reason(values, limit):
@@ -463,12 +474,16 @@ class Run:
 
   def _centre_result(self):
     # From the file, which has it even if the run was killed after it.
+    recorded = processes.of_first(self._recorded_centre_result())
+    return recorded or self.evaluate('centre')
+
+  def _recorded_centre_result(self):
     records = metrics.read_records(self.workdir / 'metrics.jsonl')
     for record in reversed(records):
       key = record.pop('kind'), record.pop('step')
       if key == ('eval_centre', self.progress.step):
         return record
-    return self.evaluate('centre')
+    return None
 
   def _save(self, *, required):
     self.progress.seconds = self._clock.seconds
@@ -486,7 +501,8 @@ class Run:
         batch_size=self.config.evaluation_batch_size,
         views=views,
         console=self._console,
-        stop=self._stop.__bool__,
+        stop=self._stop.agree,
+        give_up=self._stop.alone,
     )
 
   def predict(self, views: str) -> Predictions:

@@ -255,9 +255,6 @@ class PartOfProcessTest(parameterized.TestCase):
       ([[0, 0], [1, 1]], {0: (0, 2), 1: (1, 2)}),
       ([[0], [0], [1], [1]], {0: (0, 2), 1: (1, 2)}),
       ([[0], [1], [2], [3]], {i: (i, 4) for i in range(4)}),
-      # The towers of each replica lie on two machines.
-      ([[0, 1]], {0: (0, 1), 1: (0, 1)}),
-      ([[0, 1], [2, 3]], {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}),
   )
   def test_parts(self, owners, parts):
     for process, part in parts.items():
@@ -269,6 +266,7 @@ class PartOfProcessTest(parameterized.TestCase):
       ([[0, 0]], 1, 'process 1 has no device in the mesh of 1 x 2'),
       ([[0], [0], [1]], 1, 'equal blocks'),
       ([[0], [1], [0], [1]], 0, 'equal blocks'),
+      ([[0, 1]], 0, r'towers of a replica lie in the processes \[0, 1\]'),
   )
   def test_refused(self, owners, process, message):
     with self.assertRaisesRegex(ConfigError, message):
