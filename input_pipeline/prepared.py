@@ -28,9 +28,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
-from input_pipeline import preprocessing
+from input_pipeline import decoding, preprocessing
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError, printable
 from input_pipeline.sources import Source, encode_png
@@ -129,7 +128,7 @@ class Prepared(Source):
     stored, label = self._stored(index), int(self._labels[index])
     if not self._raw:
       try:
-        stored = simplejpeg.decode_jpeg(stored)
+        stored = decoding.decode_square(stored, self.size)
       except ValueError as error:
         raise DataError(
             f'{self.describe(index)} of {self.name} is damaged ({error}): '
