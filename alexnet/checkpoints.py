@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from alexnet.errors import CheckpointError
+from input_pipeline import untrusted
 
 _MANIFEST = 'manifest.json'
 
@@ -89,7 +90,7 @@ class Checkpoints:
           force=True,
       )
       self._manager.wait_until_finished()
-      self._write_manifest(step)
+      self.write_manifest(step)
     except Exception as error:  # Orbax wraps the file system's errors.
       if _is_disk_full(error):
         raise CheckpointError(no_room) from error
@@ -143,14 +144,14 @@ class Checkpoints:
     path = self._directory / str(step) / 'state'
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
       try:
-        params = reader.metadata(path).tree['params']
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            reader.metadata(path).tree['params'],
+        )
       except Exception as error:  # Orbax raises many kinds.
         raise CheckpointError(
             f'{path} has no parameters of a network: {_shorten(error)}'
         ) from error
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params
-    )
 
   def restore_parameters(self, step: int, target: Any) -> Any:
     """Reads some of a checkpoint's parameters, and nothing else.
@@ -161,19 +162,29 @@ class Checkpoints:
 
     Returns:
       Arrays of the same structure.
+
+    Raises:
+      CheckpointError: they cannot be read.
     """
     path = self._directory / str(step) / 'state'
     target = {'params': target}
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-      restored = reader.restore(
-          path,
-          args=ocp.args.PyTreeRestore(
-              item=target,
-              restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-              partial_restore=True,
-          ),
-      )
-    return restored['params']
+      try:
+        restored = reader.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(
+                    target
+                ),
+                partial_restore=True,
+            ),
+        )
+        return restored['params']
+      except Exception as error:  # Orbax raises many kinds.
+        raise CheckpointError(
+            f'{path} cannot be read: {_shorten(error)}'
+        ) from error
 
   def close(self) -> None:
     """Frees Orbax's threads."""
@@ -196,7 +207,8 @@ class Checkpoints:
   def _is_complete(self, step):
     return (self._directory / str(step) / _MANIFEST).exists()
 
-  def _write_manifest(self, step):
+  def write_manifest(self, step: int) -> None:
+    """Writes the digests of a checkpoint's files, which completes it."""
     directory = self._directory / str(step)
     files = {
         str(path.relative_to(directory)): _sha256(path)
@@ -214,9 +226,8 @@ class Checkpoints:
         'another workdir'
     )
     try:
-      files = json.loads((directory / _MANIFEST).read_text())
-      files = dict(files)
-    except (OSError, ValueError, TypeError) as error:
+      files = untrusted.read_json(directory / _MANIFEST)
+    except (OSError, ValueError) as error:
       raise CheckpointError(
           f'{directory} is damaged: {_MANIFEST} cannot be read. {advice}'
       ) from error

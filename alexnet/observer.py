@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet import image_log, layer_statistics, metrics, partitioning
-from alexnet.errors import ConfigError
 from alexnet.models import Module
 from alexnet.train_step import TrainState
 from alexnet.views import Views
@@ -47,16 +46,8 @@ class Observer:
       views: how the network's input is made.
       pipeline: the data.
       predict_step: from `train_step.make_predict_step`, of the centre crop.
-
-    Raises:
-      ConfigError: a negative number of images.
     """
     count = config.layer_statistics_images
-    if count < 0:
-      raise ConfigError(
-          f'layer_statistics_images is {count}: wanted a number of images, or '
-          '0 for no measurement'
-      )
     self._config = config
     self._workdir = workdir
     self._mesh = mesh

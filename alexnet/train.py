@@ -9,6 +9,7 @@ import dataclasses
 import math
 import pathlib
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 
 from alexnet import (
   checkpoints,
+  config_checks,
   definitions,
   durations,
   environment,
@@ -35,7 +37,7 @@ from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError, NonFiniteLossError
 from alexnet.evaluation import Predictions
 from alexnet.models import create_model
-from input_pipeline import datasets
+from input_pipeline import datasets, untrusted
 from input_pipeline.pipeline import Pipeline
 
 
@@ -69,9 +71,14 @@ class Progress:
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Progress':
-    """Reads what `dataclasses.asdict` gave."""
-    plateau = optimizer.Plateau(**values['plateau'])
-    return cls(**{**values, 'plateau': plateau})
+    """Reads what `dataclasses.asdict` gave.
+
+    Raises:
+      ValueError: a field is missing, unknown or of another type.
+    """
+    plateau = untrusted.take(values, 'plateau', dict)
+    plateau = optimizer.Plateau(**_typed(optimizer.Plateau, plateau))
+    return cls(**{**_typed(cls, values), 'plateau': plateau})
 
 
 class Run:
@@ -100,6 +107,7 @@ class Run:
     config = config.copy_and_resolve_references()
     self._console = console
     self.workdir = workdir
+    config_checks.check(config)
     definitions.read_files(config)
     self.mesh = partitioning.create_mesh(config)
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
@@ -133,6 +141,7 @@ class Run:
           config.pretrained, shapes.params
       )
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    config_checks.check_size(self.parameters)
     if training:
       self._announce(train, evaluation)
     part, parts = partitioning.part_of_process(
@@ -209,33 +218,21 @@ class Run:
       )
 
     self.total_steps = steps('duration')
-    if self.total_steps is None:
-      raise ConfigError("duration is 'never': wanted when the run is to end")
     self._evaluate_every = steps('evaluate_every')
     self._checkpoint_every = steps('checkpoint_every')
     self._log_every = steps('log_every')
-    goal = self.config.until_train_error
-    if goal is not None and (not 0 <= goal < 1 or self._log_every is None):
-      raise ConfigError(
-          f'until_train_error is {goal} and log_every is '
-          f"'{self.config.log_every}': wanted an error from 0 up to, but not "
-          'including, 1, and lines of the log to have it'
-      )
     until = self.config.augmentation.lighting_until_epoch
     self._lighting_steps = (
         None if until is None else math.ceil(until * self._steps_per_epoch)
     )
-    if self.config.schedule.name == 'plateau' and self._evaluate_every is None:
-      raise ConfigError(
-          "schedule.name is 'plateau', which reads the validation error, but "
-          "evaluate_every is 'never': set --config.evaluate_every='1 epochs'"
-      )
 
   def _make_workdir(self):
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
       workdir_lib.save_config(self.workdir, self.config)
-      environment.write(self.workdir / 'environment.json')
+      environment.write(
+          self.workdir / workdir_lib.ENVIRONMENT, self.mesh
+      )
     except OSError as error:
       raise CheckpointError(
           f'cannot write to workdir {self.workdir} ({error.strerror}): set '
@@ -244,6 +241,7 @@ class Run:
 
   def _start_or_restore(self, shapes):
     step = self._checkpoints.latest_step()
+    self._shapes = shapes
     if step is None:
       state = partitioning.initialize(
           self._create_state, self.mesh, self.config.seed
@@ -254,15 +252,24 @@ class Run:
         state = dataclasses.replace(state, params=params)
         progress.pretrained = self._pretrained.record()
       return state, progress
+    return self._restore(step)
+
+  def _restore(self, step):
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
         ),
-        shapes,
-        partitioning.shardings(shapes, self.mesh),
+        self._shapes,
+        partitioning.shardings(self._shapes, self.mesh),
     )
     state, progress = self._checkpoints.restore(step, target)
-    progress = Progress.from_dict(progress)
+    try:
+      progress = Progress.from_dict(progress)
+    except ValueError as error:
+      raise CheckpointError(
+          f'the progress of step {step} in {self.workdir} is not of this '
+          f'program ({error}): use another workdir'
+      ) from error
     if progress.data != self._data_identity():
       raise CheckpointError(
           f'{self.workdir} was trained on other files than those of '
@@ -270,6 +277,14 @@ class Run:
           'now: bring them back as they were, or use another --workdir'
       )
     return state, progress
+
+  def rewind(self, step: int) -> None:
+    """Goes back to a checkpoint; CheckpointError if it cannot be used."""
+    self.state, self.progress = self._restore(step)
+
+  def close(self) -> None:
+    """Frees what an opened run holds; `train` does so itself."""
+    self._checkpoints.close()
 
   def _data_identity(self):
     sets = (self.pipeline.train, self.pipeline.evaluation)
@@ -345,12 +360,7 @@ class Run:
 
   def _loop(self, writer):
     progress = self.progress
-    batches = partitioning.put_ahead(
-        self.pipeline.training_batches(
-            progress.step, lighting_steps=self._lighting_steps
-        ),
-        self.mesh,
-    )
+    batches = self.training_batches()
     pending = None
     while True:
       step = progress.step
@@ -380,13 +390,38 @@ class Run:
           self._save()
       if at_end:
         return self._finish(writer)
-      self.state, result = self._train_step(
-          self.state, next(batches), self._rates(np.float32)
-      )
-      progress.step += 1
+      result = self._advance(next(batches))
       if pending:
         self._read(pending)
       pending = result
+
+  def training_batches(self) -> Iterator[dict[str, jax.Array]]:
+    """Endless batches from the run's step on, on its devices."""
+    return partitioning.put_ahead(
+        self.pipeline.training_batches(
+            self.progress.step, lighting_steps=self._lighting_steps
+        ),
+        self.mesh,
+    )
+
+  def _advance(self, batch):
+    self.state, result = self._train_step(
+        self.state, batch, self._rates(np.float32)
+    )
+    self.progress.step += 1
+    return result
+
+  def make_step(self, batch: dict[str, jax.Array]) -> dict[str, float]:
+    """Makes one step, and waits for what it says."""
+    result = self._advance(batch)
+    return {name: float(value) for name, value in result.items()}
+
+  def observe_error(self, error: float) -> bool:
+    """Takes a validation error; whether the rate drops by the plateau rule."""
+    schedule = self.config.schedule
+    return schedule.name == 'plateau' and self.progress.plateau.observe(
+        error, schedule
+    )
 
   def _at_end(self):
     goal, progress = self.config.until_train_error, self.progress
@@ -462,9 +497,7 @@ class Run:
     self._console.print(f'step {step}: {line}')
     self._observer.observe(writer, step, self.state, self._rates())
     self.progress.evaluated_step = step
-    if self.config.schedule.name == 'plateau' and self.progress.plateau.observe(
-        1 - result['top1'], self.config.schedule
-    ):
+    if self.observe_error(1 - result['top1']):
       self._console.print(
           f'the validation error has stopped improving: learning rate '
           f'{self._displayed_rate():.3g}'
@@ -575,6 +608,22 @@ class Run:
 
 class _Stopped(Exception):
   """A signal asked the loop to stop."""
+
+
+def _typed(kind, values):
+  """Fields of a dataclass from JSON, of the types that they have there."""
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  if unknown := values.keys() - fields.keys():
+    raise untrusted.UnreadableError(
+        f'it has a field {untrusted.shown(min(unknown))}'
+    )
+  for name, value in values.items():
+    default = fields[name].default
+    if isinstance(default, (int, float, str)):
+      untrusted.take(values, name, type(default))
+    elif default is None and value is not None:
+      untrusted.take(values, name, dict if name == 'pretrained' else float)
+  return values
 
 
 def train_and_evaluate(

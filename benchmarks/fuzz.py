@@ -46,7 +46,18 @@ _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
 
 IMAGES = {'image': 'benchmarks.fuzz_images:Images'}
 # Of --files, in equal parts.
-FILES: dict[str, str] = {}
+FILES = {
+    name: f'benchmarks.fuzz_files:{target}'
+    for name, target in {
+        'checkpoint': 'Checkpoints',
+        'forged_checkpoint': 'ForgedCheckpoints',
+        'definition': 'Definitions',
+        'workdir': 'Workdirs',
+        'prepared': 'Prepared',
+        'features': 'Features',
+        'archive': 'Archives',
+    }.items()
+}
 _CHUNK = 100
 
 

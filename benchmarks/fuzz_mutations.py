@@ -39,16 +39,15 @@ def mutate(
   Returns:
     A file that differs.
   """
-  ways = [
-      *[_flip] * 4, *[_byte] * 2, *[_length] * 2, _truncate, _remove, _repeat,
-      _insert,
-  ]
+  shape = [_truncate, _remove, _repeat]
+  if text:  # Bytes that are no text are refused as such.
+    ways = [*[_number] * 8, *[_letter] * 3, _line, _line, _nest, _flip, *shape]
+  else:
+    ways = [*[_flip] * 4, *[_byte] * 2, *[_length] * 2, _insert, *shape]
   if words:
     ways += [lambda d, r: _put(d, r, r.choice(words))] * 2
   if others:
     ways.append(lambda d, r: _splice(d, r, r.choice(others)))
-  if text:
-    ways += [_number] * 4 + [_line, _nest]
   changed = data
   while changed == data:
     for _ in range(1 + int(rng.random() ** 3 * _MOST_CHANGES)):
@@ -76,6 +75,10 @@ def _flip(data, rng):
   for _ in range(rng.choice((1, 1, 1, 4, 32))):
     changed[_place(data[:-1], rng)] ^= 1 << rng.randrange(8)
   return bytes(changed)
+
+
+def _letter(data, rng):
+  return _put(data, rng, bytes([rng.randrange(32, 127)]))
 
 
 def _byte(data, rng):

@@ -206,6 +206,7 @@ def main(argv: list[str]) -> None:
   host_memory.keep_freed()
   compilation.use_cache()
   found = feature_sets.load(pathlib.Path(values.features))
+  feature_sets.require(found, 'class_names', 'layer', 'set', 'source', 'step')
   # The features' own checkpoint, if no other one is named.
   step = found.about['step'] if values.step is None else values.step
   if step != found.about['step']:
