@@ -301,7 +301,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: names the field, what it is and what is wanted.
   """
-  for field, row in checks(config).items():
+  # First the name, by which it is known which fields there have to be.
+  name = {'model.name': _COMMON['model.name']}
+  for field, row in (name | checks(config)).items():
     value = get(config, field, _MISSING)
     if value is _MISSING:
       raise ConfigError(f'{field} is not there: wanted {row.wanted}')

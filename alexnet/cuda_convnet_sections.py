@@ -87,8 +87,9 @@ class Section:
       return kind(text)
     except ValueError as error:
       wanted = f'wanted {_KINDS[kind]}' if kind in _KINDS else error
-      shown = text if len(text) <= 60 else text[:60] + '...'
-      raise self.error(f"{option} is '{shown}': {wanted}", option) from error
+      raise self.error(
+          f"{option} is '{_shown(text)}': {wanted}", option
+      ) from error
 
   def several(
       self, option: str, count: int, kind: Callable, default: Any = REQUIRED
@@ -102,7 +103,8 @@ class Section:
       values = tuple(kind(value.strip()) for value in values)
     except ValueError as error:
       raise self.error(
-          f"{option} is '{text}': wanted {_KINDS[kind]} for each input", option
+          f"{option} is '{_shown(text)}': wanted {_KINDS[kind]} for each input",
+          option
       ) from error
     if len(values) != count:
       raise self.error(
@@ -133,6 +135,10 @@ class Section:
             + ('one of ' + ', '.join(sorted(self._known))
                if self._known else 'none for this layer')
         )
+
+
+def _shown(text):
+  return text if len(text) <= 60 else text[:60] + '...'
 
 
 def read_sections(

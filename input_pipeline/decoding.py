@@ -50,6 +50,8 @@ _SCAN = b'\xff\xda'
 _ALONE = frozenset(
     bytes([code]) for code in (0, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE))
 )
+# Those of segments that say how large the image is.
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # A marker behind a scan's data; FF00 is data, FFD0 to FFD7 lie between.
 _MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 
@@ -76,7 +78,7 @@ def decode(encoded: bytes, name: str) -> Image.Image:
   image = None
   if encoded.startswith(_JPEG):
     _check_jpeg(encoded, name)
-    image = _decode_plain_jpeg(encoded, name)
+    image = _decode_plain_jpeg(encoded)
   elif encoded.startswith(_PNG):
     _check_png(encoded, name)
   if image is None:
@@ -147,9 +149,10 @@ def _check_jpeg(encoded, name):
 
 
 def _first_scan(encoded, name):
-  """Place of the first scan, as Pillow finds it; bytes between segments too.
+  """Place of the first scan, as Pillow finds it; checks what is before it.
 
-  Where this is no JPEG after all, a decoder will say so.
+  Bytes between two segments count like one. Where this is no JPEG after all, a
+  decoder will say so.
   """
   place, segments = 2, 0
   while place < len(encoded) and encoded[place : place + 2] != _SCAN:
@@ -165,6 +168,12 @@ def _first_scan(encoded, name):
     elif encoded[place + 1 : place + 2] in _ALONE:
       place += 2
     else:
+      if encoded[place + 1] in _FRAMES:
+        _check_pixels(
+            int.from_bytes(encoded[place + 7 : place + 9], 'big'),
+            int.from_bytes(encoded[place + 5 : place + 7], 'big'),
+            name,
+        )
       length = int.from_bytes(encoded[place + 2 : place + 4], 'big')
       place += 2 + max(2, length)
   return place
@@ -204,7 +213,7 @@ def _check_png(encoded, name):
     place += 12 + length
 
 
-def _decode_plain_jpeg(encoded, name):
+def _decode_plain_jpeg(encoded):
   """The usual file in half of Pillow's time; None for all others.
 
   Both use libjpeg-turbo in the same way, and give the same pixels.
@@ -213,9 +222,7 @@ def _decode_plain_jpeg(encoded, name):
   if b'Exif' in encoded or b'Orientation' in encoded:
     return None
   try:
-    height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
-    _check_pixels(width, height, name)
-    if space != 'YCbCr':
+    if simplejpeg.decode_jpeg_header(encoded)[2] != 'YCbCr':
       return None
     return Image.fromarray(simplejpeg.decode_jpeg(encoded))
   except ValueError:

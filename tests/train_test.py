@@ -511,7 +511,7 @@ class BadRunTest(RunTestCase):
       self.run_here(duration='2 steps').train()
 
   def test_a_mistake_in_the_config_can_be_corrected(self):
-    with self.assertRaisesRegex(DataError, 'crop_offsets is 40'):
+    with self.assertRaisesRegex(ConfigError, 'crop_offsets is 40'):
       self.run_here(augmentation__crop_offsets=40)
     self.run_here(augmentation__crop_offsets=33)
 
