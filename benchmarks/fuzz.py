@@ -76,7 +76,9 @@ class Report:
 
   name: str
   outcomes: dict[str, collections.Counter] = dataclasses.field(
-      default_factory=lambda: collections.defaultdict(collections.Counter)
+      default_factory=lambda: {
+          'accepted': collections.Counter(), 'refused': collections.Counter()
+      }
   )
   cpu: float = 0.0
   wall: float = 0.0
@@ -292,7 +294,7 @@ def main(argv: list[str]) -> int:
     )
     print('\n'.join(reports[-1].lines()), flush=True)
   if _JSON.value:
-    values = [dataclasses.asdict(report) for report in reports]
+    values = [vars(report) for report in reports]
     pathlib.Path(_JSON.value).write_text(json.dumps(values, indent=1) + '\n')
   found = sum(len(report.findings) for report in reports)
   inputs = sum(report.inputs for report in reports)

@@ -16,11 +16,10 @@ class Bad:
   refusals = (DataError,)
 
   def __init__(self, folder):
-    self.number = -1
+    del folder
 
   def make(self, rng):
-    self.number = rng.randrange(10)
-    return self.number
+    return rng.randrange(10)
 
   def read(self, made):
     if made == 0:
@@ -51,10 +50,11 @@ class Bad:
     path.write_text(str(made))
 
 
-class Slow(Bad):
-  """The same, within limits that a test can wait for."""
+class Impatient(Bad):
+  """The same, within limits that a test can wait for, each where it counts."""
 
-  def __init__(self, folder):
-    super().__init__(folder)
-    fuzz_worker.CPU_SECONDS = 1
-    fuzz_worker.WALL_SECONDS = 3
+  def make(self, rng):
+    number = super().make(rng)
+    fuzz_worker.CPU_SECONDS = 1 if number == 1 else 60
+    fuzz_worker.WALL_SECONDS = 1 if number == 2 else 600
+    return number
