@@ -317,14 +317,14 @@ class Checkpoints:
     path = self._directory / str(step) / 'state'
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
       try:
-        params = reader.metadata(path).tree['params']
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            reader.metadata(path).tree['params'],
+        )
       except Exception as error:  # Orbax raises many kinds.
         raise CheckpointError(
             f'{path} has no parameters of a network: {_shorten(error)}'
         ) from error
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params
-    )
 
   def restore_parameters(self, step: int, target: Any) -> Any:
     """Reads some of a checkpoint's parameters, and nothing else.
@@ -335,19 +335,29 @@ class Checkpoints:
 
     Returns:
       Arrays of the same structure.
+
+    Raises:
+      CheckpointError: they cannot be read.
     """
     path = self._directory / str(step) / 'state'
     target = {'params': target}
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-      restored = reader.restore(
-          path,
-          args=ocp.args.PyTreeRestore(
-              item=target,
-              restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-              partial_restore=True,
-          ),
-      )
-    return restored['params']
+      try:
+        restored = reader.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(
+                    target
+                ),
+                partial_restore=True,
+            ),
+        )
+        return restored['params']
+      except Exception as error:  # Orbax raises many kinds.
+        raise CheckpointError(
+            f'{path} cannot be read: {_shorten(error)}'
+        ) from error
 
   def close(self) -> None:
     """Frees Orbax's threads."""

@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from alexnet.cuda_convnet_layers import (
+  MAX_PARAMETERS,
   Biases,
   Definition,
   Layer,
@@ -47,6 +48,10 @@ UNSUPPORTED = {
     'cost.gsum2': 'training minimizes the cross-entropy of one class',
     'cost.tica': 'training minimizes the cross-entropy of one class',
 }
+
+# Of one layer: outputs, and numbers for an image.
+_MOST_CHANNELS = 2**20
+_MOST = 2**27
 
 
 def parse(
@@ -93,6 +98,7 @@ class _Reader:
     self._labels: set[str] = set()
     self._cost: tuple[Section, Layer] | None = None
     self._momentum: tuple[float, str] | None = None
+    self._parameters = 0
 
   def add(self, section: Section) -> None:
     """Reads a section."""
@@ -109,8 +115,33 @@ class _Reader:
     section.get('gpu', whole, 0)  # Devices are the mesh's business here.
     layer = build(section, Layer(section.name, kind, *self._common(section)))
     section.finish()
+    self._check_size(section, layer)
     self._layers[section.name] = layer
     self._sections[section.name] = section
+
+  def _check_size(self, section, layer):
+    """Refuses what no memory could hold, before there is any array."""
+    side = layer.side or 1
+    if layer.channels > _MOST_CHANNELS or layer.channels * side**2 > _MOST:
+      raise section.error(
+          f'has {layer.channels:,} outputs of {side} x {side} pixels: wanted '
+          f'at most {_MOST_CHANNELS:,}, and {_MOST:,} numbers in all'
+      )
+    for matrix, name in zip(layer.matrices, layer.inputs):
+      source = self._layers[name]
+      inputs = len(matrix.connections) or source.channels
+      if layer.type == 'fc':
+        inputs *= (source.side or 1) ** 2
+      self._parameters += (
+          inputs * matrix.size**2 * layer.channels // matrix.groups
+      )
+    if layer.biases and not layer.biases.shared:
+      self._parameters += layer.channels * side**2
+    if self._parameters > MAX_PARAMETERS:
+      raise section.error(
+          f'brings the network to {self._parameters:,} parameters: wanted at '
+          f'most {MAX_PARAMETERS:,}'
+      )
 
   def finish(self) -> Definition:
     """Checks what can only be known at the end."""
@@ -289,6 +320,11 @@ class _Reader:
     The authors' own draws are not in their files; here they depend on the
     layer's name and the place of the input alone.
     """
+    if groups * read > _MOST_CHANNELS:
+      raise section.error(
+          f'randSparse: {groups} groups of {read} channels are too many: '
+          f'wanted at most {_MOST_CHANNELS:,} in all', 'randSparse'
+      )
     if groups == 1 or read < 1 or channels % read or groups * read % channels:
       raise section.error(
           f'randSparse: {groups} groups cannot read {read} of {channels} '

@@ -13,6 +13,9 @@ import re
 # dexp[tgtFactor=250,noiseStdev=0,numSteps=4].
 _STAGED = {'default': False, 'linear': False, 'exp': False, 'dexp': True,
            'jdexp': True}
+# So that no rate is infinite, and none takes long to find.
+_LARGEST = 1e9
+_MOST_STAGES = 10_000
 _NAMES = ('tgtfactor', 'noisestdev', 'numsteps')
 
 
@@ -123,8 +126,13 @@ def parse_schedule(text: str) -> Schedule:
   stages = numbers['numsteps'] if _STAGED[form] else 1.0
   if not stages.is_integer():
     raise ValueError(f'wanted a whole number of stages, not {stages}')
-  if numbers['tgtfactor'] <= 0 or numbers['noisestdev'] < 0 or stages < 1:
-    raise ValueError('wanted a factor above 0, noise >= 0 and stages >= 1')
+  if not 1 <= stages <= _MOST_STAGES:
+    raise ValueError(f'wanted 1 to {_MOST_STAGES:,} stages')
+  factor, noise = numbers['tgtfactor'], numbers['noisestdev']
+  if not (1 / _LARGEST <= factor <= _LARGEST and 0 <= noise <= _LARGEST):
+    raise ValueError(
+        f'wanted a factor above 0 and noise >= 0, both at most {_LARGEST:g}'
+    )
   return Schedule(
       form, numbers['tgtfactor'], numbers['noisestdev'], int(stages)
   )

@@ -1,6 +1,5 @@
 """The lines of a cuda-convnet file: sections of options. Uses no JAX."""
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +7,25 @@ from typing import Any
 from alexnet.cuda_convnet_layers import NEURONS, Neuron
 from alexnet.errors import ConfigError
 
+# Far beyond any network, and little enough for any line to be read at once.
+_LONGEST_LINE = 2000
+_MOST_SECTIONS = 1000
+_LARGEST_WHOLE = 2**24
+_LARGEST = 1e30
+
 
 def whole(text: str) -> int:
   """Reads a whole number; ValueError if it is none, as for all kinds."""
-  return int(text)
+  value = int(text)
+  if abs(value) > _LARGEST_WHOLE:
+    raise ValueError
+  return value
 
 
 def number(text: str) -> float:
   """Reads a finite number."""
   value = float(text)
-  if not math.isfinite(value):
+  if not abs(value) <= _LARGEST:
     raise ValueError
   return value
 
@@ -43,8 +51,8 @@ def neuron(text: str) -> Neuron:
 
 
 _KINDS: dict[Callable, str] = {
-    whole: 'a whole number', number: 'a number', boolean: 'true or false',
-    str: 'text',
+    whole: f'a whole number, at most {_LARGEST_WHOLE:,}', number: 'a number',
+    boolean: 'true or false', str: 'text',
 }
 REQUIRED: Any = object()
 
@@ -79,7 +87,9 @@ class Section:
       return kind(text)
     except ValueError as error:
       wanted = f'wanted {_KINDS[kind]}' if kind in _KINDS else error
-      raise self.error(f"{option} is '{text}': {wanted}", option) from error
+      raise self.error(
+          f"{option} is '{_shown(text)}': {wanted}", option
+      ) from error
 
   def several(
       self, option: str, count: int, kind: Callable, default: Any = REQUIRED
@@ -93,7 +103,8 @@ class Section:
       values = tuple(kind(value.strip()) for value in values)
     except ValueError as error:
       raise self.error(
-          f"{option} is '{text}': wanted {_KINDS[kind]} for each input", option
+          f"{option} is '{_shown(text)}': wanted {_KINDS[kind]} for each input",
+          option
       ) from error
     if len(values) != count:
       raise self.error(
@@ -126,6 +137,10 @@ class Section:
         )
 
 
+def _shown(text):
+  return text if len(text) <= 60 else text[:60] + '...'
+
+
 def read_sections(
     text: str, file: str, *, repeated: bool
 ) -> dict[str, Section]:
@@ -144,6 +159,12 @@ def read_sections(
   sections: dict[str, Section] = {}
   current = None
   for number, line in enumerate(text.splitlines(), 1):
+    if len(line) > _LONGEST_LINE or len(sections) > _MOST_SECTIONS:
+      raise ConfigError(
+          f'{file}:{number}: the line has {len(line):,} characters and '
+          f'{len(sections):,} sections are above it: wanted at most '
+          f'{_LONGEST_LINE:,} and {_MOST_SECTIONS:,}'
+      )
     line = line.rstrip()
     if not line or line.lstrip()[:1] in ('#', ';'):
       continue

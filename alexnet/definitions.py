@@ -13,10 +13,13 @@ import ml_collections
 from alexnet import cuda_convnet, pairing
 from alexnet.cuda_convnet_rates import Rule
 from alexnet.errors import ConfigError
+from input_pipeline import untrusted
 
 NAME = 'cuda_convnet'
 # Rates of weights and biases that the authors began their runs with.
 RESTART_RATES = (0.01, 0.02)
+# Bytes, far beyond any network.
+_LARGEST_FILE = 2**20
 
 # {layer: {parameter: rule}}
 Rules = dict[str, dict[str, Rule]]
@@ -80,9 +83,12 @@ def read_files(config: ml_collections.ConfigDict) -> None:
 
 def _text(path, where):
   try:
-    return pathlib.Path(path).expanduser().read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    reason = getattr(error, 'strerror', None) or 'it is not text'
+    path = pathlib.Path(path).expanduser()
+    return untrusted.read_text(path, _LARGEST_FILE)
+  except (OSError, ValueError) as error:
+    reason = getattr(error, 'strerror', None) or (
+        'it is not text' if isinstance(error, UnicodeDecodeError) else error
+    )
     raise ConfigError(
         f'cannot read {path} ({reason}): name the file {where}'
     ) from error

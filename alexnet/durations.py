@@ -1,8 +1,35 @@
 """Durations in a config: 'N epochs', 'N steps', 'N examples', or 'never'."""
 
 import math
+from typing import Any
 
 from alexnet.errors import ConfigError
+
+WANTED = (
+    "a positive number and a unit, such as '90 epochs', '300 steps' or '1000 "
+    "examples'"
+)
+_UNITS = ('epoch', 'step', 'example')
+# More than any run, and few enough that steps are exact.
+_MOST = 1e12
+
+
+def is_valid(duration: Any) -> bool:
+  """Whether it is a duration, 'never' not included."""
+  return _parse(duration) is not None
+
+
+def _parse(duration):
+  """(number, unit), or None."""
+  words = duration.split() if isinstance(duration, str) else ()
+  if len(words) != 2 or words[1].removesuffix('s') not in _UNITS:
+    return None
+  try:
+    number = float(words[0])
+  except ValueError:
+    return None
+  # Also not for what is no number.
+  return (number, words[1].removesuffix('s')) if 0 < number <= _MOST else None
 
 
 def to_steps(
@@ -24,16 +51,12 @@ def to_steps(
   """
   if duration == 'never':
     return None
-  words = str(duration).split()
-  try:
-    number, unit = float(words[0]), words[1].rstrip('s')
-    examples_per = {'epoch': examples, 'step': batch_size, 'example': 1}[unit]
-    if len(words) != 2 or not 0 < number < math.inf:
-      raise ValueError
-  except (IndexError, KeyError, ValueError):
+  parsed = _parse(duration)
+  if parsed is None:
     raise ConfigError(
-        f"{field} is '{duration}': wanted a positive number and a unit, such "
-        "as '90 epochs', '300 steps' or '1000 examples', or 'never'"
-    ) from None
+        f"{field} is '{duration}': wanted {WANTED}, or 'never'"
+    )
+  number, unit = parsed
+  examples_per = {'epoch': examples, 'step': batch_size, 'example': 1}[unit]
   # A tolerance, so that 3 epochs of 0.1 are not rounded up by their last bit.
   return max(1, math.ceil(number * examples_per / batch_size - 1e-9))

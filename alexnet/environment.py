@@ -2,16 +2,18 @@
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from alexnet.workdir import write_json
+from alexnet.workdir import read_sessions, write_json
+from input_pipeline import threads
 
 _PACKAGES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections',
@@ -19,28 +21,38 @@ _PACKAGES = (
 )
 
 
-def write(path: pathlib.Path) -> None:
-  """Writes versions, devices, git revision and the command line.
+def write(path: pathlib.Path, mesh: Mesh) -> None:
+  """Writes what `describe` says and the command line.
 
   A run of several sessions keeps one entry for each.
   """
   sessions = []
   if path.exists():
     # Unreadable if a session was killed while it wrote: only this one counts.
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-      sessions = json.loads(path.read_text())['sessions']
-  sessions.append({
-      'command': sys.argv,
+    with contextlib.suppress(ValueError):
+      sessions = read_sessions(path)
+  sessions.append({'command': sys.argv, **describe(mesh)})
+  write_json(path, {'sessions': sessions})
+
+
+def describe(mesh: Mesh) -> dict[str, Any]:
+  """What may make a difference to a result, as JSON has it.
+
+  Versions, devices, mesh, cores, XLA's flags and the git revision.
+  """
+  return {
       'python': platform.python_version(),
       'platform': platform.platform(),
       'cpus': os.cpu_count(),
+      'cpus_allowed': threads.cores(),
       'packages': _versions(),
       'devices': [str(device) for device in jax.devices()],
       'device_kind': jax.devices()[0].device_kind,
       'processes': jax.process_count(),
+      'mesh': dict(mesh.shape),
+      'xla_flags': os.environ.get('XLA_FLAGS', '').split(),
       'git_revision': _git_revision(),
-  })
-  write_json(path, {'sessions': sessions})
+  }
 
 
 def idle_accelerator_warning() -> str | None:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet.errors import CheckpointError
-from input_pipeline import atomic
+from input_pipeline import atomic, preprocessing, untrusted
 
 if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
   from input_pipeline.pipeline import Pipeline
 
 FILE = 'inputs.npz'
+# Bytes of its arrays; ten thousand class names take one megabyte.
+_LARGEST = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +71,20 @@ def load(workdir: pathlib.Path) -> Inputs | None:
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return Inputs(
-          tuple(arrays['class_names'].tolist()),
-          arrays['mean_image'],
-          arrays['aspect'].item(),
-          arrays['deviations'],
-          arrays['eigenvectors'],
-      )
+    arrays = untrusted.load_arrays(path, _LARGEST)
+    wanted = lambda name, *about: untrusted.check_array(
+        name, arrays[name], *about
+    )
+    side = arrays['mean_image'].shape[0]
+    if arrays['aspect'].item() not in preprocessing.ASPECTS:
+      raise untrusted.UnreadableError(f'aspect is {arrays["aspect"]!r}')
+    return Inputs(
+        tuple(wanted('class_names', 'U', (None,)).tolist()),
+        wanted('mean_image', 'f', (side, side, 3)),
+        arrays['aspect'].item(),
+        wanted('deviations', 'f', (3,)),
+        wanted('eigenvectors', 'f', (3, 3)),
+    )
   except Exception as error:  # zipfile and NumPy raise many kinds.
     raise CheckpointError(
         f'cannot read {path} ({error}): copy it again, or remove it where the '

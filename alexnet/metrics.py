@@ -15,9 +15,14 @@ import numpy as np
 from absl import logging
 
 from alexnet import board
+from alexnet.errors import CheckpointError
+from input_pipeline import untrusted
 
 FILE = 'metrics.jsonl'
 
+# Of a metrics.jsonl that is read.
+_MOST_BYTES = 2**27
+_MOST_RECORDS = 1_000_000
 # Values that a histogram is made of, at most.
 _HISTOGRAM_VALUES = 2**20
 
@@ -193,15 +198,29 @@ class Writer:
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads a metrics.jsonl; a line that a killed run left half is left out."""
+  """Reads a metrics.jsonl, {'kind', 'step', ...} a line.
+
+  A line that a killed run left half, or that is no such record, is left out.
+
+  Raises:
+    CheckpointError: it has more than any run writes.
+  """
   if not path.exists():
     return []
   records = []
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      records.append(json.loads(line))
-    except ValueError:
-      continue
+  try:
+    with untrusted.open_file(path, _MOST_BYTES) as f:
+      for line in f:
+        if record := _record(line):
+          records.append(record)
+        if len(records) > _MOST_RECORDS:
+          raise untrusted.UnreadableError(
+              f'it has more than {_MOST_RECORDS:,} records'
+          )
+  except untrusted.UnreadableError as error:
+    raise CheckpointError(
+        f'cannot read {path} ({error}): move it away'
+    ) from error
   return records
 
 
@@ -225,6 +244,16 @@ class NoWriter(Writer):
   def histogram(self, tag: str, step: int, values: np.ndarray) -> None: ...
 
   def close(self) -> None: ...
+
+
+def _record(line):
+  try:
+    # A loss may be infinite, unlike anything in other files.
+    record = json.loads(line)
+    untrusted.take(record, 'kind', str)
+    return record if untrusted.take(record, 'step', int) >= 0 else None
+  except (ValueError, RecursionError):
+    return None
 
 
 class Console:

@@ -20,7 +20,6 @@ from alexnet import (
   partitioning,
   processes,
 )
-from alexnet.errors import ConfigError
 from alexnet.models import Module
 from alexnet.train_step import TrainState
 from alexnet.views import Views
@@ -55,16 +54,8 @@ class Observer:
       views: how the network's input is made.
       pipeline: the data.
       predict_step: from `train_step.make_predict_step`, of the centre crop.
-
-    Raises:
-      ConfigError: a negative number of images.
     """
     count = config.layer_statistics_images
-    if count < 0:
-      raise ConfigError(
-          f'layer_statistics_images is {count}: wanted a number of images, or '
-          '0 for no measurement'
-      )
     self._config = config
     self._workdir = workdir
     self._mesh = mesh

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from input_pipeline import preprocessing, sources
+from input_pipeline import decoding, sources
 from input_pipeline.errors import DataError
 
 # A path, pixels [height, width, 3] uint8, or a function without arguments that
@@ -24,7 +24,7 @@ def open_image(image: ImageLike) -> Image.Image:
     DataError: it cannot be used; `ImageError` if it is a file.
   """
   if isinstance(image, (str, os.PathLike)):
-    return preprocessing.decode(sources.read_file(image), str(image))
+    return decoding.decode(sources.read_file(image), str(image))
   pixels = image() if callable(image) else image
   shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
   if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:

@@ -6,6 +6,10 @@ from typing import Any
 
 from alexnet import faults, optimizer
 from alexnet.errors import CheckpointError
+from input_pipeline import untrusted
+
+# Fields that are dataclasses themselves.
+_PARTS = {'plateau': optimizer.Plateau, 'usual_loss': faults.UsualLoss}
 
 
 @dataclasses.dataclass
@@ -51,15 +55,22 @@ class Progress:
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Progress':
-    """Reads what `dataclasses.asdict` gave."""
+    """Reads what `dataclasses.asdict` gave.
+
+    Raises:
+      CheckpointError: a field is missing, unknown or of another type.
+    """
+    values = {'usual_loss': {}, **values}
     try:
-      plateau = optimizer.Plateau(**values['plateau'])
-      usual_loss = faults.UsualLoss(**values.get('usual_loss', {}))
-      return cls(**{**values, 'plateau': plateau, 'usual_loss': usual_loss})
-    except (KeyError, TypeError) as error:
+      parts = {
+          name: kind(**_typed(kind, untrusted.take(values, name, dict)))
+          for name, kind in _PARTS.items()
+      }
+      return cls(**{**_typed(cls, values), **parts})
+    except ValueError as error:
       raise CheckpointError(
-          f'the progress in the checkpoint is of another version ({error}): '
-          'use the version of this program that made it'
+          f'the progress in the checkpoint is not of this version of the '
+          f'program ({error}): use the one that made it, or another workdir'
       ) from error
 
   def best_steps(self, keep: int, saved: Collection[int]) -> list[int]:
@@ -82,3 +93,32 @@ class Progress:
     better = sum(other >= top1 for _, other in self.evaluations)
     self.evaluations.append((self.step, top1))
     return better < keep
+
+
+def _typed(kind, values):
+  """Fields of a dataclass from JSON, of the types that they have there."""
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  if unknown := values.keys() - fields.keys():
+    raise untrusted.UnreadableError(
+        f'it has a field {untrusted.shown(min(unknown))}'
+    )
+  for name, value in values.items():
+    default = fields[name].default
+    if isinstance(default, (int, float, str)):
+      untrusted.take(values, name, type(default))
+    elif default is None and value is not None:
+      untrusted.take(values, name, dict if name == 'pretrained' else float)
+  return {**values, **_evaluations(values)}
+
+
+def _evaluations(values):
+  """As pairs of a step and a top-1, if there are any."""
+  if 'evaluations' not in values:
+    return {}
+  pairs = untrusted.take(values, 'evaluations', list)
+  for pair in pairs:
+    if not isinstance(pair, list) or len(pair) != 2 or not all(
+        isinstance(number, int | float) for number in pair
+    ):
+      raise untrusted.UnreadableError('its evaluations are no pairs of numbers')
+  return {'evaluations': [(int(step), float(top1)) for step, top1 in pairs]}

@@ -7,6 +7,7 @@ on the same workdir continues where it was.
 
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from alexnet import (
   checkpoints,
+  config_checks,
   definitions,
   environment,
   evaluation,
@@ -73,6 +75,7 @@ class Run:
     config = config.copy_and_resolve_references()
     self._lock: lock.Lock | None = None
     self.workdir = workdir
+    config_checks.check(config)
     definitions.read_files(config)
     self.mesh = partitioning.create_mesh(config)
     self._console = console if processes.is_first() else metrics.Silence()
@@ -114,6 +117,7 @@ class Run:
           config.pretrained, shapes.params
       )
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    config_checks.check_size(self.parameters)
     if training:
       telling.announce(
           self._console,
@@ -207,7 +211,9 @@ class Run:
       self.workdir.mkdir(parents=True, exist_ok=True)
       self._take_lock()
       workdir_lib.save_config(self.workdir, self.config)
-      environment.write(self.workdir / 'environment.json')
+      environment.write(
+          self.workdir / workdir_lib.ENVIRONMENT, self.mesh
+      )
     except OSError as error:
       raise CheckpointError(
           f'cannot write to workdir {self.workdir} ({error.strerror}): set '
@@ -219,6 +225,14 @@ class Run:
     if jax.process_index() == 0:
       warn = lambda text: self._console.print(f'warning: {text}')
       self._lock = lock.take(self.workdir, warn)
+
+  def rewind(self, step: int) -> None:
+    """Goes back to a checkpoint; CheckpointError if it cannot be used."""
+    self.state, self.progress = self._recovery.open(step)
+
+  def close(self) -> None:
+    """Frees what an opened run holds; `train` does so itself."""
+    self._recovery.close()
 
   # --- Training ---
 
@@ -329,14 +343,7 @@ class Run:
 
   def _loop(self, writer):
     progress, timetable = self.progress, self.timetable
-    lit = timetable.lighting_steps
-    stream = self.pipeline.training_batches(
-        progress.step + progress.left_out,
-        lighting_steps=None if lit is None else lit + progress.left_out,
-    )
-    batches = partitioning.put_ahead(
-        waiting.until(self._stop.alone, stream), self.mesh
-    )
+    batches = self.training_batches()
     pending = None
     while True:
       step = progress.step
@@ -371,16 +378,47 @@ class Run:
       if at_end:
         return self._finish(writer)
       limit = self._bad_steps.limit(progress.usual_loss, step)
-      arguments = self.state, next(batches), self._rates(np.float32)
-      if self.config.bad_steps.action == faults.SKIP:
-        arguments += (limit,)
-      self.state, result = self._train_step(*arguments)
-      del arguments
-      progress.step += 1
+      result = self._advance(next(batches), limit)
       self._stop.ask()
       if pending:
         self._read(writer, *pending)
       pending = step, result, limit
+
+  def training_batches(self) -> Iterator[dict[str, jax.Array]]:
+    """Endless batches from the run's step on, on its devices."""
+    progress, lit = self.progress, self.timetable.lighting_steps
+    stream = self.pipeline.training_batches(
+        progress.step + progress.left_out,
+        lighting_steps=None if lit is None else lit + progress.left_out,
+    )
+    return partitioning.put_ahead(
+        waiting.until(self._stop.alone, stream), self.mesh
+    )
+
+  def _advance(self, batch, limit):
+    arguments = self.state, batch, self._rates(np.float32)
+    if self.config.bad_steps.action == faults.SKIP:
+      arguments += (limit,)
+    self.state, result = self._train_step(*arguments)
+    self.progress.step += 1
+    return result
+
+  def make_step(self, batch: dict[str, jax.Array]) -> dict[str, float]:
+    """Makes one step, and waits for what it says."""
+    step = self.progress.step
+    limit = self._bad_steps.limit(self.progress.usual_loss, step)
+    result = self._advance(batch, limit)
+    values = {name: float(value) for name, value in result.items()}
+    if not self._bad_steps.reason(values, limit):
+      self.progress.usual_loss.add(step, values['loss'])
+    return values
+
+  def observe_error(self, error: float) -> bool:
+    """Takes a validation error; whether the rate drops by the plateau rule."""
+    schedule = self.config.schedule
+    return schedule.name == 'plateau' and self.progress.plateau.observe(
+        error, schedule
+    )
 
   def _at_end(self):
     goal, progress = self.config.until_train_error, self.progress
@@ -448,9 +486,7 @@ class Run:
     self._console.print(f'step {step}: {line}')
     self._observer.observe(writer, step, self.state, self._rates())
     self.progress.evaluated_step = step
-    if self.config.schedule.name == 'plateau' and self.progress.plateau.observe(
-        1 - result['top1'], self.config.schedule
-    ):
+    if self.observe_error(1 - result['top1']):
       self._console.print(
           f'the validation error has stopped improving: learning rate '
           f'{self._displayed_rate():.3g}'

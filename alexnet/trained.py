@@ -23,7 +23,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from alexnet import batching, checkpoints, dense, photos, train_step
+from alexnet import (
+  batching,
+  checkpoints,
+  config_checks,
+  dense,
+  photos,
+  train_step,
+)
 from alexnet import inputs as inputs_lib
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
@@ -286,13 +293,21 @@ def load(
       now that has no `inputs.npz` yet.
 
   Raises:
-    CheckpointError: no run there, no such checkpoint, or it is damaged.
+    CheckpointError: no run there, no such checkpoint, or it is damaged, or of
+      another network than its config.
+    ConfigError: a field of the config has a value that cannot work.
     DataError: a run without `inputs.npz`, whose data is not there either.
   """
   workdir = pathlib.Path(workdir).expanduser()
   config = workdir_lib.load_config(workdir)
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
+  config_checks.check(config)
+  if config.model.num_classes is None:
+    raise CheckpointError(
+        f'{workdir} does not say how many classes its network has: it is no '
+        'workdir that a run has made'
+    )
   if checkpoints.newest_step(workdir) is None:
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
@@ -302,19 +317,34 @@ def load(
   ) as store:
     step = store.find(checkpoints.NEWEST if step is None else step)
     inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
-    params = _restore(store, step)
+    model = create_model(config.model)
+    params = _restore(store, workdir, step, _shapes_of(model, config))
   names = inputs.class_names
   # A network may have more outputs than its data has classes.
   names += tuple(
       f'output {i}' for i in range(len(names), config.model.num_classes)
   )
-  return TrainedNetwork(
-      config, step, names, inputs, create_model(config.model), params
-  )
+  size, side = config.dataset.size, len(inputs.mean_image)
+  if side != size:
+    raise CheckpointError(
+        f'{workdir} has a mean image of {side} pixels, but dataset.size is '
+        f'{size}: its files are not of one run'
+    )
+  return TrainedNetwork(config, step, names, inputs, model, params)
 
 
-def _restore(store, step):
+def _shapes_of(model, config):
+  """Shapes of the parameters of the config's network."""
+  side = config.augmentation.crop_size
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  config_checks.check_size(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+  return shapes
+
+
+def _restore(store, workdir, step, wanted):
   shapes = store.parameter_shapes(step)
+  check_shapes(workdir, step, shapes, wanted)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
@@ -323,6 +353,35 @@ def _restore(store, step):
       shapes,
   )
   return store.restore_parameters(step, target)
+
+
+def check_shapes(
+    workdir: pathlib.Path, step: int, got: Any, wanted: Any
+) -> None:
+  """Compares a checkpoint with its network before there is any array.
+
+  Args:
+    workdir: of the run, for the message.
+    step: of the checkpoint.
+    got: tree of the shapes that its metadata tells.
+    wanted: tree of those of the config's network.
+
+  Raises:
+    CheckpointError: a shape or dtype differs, or a parameter is too many.
+  """
+  flat = lambda tree: {
+      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  got, wanted = flat(got), flat(wanted)
+  describe = lambda leaf: f'{leaf.dtype} {leaf.shape}' if leaf else 'nothing'
+  for name in sorted(got.keys() | wanted.keys()):
+    ours, theirs = describe(wanted.get(name)), describe(got.get(name))
+    if ours != theirs:
+      raise CheckpointError(
+          f'the checkpoint of step {step} in {workdir} has {theirs} for '
+          f'{name}, its config wants {ours}: its files are not of one run'
+      )
 
 
 def _inputs_from_data(config, workdir):

@@ -7,9 +7,11 @@ from typing import Any
 import ml_collections
 
 from alexnet.errors import CheckpointError
+from input_pipeline import untrusted
 
 CONFIG = 'config.json'
 RESULTS = 'results.json'
+ENVIRONMENT = 'environment.json'
 
 # What may differ between two sessions of a run: it does not change what has
 # been computed so far.
@@ -53,20 +55,22 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """
   path = workdir / CONFIG
   try:
-    values = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    values = _to_tuples(untrusted.read_json(path))
+    for name, without in _WITHOUT.items():
+      if isinstance(without, dict):
+        known = untrusted.take(values, name, dict) if name in values else {}
+        values[name] = {**without, **known}
+      else:
+        values.setdefault(name, without)
+    # Definitions have no such field.
+    if untrusted.take(values, 'model.name', str) == 'alexnet':
+      values['model'].setdefault('width', 1.0)
+    # Which raises its own kinds for names that no field can have.
+    return ml_collections.ConfigDict(values)
+  except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
     raise CheckpointError(
         f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
     ) from error
-  values = _to_tuples(values)
-  for name, without in _WITHOUT.items():
-    if isinstance(without, dict):
-      values[name] = {**without, **values.get(name, {})}
-    else:
-      values.setdefault(name, without)
-  if values['model']['name'] == 'alexnet':  # Definitions have no such field.
-    values['model'].setdefault('width', 1.0)
-  return ml_collections.ConfigDict(values)
 
 
 def check_config(
@@ -127,9 +131,30 @@ def save_config(
 def load_results(workdir: pathlib.Path) -> dict[str, Any] | None:
   """Reads the results of a finished run; None if there are none."""
   try:
-    return json.loads((workdir / RESULTS).read_text())
+    results = untrusted.read_json(workdir / RESULTS)
+    untrusted.take(results, 'step', int)
+    untrusted.take(results, 'train_seconds', float)
+    for views in results.keys() & {'centre', 'ten'}:
+      for name in ('count', 'loss', 'top1', 'top5'):
+        untrusted.take(results, f'{views}.{name}', float)
+    return results
   except (OSError, ValueError):
     return None
+
+
+def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads an environment.json: one entry for each session of a run.
+
+  Raises:
+    OSError, ValueError: it cannot be read.
+  """
+  sessions = untrusted.take(untrusted.read_json(path), 'sessions', list)
+  kinds = {'command': list, 'devices': list, 'packages': dict}
+  for session in sessions:
+    session = untrusted.take({'session': session}, 'session', dict)
+    for name in kinds.keys() & session.keys():
+      untrusted.take(session, name, kinds[name])
+  return sessions
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

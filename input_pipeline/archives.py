@@ -2,17 +2,17 @@
 
 import bz2
 import collections
+import errno
 import gzip
 import lzma
 import os
 import pathlib
-import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 
-from input_pipeline import atomic
+from input_pipeline import atomic, decoding
 from input_pipeline.errors import NO_ROOM, DataError, ImageError, printable
 from input_pipeline.sources import Entry, Files, digest, is_image, other_suffix
 
@@ -20,6 +20,23 @@ _COMPRESSED = {
     '.gz': gzip, '.tgz': gzip, '.bz2': bz2, '.tbz2': bz2, '.xz': lzma,
     '.txz': lzma,
 }
+
+# What damaged archives raise, by their kind.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError,
+    OverflowError, ValueError, zlib.error, lzma.LZMAError,
+)
+_ERRORS = (
+    tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, EOFError,
+    MemoryError, OverflowError, RecursionError, NotImplementedError, ValueError,
+    lzma.LZMAError, zlib.error,
+)
+# Bytes that are decompressed at a time: a thousandth of what they may become.
+_PIECE = 4096
+# A tar file of images is compressed by next to nothing; one of tiny images, by
+# the zeros that tar puts between them.
+LARGEST_RATIO = 100
+_SMALLEST_LIMIT = 2**26
 
 
 class Archive(Files):
@@ -42,6 +59,7 @@ class Tar(Archive):
 
   def _bytes(self, entry):
     start, size = entry.place
+    decoding.check_bytes(size, str(self.root / entry.path))
     # Threads share the file; this read has no position of its own.
     data = os.pread(self._file.fileno(), size, start)
     if len(data) < size:
@@ -58,14 +76,18 @@ class Zip(Archive):
     self._file = zipfile.ZipFile(root)
 
   def _bytes(self, entry):
+    name = str(self.root / entry.path)
+    decoding.check_bytes(entry.place.file_size, name)
     try:
-      return self._file.read(entry.place)
-    except (
-        zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
-        zlib.error, lzma.LZMAError,
-    ) as error:
+      with self._file.open(entry.place) as member:
+        # Of what is compressed by bzip2 or LZMA all that is asked for is
+        # decompressed at once, whatever size the archive says it has.
+        return b''.join(iter(lambda: member.read(_PIECE), b''))
+    except _ZIP_ERRORS as error:
+      if getattr(error, 'errno', None) not in (None, errno.EINVAL):
+        raise  # Not of the archive: of the disk that it lies on.
       reason = str(error) or type(error).__name__
-      raise ImageError(str(self.root / entry.path), reason) from error
+      raise ImageError(name, reason) from error
 
 
 def is_archive(path: pathlib.Path) -> bool:
@@ -77,7 +99,9 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
   """Lists the images of an archive; their labels are still 0.
 
   A tar file in a tar file is taken for a folder of its name, as in ImageNet's
-  training archive.
+  training archive. Nothing is ever written under a name of the archive's: names
+  say the class and are shown, and those with a part that begins with a dot,
+  `..` among them, are left out, as are links and devices.
 
   Args:
     path: a tar file (.tar, or compressed by gzip, bzip2 or xz) or a zip file.
@@ -85,7 +109,8 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
       decompressed to.
 
   Raises:
-    DataError: it cannot be read.
+    DataError: it cannot be read, has a name twice, or decompresses to more than
+      LARGEST_RATIO times its size.
   """
   try:
     if path.name.lower().endswith('.zip'):
@@ -96,10 +121,7 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
     else:
       plain = path
     source = _open(Tar, plain, _tar_members(plain))
-  except (
-      tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile,
-      lzma.LZMAError, zlib.error,
-  ) as error:
+  except _ERRORS as error:
     raise DataError(
         f'cannot read the archive {printable(str(path))} '
         f'({type(error).__name__}: {error}): get it again'
@@ -117,7 +139,7 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
 
 
 def _open(make, path, members):
-  entries, ignored = [], collections.Counter()
+  entries, ignored, seen = [], collections.Counter(), set()
   for name, place in sorted(members, key=lambda member: member[0]):
     parts = [part for part in name.split('/') if part not in ('', '.')]
     # What macOS adds to archives lies in __MACOSX or begins with a dot.
@@ -125,7 +147,14 @@ def _open(make, path, members):
     if not parts or hidden:
       continue
     if is_image(parts[-1]):
-      entries.append(Entry('/'.join(parts), 0, place))
+      name = '/'.join(parts)
+      if name in seen:
+        raise DataError(
+            f'{printable(str(path))} has {printable(name)} twice, and which of '
+            'the two is meant is not clear: pack it again'
+        )
+      seen.add(name)
+      entries.append(Entry(name, 0, place))
     else:
       ignored[other_suffix(parts[-1])] += 1
   source = make(path, (), entries)
@@ -155,8 +184,15 @@ def _tar_members(path):
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+  place = -1
   while (member := archive.next()) is not None:
     archive.members.clear()  # It keeps all that it has seen.
+    if member.size < 0 or archive.offset <= place:
+      raise tarfile.ReadError(f'{member.size} bytes at byte {place:,}')
+    place = archive.offset
+    if member.issparse():
+      # Its bytes are not in one piece, and no image has holes.
+      raise tarfile.ReadError(f'{printable(member.name)} is a sparse file')
     if member.isfile():
       yield member
   # It takes a header that is damaged or cut off for the end, which is zeros.
@@ -172,8 +208,17 @@ def _decompress(path, module, scratch):
   stat = path.stat()
   key = digest(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))
   plain = scratch / f'{key}.tar'
+  limit = max(_SMALLEST_LIMIT, LARGEST_RATIO * stat.st_size)
+
+  def copy(target):
+    while piece := source.read(2**22):
+      target.write(piece)
+      if target.tell() > limit:
+        raise tarfile.ReadError(
+            f'{stat.st_size:,} bytes that decompress to more than {limit:,}'
+        )
+
   if not plain.exists():
     with module.open(path) as source:
-      copy = lambda target: shutil.copyfileobj(source, target, 2**22)
       atomic.write(plain, copy, scratch)
   return plain

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from input_pipeline import archives, datasets
+from input_pipeline import archives, datasets, untrusted
 from input_pipeline.errors import DataError, printable
 from input_pipeline.sources import (
   EVALUATION_FOLDERS,
@@ -36,6 +36,9 @@ _IMAGENET_VALIDATION = 'ILSVRC2012_img_val.tar'
 _IMAGENET_NAME = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
 # In the package of TensorFlow Datasets: a WordNet id for each image, in order.
 _IMAGENET_LABELS = 'datasets/imagenet2012/validation_labels.txt'
+# Bytes of the two files in ImageNet's development kit; what SciPy reads of the
+# larger may be compressed, to a thousandth.
+_LARGEST_MEMBER = 2**20
 
 
 def open_origin(
@@ -266,7 +269,7 @@ def _read_labels(path, count):
       names = _read_devkit(path)
     else:
       # A class name may have spaces.
-      lines = map(str.strip, path.read_text().splitlines())
+      lines = map(str.strip, untrusted.read_text(path).splitlines())
       names = [line for line in lines if line]
   except Exception as error:  # tarfile and SciPy raise many kinds.
     raise DataError(
@@ -288,7 +291,7 @@ def _read_devkit(path):
 
   with tarfile.open(path, 'r:gz') as archive:
     names = {name.split('/')[-1]: name for name in archive.getnames()}
-    read = lambda name: archive.extractfile(names[name]).read()
+    read = lambda name: _member(archive, names[name])
     meta = scipy_io.loadmat(io.BytesIO(read('meta.mat')), squeeze_me=True)
     truth = read('ILSVRC2012_validation_ground_truth.txt').decode().split()
   wnids = {
@@ -296,6 +299,16 @@ def _read_devkit(path):
       for synset in meta['synsets']
   }
   return [wnids[int(number)] for number in truth]
+
+
+def _member(archive, name):
+  member = archive.getmember(name)
+  if member.size > _LARGEST_MEMBER:
+    raise untrusted.UnreadableError(
+        f'{printable(name)} has {member.size:,} bytes, wanted at most '
+        f'{_LARGEST_MEMBER:,}'
+    )
+  return archive.extractfile(member).read()
 
 
 def _imagenet_labels(files):

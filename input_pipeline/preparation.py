@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 import pathlib
 import shutil
 from collections.abc import Iterable
@@ -22,7 +21,13 @@ import PIL
 import simplejpeg
 from PIL import Image, features
 
-from input_pipeline import atomic, prepared, preprocessing, statistics
+from input_pipeline import (
+  atomic,
+  prepared,
+  preprocessing,
+  statistics,
+  untrusted,
+)
 from input_pipeline import threads as threads_lib
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.sources import Source
@@ -170,10 +175,21 @@ class Preparation:
     atomic.remove_stale(self._unfinished)
     begun = _begun(self._output)
     if begun.exists():
-      self._compare(json.loads(begun.read_text()), 'an unfinished preparation')
+      self._compare(self._read(begun), 'an unfinished preparation')
     else:
       self._write(begun, lambda f: f.write(prepared.to_json(self._about)))
     return False
+
+  def _read(self, begun):
+    try:
+      before = untrusted.read_json(begun)
+      for field in ('settings', 'sources', 'versions'):
+        untrusted.take(before, field, dict)
+      return before
+    except ValueError as error:
+      raise DataError(
+          f'cannot read {begun} ({error}): set --output to another folder'
+      ) from error
 
   def _compare(self, before: dict[str, Any], what: str):
     old, new = dict(_flatten(before)), dict(_flatten(self._about))
@@ -205,6 +221,21 @@ class Preparation:
   def _note(self, set_name, number):
     """The file that says that a shard is complete, and has its labels."""
     return self._unfinished / f'{set_name}-{number:05d}.npz'
+
+  def _read_note(self, set_name, number):
+    path = self._note(set_name, number)
+    try:
+      note = untrusted.load_arrays(path)
+      if missing := {'labels', 'sizes', 'names', 'rejected'} - set(note):
+        raise untrusted.UnreadableError(f'it has no {", ".join(missing)}')
+      return note
+    except FileNotFoundError:  # Another process has finished.
+      raise
+    except Exception as error:  # zipfile and NumPy raise many kinds.
+      raise DataError(
+          f'cannot read {path} ({error}): remove it, and run the same command '
+          'again'
+      ) from error
 
   def _path(self, set_name, number):
     shards = self.shards(set_name)
@@ -267,12 +298,11 @@ class Preparation:
   def _refuse_rejected(self, mine, todo):
     for shard in mine:
       if shard not in todo:
-        with np.load(self._note(*shard)) as note:
-          for line in _from_lines(note['rejected']):
-            raise DataError(
-                f'strict, but an image was rejected before: {line}: replace '
-                'or remove it, and set --output to a new folder'
-            )
+        for line in _from_lines(self._read_note(*shard)['rejected']):
+          raise DataError(
+              f'strict, but an image was rejected before: {line}: replace '
+              'or remove it, and set --output to a new folder'
+          )
 
   def _counted(self, results, progress):
     for done in results:
@@ -396,8 +426,7 @@ class Preparation:
       )
     sums = statistics.Accumulator(self._settings.size)
     for number in range(self.shards('train')):
-      with np.load(self._note('train', number)) as note:
-        sums.merge(_sums_of(note))
+      sums.merge(_sums_of(self._read_note('train', number)))
     rejected = list(self._lines_of_notes('rejected', *self._sets))
     self._write_lines(prepared.REJECTED, rejected)
     sets = {name: self._merge_set(name) for name in self._sets}
@@ -425,17 +454,17 @@ class Preparation:
     labels, sizes, shards, rejected = [], [], [], 0
     count = self.shards(set_name)
     for number in range(count):
-      with np.load(self._note(set_name, number)) as note:
-        labels.append(note['labels'])
-        sizes.append(note['sizes'])
-        rejected += len(_from_lines(note['rejected']))
-        name = prepared.shard_name(set_name, number, count)
-        shards.append({
-            'file': name,
-            'images': len(note['labels']),
-            'bytes': (self._output / name).stat().st_size,
-            'sha256': str(note['sha256']),
-        })
+      note = self._read_note(set_name, number)
+      labels.append(note['labels'])
+      sizes.append(note['sizes'])
+      rejected += len(_from_lines(note['rejected']))
+      name = prepared.shard_name(set_name, number, count)
+      shards.append({
+          'file': name,
+          'images': len(note['labels']),
+          'bytes': (self._output / name).stat().st_size,
+          'sha256': str(note['sha256']),
+      })
     labels = np.concatenate(labels)
     if not len(labels):
       raise DataError(
@@ -471,8 +500,7 @@ class Preparation:
   def _lines_of_notes(self, key, *set_names):
     for set_name in set_names:
       for number in range(self.shards(set_name)):
-        with np.load(self._note(set_name, number)) as note:
-          yield from _from_lines(note[key])
+        yield from _from_lines(self._read_note(set_name, number)[key])
 
   def _write_lines(self, name, lines):
     write = lambda f: f.writelines(f'{line}\n'.encode() for line in lines)

@@ -28,9 +28,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
-from input_pipeline import preprocessing
+from input_pipeline import decoding, preprocessing, untrusted
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError, printable
 from input_pipeline.sources import Source, encode_png
@@ -60,7 +59,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   """
   path = directory / MANIFEST
   try:
-    manifest = json.loads(path.read_text())
+    manifest = untrusted.read_json(path)
   except FileNotFoundError as error:
     raise DataError(
         f'{printable(str(directory))} has no {MANIFEST}, so it is not prepared '
@@ -69,12 +68,59 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     ) from error
   except (OSError, ValueError) as error:
     raise DataError(f'cannot read {path} ({error}): prepare again') from error
-  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+  if manifest.get('format') != FORMAT:
     raise DataError(
         f'{path} is not of format {FORMAT}, which this program reads: prepare '
         'again'
     )
+  try:
+    _check_manifest(manifest)
+  except ValueError as error:
+    raise DataError(f'cannot use {path} ({error}): prepare again') from error
   return manifest
+
+
+def _check_manifest(manifest):
+  """Raises ValueError for what `Prepared` and `verify` could not use."""
+  take = untrusted.take
+  if take(manifest, 'settings.storage', str) not in ('jpeg', 'raw'):
+    raise untrusted.UnreadableError('settings.storage is neither jpeg nor raw')
+  if take(manifest, 'settings.aspect', str) not in preprocessing.ASPECTS:
+    raise untrusted.UnreadableError('settings.aspect is not known')
+  size = take(manifest, 'settings.size', int)
+  if not 1 <= size <= preprocessing.LARGEST_SQUARE:
+    raise untrusted.UnreadableError(
+        f'settings.size is {size}, wanted 1 to {preprocessing.LARGEST_SQUARE}'
+    )
+  names = take(manifest, 'class_names', list)
+  if not names or not all(isinstance(name, str) for name in names):
+    raise untrusted.UnreadableError('class_names are no texts')
+  take(manifest, 'sources', dict)
+  take(manifest, 'versions', dict)
+  take(manifest, 'sets.train', dict)
+  files = [take(manifest, 'sha256', dict)]
+  for set_name in manifest['sets']:
+    if set_name not in SETS:
+      raise untrusted.UnreadableError(f'sets has {untrusted.shown(set_name)}')
+    about = manifest['sets'][set_name]
+    take(about, 'sha256', str)
+    take(about, 'images', int)
+    files.append(take(about, 'files', dict))
+    shards = take(about, 'shards', list)
+    for number, shard in enumerate(shards):
+      take(shard, 'bytes', int)
+      take(shard, 'sha256', str)
+      name = shard_name(set_name, number, len(shards))
+      if take(shard, 'file', str) != name:
+        raise untrusted.UnreadableError(
+            f'a shard is {untrusted.shown(shard["file"])}, wanted {name}'
+        )
+  for name in (name for of_set in files for name in of_set):
+    # Also on a system where the other stroke parts folders.
+    if not name or {'/', '\\'} & set(name) or name in ('.', '..'):
+      raise untrusted.UnreadableError(
+          f'{untrusted.shown(name)} is not the name of a file beside it'
+      )
 
 
 class Prepared(Source):
@@ -95,10 +141,8 @@ class Prepared(Source):
     self.aspect = manifest['settings']['aspect']
     path = directory / f'{set_name}.npz'
     try:
-      with np.load(path) as arrays:
-        self._labels = arrays['labels']
-        shards = arrays['shards'].tolist()
-        sizes = None if self._raw else arrays['sizes']
+      arrays = untrusted.load_arrays(path)
+      self._labels, shards, sizes = self._checked(arrays, about)
     except Exception as error:  # zipfile and NumPy raise many kinds.
       raise _unreadable(path, error) from error
     # Place of each shard's first image in the set.
@@ -116,6 +160,31 @@ class Prepared(Source):
     for number, shard in enumerate(about['shards']):
       self._check_size(number, shard['bytes'])
 
+  def _checked(self, arrays, about):
+    """(labels, shards, sizes or None) that fit each other and the manifest."""
+    read = lambda name: untrusted.check_array(
+        name, arrays[name], 'iu', (None,)
+    )
+    labels, shards = read('labels'), read('shards').tolist()
+    sizes = None if self._raw else read('sizes')
+    images = len(labels)
+    if (
+        images != about['images']
+        or len(shards) != len(about['shards'])
+        or min(shards, default=0) < 0
+        or sum(shards) != images
+        or (sizes is not None and len(sizes) != images)
+    ):
+      raise untrusted.UnreadableError('its arrays do not fit the manifest')
+    if images and not 0 <= labels.min() <= labels.max() < len(self.class_names):
+      raise untrusted.UnreadableError(
+          f'labels are not those of {len(self.class_names)} classes'
+      )
+    if sizes is not None and images and sizes.min() < 1:
+      raise untrusted.UnreadableError(f'a file of {sizes.min()} bytes')
+    self._counts = shards
+    return labels, shards, sizes
+
   def __len__(self):
     return len(self._labels)
 
@@ -129,7 +198,7 @@ class Prepared(Source):
     stored, label = self._stored(index), int(self._labels[index])
     if not self._raw:
       try:
-        stored = simplejpeg.decode_jpeg(stored)
+        stored = decoding.decode_square(stored, self.size)
       except ValueError as error:
         raise DataError(
             f'{self.describe(index)} of {self.name} is damaged ({error}): '
@@ -144,7 +213,12 @@ class Prepared(Source):
   def _names(self):
     path = self.directory / f'{self._set}.txt'
     try:
-      return path.read_text('utf-8').split('\n')
+      names = untrusted.read_text(path, untrusted.MAX_ARRAYS).split('\n')
+      if len(names) < len(self):
+        raise untrusted.UnreadableError(
+            f'it has {len(names):,} lines, wanted {len(self):,}'
+        )
+      return names
     except (OSError, ValueError) as error:
       raise _unreadable(path, error) from error
 
@@ -176,7 +250,18 @@ class Prepared(Source):
     path = self._path(number)
     try:
       # An ndarray of the mapping: a memmap object is slow to index.
-      return np.asarray(np.load(path, mmap_mode='r'))
+      shard = np.asarray(untrusted.load_array(path, mapped=True))
+      if self._raw:
+        shape = self._counts[number], self.size, self.size, 3
+      else:
+        first, count = self._first[number], self._counts[number]
+        shape = (int(self._ends[first + count - 1]) if count else 0,)
+      if shard.dtype != np.uint8 or shard.shape != shape:
+        raise untrusted.UnreadableError(
+            f'it has {shard.dtype} of shape {shard.shape}, wanted uint8 of '
+            f'{shape}'
+        )
+      return shard
     except (OSError, ValueError) as error:
       raise _unreadable(path, error) from error
 

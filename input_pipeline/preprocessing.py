@@ -1,21 +1,18 @@
-"""From an encoded image to pixels, and what is random about a training image.
+"""From an image to the pixels that are used, and what is random about these.
 
 Everything here is NumPy and Pillow, stateless, and a function of its arguments
 alone. Pixels stay 8-bit integers; means and colour shifts meet them on the
 device (`alexnet/views.py`).
 """
 
-import contextlib
 import dataclasses
-import io
 import math
 
 import numpy as np
-import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import special
 
-from input_pipeline.errors import ImageError
+from input_pipeline import decoding
 
 # The paper's sizes (§2, §4.1), in pixels; what a config has if not said
 # otherwise.
@@ -27,78 +24,8 @@ LARGEST_SQUARE = 258
 FILTER = Image.Resampling.BICUBIC
 ASPECTS = ('keep', 'warp')
 
-# Below and beyond these, a square would be made of next to nothing. The
-# smallest images that are worth something are scikit-learn's digits.
-SMALLEST_SIDE = 8
-LARGEST_ASPECT = 100
-
 # What a random number is for, so that uses are independent of each other.
 _ORDER, _CROP, _LIGHTING = range(3)
-
-
-def decode(encoded: bytes, name: str) -> Image.Image:
-  """Decodes a JPEG or PNG to an upright RGB image.
-
-  Greyscale, CMYK, palette, transparent and 16-bit images become 8-bit RGB, and
-  the EXIF orientation is applied.
-
-  Args:
-    encoded: the file's bytes.
-    name: of the file, for the error.
-
-  Raises:
-    ImageError: truncated, not an image, too small, too long, or of dangerous
-      size.
-  """
-  image = _decode_plain_jpeg(encoded)
-  if image is None:
-    image = _decode_any(encoded, name)
-  shorter, longer = sorted(image.size)
-  if shorter < SMALLEST_SIDE or longer > LARGEST_ASPECT * shorter:
-    raise ImageError(
-        name,
-        f'it has {image.width} x {image.height} pixels, wanted at least '
-        f'{SMALLEST_SIDE} on each side and no side more than {LARGEST_ASPECT} '
-        'times the other',
-    )
-  return image
-
-
-def _decode_plain_jpeg(encoded):
-  """The usual file in half of Pillow's time; None for all others.
-
-  Both use libjpeg-turbo in the same way, and give the same pixels.
-  """
-  plain = encoded.startswith(b'\xff\xd8')
-  # Either kind of metadata may say that the image has to be turned.
-  if not plain or b'Exif' in encoded or b'Orientation' in encoded:
-    return None
-  try:
-    height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
-    if space != 'YCbCr' or height * width > Image.MAX_IMAGE_PIXELS:
-      return None
-    return Image.fromarray(simplejpeg.decode_jpeg(encoded))
-  except ValueError:
-    return None  # Pillow has the better message, or decodes it after all.
-
-
-def _decode_any(encoded, name):
-  if not encoded:
-    raise ImageError(name, 'it is empty')
-  try:
-    image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
-    # Raised for a PNG whose EXIF data cannot be parsed; the image still can.
-    with contextlib.suppress(SyntaxError):
-      image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I;16') or image.mode == 'I':
-      # Pillow would clip 16-bit levels at 255 instead of scaling them.
-      levels = np.asarray(image).astype(np.uint32) >> 8
-      image = Image.fromarray(levels.astype(np.uint8))
-    return image.convert('RGB')
-  except UnidentifiedImageError as error:
-    raise ImageError(name, 'it is not a JPEG or PNG file') from error
-  except Exception as error:  # Pillow raises many kinds for broken files.
-    raise ImageError(name, f'{type(error).__name__}: {error}') from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +77,7 @@ def to_square(
   Raises:
     ImageError: the image cannot be decoded.
   """
-  return resized(decode(encoded, name), aspect=aspect, box=box)
+  return resized(decoding.decode(encoded, name), aspect=aspect, box=box)
 
 
 def resized(

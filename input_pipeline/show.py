@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from alexnet import cli
-from input_pipeline import datasets, preprocessing
+from input_pipeline import datasets, decoding, preprocessing
 from input_pipeline.errors import DataError, printable
 from input_pipeline.sources import Source
 
@@ -103,7 +103,7 @@ def evaluation_rows(
 
 def _original(source: Source, index, label) -> Tile:
   encoded, _ = source.read(index)
-  image = preprocessing.decode(encoded, source.describe(index))
+  image = decoding.decode(encoded, source.describe(index))
   caption = f'{source.class_names[label]}, {image.width} x {image.height}'
   image.thumbnail((_TILE, _TILE))
   return _enlarged(image), caption

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from input_pipeline import preprocessing
+from input_pipeline import decoding, preprocessing
 from input_pipeline.errors import DataError, ImageError, printable
 
 if TYPE_CHECKING:  # It imports this module.
@@ -310,9 +310,11 @@ def images_below(
 
 
 def _contents(path):
+  status = path.stat()
   # Reading a pipe or a device would wait, for ever if need be.
-  if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):
+  if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
     raise ImageError(str(path), 'it is not a file')
+  decoding.check_bytes(status.st_size, str(path))
   return path.read_bytes()
 
 

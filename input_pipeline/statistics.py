@@ -11,9 +11,12 @@ from typing import BinaryIO
 import numpy as np
 import tqdm
 
-from input_pipeline import atomic, preprocessing
+from input_pipeline import atomic, preprocessing, untrusted
 from input_pipeline.errors import DataError
 from input_pipeline.sources import Source
+
+# Bytes of the arrays of a file.
+_LARGEST = 2**24
 
 # ImageNet's, from cuda-convnet2's released statistics, levels of 0..255;
 # eigenvectors are columns.
@@ -171,8 +174,14 @@ def write(statistics: Statistics, file: BinaryIO) -> None:
 def load(path: pathlib.Path) -> Statistics:
   """Reads what `write` wrote."""
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return Statistics(arrays['mean_image'], arrays['covariance'])
+    arrays = untrusted.load_arrays(path, _LARGEST)
+    side = arrays['mean_image'].shape[0]
+    return Statistics(
+        untrusted.check_array(
+            'mean_image', arrays['mean_image'], 'f', (side, side, 3)
+        ),
+        untrusted.check_array('covariance', arrays['covariance'], 'f', (3, 3)),
+    )
   except Exception as error:  # zipfile and NumPy raise many kinds.
     raise DataError(
         f'cannot read the statistics {path} ({error}): remove the file, they '

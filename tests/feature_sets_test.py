@@ -118,7 +118,7 @@ class FeatureSetTest(parameterized.TestCase):
     path = self.directory / 'set'
     write(path)
     np.save(path / 'labels.npy', np.array([{}] * 5, object))
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'allow_pickle'):
+    with self.assertRaisesRegex(feature_sets.FeaturesError, r"type '\|O'"):
       feature_sets.load(path)
 
   def test_leaves_other_folders_alone(self):

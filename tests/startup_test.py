@@ -74,7 +74,7 @@ def run_command(*arguments, **environment):
 class HelpTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      'main.py', 'alexnet.evaluate', 'alexnet.sweep',
+      'main.py', 'alexnet.evaluate', 'alexnet.sweep', 'alexnet.verify',
       'alexnet.analysis.compare', 'alexnet.analysis.figure1',
       'alexnet.analysis.logit_spread', 'alexnet.analysis.predict',
       'alexnet.analysis.features', 'alexnet.analysis.retrieve',

@@ -484,7 +484,7 @@ class BadRunTest(RunTestCase):
       self.run_here(duration='2 steps').train()
 
   def test_a_mistake_in_the_config_can_be_corrected(self):
-    with self.assertRaisesRegex(DataError, 'crop_offsets is 40'):
+    with self.assertRaisesRegex(ConfigError, 'crop_offsets is 40'):
       self.run_here(augmentation__crop_offsets=40)
     self.run_here(augmentation__crop_offsets=33)
 
@@ -556,7 +556,7 @@ class CheckpointsTest(absltest.TestCase):
       store.save(step, state, {'step': step})
     kept = sorted(p.name for p in (directory / 'checkpoints').iterdir())
     self.assertEqual(kept, ['2', '3'])
-    self.assertEqual(store.latest_step(), 3)
+    self.assertEqual(store.complete_steps()[-1], 3)
     restored, progress = store.restore(2, state)
     self.assertEqual(progress, {'step': 2})
     assert_bit_equal(restored, state)

@@ -248,7 +248,7 @@ def environment(runs: Runs) -> list[Block]:
     if not run.sessions:
       blocks.append(Missing('environment.json is not there.'))
       continue
-    commands = [' '.join(s.get('command', ())) for s in run.sessions]
+    commands = [' '.join(map(str, s.get('command', ()))) for s in run.sessions]
     blocks.append(Code(tuple(dict.fromkeys(commands))))
     rows = []
     for number, session in enumerate(run.sessions, 1):

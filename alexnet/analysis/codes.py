@@ -19,7 +19,7 @@ import optax
 from alexnet.analysis import blocks, feature_sets, nearest
 from alexnet.analysis.feature_sets import FeaturesError
 from alexnet.models.autoencoder import Autoencoder
-from input_pipeline import atomic
+from input_pipeline import atomic, untrusted
 
 BITS = (32, 64, 128, 256)
 # Vectors that components and autoencoder are fitted to.
@@ -251,21 +251,32 @@ def open_index(found: feature_sets.FeatureSet, bits: int) -> CodeIndex:
   path = found.path / feature_sets.code_file(bits)
   if path.exists():
     index = _load(path)
-    if len(index.codes) != len(found) or index.coder.bits != bits:
+    if (
+        len(index.codes) != len(found)
+        or index.coder.bits != bits
+        or len(index.coder.components.mean) != found.vectors.shape[1]
+    ):
       raise _unreadable(path, 'it is of other features')
     return index
   coder = train(found.vectors, bits)
   index = CodeIndex(coder, coder.encode(found.vectors))
   if found.path.is_dir():
-    arrays = {
-        **vars(coder.components),
-        'kernel': coder.kernel,
-        'bias': coder.bias,
-        'codes': index.codes,
-    }
-    write = functools.partial(np.savez, **arrays)
-    atomic.write(path, write, path.parent)
+    save(index, found)
   return index
+
+
+def save(index: CodeIndex, found: feature_sets.FeatureSet) -> None:
+  """Writes codes into the folder of the set that they are of."""
+  coder = index.coder
+  arrays = {
+      **vars(coder.components),
+      'kernel': coder.kernel,
+      'bias': coder.bias,
+      'codes': index.codes,
+  }
+  write = functools.partial(np.savez, **arrays)
+  path = found.path / feature_sets.code_file(coder.bits)
+  atomic.write(path, write, path.parent)
 
 
 def _load(path):
@@ -274,12 +285,26 @@ def _load(path):
     return {name: arrays[name] for name in names if name in arrays}
 
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      components = Components(**read(Components, arrays))
-      coder = Coder(components=components, **read(Coder, arrays))
-      return CodeIndex(coder, arrays['codes'])
+    arrays = untrusted.load_arrays(path)
+    components = Components(**read(Components, arrays))
+    coder = Coder(components=components, **read(Coder, arrays))
+    _check_shapes(arrays)
+    return CodeIndex(coder, arrays['codes'])
   except Exception as error:  # zipfile and NumPy raise many kinds.
     raise _unreadable(path, f'{type(error).__name__}: {error}') from error
+
+
+def _check_shapes(arrays):
+  """Raises ValueError for arrays that do not fit each other."""
+  count, bits = arrays['kernel'].shape
+  dimensions = len(arrays['mean'])
+  shapes = {
+      'mean': (dimensions,), 'directions': (count, dimensions),
+      'deviations': (count,), 'kernel': (count, bits), 'bias': (bits,),
+  }
+  for name, shape in shapes.items():
+    untrusted.check_array(name, arrays[name], 'f', shape)
+  untrusted.check_array('codes', arrays['codes'], 'u', (None, bits // 8))
 
 
 def _unreadable(path, why):

@@ -17,6 +17,7 @@ nothing is executed when they are read.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ import numpy as np
 
 from alexnet import workdir as workdir_lib
 from alexnet.errors import UserError
-from input_pipeline import atomic
+from input_pipeline import atomic, untrusted
 from input_pipeline.errors import printable
 
 FORMAT = 2
@@ -36,6 +37,11 @@ DTYPES = ('float32', 'float16')
 NO_LABEL = -1
 # Of the folders in which sets are written.
 _PARTIAL = '.partial-'
+# What a manifest says, if it does.
+_ABOUT = {
+    'format': int, 'images': int, 'layer': str, 'step': int, 'source': str,
+    'set': str, 'workdir': str, 'class_names': list,
+}
 
 
 class FeaturesError(UserError):
@@ -59,7 +65,7 @@ class Names(Sequence):
       return [self[i] for i in range(*index.indices(len(self)))]
     index = range(len(self))[index]
     start, end = self._starts[index : index + 2].tolist()
-    return self._text[start : end - 1].decode()
+    return self._text[start : end - 1].decode(errors='replace')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +287,7 @@ def load(path: pathlib.Path) -> FeatureSet:
         f'cannot read the features of {path} ({type(error).__name__}: {error})'
         ': make them again with `python -m alexnet.analysis.features`'
     ) from error
+  _check(found)
   counts = [
       len(part)
       for part in (found.features, found.labels, found.indices, found.names)
@@ -295,28 +302,71 @@ def load(path: pathlib.Path) -> FeatureSet:
   return found
 
 
+def _check(found):
+  """Raises FeaturesError for arrays that are no features, labels or indices."""
+  features = found.features
+  try:
+    for name, array, kinds in (
+        ('labels', found.labels, 'i'), ('indices', found.indices, 'i')
+    ):
+      untrusted.check_array(name, array, kinds, (None,))
+    if features.dtype.name not in DTYPES or features.ndim < 2:
+      raise untrusted.UnreadableError(
+          f'features are {features.dtype} of shape {features.shape}, wanted '
+          f'{" or ".join(DTYPES)} of shape (images, ...)'
+      )
+    for field, kind in _ABOUT.items():
+      if field in found.about:
+        untrusted.take(found.about, field, kind)
+    names = found.about.get('class_names', [])
+    if not all(isinstance(name, str) for name in names):
+      raise untrusted.UnreadableError('class_names are no texts')
+    # Not of a set that says nothing of its classes.
+    classes = len(names) if 'class_names' in found.about else math.inf
+    if found.labels.min(initial=-1) < -1 or found.labels.max(
+        initial=-1
+    ) >= classes:
+      raise untrusted.UnreadableError(
+          f'labels are not those of {classes} classes'
+      )
+  except ValueError as error:
+    raise FeaturesError(
+        f'cannot use the features of {found.path} ({error}): make them again '
+        'with `python -m alexnet.analysis.features`'
+    ) from error
+
+
+def require(found: FeatureSet, *fields: str) -> None:
+  """Raises FeaturesError if a set's manifest does not say something."""
+  missing = [field for field in fields if field not in found.about]
+  if missing:
+    raise FeaturesError(
+        f'{found.path} does not say its {", ".join(missing)}: make it again '
+        'with `python -m alexnet.analysis.features`'
+    )
+
+
 def _load_folder(path):
-  about = json.loads((path / MANIFEST).read_text())
-  read = lambda name, mode: np.load(
-      path / name, mmap_mode=mode, allow_pickle=False
-  )
+  about = untrusted.read_json(path / MANIFEST)
+  read = lambda name: untrusted.load_array(path / name)
   return FeatureSet(
-      read('features.npy', 'r'),
-      read('labels.npy', None),
-      read('indices.npy', None),
-      Names((path / 'names.txt').read_bytes()),
+      untrusted.load_array(path / 'features.npy', mapped=True),
+      read('labels.npy'),
+      read('indices.npy'),
+      Names(untrusted.read_bytes(path / 'names.txt', untrusted.MAX_ARRAYS)),
       about,
       path,
   )
 
 
 def _load_file(path):
-  with np.load(path, allow_pickle=False) as arrays:
-    return FeatureSet(
-        arrays['features'],
-        arrays['labels'],
-        arrays['indices'],
-        arrays['names'].tolist(),
-        json.loads(str(arrays['manifest'])),
-        path,
-    )
+  arrays = untrusted.load_arrays(path)
+  about = untrusted.parse_json(str(arrays['manifest'].item()))
+  return FeatureSet(
+      arrays['features'],
+      arrays['labels'],
+      arrays['indices'],
+      arrays['names'].tolist(),
+      untrusted.take({'manifest': about}, 'manifest', dict),
+      path,
+  )

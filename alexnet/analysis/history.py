@@ -6,7 +6,6 @@ run that is under way and one that has been stopped can be read all the same.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import statistics
@@ -89,8 +88,8 @@ def read(folder: pathlib.Path, name: str | None = None) -> History:
   """
   config = workdir.load_config(folder)
   try:
-    sessions = json.loads((folder / 'environment.json').read_text())['sessions']
-  except (OSError, ValueError, KeyError, TypeError):
+    sessions = workdir.read_sessions(folder / workdir.ENVIRONMENT)
+  except (OSError, ValueError):
     sessions = []  # Killed while it wrote it, or not copied.
   records = metrics.read_records(folder / 'metrics.jsonl')
   return History(
@@ -98,7 +97,7 @@ def read(folder: pathlib.Path, name: str | None = None) -> History:
       name or folder.resolve().name,
       config,
       sessions,
-      [_renamed(record) for record in records if 'step' in record],
+      [_renamed(record) for record in records],
       workdir.load_results(folder),
   )
 

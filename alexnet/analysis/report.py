@@ -24,6 +24,7 @@ from absl import app, flags
 
 from alexnet import cli
 from alexnet.errors import ConfigError, UserError
+from input_pipeline import untrusted
 from input_pipeline.errors import DataError
 
 if TYPE_CHECKING:  # Slow to import.
@@ -201,7 +202,12 @@ def read_class_names(file: str | None) -> dict[str, str]:
   """
   names = {}
   if file is not None:
-    text = pathlib.Path(file).read_text(encoding='utf-8')
+    try:
+      text = untrusted.read_text(file)
+    except ValueError as error:
+      raise ConfigError(
+          f'--class_names: cannot read {file} ({error}): wanted a text'
+      ) from error
     for line in filter(str.strip, text.splitlines()):
       key, _, name = line.strip().partition(' ')
       names[key] = name.split(',')[0].strip()

@@ -265,6 +265,7 @@ def main(argv: list[str]) -> None:
       seeds=values.seeds,
       progress=lambda line: console.progress(line, transient=True),
   )
+  feature_sets.require(index, 'layer', 'step', 'workdir')
   about = (
       f'{index.about["layer"]} of step {index.about["step"]} of '
       f'{index.about["workdir"]}: {len(index):,} images to find, '

@@ -208,6 +208,7 @@ def main(argv: list[str]) -> None:
   host_memory.keep_freed()
   compilation.use_cache()
   found = feature_sets.load(pathlib.Path(values.features))
+  feature_sets.require(found, 'class_names', 'layer', 'set', 'source', 'step')
   # The features' own checkpoint, if no other one is named.
   step = found.about['step']
   if values.step not in (None, str(step)):

@@ -1,0 +1,306 @@
+"""Gives every reader of other people's files mutated ones, and watches.
+
+  python -m benchmarks.fuzz                   100,000 images, 10,000 others
+  python -m benchmarks.fuzz --images=500 --files=500
+  python -m benchmarks.fuzz --only=definition --first=17 --files=1
+
+An input is a function of the seed, the reader's name and its number. It may be
+taken, or refused by an error that is meant for the user. All else is a finding:
+another error, a process that dies, more than 5 s of the processor, more than
+1 GiB of memory, and a checkpoint that is taken though it has been changed. What
+was found is saved in --findings with the input. Exit status: 1 with findings.
+
+Linux only. docs/hostile_input.md says what is read, and within what limits.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from absl import app, flags
+
+from benchmarks import fuzz_worker
+
+_SEED = flags.DEFINE_integer('seed', 0, 'Another one gives other inputs.')
+_IMAGES = flags.DEFINE_integer('images', 100_000, 'Mutated images.')
+_FILES = flags.DEFINE_integer(
+    'files', 10_000, 'Other mutated files, shared by their readers.'
+)
+_FIRST = flags.DEFINE_integer('first', 0, 'Number of the first input.')
+_ONLY = flags.DEFINE_multi_string('only', None, 'Readers to try; unset: all.')
+_WORKERS = flags.DEFINE_integer(
+    'workers', None, 'Processes; unset: one a core.'
+)
+_FINDINGS = flags.DEFINE_string('findings', 'findings', 'Folder for findings.')
+_JSON = flags.DEFINE_string('json', None, 'File for the figures.')
+
+IMAGES = {'image': 'benchmarks.fuzz_images:Images'}
+# Of --files, in equal parts.
+FILES = {
+    name: f'benchmarks.fuzz_files:{target}'
+    for name, target in {
+        'checkpoint': 'Checkpoints',
+        'forged_checkpoint': 'ForgedCheckpoints',
+        'definition': 'Definitions',
+        'workdir': 'Workdirs',
+        'prepared': 'Prepared',
+        'features': 'Features',
+        'archive': 'Archives',
+    }.items()
+}
+_CHUNK = 100
+
+
+@dataclasses.dataclass
+class Report:
+  """What came of the inputs of one reader.
+
+  Attributes:
+    name: of the reader.
+    outcomes: number of inputs of each kind of 'accepted', 'refused'.
+    cpu, wall: seconds of the slowest input.
+    peak: most memory of a process while it read one, in bytes.
+    seconds: of all.
+    findings: (number of the input, what happened).
+  """
+
+  name: str
+  outcomes: dict[str, collections.Counter] = dataclasses.field(
+      default_factory=lambda: {
+          'accepted': collections.Counter(), 'refused': collections.Counter()
+      }
+  )
+  cpu: float = 0.0
+  wall: float = 0.0
+  peak: int = 0
+  seconds: float = 0.0
+  findings: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+
+  @property
+  def inputs(self) -> int:
+    """Their number."""
+    counted = sum(sum(kinds.values()) for kinds in self.outcomes.values())
+    return counted + len(self.findings)
+
+  def lines(self) -> Iterator[str]:
+    """For a person."""
+    total = lambda name: sum(self.outcomes[name].values())
+    yield (
+        f'{self.name}: {self.inputs:,} inputs in {self.seconds:.0f} s, '
+        f'{total("accepted"):,} accepted, {total("refused"):,} refused, '
+        f'{len(self.findings)} finding(s); slowest {self.cpu:.2f} s of the '
+        f'processor ({self.wall:.2f} s), peak memory '
+        f'{self.peak / 2**20:,.0f} MiB'
+    )
+    for outcome in ('accepted', 'refused'):
+      for kind, count in self.outcomes[outcome].most_common():
+        yield f'  {outcome} {count:7,}  {kind}'
+    for number, what in self.findings:
+      yield f'  FINDING at {number}: {what}'
+
+
+class _Worker:
+  """A process of fuzz_worker.py, started again when it dies."""
+
+  def __init__(self, target: str, seed: int):
+    self._target, self._seed = target, seed
+    self._process: subprocess.Popen | None = None
+    self.folder: pathlib.Path | None = None
+
+  def _start(self):
+    self.folder = pathlib.Path(tempfile.mkdtemp(prefix='fuzz_'))
+    self._log = open(self.folder / 'log', 'w+')
+    self._process = subprocess.Popen(
+        [sys.executable, '-m', 'benchmarks.fuzz_worker', self._target,
+         str(self._seed), str(self.folder)],
+        cwd=pathlib.Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=self._log,
+        text=True,
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )
+
+  def read(self, first: int, end: int) -> Iterator[dict]:
+    """Results of the inputs from one up to another."""
+    while first < end:
+      if self._process is None:
+        self._start()
+      try:
+        self._process.stdin.write(f'{first} {end}\n')
+        self._process.stdin.flush()
+      except BrokenPipeError:
+        pass  # The next lines tell of it.
+      begun = None
+      for line in self._process.stdout:
+        if line == 'ready\n':
+          return
+        value = json.loads(line)
+        if isinstance(value, int):
+          begun = value
+          continue
+        yield value
+        first, begun = value['number'] + 1, None
+      status = self._process.wait()
+      if begun is None:
+        text = self._tail()
+        self.close()
+        raise RuntimeError(
+            f'the worker of {self._target} ended between two inputs, with '
+            f'status {status}: {text}'
+        )
+      yield {
+          'number': begun, 'outcome': 'finding', 'kind': self._death(status),
+          'cpu': 0.0, 'wall': 0.0, 'peak': 0,
+      }
+      first = begun + 1
+      self.close()
+
+  def _death(self, status):
+    if status == -signal.SIGPROF:
+      return f'took more than {fuzz_worker.CPU_SECONDS} s of the processor'
+    if status == -signal.SIGALRM:
+      return f'waited longer than {fuzz_worker.WALL_SECONDS} s'
+    if status < 0:
+      return f'died by {signal.Signals(-status).name}: {self._tail()}'
+    return f'ended the process, status {status}: {self._tail()}'
+
+  def _tail(self):
+    self._log.seek(0)
+    return ' '.join(self._log.read()[-600:].split())
+
+  def close(self):
+    """Ends the process."""
+    if self._process is None:
+      return
+    self._process.stdin.close()
+    self._process.wait()
+    self._process.stdout.close()
+    self._log.close()
+    self._process = None
+    shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def fuzz(
+    name: str,
+    target: str,
+    *,
+    inputs: int,
+    first: int = 0,
+    seed: int = 0,
+    workers: int | None = None,
+    findings: pathlib.Path | None = None,
+) -> Report:
+  """Gives a reader its inputs.
+
+  Args:
+    name: of the reader, for the report.
+    target: MODULE:CLASS, see `fuzz_worker.Target`.
+    inputs: their number.
+    first: number of the first one.
+    seed: of all.
+    workers: processes; None: one a core.
+    findings: folder for inputs that were found; None keeps none.
+  """
+  workers = workers or len(os.sched_getaffinity(0))
+  report, lock, failures = Report(name), threading.Lock(), []
+  chunks = iter(range(first, first + inputs, _CHUNK))
+  start = time.perf_counter()
+
+  def note(result, folder):
+    report.cpu = max(report.cpu, result['cpu'])
+    report.wall = max(report.wall, result['wall'])
+    report.peak = max(report.peak, result['peak'])
+    if result['outcome'] != 'finding':
+      report.outcomes[result['outcome']][result['kind']] += 1
+      return
+    report.findings.append((result['number'], result['kind']))
+    number = result['number']
+    print(f'{name}: FINDING at {number}: {result["kind"]}', flush=True)
+    current = folder / fuzz_worker.CURRENT
+    if findings and current.exists():
+      findings.mkdir(parents=True, exist_ok=True)
+      place = findings / f'{name}-{seed}-{number}'
+      shutil.copyfile(current, place)
+
+  def work():
+    worker = _Worker(target, seed)
+    try:
+      while not failures:
+        with lock:
+          begin = next(chunks, None)
+        if begin is None:
+          return
+        end = min(begin + _CHUNK, first + inputs)
+        for result in worker.read(begin, end):
+          with lock:
+            note(result, worker.folder)
+    except Exception as error:
+      failures.append(error)
+    finally:
+      worker.close()
+
+  threads = [
+      threading.Thread(target=work)
+      for _ in range(min(workers, -(-inputs // _CHUNK)))
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  if failures:
+    raise failures[0]
+  report.findings.sort()
+  report.seconds = time.perf_counter() - start
+  return report
+
+
+def main(argv: list[str]) -> int:
+  """Fuzzes the readers that the flags name."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  readers = IMAGES | FILES
+  names = _ONLY.value or list(readers)
+  if unknown := set(names) - set(readers):
+    raise app.UsageError(f'--only is {unknown}: wanted some of {[*readers]}')
+  files = [name for name in names if name in FILES]
+  reports = []
+  for name in names:
+    if name in IMAGES:
+      inputs = _IMAGES.value
+    else:  # As equal as can be, and all of them.
+      place = files.index(name)
+      inputs = (_FILES.value + place) // len(files)
+    reports.append(
+        fuzz(
+            name,
+            readers[name],
+            inputs=inputs,
+            first=_FIRST.value,
+            seed=_SEED.value,
+            workers=_WORKERS.value,
+            findings=pathlib.Path(_FINDINGS.value),
+        )
+    )
+    print('\n'.join(reports[-1].lines()), flush=True)
+  if _JSON.value:
+    values = [vars(report) for report in reports]
+    pathlib.Path(_JSON.value).write_text(json.dumps(values, indent=1) + '\n')
+  found = sum(len(report.findings) for report in reports)
+  inputs = sum(report.inputs for report in reports)
+  print(f'{inputs:,} inputs, {found} finding(s), seed {_SEED.value}')
+  return 1 if found else 0
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,418 @@
+"""Fuzzing of what reads checkpoints, workdirs, data, features and definitions.
+
+Each reader's seeds are a folder that this program itself has written. An input
+is that folder with one file changed.
+"""
+
+import contextlib
+import json
+import pathlib
+import random
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from alexnet.errors import UserError
+from benchmarks import fuzz_mutations
+from benchmarks.fuzz_worker import Finding
+from input_pipeline.errors import DataError
+
+# What the command line shows as a message; all else would be a traceback.
+REFUSALS = (UserError, DataError, OSError)
+_WORDS = (
+    b'PK\3\4', b'PK\1\2', b'PK\5\6', b'PK\6\6', b'\x93NUMPY\1\0', b'NUMPY\3\0',
+    b"'descr': '|O'", b"'descr': '<f8'", b"'shape': (1000000000000,)",
+    b"'shape': (-1,)", b'True', b'(0, 4611686018427387904)', b'ustar\0',
+    b'\x80\xff\xff\xff\xff\xff\xff\xff', b'77777777777', b'../../', b'\0', b'L',
+    b'x', b'g', b'5', b'2', b'S',
+)
+_TEXTS = ('.json', '.jsonl', '.txt', '.cfg')
+
+
+class _Folder:
+  """Changes one file of a folder; subclasses write it and read it."""
+
+  refusals = REFUSALS
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder / 'seed'
+    self.folder.mkdir()
+    self.write()
+    self.seeds = {
+        str(path.relative_to(self.folder)): path.read_bytes()
+        for path in sorted(self.folder.rglob('*'))
+        if path.is_file()
+    }
+    # That it is taken as it is, or all refusals would mean nothing.
+    self.read((next(iter(self.seeds)), next(iter(self.seeds.values()))))
+
+  def write(self) -> None:
+    """Writes the seeds into `self.folder`."""
+
+  def use(self, name: str) -> str | None:
+    """Reads the folder, of which the file `name` has been changed."""
+
+  def choose(self, rng: random.Random) -> str:
+    """Name of the file to change."""
+    return rng.choice(list(self.seeds))
+
+  def make(self, rng: random.Random) -> tuple[str, bytes]:
+    name = self.choose(rng)
+    text = name.endswith(_TEXTS)
+    changed = fuzz_mutations.mutate(
+        self.seeds[name],
+        rng,
+        list(self.seeds.values()),
+        () if text else _WORDS,
+        text=text,
+    )
+    return name, changed
+
+  def read(self, made: tuple[str, bytes]) -> str | None:
+    name, data = made
+    path = self.folder / name
+    path.write_bytes(data)
+    try:
+      return self.use(name)
+    finally:
+      path.write_bytes(self.seeds[name])
+
+  def save(self, made: tuple[str, bytes], path: pathlib.Path) -> None:
+    path.write_bytes(f'{made[0]}\n'.encode() + made[1])
+
+
+def _pictures(folder, count=3):
+  rng = np.random.default_rng(0)
+  for label in 'ab':
+    for index in range(count):
+      path = folder / label / f'{index}.jpg'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
+      Image.fromarray(pixels).save(path, quality=80)
+
+
+class Definitions(_Folder):
+  """A layer definition and its parameters; texts in the authors' format."""
+
+  def write(self):
+    from tests import definitions
+
+    middle = {
+        'conv': dict(type='conv', inputs='data', filters=8, padding=2, stride=2,
+                     filterSize=5, channels=3, initW=0.01, groups=1,
+                     sharedBiases=0, neuron='tanh[1.7,0.6]'),
+        'sparse': dict(type='conv', inputs='conv', filters=4, padding=0,
+                       stride=1, filterSize=3, channels=8, initW=0.01, groups=2,
+                       randSparse='true', filterChannels=4),
+        'blur': dict(type='blur', inputs='sparse', channels=8, filterSize=3,
+                     stdev=1.5),
+        'nail': dict(type='nailbed', inputs='blur', channels=8, stride=2),
+        'both': dict(type='concat', inputs='nail,nail'),
+        'sum': dict(type='eltsum', inputs='both,both', coeffs='1,0.5'),
+    }
+    schedule = {'schedW': 'dexp[250,0.1,4]', 'schedB': 'exp[tgtFactor=40]'}
+    params = {
+        'conv': definitions.trained(schedules=schedule),
+        'sparse': definitions.trained(),
+    }
+    for name, files in (
+        ('all', definitions.small(middle, params, reads='sum')),
+        ('145', definitions.run_145(schedule, **definitions.NARROW)),
+    ):
+      for kind, sections in zip(('layers', 'params'), files):
+        path = self.folder / f'{kind}-{name}.cfg'
+        path.write_text(definitions.text(sections))
+
+  def use(self, name):
+    from alexnet import config_checks, definitions
+    from configs import cuda_convnet
+
+    which = name.rpartition('-')[2]
+    config = cuda_convnet.get_config(str(self.folder / f'layers-{which}'))
+    config.layer_params = str(self.folder / f'params-{which}')
+    config_checks.check(config)
+    definitions.read_files(config)
+    for of_layer in definitions.rules(config).values():
+      for rule in of_layer.values():
+        for progress in (0, 0.3, 1):
+          rate = rule.rate_at(progress, 1.5)
+          if not 0 <= rate < 1e300:
+            raise Finding(f'a rate is {rate}')
+    return 'a network'
+
+
+class Workdirs(_Folder):
+  """What is read of a run besides its checkpoints."""
+
+  def write(self):
+    from alexnet import inputs, workdir
+    from tests import testing
+
+    config = testing.narrow_config()
+    config.model.num_classes = 10
+    workdir.save_config(self.folder, config)
+    mean = np.full((16, 16, 3), 120, np.float32)
+    inputs.save(
+        self.folder,
+        inputs.Inputs(tuple('ab'), mean, 'keep', np.ones(3), np.eye(3)),
+    )
+    result = dict(count=3, loss=1.5, top1=0.5, top5=0.75, views=10)
+    values = {'step': 3, 'train_seconds': 1.5, 'centre': result, 'ten': result}
+    workdir.write_json(self.folder / workdir.RESULTS, values)
+    session = {
+        'command': ['main.py'], 'python': '3.11', 'packages': {'jax': '0.10'},
+        'devices': ['cpu'], 'device_kind': 'cpu', 'mesh': {'data': 1},
+    }
+    workdir.write_json(
+        self.folder / workdir.ENVIRONMENT, {'sessions': [session]}
+    )
+    records = [
+        {'kind': kind, 'step': step, 'epoch': 0.1 * step, 'loss': 2.0 / step,
+         'top1': 0.5, 'images_per_second': None}
+        for step in (1, 2, 3)
+        for kind in ('train', 'eval_centre')
+    ]
+    lines = (json.dumps(record) + '\n' for record in records)
+    (self.folder / 'metrics.jsonl').write_text(''.join(lines))
+
+  def use(self, name):
+    from alexnet import config_checks, evaluation, inputs, models
+    from alexnet.analysis import history
+
+    run = history.read(self.folder)
+    for kind in ('train', 'eval_centre'):
+      run.points(kind, 'loss')
+    for views in evaluation.VIEWS:
+      if run.results and views in run.results:
+        evaluation.format_result(views, run.results[views])
+    inputs.load(self.folder)
+    config_checks.check(run.config)
+    if name == 'config.json':
+      models.create_model(run.config.model)
+    return name
+
+
+class Prepared(_Folder):
+  """Prepared data, JPEG files or pixels."""
+
+  def write(self):
+    from input_pipeline import preparation, sources
+
+    photos = self.folder.parent / 'photos'
+    _pictures(photos)
+    for storage in ('jpeg', 'raw'):
+      quality = 90 if storage == 'jpeg' else None
+      work = preparation.Preparation(
+          {'train': sources.open_folder(photos)},
+          self.folder / storage,
+          preparation.Settings(storage, quality, 'keep', 16),
+          workers=1,
+      )
+      work.run()
+      work.merge()
+
+  def use(self, name):
+    from input_pipeline import prepared, preprocessing
+
+    train, _ = prepared.open_prepared(self.folder / name.split('/')[0])
+    for index in range(len(train)):
+      image, label = train.image(index, preprocessing.whole(train.size))
+      if image.shape != (train.size, train.size, 3) or not 0 <= label < 2:
+        raise Finding(f'an image of {image.shape}, label {label}')
+      train.describe(index)
+    train.statistics()
+    return name.split('/')[-1]
+
+
+class Features(_Folder):
+  """Features, as a folder with codes and as one file."""
+
+  def write(self):
+    from alexnet.analysis import codes, feature_sets
+
+    rng = np.random.default_rng(0)
+    about = {
+        'layer': 'fc7', 'workdir': 'runs/x', 'step': 3, 'source': 'train',
+        'set': 'train', 'class_names': ['a', 'b'],
+    }
+    for name in ('set', 'set.npz'):
+      writer = feature_sets.Writer(self.folder / name, about)
+      vectors = rng.standard_normal((24, 20)).astype(np.float32)
+      names = [f'{i}.jpg' for i in range(24)]
+      writer.add(vectors, np.arange(24) % 2, np.arange(24), names)
+      writer.close()
+    # Without training, which would take longer than everything else here.
+    coder = codes.rotated(codes.fit_components(vectors), 16)
+    found = feature_sets.load(self.folder / 'set')
+    codes.save(codes.CodeIndex(coder, coder.encode(found.vectors)), found)
+
+  def use(self, name):
+    from alexnet.analysis import codes, feature_sets
+
+    found = feature_sets.load(self.folder / name.split('/')[0])
+    [found.names[i] for i in range(len(found))]
+    found.vectors.sum()
+    feature_sets.require(found, 'class_names', 'layer', 'source', 'step')
+    for label in found.labels.tolist():
+      found.about['class_names'][label]
+    if name.startswith('set/code'):
+      codes.open_index(found, 16).search(np.zeros((1, 20), np.float32), 2)
+    return name
+
+
+class Archives(_Folder):
+  """Tar and zip files of images."""
+
+  def write(self):
+    photos = self.folder.parent / 'photos'
+    _pictures(photos, 2)
+    with tarfile.open(self.folder / 'train.tar', 'w') as archive:
+      archive.add(photos, 'photos')
+    with tarfile.open(self.folder / 'in.tar', 'w') as archive:
+      archive.add(self.folder / 'train.tar', 'c.tar')
+    for kind in ('gz', 'bz2', 'xz'):
+      with tarfile.open(self.folder / f'x.tar.{kind}', f'w:{kind}') as archive:
+        archive.add(photos, '.')
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+      with zipfile.ZipFile(
+          self.folder / f'{method}.zip', 'w', method
+      ) as archive:
+        for path in sorted(photos.rglob('*.jpg')):
+          archive.write(path, path.relative_to(photos))
+
+  def use(self, name):
+    from input_pipeline import archives, preprocessing
+    from input_pipeline.errors import ImageError
+
+    scratch = self.folder.parent / 'scratch'
+    outside = set(self.folder.parent.iterdir()) | {scratch}
+    try:
+      source = archives.open_archive(self.folder / name, scratch)
+      taken = 0
+      for index in range(len(source)):
+        with contextlib.suppress(ImageError):
+          encoded, _ = source.read(index)
+          preprocessing.to_square(encoded, source.describe(index))
+          taken += 1
+      if set(self.folder.parent.iterdir()) - outside:
+        raise Finding('it has written outside its folder')
+      return f'{name}, {taken} image(s)'
+    finally:
+      shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Checkpoints(_Folder):
+  """A checkpoint with one file changed: never taken for the original."""
+
+  step = 7
+
+  def write(self):
+    import jax
+
+    from alexnet import checkpoints, train
+
+    rng = np.random.default_rng(0)
+    params = {
+        layer: {
+            'kernel': rng.standard_normal((4, 6), np.float32),
+            'bias': np.zeros(6, np.float32),
+        }
+        for layer in ('fc7', 'fc8')
+    }
+    self.state = jax.device_put(
+        {'params': params, 'velocity': jax.tree.map(np.ones_like, params)}
+    )
+    self.progress = json.loads(
+        json.dumps(train.dataclasses.asdict(train.Progress(step=self.step)))
+    )
+    store = checkpoints.Checkpoints(self.folder, 1)
+    store.save(self.step, self.state, self.progress)
+    store.close()
+    self.target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        self.state,
+    )
+
+  def _restore(self):
+    """As when a run is continued."""
+    from alexnet import checkpoints, train
+    from alexnet.errors import CheckpointError
+
+    if self.step not in checkpoints.complete_steps(self.folder):
+      raise CheckpointError('incomplete')
+    store = checkpoints.Checkpoints(self.folder, 1)
+    try:
+      state, progress = store.restore(self.step, self.target)
+      try:
+        train.Progress.from_dict(progress)
+      except ValueError as error:
+        raise CheckpointError(str(error)) from error
+      return state, progress
+    finally:
+      store.close()
+
+  def _same(self, state, progress):
+    import jax
+
+    same = jax.tree.map(
+        lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(),
+        state, self.state,
+    )
+    return all(jax.tree.leaves(same)) and progress == self.progress
+
+  def use(self, name):
+    state, progress = self._restore()
+    original = (self.folder / name).read_bytes() == self.seeds.get(name)
+    manifest = name.endswith('/manifest.json')
+    # Of a manifest another line's end may change nothing of what it says.
+    if not self._same(state, progress) or not (original or manifest):
+      raise Finding(f'taken with {name} changed')
+    return f'{name}, the same state'
+
+  def __init__(self, folder):
+    self.seeds = {}
+    super().__init__(folder)
+
+
+class ForgedCheckpoints(Checkpoints):
+  """The same with a manifest to match: read by Orbax, whatever it is."""
+
+  def choose(self, rng):
+    files = [name for name in self.seeds if not name.endswith('/manifest.json')]
+    return rng.choice(files)
+
+  def use(self, name):
+    import jax
+
+    from alexnet import checkpoints, trained
+    from alexnet import manifest as manifest_lib
+
+    directory = self.folder / 'checkpoints' / str(self.step)
+    manifest = directory / manifest_lib.FILE
+    store = checkpoints.Checkpoints(self.folder, 1)
+    try:
+      manifest.unlink()
+      manifest_lib.write(directory)
+      state, _ = self._restore()
+      jax.tree.map(self._check_leaf, state, self.target)
+      # As when a network is used: without what a run has besides.
+      shapes = store.parameter_shapes(self.step)
+      wanted = self.target['params']
+      trained.check_shapes(self.folder, self.step, shapes, wanted)
+      params = store.restore_parameters(self.step, wanted)
+      jax.tree.map(self._check_leaf, params, wanted)
+    finally:
+      store.close()
+      path = str(manifest.relative_to(self.folder))
+      if path in self.seeds:
+        manifest.write_bytes(self.seeds[path])
+    return pathlib.PurePath(name).name
+
+  def _check_leaf(self, got, wanted):
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+      raise Finding(f'{got.dtype} of shape {got.shape}')

@@ -1,0 +1,283 @@
+"""Files that a stranger may have written: read as data, within limits.
+
+Weights, features, statistics and prepared data are handed around. What is read
+of them by these functions is text, JSON or arrays of numbers and text: no
+pickle, nothing is executed, and no more memory is taken than the file itself
+has bytes, whatever it says of its size. Images are read by decoding.py.
+"""
+
+import json
+import math
+import os
+import stat
+import zipfile
+from typing import Any, BinaryIO
+
+import numpy as np
+
+# Bytes of a text, and of a JSON file: as Python's objects it takes up to thirty
+# times as many.
+MAX_TEXT = 2**26
+MAX_JSON = 2**24
+# Bytes of all arrays that are read from one file; those that are mapped into
+# memory may be of any size.
+MAX_ARRAYS = 2**30
+_MAX_MEMBERS = 64
+# Digits of a whole number in JSON; nothing here counts further.
+_MAX_DIGITS = 20
+# Numbers, truth and text; not 'O', objects, which would need a pickle.
+_KINDS = 'biufU'
+_PIECE = 2**22
+
+
+class UnreadableError(ValueError):
+  """A file is not what it should be; says why, without its name."""
+
+
+def open_file(path: str | os.PathLike, limit: int | None = None) -> BinaryIO:
+  """Opens a file, and nothing that one could wait for.
+
+  Args:
+    path: of the file.
+    limit: bytes that it may have; None: any number.
+
+  Raises:
+    OSError: it cannot be opened.
+    UnreadableError: it is no file, or has more bytes.
+  """
+  # A pipe would wait for its writer.
+  descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
+  status = os.fstat(descriptor)
+  if stat.S_ISDIR(status.st_mode):
+    os.close(descriptor)
+    raise IsADirectoryError(21, 'Is a directory', str(path))
+  if not stat.S_ISREG(status.st_mode):
+    os.close(descriptor)
+    raise UnreadableError('it is not a file')
+  if limit is not None and status.st_size > limit:
+    os.close(descriptor)
+    raise UnreadableError(
+        f'it has {status.st_size:,} bytes, wanted at most {limit:,}'
+    )
+  return os.fdopen(descriptor, 'rb')
+
+
+def read_text(path: str | os.PathLike, limit: int = MAX_TEXT) -> str:
+  """Reads a text in UTF-8; see `open_file` and UnicodeDecodeError."""
+  with open_file(path, limit) as f:
+    return f.read(limit).decode('utf-8')
+
+
+def read_json(path: str | os.PathLike, limit: int = MAX_JSON) -> dict[str, Any]:
+  """Reads a JSON file that is an object.
+
+  Raises:
+    OSError: it cannot be opened.
+    UnreadableError: it is too large, too deep, no JSON, no object, or has a
+      number that is not finite or has more than 20 digits.
+  """
+  values = parse_json(read_bytes(path, limit))
+  if not isinstance(values, dict):
+    raise UnreadableError(
+        f'it holds {_json_kind(values)}, wanted an object, {{...}}'
+    )
+  return values
+
+
+def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
+  """Reads a file; see `open_file`."""
+  with open_file(path, limit) as f:
+    return f.read(limit)
+
+
+def parse_json(text: str | bytes) -> Any:
+  """Like `json.loads`, for a text of bounded length; see `read_json`."""
+  try:
+    return json.loads(
+        text,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        parse_int=_whole,
+    )
+  except RecursionError as error:
+    raise UnreadableError('it is nested too deeply') from error
+  except UnicodeDecodeError as error:
+    raise UnreadableError('it is not text') from error
+
+
+def _refuse_constant(name):
+  raise UnreadableError(f'it has {name}, wanted finite numbers')
+
+
+def _finite(text):
+  value = float(text)
+  if not math.isfinite(value):
+    _refuse_constant(text[:_MAX_DIGITS])
+  return value
+
+
+def _whole(text):
+  if len(text) > _MAX_DIGITS:
+    raise UnreadableError(f'it has a number of {len(text)} digits')
+  return int(text)
+
+
+def _json_kind(value):
+  kinds = {list: 'a list', str: 'a text', bool: 'a truth', type(None): 'null'}
+  return kinds.get(type(value), 'a number')
+
+
+def take(values: Any, path: str, *kinds: type) -> Any:
+  """A field of what a JSON file held.
+
+  Args:
+    values: the object.
+    path: dotted.
+    *kinds: types that the field may have. A whole number is also a float.
+
+  Raises:
+    UnreadableError: it is not there, or of another type.
+  """
+  for name in path.split('.'):
+    if not isinstance(values, dict) or name not in values:
+      raise UnreadableError(f'it has no field {path}')
+    values = values[name]
+  allowed = (*kinds, int) if float in kinds else kinds
+  wrong = isinstance(values, bool) and bool not in kinds
+  if wrong or not isinstance(values, allowed):
+    wanted = ' or '.join(kind.__name__ for kind in kinds)
+    raise UnreadableError(f'{path} is {shown(values)}, wanted {wanted}')
+  return values
+
+
+def shown(value: Any) -> str:
+  """A value for a message, not longer than a line."""
+  text = repr(value)
+  return text if len(text) <= 60 else text[:60] + '...'
+
+
+def load_arrays(
+    path: str | os.PathLike, limit: int = MAX_ARRAYS
+) -> dict[str, np.ndarray]:
+  """Reads an .npz file.
+
+  Args:
+    path: of the file.
+    limit: bytes of all arrays together.
+
+  Raises:
+    OSError, zipfile.BadZipFile, zlib.error: it cannot be read.
+    UnreadableError: it says of an array what it has not got, or holds what is
+      no array of numbers or text.
+  """
+  arrays = {}
+  with open_file(path) as f, zipfile.ZipFile(f) as archive:
+    members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if total > limit or len(members) > _MAX_MEMBERS:
+      raise UnreadableError(
+          f'it has {total:,} bytes in {len(members):,} arrays, wanted at most '
+          f'{limit:,} in {_MAX_MEMBERS}'
+      )
+    for member in members:
+      name = member.filename.removesuffix('.npy')
+      if name in arrays:
+        raise UnreadableError(f'it has {shown(name)} twice')
+      # What bzip2 and LZMA decompress is not bounded piece by piece.
+      if member.compress_type not in (
+          zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+      ):
+        raise UnreadableError(f'{shown(name)} is compressed in another way')
+      with archive.open(member) as data:
+        arrays[name] = _read_array(data, member.file_size)
+        if data.read(1):
+          raise UnreadableError(f'{shown(name)} is longer than it says')
+  return arrays
+
+
+def load_array(
+    path: str | os.PathLike, *, mapped: bool = False, limit: int = MAX_ARRAYS
+) -> np.ndarray:
+  """Reads an .npy file.
+
+  Args:
+    path: of the file.
+    mapped: map it into memory instead, whatever its size.
+    limit: bytes that it may have.
+
+  Raises:
+    OSError: it cannot be opened.
+    UnreadableError, ValueError: see `load_arrays`.
+  """
+  with open_file(path, None if mapped else limit) as f:
+    size = os.fstat(f.fileno()).st_size
+    if not mapped:
+      return _read_array(f, size)
+    shape, fortran, dtype = _read_header(f, size)
+    if 0 in shape:  # Nothing to map.
+      return np.zeros(shape, dtype)
+    order = 'F' if fortran else 'C'
+    return np.memmap(f, dtype, 'r', f.tell(), shape, order)
+
+
+def _read_header(f, size):
+  """(shape, whether Fortran's order, dtype); size: bytes of the file."""
+  version = np.lib.format.read_magic(f)
+  readers = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  if version not in readers:
+    raise UnreadableError(f'it is of version {version} of the format')
+  shape, fortran, dtype = readers[version](f)
+  if dtype.kind not in _KINDS or not dtype.itemsize:
+    raise UnreadableError(
+        f'it has elements of type {shown(dtype.str)}, wanted numbers or text'
+    )
+  # Python's whole numbers do not overflow.
+  wanted = math.prod(shape) * dtype.itemsize
+  if min(shape, default=0) < 0 or wanted != size - f.tell():
+    raise UnreadableError(
+        f'it says it has {shown(shape)} elements of {dtype.itemsize} bytes, '
+        f'but {size - f.tell():,} bytes follow'
+    )
+  return shape, fortran, dtype
+
+
+def _read_array(f, size):
+  shape, fortran, dtype = _read_header(f, size)
+  array = np.empty(math.prod(shape), dtype)
+  view, place = memoryview(array.view(np.uint8)).cast('B'), 0
+  while place < len(view):
+    count = f.readinto(view[place : place + _PIECE])
+    if not count:
+      raise UnreadableError('it ends before its array does')
+    place += count
+  return array.reshape(shape, order='F' if fortran else 'C')
+
+
+def check_array(
+    name: str, array: np.ndarray, kinds: str, shape: tuple[int | None, ...]
+) -> np.ndarray:
+  """Returns an array that is as it should be.
+
+  Args:
+    name: for the message.
+    array: any.
+    kinds: of its dtype, such as 'f' or 'iu'.
+    shape: None for an axis of any length.
+
+  Raises:
+    UnreadableError: another dtype or shape, or a number that is not finite.
+  """
+  fits = len(array.shape) == len(shape) and all(
+      wanted in (None, got) for got, wanted in zip(array.shape, shape)
+  )
+  if array.dtype.kind not in kinds or not fits:
+    raise UnreadableError(
+        f'{name} is {array.dtype} of shape {shown(array.shape)}, wanted shape '
+        f'{shape} of kind {kinds}'
+    )
+  if array.dtype.kind == 'f' and not np.isfinite(array).all():
+    raise UnreadableError(f'{name} has numbers that are not finite')
+  return array

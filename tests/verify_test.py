@@ -1,0 +1,206 @@
+"""The determinism report: equal where it is, and where it is not, where not."""
+
+from tests import testing  # isort: skip
+
+import hashlib
+import io
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from alexnet import (
+  checkpoints,
+  metrics,
+  partitioning,
+  replay,
+  train,
+  verify,
+  workdir,
+)
+from alexnet.errors import CheckpointError, ConfigError
+from tests import tiny
+
+
+def contents(folder):
+  """{path: digest and time} of all that is in a folder."""
+  return {
+      str(path.relative_to(folder)): (
+          hashlib.sha256(path.read_bytes()).hexdigest(),
+          path.stat().st_mtime_ns,
+      )
+      for path in sorted(folder.rglob('*'))
+      if path.is_file()
+  }
+
+
+class VerifyTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.root = pathlib.Path(cls.enter_context(cls._temporary()))
+    images = testing.write_images(cls.root / 'images', classes=2, per_class=10)
+    config = tiny.get_config()
+    config.dataset.train_dir = str(images)
+    config.dataset.split_seed = 0
+    config.dataset.mean = 'imagenet_channels'
+    config.dataset.pca = 'imagenet'
+    config.ten_views = False
+    # Few layers and pixels, of which the step is compiled in each test.
+    for name in ('conv3', 'conv4', 'conv5', 'fc6'):
+      config.model[name].features = 0
+    config.dataset.size = 40
+    config.augmentation.crop_size = 36
+    config.augmentation.crop_offsets = 5
+    config.log_every = '2 steps'
+    cls.run_dir = cls.root / 'run'
+    train.Run(config, cls.run_dir, metrics.Console(io.StringIO())).train()
+
+  @staticmethod
+  def _temporary():
+    import tempfile
+    return tempfile.TemporaryDirectory()
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir()) / 'run'
+    shutil.copytree(self.run_dir, self.workdir)
+
+  def verify(self, **options):
+    console = metrics.Console(io.StringIO())
+    return replay.verify(self.workdir, console, **options)
+
+  def change_config(self, **fields):
+    path = self.workdir / 'config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+  def test_equal_and_nothing_is_written(self):
+    before = contents(self.workdir)
+    report = self.verify()
+    self.assertEqual((report.first, report.last), (4, 6))
+    self.assertEqual(report.reference, 'the checkpoint of step 6')
+    self.assertEqual(report.differences, [])
+    self.assertEqual(report.losses, 1)
+    self.assertEqual(report.environment, [])
+    self.assertEqual(contents(self.workdir), before)
+    self.assertEqual(verify.lines(report)[-1], 'result   equal to the bit')
+
+  def test_a_loss_that_is_recorded_otherwise(self):
+    path = self.workdir / 'metrics.jsonl'
+    records = metrics.read_records(path)
+    for record in records:
+      if record['kind'] == 'train' and record['step'] == 6:
+        record['loss'] = loss = float(np.nextafter(record['loss'], 9))
+    path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    (difference,) = self.verify().differences
+    self.assertIn(f'step 6: the loss is {loss!r} in metrics.jsonl', difference)
+
+  def test_one_bit_of_an_array(self):
+    """With a manifest made anew: nothing else can notice it."""
+    config = workdir.load_config(self.workdir)
+    run = train.Run(
+        config, self.workdir, metrics.Console(io.StringIO()), training=False
+    )
+    kernel = np.array(run.state.params['fc7']['kernel'])
+    kernel.view(np.uint32)[3, 5] ^= 4
+    run.state.params['fc7']['kernel'] = jax.device_put(
+        kernel, partitioning.shardings(kernel, run.mesh)
+    )
+    run.close()
+    progress = json.loads(
+        (self.workdir / 'checkpoints/6/progress/metadata').read_text()
+    )
+    shutil.rmtree(self.workdir / 'checkpoints/6')
+    store = checkpoints.Checkpoints(self.workdir, 2)
+    store.save(6, run.state, progress)
+    store.close()
+    (difference,) = self.verify().differences
+    self.assertRegex(
+        difference,
+        r'^params/fc7/kernel: 1 of 384 numbers, by at most \S+ \(4 units in '
+        r'the last place\); the first at \(3, 5\)',
+    )
+
+  def test_another_seed(self):
+    self.change_config(seed=1)
+    report = self.verify()
+    self.assertRegex(report.differences[0], '^step 6: the loss is .* now$')
+    self.assertRegex(report.differences[1], '^params/conv1/')
+    self.assertEqual(verify.lines(report)[-1], 'result   DIFFERENT')
+
+  def test_twice_from_the_only_checkpoint(self):
+    shutil.rmtree(self.workdir / 'checkpoints/6')
+    report = self.verify(steps=1)
+    self.assertEqual((report.first, report.last), (4, 5))
+    self.assertEqual(report.reference, 'a second replay')
+    self.assertEqual(report.differences, [])
+
+  def test_twice_and_not_the_same(self):
+    """As on a machine that is not deterministic."""
+    make_step, calls = train.Run.make_step, []
+
+    def unsteady(run, batch):
+      calls.append(0)
+      result = make_step(run, batch)
+      return {**result, 'loss': result['loss'] + len(calls) * 1e-9}
+
+    with absltest.mock.patch.object(train.Run, 'make_step', unsteady):
+      report = self.verify(checkpoint=4, steps=1)
+    self.assertRegex(
+        report.differences[0], '^step 5: the loss was .* in the first replay'
+    )
+
+  def test_environment(self):
+    path = self.workdir / 'environment.json'
+    values = json.loads(path.read_text())
+    session = values['sessions'][-1]
+    self.assertIn('data', session['mesh'])
+    session['packages']['jax'] = '0.0.1'
+    session['device_kind'] = 'abacus'
+    session['mesh']['tower'] = 2
+    path.write_text(json.dumps(values))
+    report = self.verify(steps=1)
+    text = '\n'.join(report.environment)
+    self.assertLen(report.environment, 3)
+    self.assertIn("device_kind was 'abacus', is 'cpu'", text)
+    self.assertIn('mesh.tower was 2, is 1', text)
+    self.assertIn("packages.jax was '0.0.1', is", text)
+
+  def test_what_cannot_be(self):
+    with self.assertRaisesRegex(CheckpointError, 'of step 5: it has 4, 6'):
+      self.verify(checkpoint=5)
+    with self.assertRaisesRegex(ConfigError, 'ends at 6: wanted at most 0'):
+      self.verify(checkpoint=6)
+    shutil.rmtree(self.workdir / 'checkpoints')
+    with self.assertRaisesRegex(CheckpointError, 'has no checkpoint yet'):
+      self.verify()
+
+
+class DifferenceTest(parameterized.TestCase):
+
+  def describe(self, wanted, got):
+    return replay.describe_difference(
+        np.asarray(wanted, np.float32), np.asarray(got, np.float32)
+    )
+
+  def test_units_in_the_last_place(self):
+    """By hand: the floats beside 0 are the smallest ones, 1e-45."""
+    tiny_float = np.float32(1e-45)
+    text = self.describe([0, -tiny_float], [0, tiny_float])
+    self.assertIn('1 of 2 numbers', text)
+    self.assertIn('(2 units', text)
+    self.assertIn('first at (1,)', text)
+
+  def test_zeros_of_two_signs(self):
+    self.assertIn('(0 units', self.describe([0.0], [-0.0]))
+
+  def test_equal(self):
+    self.assertIsNone(self.describe([1, np.nan], [1, np.nan]))
+
+
+if __name__ == '__main__':
+  absltest.main()
