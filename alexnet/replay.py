@@ -74,10 +74,11 @@ def verify(
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
   run = train.Run(config, workdir, console, training=False)
-  if last > run.timetable.total_steps:
+  total = run.timetable.total_steps
+  if last > total:
     raise ConfigError(
         f'--steps would end at step {last}, the run ends at '
-        f'{run.timetable.total_steps}: wanted at most {run.timetable.total_steps - first}, or '
+        f'{total}: wanted at most {total - first}, or '
         '--checkpoint of an earlier one'
     )
   twice = last != saved
