@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from alexnet import filters, metrics, partitioning, pictures
+from alexnet import filters, metrics, pictures
 from input_pipeline import atomic
 
 FOLDER = 'images'
@@ -49,15 +50,13 @@ def write(
   # One layer at a time: the whole is hundreds of megabytes.
   for layer, arrays in params.items():
     for name, array in arrays.items():
-      writer.histogram(f'{layer}/{name}', step, partitioning.on_host(array))
+      writer.histogram(f'{layer}/{name}', step, jax.device_get(array))
   files = {
       'predictions': pictures.predictions(
           squares, np.exp(log_probabilities), labels.tolist(), class_names
       )
   }
-  kernels = None
-  if place := filters.first_layer(params):
-    kernels = partitioning.on_host(params[place[0]][place[1]])
+  kernels = filters.first_kernels(params)
   if kernels is not None:
     files['filters'] = pictures.encode(filters.picture(kernels, towers))
     for number, tower in enumerate(filters.colourfulness(kernels, towers), 1):

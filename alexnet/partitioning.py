@@ -256,20 +256,6 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
   return part, parts
 
 
-def on_host(array: jax.Array) -> np.ndarray:
-  """A parameter's value, of which each process has all towers.
-
-  Args:
-    array: on the mesh, partitioned as by `specs`.
-  """
-  if array.is_fully_addressable or array.is_fully_replicated:
-    return np.asarray(array)
-  value = np.empty(array.shape, array.dtype)
-  for shard in array.addressable_shards:
-    value[shard.index] = shard.data
-  return value
-
-
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Moves this process's examples of a batch to its devices.
 

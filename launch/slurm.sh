@@ -37,9 +37,12 @@ srun --kill-on-bad-exit=0 --label \
     python main.py --distributed --peer_timeout=100 "$@"
 status=$?
 
-# 76: a process or a host was lost. The rest can be continued; three times, so
-# that a host that always fails does not keep the queue busy.
-if [ "$status" -eq 76 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+# The highest status of all. 76: a process or a host was lost; 128 and more: a
+# signal has killed one. The run can be continued; three times, so that a host
+# that always fails does not keep the queue busy.
+if [ "$status" -eq 76 ] || [ "$status" -ge 128 ]; then
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
 fi
 exit "$status"
