@@ -377,6 +377,8 @@ class Run:
           self._save(required=at_end)
       if at_end:
         return self._finish(writer)
+      if self._stop:
+        raise waiting.Stopped  # Before a step more, and a save more.
       limit = self._bad_steps.limit(progress.usual_loss, step)
       result = self._advance(next(batches), limit)
       self._stop.ask()
