@@ -227,11 +227,13 @@ def fuzz(
     report.findings.append((result['number'], result['kind']))
     number = result['number']
     print(f'{name}: FINDING at {number}: {result["kind"]}', flush=True)
+    # The latter, where the process died of it.
     current = folder / fuzz_worker.CURRENT
-    if findings and current.exists():
-      findings.mkdir(parents=True, exist_ok=True)
-      place = findings / f'{name}-{seed}-{number}'
-      shutil.copyfile(current, place)
+    for kept in (current.with_name(f'{current.name}-{number}'), current):
+      if findings and kept.exists():
+        findings.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kept, findings / f'{name}-{seed}-{number}')
+        break
 
   def work():
     worker = _Worker(target, seed)

@@ -3,10 +3,10 @@
   python -m benchmarks.fuzz_worker MODULE:TARGET SEED FOLDER
 
 reads lines 'FIRST END' and writes a line when it begins with an input, which
-then lies in FOLDER/current, and one of JSON when it has ended. It dies by
-SIGPROF at an input that takes more than CPU_SECONDS of the processor, by
-SIGALRM at one that waits longer than WALL_SECONDS, and of whatever the reader
-dies of.
+then lies in FOLDER/current (a finding stays, as FOLDER/current-NUMBER), and one
+of JSON when it has ended. It dies by SIGPROF at an input that takes more than
+CPU_SECONDS of the processor, by SIGALRM at one that waits longer than
+WALL_SECONDS, and of whatever the reader dies of.
 """
 
 import contextlib
@@ -135,6 +135,8 @@ def main() -> None:
       peak = _memory('VmHWM')
       if peak > MEMORY:
         outcome, kind = 'finding', f'took {peak / 2**20:,.0f} MiB'
+      if outcome == 'finding':  # The next input will take its place.
+        current.replace(current.with_name(f'{CURRENT}-{number}'))
       result = {
           'number': number,
           'outcome': outcome,

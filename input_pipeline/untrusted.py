@@ -90,15 +90,18 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     return f.read(limit)
 
 
-def parse_json(text: str | bytes) -> Any:
-  """Like `json.loads`, for a text of bounded length; see `read_json`."""
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+  """Like `json.loads`, for a text of bounded length; see `read_json`.
+
+  Args:
+    text: the JSON.
+    finite: whether all numbers have to be.
+  """
+  options = {'parse_int': _whole}
+  if finite:
+    options |= {'parse_constant': _refuse_constant, 'parse_float': _finite}
   try:
-    return json.loads(
-        text,
-        parse_constant=_refuse_constant,
-        parse_float=_finite,
-        parse_int=_whole,
-    )
+    return json.loads(text, **options)
   except RecursionError as error:
     raise UnreadableError('it is nested too deeply') from error
   except UnicodeDecodeError as error:
@@ -229,7 +232,12 @@ def _read_header(f, size):
   }
   if version not in readers:
     raise UnreadableError(f'it is of version {version} of the format')
-  shape, fortran, dtype = readers[version](f)
+  try:
+    shape, fortran, dtype = readers[version](f)
+  except Exception as error:  # NumPy takes it for Python, and raises its kinds.
+    raise UnreadableError(
+        f'its header cannot be read ({type(error).__name__})'
+    ) from error
   if dtype.kind not in _KINDS or not dtype.itemsize:
     raise UnreadableError(
         f'it has elements of type {shown(dtype.str)}, wanted numbers or text'

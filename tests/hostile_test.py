@@ -168,7 +168,7 @@ class ImagesTest(parameterized.TestCase):
   def test_other_data_behind_the_end_are_no_scans(self):
     """As the film behind a photograph of a telephone."""
     encoded = jpeg(64, 64)
-    film = b'\xff\xda\0\x0c' * 1000
+    film = b'\xff\xda\0\x0c' * 100_000
     np.testing.assert_array_equal(
         decoding.decode(encoded + film, 'x'), decoding.decode(encoded, 'x')
     )
@@ -280,6 +280,16 @@ class ArraysTest(parameterized.TestCase):
         lambda p: untrusted.load_array(p, mapped=True), path,
     )
 
+  @parameterized.parameters(
+      b"{'descr': '|u1', 'fortran_order': (\n", b"{'shape': 10**10**10}\n",
+      b'[' * 9000, b"__import__('os').system('false')\n", b'\xff\0', b'3',
+  )
+  def test_a_header_that_is_none(self, text):
+    text = text.ljust(118)
+    length = struct.pack('<H', len(text))
+    self.zip_of(np.lib.format.magic(1, 0) + length + text)
+    self.refused('its header cannot be read')
+
   def test_text_of_no_length(self):
     """A petabyte of empty strings has no bytes, until it is a list."""
     self.zip_of(self.header((10**15,), '<U0'))
@@ -377,8 +387,10 @@ class JsonTest(parameterized.TestCase):
   def test_lines_of_metrics(self):
     path = pathlib.Path(self.create_tempdir()) / 'metrics.jsonl'
     good = {'kind': 'train', 'step': 3, 'loss': float('inf')}
-    bad = ('[]', '3', '{"kind": 1, "step": 1}', '{"kind": "train"}', '\xff',
-           '{"kind": "train", "step": -1}', '[' * 99_999, '{"step": 1e9}')
+    long = f'{{"kind": "train", "step": 1, "loss": {"9" * 400}}}'
+    bad = ('[]', '3', long, '{"kind": 1, "step": 1}', '{"kind": "train"}',
+           '\xff', '{"kind": "train", "step": -1}', '[' * 99_999,
+           '{"step": 1e9}')
     path.write_text('\n'.join((*bad, json.dumps(good), *bad)))
     self.assertEqual(metrics.read_records(path), [good])
     with (

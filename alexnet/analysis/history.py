@@ -48,7 +48,11 @@ class History:
   @functools.cached_property
   def epochs_per_step(self) -> float | None:
     """From the lines of the log; None if there is none yet."""
-    lines = [r for r in self.of_kind('train') if r.get('epoch')]
+    lines = [
+        r
+        for r in self.of_kind('train')
+        if isinstance(r.get('epoch'), (int, float)) and r['epoch'] and r['step']
+    ]
     return lines[-1]['epoch'] / lines[-1]['step'] if lines else None
 
   @property

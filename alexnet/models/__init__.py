@@ -108,6 +108,8 @@ def _narrowed(config):
   if config.width <= 0:
     raise ConfigError(f'model.width is {config.width}: wanted more than 0')
   config = config.copy_and_resolve_references()
+  # A whole number in a file, which no fraction may replace.
+  config = ml_collections.ConfigDict(config.to_dict(), type_safe=False)
   for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE, alexnet.HEAD):
     layer = config[name]
     if layer.reads != 'image':
