@@ -7,6 +7,7 @@ data is not.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,19 @@ class Inputs:
   aspect: str
   deviations: np.ndarray
   eigenvectors: np.ndarray
+
+
+def output_names(
+    class_names: Sequence[str], outputs: int
+) -> tuple[str, ...]:
+  """Names of a network's outputs, of which there may be more than classes.
+
+  Args:
+    class_names: of its data, in the order of their labels.
+    outputs: number of them, `model.num_classes`.
+  """
+  names = tuple(class_names)
+  return names + tuple(f'output {i}' for i in range(len(names), outputs))
 
 
 def of_pipeline(pipeline: 'Pipeline') -> Inputs:

@@ -12,7 +12,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet import image_log, layer_statistics, metrics, partitioning
+from alexnet import (
+  image_log,
+  inputs,
+  layer_statistics,
+  metrics,
+  partitioning,
+)
 from alexnet.errors import ConfigError
 from alexnet.models import Module
 from alexnet.train_step import TrainState
@@ -101,7 +107,9 @@ class Observer:
           squares=squares,
           log_probabilities=result['log_probabilities'],
           labels=result['label'],
-          class_names=source.class_names,
+          class_names=inputs.output_names(
+              source.class_names, self._config.model.num_classes
+          ),
       )
 
   def _batch(self, source: Source, count: int):

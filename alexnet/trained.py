@@ -294,10 +294,8 @@ def load(
         + ', '.join(map(str, steps))
     )
   inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
-  names = inputs.class_names
-  # A network may have more outputs than its data has classes.
-  names += tuple(
-      f'output {i}' for i in range(len(names), config.model.num_classes)
+  names = inputs_lib.output_names(
+      inputs.class_names, config.model.num_classes
   )
   params = _restore(workdir, step)
   return TrainedNetwork(
