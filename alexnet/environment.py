@@ -8,10 +8,13 @@ import pathlib
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import jax
 
 from alexnet.workdir import write_json
+
+FILE = 'environment.json'
 
 _PACKAGES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections',
@@ -24,11 +27,8 @@ def write(path: pathlib.Path) -> None:
 
   A run of several sessions keeps one entry for each.
   """
-  sessions = []
-  if path.exists():
-    # Unreadable if a session was killed while it wrote: only this one counts.
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-      sessions = json.loads(path.read_text())['sessions']
+  # Unreadable if a session was killed while it wrote: only this one counts.
+  sessions = read(path)
   sessions.append({
       'command': sys.argv,
       'python': platform.python_version(),
@@ -40,6 +40,13 @@ def write(path: pathlib.Path) -> None:
       'git_revision': _git_revision(),
   })
   write_json(path, {'sessions': sessions})
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """What `write` has noted of each session; nothing if it cannot be read."""
+  with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    return list(json.loads(path.read_text())['sessions'])
+  return []
 
 
 def idle_accelerator_warning() -> str | None:

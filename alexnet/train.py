@@ -235,7 +235,7 @@ class Run:
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
       workdir_lib.save_config(self.workdir, self.config)
-      environment.write(self.workdir / 'environment.json')
+      environment.write(self.workdir / environment.FILE)
     except OSError as error:
       raise CheckpointError(
           f'cannot write to workdir {self.workdir} ({error.strerror}): set '

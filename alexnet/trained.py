@@ -21,7 +21,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from alexnet import batching, checkpoints, dense, photos, train_step
+from alexnet import (
+  batching,
+  checkpoints,
+  dense,
+  environment,
+  photos,
+  train_step,
+)
 from alexnet import inputs as inputs_lib
 from alexnet import views as views_lib
 from alexnet import workdir as workdir_lib
@@ -271,11 +278,13 @@ def load(
     workdir: of the run.
     step: of the checkpoint; None: the newest.
     overrides: {dotted field: value} of the config: where the data of a run is
-      now that has no `inputs.npz` yet.
+      now that has no `inputs.npz` yet; `model.num_classes`, if the run had it
+      set to more than its data has, in a file.
 
   Raises:
     CheckpointError: no run there, no such checkpoint, or it is damaged.
-    DataError: a run without `inputs.npz`, whose data is not there either.
+    DataError: a run without `inputs.npz`, whose data is not there either, or
+      has other classes than the network has outputs.
   """
   workdir = pathlib.Path(workdir).expanduser()
   config = workdir_lib.load_config(workdir)
@@ -293,7 +302,13 @@ def load(
         f'{workdir} has no checkpoint of step {step}: it has '
         + ', '.join(map(str, steps))
     )
-  inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
+  inputs = inputs_lib.load(workdir)
+  if inputs is None:
+    # The config alone does not tell what was asked for and what came of data.
+    spare = 'model.num_classes' in (overrides or {}) or _asked_for_outputs(
+        workdir
+    )
+    inputs = _inputs_from_data(config, workdir, spare)
   names = inputs_lib.output_names(
       inputs.class_names, config.model.num_classes
   )
@@ -318,11 +333,27 @@ def _restore(workdir, step):
   return params
 
 
-def _inputs_from_data(config, workdir):
+def _asked_for_outputs(workdir):
+  """Whether a command of the run had --config.model.num_classes."""
+  return any(
+      'model.num_classes' in argument
+      for session in environment.read(workdir / environment.FILE)
+      for argument in session.get('command', ())
+  )
+
+
+def _inputs_from_data(config, workdir, spare):
+  """Of the run's data; `spare`: whether it may have more outputs than that."""
   from input_pipeline.pipeline import Pipeline  # With it comes TensorFlow.
 
   try:
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
+    found, outputs = len(train.class_names), config.model.num_classes
+    if found > outputs or (found < outputs and not spare):
+      raise DataError(
+          f'{train.name} has {found} classes and the network {outputs} '
+          'outputs, so these are not the images that it was trained on'
+      )
     return inputs_lib.of_pipeline(Pipeline(config, train, evaluation))
   except DataError as error:
     raise DataError(

@@ -20,7 +20,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from alexnet import filters, metrics, pictures, train, workdir
+from alexnet import filters, inputs, metrics, pictures, train, workdir
 from alexnet.analysis import (
     chapters,
     charts,
@@ -28,13 +28,14 @@ from alexnet.analysis import (
     confusion,
     gallery,
     history,
+    images,
     page,
     report,
 )
 from alexnet.errors import CheckpointError, ConfigError
 from input_pipeline import sources
-from input_pipeline.errors import ImageError
-from tests import tiny
+from input_pipeline.errors import DataError, ImageError
+from tests import tiny, tiny_run
 
 _SECTIONS = [
     'The run', 'Curves', 'Results', 'Kernels', 'Predictions',
@@ -338,6 +339,60 @@ class OldRunTest(PageTestCase):
       shutil.copy(self.folder / 'config.json', folder)
     runs = history.read_all([*folders, folders[0]])
     self.assertEqual([run.name for run in runs], ['a/run', 'b/run'])
+
+
+class OtherClassesTest(absltest.TestCase):
+  """Images whose labels are not what the network's outputs are."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.directory = pathlib.Path(
+        cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
+    cls.images = testing.write_images(cls.directory / 'images', 3, 2)
+    cls.workdir = cls.directory / 'run'
+    cls.network = tiny_run.write(cls.workdir, cls.images, classes=3)
+    cls.renamed = cls.directory / 'renamed'
+    for name, other in (('class0', 'class2'), ('class1', 'class1'),
+                        ('class2', 'class0 \x1b')):
+      shutil.copytree(cls.images / name, cls.renamed / other)
+
+  def test_report(self):
+    """The names that a user gives classes are not those of the data."""
+    names = {'class0': 'cat'}
+    opened = report.Lazily(self.workdir, {}, names)
+    self.assertNotEmpty(opened.reader(True).labels)
+    self.assertEqual(opened.network.class_names, ('cat', 'class1', 'class2'))
+    moved = {'dataset.train_dir': str(self.renamed)}
+    message = (
+        r"renamed has other classes .*: 'class0 \\x1b', not 'class0', as "
+        r'number 0 \(of 3 and 3\)'
+    )
+    for train_set in (True, False):
+      with self.assertRaisesRegex(DataError, message):
+        report.Lazily(self.workdir, moved, names).reader(train_set)
+
+  def test_own_images_of_a_run(self):
+    config = self.network.config.copy_and_resolve_references()
+    names = self.network.inputs.class_names
+    opened = images.open_sets('train', config=config, class_names=names)
+    self.assertEqual(opened['train'].class_names, names)
+    config.dataset.train_dir = str(self.renamed)
+    with self.assertRaisesRegex(DataError, "not 'class0', as number 0"):
+      images.open_sets('evaluation', config=config, class_names=names)
+    # Any others may have any classes.
+    images.open_sets(str(self.renamed), config=config, class_names=names)
+
+  def test_fewer_and_more(self):
+    source = ManySource()
+    names = [f'class {i}' for i in range(990)]
+    with self.assertRaisesRegex(
+        DataError, "'class 990', not none, as number 990, .* and 5 more "
+        r'\(of 1000 and 990\)',
+    ):
+      inputs.check_classes(source, names)
+    inputs.check_classes(source, ManySource.class_names)
 
 
 class FiltersTest(absltest.TestCase):

@@ -12,7 +12,15 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import inputs, metrics, models, pairing, train, trained
+from alexnet import (
+  environment,
+  inputs,
+  metrics,
+  models,
+  pairing,
+  train,
+  trained,
+)
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.models.cuda_convnet import CudaConvnet
 from input_pipeline.errors import DataError, ImageError
@@ -182,6 +190,28 @@ class TrainedTest(parameterized.TestCase):
         network.inputs.mean_image, self.network.inputs.mean_image
     )
     self.assertEqual(network.class_names, self.network.class_names)
+
+  def test_older_run_with_some_of_its_classes(self):
+    """Two of three would be taken for the first two outputs."""
+    older = shutil.copytree(self.workdir, self.directory / 'two classes')
+    (older / inputs.FILE).unlink()
+    folder = self.directory / 'two'
+    for name in ('class1', 'class2'):
+      shutil.copytree(self.directory / 'x' / name, folder / name)
+    moved = {'dataset.train_dir': str(folder)}
+    with self.assertRaisesRegex(
+        DataError, 'two has 2 classes and the network 3 outputs'
+    ):
+      trained.load(older, overrides=moved)
+    # A run may have been asked for more outputs than classes.
+    network = trained.load(older, overrides={**moved, 'model.num_classes': 3})
+    names = ('class1', 'class2', 'output 2')
+    self.assertEqual(network.class_names, names)
+    (older / environment.FILE).write_text(
+        '{"sessions": [{"command": ["main.py", "--config.model.num_classes=3"]}'
+        ']}'
+    )
+    self.assertEqual(trained.load(older, overrides=moved).class_names, names)
 
   def test_damaged_inputs(self):
     damaged = shutil.copytree(self.workdir, self.directory / 'damaged')

@@ -163,7 +163,10 @@ def main(argv: list[str]) -> None:
     if name != PIXELS:
       run_flags.check_layer(network, name)
   sets = images_lib.open_sets(
-      values.source, config=network.config, aspect=network.inputs.aspect
+      values.source,
+      config=network.config,
+      aspect=network.inputs.aspect,
+      class_names=network.inputs.class_names,
   )
   source = sets['train']
   if len(source.class_names) < 2:

@@ -164,13 +164,21 @@ class Lazily:
     return self._network
 
   def reader(self, train: bool):
-    """A `gallery.Reader` of the training or of the evaluation set."""
+    """A `gallery.Reader` of the training or of the evaluation set.
+
+    Raises:
+      DataError: they are not there, or have other classes than the network.
+    """
+    from alexnet import inputs
     from alexnet.analysis import gallery
     from input_pipeline import datasets
 
     config = self.network.config
     if self._sources is None:
       sources = datasets.create_sources(config.dataset, config.seed)
+      # Not the outputs' names, which may be other ones on the page.
+      for one in sources:
+        inputs.check_classes(one, self.network.inputs.class_names)
       self._sources = [
           gallery.Reader(one, config.dataset.size) for one in sources
       ]
