@@ -599,6 +599,43 @@ class ChartTest(PageTestCase):
     again = charts.chart('x', 'X', 'an x', draw)
     self.assertEqual(again, picture)
 
+  @parameterized.parameters('$x_{$', '$$', r'\$', '_run', '_', 'a' * 31 + '$b$')
+  def test_any_name(self, name):
+    """Matplotlib takes no formula for it and leaves it in the legend."""
+    shown = name if len(name) <= 32 else name[:31] + '…'
+    two = [charts.Line(label, [(0, 1), (1, 2)], 0) for label in (name, 'b')]
+    draws = [
+        charts.lines(two, xlabel='x', ylabel='y'),
+        charts.bars({name: 0.5, 'b': 0.25}, xlabel='x'),
+        charts.matrix(
+            np.eye(2), [name, 'b'], classes=2, xlabel='x', ylabel='y'
+        ),
+    ]
+    for draw in draws:
+      text = self.svg(charts.chart('x', 'X', 'an x', draw))[0]
+      words = ElementTree.fromstring(text).iter()
+      self.assertIn(shown, [element.text for element in words])
+
+  def test_escaped_letters_take_no_room(self):
+    """Of two columns in a legend, as without dollars."""
+    heights = []
+    for name in ('a' * 20, '$' * 20):
+      two = [charts.Line(name, [(0, 1)], 0)] * 2
+      draw = charts.lines(two, xlabel='x', ylabel='y')
+      with Image.open(io.BytesIO(charts.chart('x', 'X', '', draw).png)) as file:
+        heights.append(file.height)
+    self.assertEqual(*heights)
+
+  def test_plain(self):
+    self.assertEqual(pictures.plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
+    self.assertEqual(
+        pictures.plain('photos/$x_{$', 6, keep_end=True), '…' + r'\$x_{\$'
+    )
+    square = np.zeros((8, 8, 3), np.uint8)
+    for name in ('$x_{$', '$' * 30):
+      pictures.rows([[square]], [[name]])
+      pictures.predictions([square], np.eye(1), [0], [name])
+
   @parameterized.parameters(0.001, 0.0)
   def test_a_logarithm_of_nothing_is_not_drawn(self, lowest):
     draw = charts.lines(

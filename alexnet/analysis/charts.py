@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alexnet import pictures
+
 if TYPE_CHECKING:  # Slow to import.
   from matplotlib.axes import Axes
 
@@ -210,12 +212,12 @@ def lines(
     from matplotlib.ticker import PercentFormatter
 
     colors = _colors(theme, lines, ordered)
+    drawn = []
     for line in lines:
-      axes.plot(
+      drawn += axes.plot(
           *zip(*line.points),
           _STYLES[line.style % len(_STYLES)],
           color=colors[line.series],
-          label=_short(line.label),
           marker='o' if line.marked or len(line.points) == 1 else None,
           markersize=3,
       )
@@ -228,22 +230,25 @@ def lines(
     if percent:
       axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if len(lines) > 1:
-      _add_legend(axes, max(len(_short(line.label)) for line in lines))
+      _add_legend(axes, drawn, [line.label for line in lines])
 
   return draw
 
 
-def _add_legend(axes, longest):
+def _add_legend(axes, handles, labels):
   """Above the lines, which it would hide, and in a picture so much higher."""
   figure = axes.figure
-  handles, labels = axes.get_legend_handles_labels()
+  longest = min(_LABEL, max(map(len, labels)))
   columns = max(1, min(4, _LEGEND // (longest + 5), len(labels)))
   rows = -(-len(labels) // columns)
   figure.set_figheight(figure.get_figheight() + _ROW * rows)
-  figure.legend(
-      handles, labels, loc='outside upper left', fontsize=8, ncols=columns,
-      handlelength=1.4, columnspacing=0.9, labelspacing=0.3,
+  legend = figure.legend(
+      handles, ['.'] * len(labels), loc='outside upper left', fontsize=8,
+      ncols=columns, handlelength=1.4, columnspacing=0.9, labelspacing=0.3,
   )
+  # Only now: Matplotlib takes no label that begins with '_'.
+  for text, label in zip(legend.get_texts(), labels):
+    text.set_text(_short(label))
 
 
 def _colors(theme, lines, ordered):
@@ -257,7 +262,7 @@ def _colors(theme, lines, ordered):
 
 
 def _short(label):
-  return label if len(label) <= _LABEL else f'{label[: _LABEL - 1]}…'
+  return pictures.plain(label, _LABEL)
 
 
 def bars(values: Mapping[str, float], *, xlabel: str) -> Draw:

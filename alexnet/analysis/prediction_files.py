@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from alexnet import dense, photos
+from alexnet import dense, photos, pictures
 from alexnet.trained import TrainedNetwork
 from input_pipeline.errors import ImageError, printable
 
@@ -194,8 +194,7 @@ class _Picture(Writer):
 
 
 def _short(text):
-  text = printable(text).replace('$', r'\$')
-  return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + '…'
+  return pictures.plain(printable(text), _LONGEST_NAME)
 
 
 def _draw_image(axes, image, title, heat=None):
