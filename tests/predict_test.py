@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 
 import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
 from alexnet import dense, metrics, photos, train, trained
-from alexnet.analysis import predict
+from alexnet.analysis import predict, prediction_files
 from input_pipeline.errors import ImageError, printable
 from tests import tiny
 
@@ -27,6 +28,9 @@ SAMPLES = ROOT.parent / 'shared' / 'data' / 'imagenet_samples'
 # Four names of classes, in their order; neither a terminal nor Matplotlib must
 # obey the first.
 CLASSES = ('$x_1 \x1b[31m', 'cat', 'dog', 'fish')
+
+
+GREY = np.full((256, 256, 3), 100, np.uint8)
 
 
 def prediction(path, *probabilities):
@@ -57,6 +61,42 @@ class TextTest(parameterized.TestCase):
     text = predict.to_text(prediction('b.jpg', 0.2, 0.3, 0.5, 0.0), 'ascii')
     self.assertIn('50.00%  ' + '#' * 12 + '\n', text)
     text.encode('ascii')
+
+
+class FilesTest(parameterized.TestCase):
+  """Writers of files, without a network."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+
+  def writer(self, name):
+    network = types.SimpleNamespace(
+        class_names=CLASSES, step=1, square=lambda path: GREY
+    )
+    return prediction_files.create(self.folder / name, network, 'centre', 4)
+
+  @parameterized.parameters('a.csv', 'a.json', 'a.png')
+  def test_interrupted(self, name):
+    """What was there before stays, and nothing else is there."""
+    (self.folder / name).write_text('earlier')
+    with self.assertRaises(KeyboardInterrupt), self.writer(name) as writer:
+      writer.add(ImageError('b.jpg', 'broken'))
+      raise KeyboardInterrupt
+    (file,) = self.folder.iterdir()
+    self.assertEqual(file.read_text(), 'earlier')
+
+  @parameterized.parameters('a.csv', 'a.json', 'a.png')
+  def test_there_at_the_end(self, name):
+    with self.writer(name) as writer:
+      writer.add(ImageError('b.jpg', 'broken'))
+      self.assertFalse((self.folder / name).exists())
+      writer.finish()
+    (file,) = self.folder.iterdir()
+    self.assertEqual(file.name, name)
+    self.assertGreater(file.stat().st_size, 20)
+    if name == 'a.json':
+      self.assertLen(json.loads(file.read_text())['files'], 1)
 
 
 class CommandTest(parameterized.TestCase):
@@ -183,6 +223,8 @@ class CommandTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (['x.jpg', '--output=a.gif'], r'--output is a\.gif: wanted a name'),
+      (['x.jpg', '--output=a.csv', '--output=./a.csv'],
+       r'--output is a\.csv more than once'),
       (['x.jpg', '--scales=256'], "--views is 'centre': set --views=dense"),
       (['x.jpg', '--top=0'], '--top is 0: wanted at least 1'),
       (['x.jpg', '--views=dense', '--scales=100'], 'wanted at least 224 pixe'),

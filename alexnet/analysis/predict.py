@@ -10,6 +10,7 @@ ends in .json or .csv has the predictions of all images, a .png a picture of the
 first ones.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -125,6 +126,12 @@ def _check(values):
           f'--output is {output}: wanted a name that ends in '
           + ', '.join(_OUTPUTS)
       )
+  files = [output.resolve() for output in outputs]
+  for output, file in zip(outputs, files):
+    if files.count(file) > 1:
+      raise ConfigError(
+          f'--output is {output} more than once: give each file another name'
+      )
   return outputs
 
 
@@ -155,18 +162,22 @@ def main(argv: list[str]) -> int:
       f'{values.workdir}, step {network.step:,}, '
       f'{len(network.class_names):,} classes'
   )
-  writers = [
-      prediction_files.create(output, network, values.views, values.top)
-      for output in outputs
-  ]
   start = time.perf_counter()
   results = predictions(
       network, paths, views=values.views, scales=scales, top=values.top
   )
-  broken = _show(results, paths, writers, console)
-  seconds = time.perf_counter() - start
-  for writer in writers:
-    console.print(writer.close())
+  with contextlib.ExitStack() as files:
+    writers = [
+        files.enter_context(
+            prediction_files.create(output, network, values.views, values.top)
+        )
+        for output in outputs
+    ]
+    broken = _show(results, paths, writers, console)
+    seconds = time.perf_counter() - start
+    about = [writer.finish() for writer in writers]
+  for line in about:
+    console.print(line)
   if len(paths) > 1:
     console.print(
         f'{len(paths):,} files in {seconds:.1f} s, '

@@ -1,20 +1,24 @@
 """Predictions as files: a table, JSON, or a picture like the paper's Figure 4.
 
 A writer is given each result as it comes, so that memory does not grow with the
-number of images.
+number of images. It is a context, at whose end its file is there; if that is an
+error there is no file, and an earlier one of that name stays.
 """
 
 import abc
+import contextlib
 import csv
+import io
 import itertools
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from alexnet import dense, photos, pictures
 from alexnet.trained import TrainedNetwork
+from input_pipeline import atomic
 from input_pipeline.errors import ImageError, printable
 
 if TYPE_CHECKING:  # It imports this module.
@@ -37,13 +41,29 @@ class Writer(abc.ABC):
     self.path = path
     path.parent.mkdir(parents=True, exist_ok=True)
 
+  def __enter__(self) -> 'Writer':
+    with contextlib.ExitStack() as stack:
+      self._file: BinaryIO = stack.enter_context(
+          atomic.opened(self.path, self.path.parent)
+      )
+      self._begin()
+      self._stack = stack.pop_all()
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._stack.__exit__(*error)
+
+  @abc.abstractmethod
+  def _begin(self) -> None:
+    """Begins to write."""
+
   @abc.abstractmethod
   def add(self, result: 'Prediction | ImageError') -> None:
     """Takes the next result."""
 
   @abc.abstractmethod
-  def close(self) -> str:
-    """Ends the file; returns a line about it."""
+  def finish(self) -> str:
+    """Writes what is left; returns a line about the file."""
 
 
 def create(
@@ -66,20 +86,30 @@ def create(
 
 class _Text(Writer):
 
-  def __init__(self, path):
-    super().__init__(path)
+  def _begin(self):
     self._count = 0
     # Names of files may be bytes that are not text.
-    self._file: TextIO = open(
-        path, 'w', encoding='utf-8', errors='surrogateescape', newline=''
+    self._text = io.TextIOWrapper(
+        self._file, encoding='utf-8', errors='surrogateescape', newline=''
     )
+    self._head()
+
+  def __exit__(self, *error):
+    # It closes its file when it is collected, which may be later.
+    with contextlib.suppress(OSError, ValueError):
+      self._text.detach()
+    super().__exit__(*error)
+
+  @abc.abstractmethod
+  def _head(self) -> None:
+    """Writes what comes before the results."""
 
   def add(self, result):
     self._add(result)
     self._count += 1
 
-  def close(self):
-    self._file.close()
+  def finish(self):
+    self._text.flush()
     return f'{self.path}: {self._count:,} files'
 
 
@@ -88,11 +118,14 @@ class _Table(_Text):
 
   def __init__(self, path, top):
     super().__init__(path)
-    self._writer = csv.writer(self._file)
-    numbers = range(1, top + 1)
+    self._top = top
+
+  def _head(self):
+    self._writer = csv.writer(self._text)
+    numbers = range(1, self._top + 1)
     names = [(f'class{i}', f'probability{i}') for i in numbers]
     self._writer.writerow(('file', 'error', *itertools.chain(*names)))
-    self._empty = [''] * 2 * top
+    self._empty = [''] * 2 * self._top
 
   def _add(self, result):
     if isinstance(result, ImageError):
@@ -107,7 +140,10 @@ class _Json(_Text):
 
   def __init__(self, path, about: dict[str, Any]):
     super().__init__(path)
-    self._file.write(json.dumps(about)[:-1] + ', "files": [')
+    self._about = about
+
+  def _head(self):
+    self._text.write(json.dumps(self._about)[:-1] + ', "files": [')
 
   def _add(self, result):
     if isinstance(result, ImageError):
@@ -117,11 +153,11 @@ class _Json(_Text):
           {'class': name, 'probability': p} for _, name, p in result.classes
       ]
       values = {'file': str(result.path), 'classes': classes}
-    self._file.write((',' if self._count else '') + '\n' + json.dumps(values))
+    self._text.write((',' if self._count else '') + '\n' + json.dumps(values))
 
-  def close(self):
-    self._file.write('\n]}\n')
-    return super().close()
+  def finish(self):
+    self._text.write('\n]}\n')
+    return super().finish()
 
 
 class _Picture(Writer):
@@ -130,6 +166,8 @@ class _Picture(Writer):
   def __init__(self, path, network):
     super().__init__(path)
     self._network = network
+
+  def _begin(self):
     self._tiles = []
     self._all = 0
 
@@ -156,7 +194,7 @@ class _Picture(Writer):
     )
     return seen, heat
 
-  def close(self):
+  def finish(self):
     from matplotlib import figure
 
     tiles = self._tiles
@@ -188,7 +226,7 @@ class _Picture(Writer):
         )
       bars = axes_at(left, top + _SIDE, (each * _SIDE, _BARS))
       _draw_bars(bars, prediction.classes)
-    fig.savefig(self.path)
+    fig.savefig(self._file, format='png')
     note = f', the first of {self._all:,}' if len(tiles) < self._all else ''
     return f'{self.path}: {len(tiles)} images{note}'
 
