@@ -83,6 +83,15 @@ def check_scales(
   return scales
 
 
+def map_scale(config: ml_collections.ConfigDict) -> int:
+  """The scale of a map that is to be looked at, in pixels.
+
+  That of the squares has too few places: 2 x 2 in the paper's network, where
+  this one, of two crops, has 8 x 8.
+  """
+  return max(config.dataset.size, 2 * config.augmentation.crop_size)
+
+
 def stride(model: ml_collections.ConfigDict) -> int:
   """Distance of two places, in pixels, of the `model` part of a config."""
   distance = 1
@@ -200,7 +209,8 @@ def heat_map(
   Args:
     maps: of the image.
     label: of the class.
-    size: (height, width) of the result.
+    size: (height, width) of the result; the shorter side is as much of the
+      image as that of the maps.
     model: the `model` part of the config.
     crop: side of what the network sees at a place, in pixels.
 
@@ -215,7 +225,10 @@ def heat_map(
     values = one.probabilities[..., label]
     for axis in (0, 1):
       middles = crop / 2 + distance * np.arange(values.shape[axis])
-      pixels = (np.arange(size[axis]) + 0.5) / size[axis] * one.size[axis]
+      # From the middle on, where scales are alike: at the ends of the longer
+      # side each is cut to a multiple of its own pixels.
+      apart = np.arange(size[axis]) + 0.5 - size[axis] / 2
+      pixels = apart * min(one.size) / min(size) + one.size[axis] / 2
       values = np.apply_along_axis(
           functools.partial(np.interp, pixels, middles), axis, values
       )

@@ -223,6 +223,25 @@ class HeatMapTest(absltest.TestCase):
     both = dense.heat_map([one, other], 0, (224, 256), config.model, 224)
     np.testing.assert_allclose(both, (heat + 0.5) / 2, rtol=1e-6)
 
+  def test_scales_that_are_cut_to_other_multiples(self):
+    """A photo of 640 x 560: 352 x 320 and 480 x 448 of 366 x 320, 512 x 448."""
+    config = testing.narrow_config()
+    hot = np.zeros((4, 5, 2), np.float32)
+    hot[:, 4, 0] = 1  # Its middle is at 240 of 352, 64 from that of the photo.
+    one = dense.Map(hot, (320, 352))
+    heat = dense.heat_map([one], 0, (448, 480), config.model, 224)
+    # So it is 64 * 448 / 320 = 89.6 from 240 here. Pixel 328's middle is 1.1
+    # before that, 11 / 14 of a pixel of the map; 329's is 0.1 before.
+    np.testing.assert_allclose(heat[:, 328], 1 - 11 / 14 / 32, atol=1e-6)
+    np.testing.assert_allclose(heat[:, 329], 1 - 1 / 14 / 32, atol=1e-6)
+    np.testing.assert_allclose(heat[:, 330:], 1, atol=1e-6)
+
+  def test_scale_of_a_map(self):
+    config = testing.narrow_config()
+    self.assertEqual(dense.map_scale(config), 448)
+    config.dataset.size = 512
+    self.assertEqual(dense.map_scale(config), 512)
+
   def test_stride(self):
     config = testing.narrow_config()
     self.assertEqual(dense.stride(config.model), 32)

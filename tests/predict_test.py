@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -74,7 +75,58 @@ class FilesTest(parameterized.TestCase):
     network = types.SimpleNamespace(
         class_names=CLASSES, step=1, square=lambda path: GREY
     )
-    return prediction_files.create(self.folder / name, network, 'centre', 4)
+    return prediction_files.create(
+        self.folder / name, network, views='centre', top=4
+    )
+
+  def picture(self, network, result, **arguments):
+    """[height, width, 3] of the picture of one prediction, 100 dots an inch."""
+    path = self.folder / 'picture.png'
+    with prediction_files.create(
+        path, network, top=4, **arguments
+    ) as writer:
+      writer.add(result)
+      writer.finish()
+    with Image.open(path) as image:
+      return np.asarray(image.convert('RGB')).astype(int)
+
+  def test_heat_is_where_the_object_is(self):
+    """At 448 pixels in the lower right, of 256 that say nothing."""
+    photo = self.folder / 'photo.png'
+    Image.fromarray(np.full((500, 500, 3), 100, np.uint8)).save(photo)
+    coarse = np.full((2, 2, 4), 0.0, np.float32)
+    fine = np.zeros((8, 8, 4), np.float32)
+    fine[4:, 4:, 2] = 1
+    maps = [dense.Map(fine, (448, 448)), dense.Map(coarse, (256, 256))]
+    result = predict.Prediction(photo, ((2, 'dog', 0.4),), maps)
+    network = FakeNetwork(testing.narrow_config(), 'keep')
+    pixels = self.picture(network, result, views='dense', scales=(448, 256))
+    # Images are 240 dots wide, the photo from 20 and its map from 260 on, and
+    # both from 25 on downwards. 0.5 is the scale's middle.
+    self.assertEqual(pixels[205, 200].tolist(), [100] * 3)
+    hot, *cold = (
+        pixels[y, x] for y, x in ((205, 440), (205, 320), (85, 440), (85, 320))
+    )
+    for one in cold:
+      np.testing.assert_allclose(one, 0.4 * 100, atol=3)
+    # Inferno's middle is red, a half of which is the mean over the scales.
+    np.testing.assert_allclose(
+        hot, 0.4 * 100 + 0.6 * np.array([188, 55, 84]), atol=3
+    )
+    # The scale: the same colour at its middle, of 480 dots.
+    self.assertEqual(pixels.shape, (445, 520, 3))
+    np.testing.assert_allclose(
+        pixels[392, 260], 0.4 * 128 + 0.6 * np.array([188, 55, 84]), atol=4
+    )
+
+  def test_the_square_that_was_seen(self):
+    """And not the rest of the photo."""
+    photo = self.folder / 'photo.png'
+    Image.new('RGB', (900, 300)).save(photo)
+    network = types.SimpleNamespace(square=lambda path: GREY)
+    result = predict.Prediction(photo, ((2, 'dog', 0.4),))
+    pixels = self.picture(network, result, views='centre')
+    self.assertTrue((pixels[30:260, 25:255] == 100).all())
 
   @parameterized.parameters('a.csv', 'a.json', 'a.png')
   def test_interrupted(self, name):
@@ -217,9 +269,29 @@ class CommandTest(parameterized.TestCase):
     for line, label in zip(lines[2:4], best):
       self.assertIn(f'{probabilities[label]:.2%}', line)
     self.assertNotIn('files in', output)
-    # The photo and its heat map side by side.
-    with Image.open(picture) as image:
-      self.assertGreater(image.width, image.height)
+    with Image.open(picture) as image:  # See FilesTest.
+      self.assertEqual(image.size, (520, 445))
+
+  @parameterized.parameters((None, (448, 544)), ((224, 288), (288, 352)))
+  def test_scales_of_a_picture(self, scales, size):
+    """Without --scales predictions are at 256 pixels and the map is at 448."""
+    results = [*predict.predictions(
+        self.network, self.images[:1], views='dense', scales=scales
+    )]
+    path = self.folder / 'a.png'
+    with (
+        mock.patch.object(dense, 'heat_map', wraps=dense.heat_map) as heat,
+        prediction_files.create(
+            path, self.network, views='dense', top=2, scales=scales
+        ) as writer,
+    ):
+      writer.add(results[0])
+      writer.finish()
+    maps, label, of_picture, *_ = heat.call_args.args
+    self.assertEqual(of_picture, size)
+    self.assertLen(maps, 1 if scales is None else 2)
+    self.assertEqual(maps[-1].size, size)
+    self.assertEqual(label, results[0].classes[0][0])
 
   @parameterized.parameters(
       (['x.jpg', '--output=a.gif'], r'--output is a\.gif: wanted a name'),

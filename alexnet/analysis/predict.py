@@ -169,7 +169,13 @@ def main(argv: list[str]) -> int:
   with contextlib.ExitStack() as files:
     writers = [
         files.enter_context(
-            prediction_files.create(output, network, values.views, values.top)
+            prediction_files.create(
+                output,
+                network,
+                views=values.views,
+                top=values.top,
+                scales=scales,
+            )
         )
         for output in outputs
     ]

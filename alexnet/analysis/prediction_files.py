@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -30,6 +31,10 @@ _COLUMNS = 4
 # Of a tile of a picture, in inches: its title, its image, the bars below that,
 # and what is between two tiles.
 _TITLE, _SIDE, _BARS, _GAP = 0.25, 2.4, 1.0, 0.2
+# Of the scale of a heat map's colours, in inches, with its text.
+_SCALE = 0.6
+# A heat map over a grey image.
+_HEAT = {'cmap': 'inferno', 'vmin': 0, 'vmax': 1, 'alpha': 0.6}
 _LONGEST_NAME = 28
 
 
@@ -67,21 +72,29 @@ class Writer(abc.ABC):
 
 
 def create(
-    path: pathlib.Path, network: TrainedNetwork, views: str, top: int
+    path: pathlib.Path,
+    network: TrainedNetwork,
+    *,
+    views: str,
+    top: int,
+    scales: Sequence[int] | None = None,
 ) -> Writer:
   """The writer for a file's name: .csv, .json or .png.
 
   Args:
     path: of the file.
     network: that predicts.
-    views: of the predictions, for their description.
+    views: of the predictions.
     top: number of classes that are named.
+    scales: of dense views, as they were given; None: a picture has maps at a
+      scale of its own, see `dense.map_scale`.
   """
   if path.suffix.lower() == '.csv':
     return _Table(path, min(top, len(network.class_names)))
   if path.suffix.lower() == '.json':
     return _Json(path, {'step': network.step, 'views': views})
-  return _Picture(path, network)
+  own = views == 'dense' and scales is None
+  return _Picture(path, network, own)
 
 
 class _Text(Writer):
@@ -163,30 +176,48 @@ class _Json(_Text):
 class _Picture(Writer):
   """The first images with their classes, and heat maps of dense views."""
 
-  def __init__(self, path, network):
+  def __init__(self, path, network, own_scale):
     super().__init__(path)
     self._network = network
+    self._own_scale = own_scale
 
   def _begin(self):
-    self._tiles = []
+    self._first = []
     self._all = 0
 
   def add(self, result):
     if isinstance(result, ImageError):
       return
     self._all += 1
-    if len(self._tiles) < PICTURES:
-      self._tiles.append((result, *self._image_and_heat(result)))
+    if len(self._first) < PICTURES:
+      self._first.append(result)
 
-  def _image_and_heat(self, prediction):
-    image = photos.open_image(prediction.path)
-    if not prediction.maps:
-      image.thumbnail((320, 320))
-      return np.asarray(image), None
-    config, finest = self._network.config, prediction.maps[-1]
-    seen = dense.whole(self._network, image, min(finest.size))
+  def _tiles(self):
+    """(prediction, [height, width, 3] uint8, heat map or None) of the first."""
+    maps = [prediction.maps for prediction in self._first]
+    if self._own_scale and maps:
+      maps = dense.stream(
+          self._network,
+          [prediction.path for prediction in self._first],
+          (dense.map_scale(self._network.config),),
+      )
+    for prediction, of_one in zip(self._first, maps):
+      # It may have gone in the meantime.
+      with contextlib.suppress(ImageError):
+        if isinstance(of_one, ImageError):
+          raise of_one
+        yield prediction, *self._image_and_heat(prediction, of_one)
+
+  def _image_and_heat(self, prediction, maps):
+    if not maps:
+      return self._network.square(prediction.path), None
+    finest = max(maps, key=lambda one: min(one.size))
+    seen = dense.whole(
+        self._network, photos.open_image(prediction.path), min(finest.size)
+    )
+    config = self._network.config
     heat = dense.heat_map(
-        prediction.maps,
+        maps,
         prediction.classes[0][0],
         seen.shape[:2],
         config.model,
@@ -197,12 +228,14 @@ class _Picture(Writer):
   def finish(self):
     from matplotlib import figure
 
-    tiles = self._tiles
-    each = 1 + any(heat is not None for _, _, heat in tiles)
+    tiles = [*self._tiles()]
+    has_heat = any(heat is not None for _, _, heat in tiles)
+    each = 1 + has_heat
     columns = max(1, min(len(tiles), _COLUMNS // each))
     rows = max(1, -(-len(tiles) // columns))
     width = columns * (each * _SIDE + _GAP) + _GAP
-    height = rows * (_TITLE + _SIDE + _BARS + _GAP)
+    tiled = rows * (_TITLE + _SIDE + _BARS + _GAP)
+    height = tiled + has_heat * _SCALE
     fig = figure.Figure((width, height), dpi=100)
 
     def axes_at(left, top, size):
@@ -214,7 +247,7 @@ class _Picture(Writer):
     for number, (prediction, image, heat) in enumerate(tiles):
       row, column = divmod(number, columns)
       left = _GAP + column * (each * _SIDE + _GAP)
-      top = row * height / rows + _TITLE
+      top = row * tiled / rows + _TITLE
       square = (_SIDE, _SIDE)
       _draw_image(axes_at(left, top, square), image, prediction.path.name)
       if heat is not None:
@@ -226,6 +259,9 @@ class _Picture(Writer):
         )
       bars = axes_at(left, top + _SIDE, (each * _SIDE, _BARS))
       _draw_bars(bars, prediction.classes)
+    if has_heat:
+      size = (2 * _SIDE, _SCALE / 4)
+      _draw_scale(axes_at((width - size[0]) / 2, tiled, size))
     fig.savefig(self._file, format='png')
     note = f', the first of {self._all:,}' if len(tiles) < self._all else ''
     return f'{self.path}: {len(tiles)} images{note}'
@@ -241,10 +277,25 @@ def _draw_image(axes, image, title, heat=None):
   else:
     grey = image.mean(-1) / 255
     axes.imshow(grey, cmap='gray', vmin=0, vmax=1)
-    axes.imshow(heat, cmap='inferno', vmin=0, vmax=1, alpha=0.6)
+    axes.imshow(heat, **_HEAT)
   axes.set_anchor('S')
   axes.set_title(_short(title), fontsize=7, pad=3)
   axes.set_axis_off()
+
+
+def _draw_scale(axes):
+  """What the colours of heat maps mean, over the middle one of greys."""
+  extent = (0, 1, 0, 1)
+  grey = np.full((1, 1), 0.5)
+  axes.imshow(grey, 'gray', vmin=0, vmax=1, aspect='auto', extent=extent)
+  axes.imshow(
+      np.linspace(0, 1, 256)[None], aspect='auto', extent=extent, **_HEAT
+  )
+  axes.set_xticks([0, 0.5, 1], ['0 %', '50 %', '100 %'], fontsize=7)
+  axes.set_yticks([])
+  axes.set_xlabel(
+      'probability of the class above the map', fontsize=7, labelpad=1
+  )
 
 
 def _draw_bars(axes, classes):
