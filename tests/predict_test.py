@@ -309,6 +309,31 @@ class CommandTest(parameterized.TestCase):
     self.assertEqual(status, 1)
     self.assertRegex(output + error, message)
 
+  def test_other_names_for_classes(self):
+    file = self.folder / 'names.txt'
+    file.write_text(''.join(f'{name} new-{name}, x\n' for name in CLASSES[1:]))
+    status, output, error = self.run_command(
+        self.images[0], f'--class_names={file}', '--step=2', '--top=4'
+    )
+    self.assertEqual(status, 0, error)
+    for name in CLASSES[1:]:
+      self.assertRegex(output, rf'(?m)^  new-{name} ')
+    status, output, error = self.run_command(self.images[0], '--step=7')
+    self.assertEqual(status, 1)
+    self.assertIn('no checkpoint of step 7: it has 2', error)
+
+  def test_a_run_without_its_inputs(self):
+    """What the flags say is where its images are is read."""
+    older = self.folder / 'older'
+    shutil.copytree(self.workdir, older)
+    (older / 'inputs.npz').unlink()
+    moved = self.directory / 'moved'
+    status, output, error = self.run_command(
+        self.images[0], f'--workdir={older}', f'--train_dir={moved}'
+    )
+    self.assertEqual(status, 0, error)
+    self.assertIn('4 classes', output)
+
   def test_predictions_of_ten_views(self):
     results = [
         *predict.predictions(self.network, self.images[:3], views='ten', top=1)

@@ -31,6 +31,7 @@ from alexnet.analysis import (
     images,
     page,
     report,
+    run_flags,
 )
 from alexnet.errors import CheckpointError, ConfigError
 from input_pipeline import sources
@@ -324,13 +325,13 @@ class OldRunTest(PageTestCase):
     file = self.folder / 'names.txt'
     file.write_text('n01440764 tench, Tinca tinca\n\nn02102040 a dog')
     self.assertEqual(
-        report.read_class_names(str(file)),
+        run_flags.read_class_names(str(file)),
         {'n01440764': 'tench', 'n02102040': 'a dog'},
     )
-    self.assertEqual(report.read_class_names(None), {})
+    self.assertEqual(run_flags.read_class_names(None), {})
     file.write_text('n01440764\n')
     with self.assertRaisesRegex(ConfigError, "the line 'n01440764', wanted"):
-      report.read_class_names(str(file))
+      run_flags.read_class_names(str(file))
 
   def test_names_tell_runs_apart(self):
     folders = [self.folder / name for name in ('a/run', 'b/run')]

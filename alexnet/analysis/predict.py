@@ -22,6 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from alexnet import cli, compilation, host_memory
+from alexnet.analysis import run_flags
 from alexnet.errors import ConfigError
 from input_pipeline.errors import DataError, ImageError, printable
 
@@ -142,7 +143,7 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   outputs = _check(values)
   # JAX, which --help does not need.
-  from alexnet import dense, metrics, models, photos, trained
+  from alexnet import dense, metrics, models, photos
   from alexnet.analysis import prediction_files
 
   host_memory.keep_freed()
@@ -154,7 +155,8 @@ def main(argv: list[str]) -> int:
         f'no image (.jpg, .jpeg, .png) in {", ".join(map(printable, argv[1:]))}'
     )
   scales = dense.parse_scales(values.scales)
-  network = trained.load(values.workdir)
+  names = run_flags.class_names()
+  network = run_flags.renamed(run_flags.load_network(), names)
   if values.views == 'dense':  # Before files are begun.
     dense.check_scales(scales, network.config)
     models.everywhere(network.model)
@@ -237,7 +239,8 @@ def _report(broken, count) -> int:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  run_flags.define()
+  run_flags.define_class_names()
   flags.DEFINE_enum(
       'views', 'centre', _VIEWS,
       'The centre crop, ten views, or all places of the whole image.'
@@ -250,5 +253,4 @@ if __name__ == '__main__':
       'output', [], 'File to write, .png, .json or .csv; may be repeated.'
   )
   flags.DEFINE_integer('top', 5, 'Number of classes to name.')
-  flags.mark_flag_as_required('workdir')
   cli.run(main)
