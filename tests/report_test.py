@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
+from unittest import mock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -546,7 +547,8 @@ class ManyClassesTest(PageTestCase):
   def test_section(self):
     reader = gallery.Reader(ManySource(), 16)
     part = classes.classes(ManyNetwork(), reader, limit=5000)
-    text, figures, table, _, strips = part.blocks
+    text, left_out, figures, table, _, strips = part.blocks
+    self.assertRegex(left_out, '^20 images were left out: .* and 17 more')
     # 20 images are broken, none of the first ten classes.
     self.assertIn('Of 1,980 of 2,000 evaluation images 1,960 are right', text)
     self.assertEqual([p.name for p in figures.pictures],
@@ -563,6 +565,24 @@ class ManyClassesTest(PageTestCase):
     self.assertLen(strips.strips, 6)
     self.assertIn('class 0, taken for class 1: 2 of 2', strips.strips[0][0])
     self.check_picture('image/png', part.files['confusions'])
+
+  def test_places_of_broken_images(self):
+    """Every hundredth is broken, the last one of each."""
+    reader = gallery.Reader(ManySource(), 16)
+    with mock.patch.object(gallery, 'places', lambda *_: np.array([99, 198])):
+      indices, squares, left_out = reader.chosen(2)
+    self.assertEqual(indices, [100, 198])
+    self.assertEqual(squares[:, 0, 0, 0].tolist(), [100, 198])
+    self.assertEqual(reader.labels[indices].tolist(), [50, 99])
+    self.assertLen(left_out, 1)
+    self.assertIn('image 99', left_out[0])
+    self.assertRegex(gallery.left_out_text(left_out)[0], '^1 image was left ou')
+    self.assertEmpty(gallery.left_out_text([]))
+    with (
+        mock.patch.object(ManySource, 'read', lambda self, index: (b'', 0)),
+        self.assertRaisesRegex(DataError, 'no image of many can be read'),
+    ):
+      reader.chosen(3)
 
   def test_a_sample(self):
     part = classes.classes(
