@@ -24,6 +24,7 @@ import numpy as np
 from alexnet import (
   batching,
   checkpoints,
+  definitions,
   dense,
   environment,
   photos,
@@ -305,8 +306,10 @@ def load(
   inputs = inputs_lib.load(workdir)
   if inputs is None:
     # The config alone does not tell what was asked for and what came of data.
-    spare = 'model.num_classes' in (overrides or {}) or _asked_for_outputs(
-        workdir
+    spare = (
+        config.model.name == definitions.NAME  # The file says it.
+        or 'model.num_classes' in (overrides or {})
+        or _asked_for_outputs(workdir)
     )
     inputs = _inputs_from_data(config, workdir, spare)
   names = inputs_lib.output_names(

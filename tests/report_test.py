@@ -26,6 +26,7 @@ from alexnet.analysis import (
     chapters,
     charts,
     classes,
+    colours,
     confusion,
     gallery,
     history,
@@ -35,6 +36,7 @@ from alexnet.analysis import (
     run_flags,
 )
 from alexnet.errors import CheckpointError, ConfigError
+from configs import cuda_convnet as cuda_convnet_recipe
 from input_pipeline import sources
 from input_pipeline.errors import DataError, ImageError
 from tests import tiny, tiny_run
@@ -395,6 +397,61 @@ class OtherClassesTest(absltest.TestCase):
     ):
       inputs.check_classes(source, names)
     inputs.check_classes(source, ManySource.class_names)
+
+
+class WhatWasDoneTest(absltest.TestCase):
+  """Sentences that are made from the config."""
+
+  def text(self, *configs):
+    folders = []
+    for number, config in enumerate(configs):
+      folder = pathlib.Path(self.create_tempdir().full_path) / f'run{number}'
+      folder.mkdir()
+      workdir.save_config(folder, config)
+      (folder / 'metrics.jsonl').write_text(
+          '{"kind": "train", "step": 1, "epoch": 1, "loss": 1, "top1": 0}\n'
+      )
+      folders.append(folder)
+    return chapters.curves(history.read_all(folders))[0]
+
+  def test_training(self):
+    folder = testing.narrow_config('folder')
+    digits = testing.narrow_config('digits')
+    with digits.ignore_type():
+      digits.model.fc6.dropout = digits.model.fc7.dropout = 0.0
+      digits.augmentation.crop_offsets = 1
+    self.assertIn(
+        'sees them (cropped at random, mirrored at random, with PCA lighting, '
+        'with dropout). ', self.text(folder),
+    )
+    self.assertIn('sees them (cropped in the centre). ', self.text(digits))
+    self.assertIn(
+        'lighting, with dropout; run1: cropped in the centre). ',
+        self.text(folder, digits),
+    )
+    both = self.text(digits, digits)
+    self.assertIn('sees them (cropped in the centre). ', both)
+
+  def test_dropout_of_a_definition(self):
+    config = cuda_convnet_recipe.get_config()
+    config.augmentation.lighting = 'none'
+    config.model.layers_text = '[hs1]\ntype=hs\nkeep=0.5\n'
+    self.assertIn('at random, with dropout).', self.text(config))
+    config.model.layers_text = '[fc]\ntype=fc\n'
+    self.assertNotIn('dropout', self.text(config))
+
+  def test_towers(self):
+    weights = np.random.default_rng(0).standard_normal((5, 5, 3, 8))
+    one, two = ('one', weights, 1), ('two', weights, 2)
+    self.assertNotIn('tower', colours.kernels([one])[0])
+    self.assertEndsWith(
+        colours.kernels([two])[0], 'The first half, above, is the first tower.'
+    )
+    self.assertIn('half of two towers', colours.kernels([one, two])[0])
+    (pictures_of_one,) = (
+        b for b in colours.kernels([one]) if isinstance(b, page.Figures)
+    )
+    self.assertNotIn('tower below', pictures_of_one.pictures[0].alt)
 
 
 class FiltersTest(absltest.TestCase):

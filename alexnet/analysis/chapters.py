@@ -5,6 +5,7 @@ several beside each other.
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from alexnet import metrics, workdir
@@ -38,6 +39,8 @@ _OF_KERNELS = (
     ('kernel_update', 'Last update / kernel, by their norms', False),
 )
 _EPOCHS = 'epochs'
+# The layer that does it in files of the authors.
+_DROPOUT = re.compile(r'^\s*type\s*=\s*hs\s*$', re.MULTILINE)
 
 
 def facts(run: History) -> list[Block]:
@@ -157,12 +160,33 @@ def curves(runs: Runs) -> list[Block]:
       ))
   if not pictures:
     return [Missing('metrics.jsonl has no line yet.')]
+  seen = {_seen_in_training(run.config): run.name for run in runs}
+  if len(seen) > 1:
+    of_each = (f'{run.name}: {_seen_in_training(run.config)}' for run in runs)
+    seen = {'; '.join(of_each): ''}
   text = (
       'Training numbers are means over the steps since the line before, of '
-      'images as training sees them: cropped at random, lit, with dropout. '
+      f'images as training sees them ({", ".join(seen)}). '
       'Evaluation is of the whole evaluation set, centre crop.'
   )
   return [text, Figures(tuple(pictures))]
+
+
+def _seen_in_training(config):
+  """What training does to an image and a network, and evaluation does not."""
+  augmentation, model = config.augmentation, config.model
+  crop = 'at random' if augmentation.crop_offsets > 1 else 'in the centre'
+  done = [f'cropped {crop}']
+  if augmentation.flip:
+    done.append('mirrored at random')
+  if augmentation.lighting != 'none':
+    done.append('with PCA lighting')
+  parts = [value for value in model.values() if hasattr(value, 'get')]
+  if any(part.get('dropout') for part in parts) or _DROPOUT.search(
+      model.get('layers_text') or ''
+  ):
+    done.append('with dropout')
+  return ', '.join(done)
 
 
 def layers(runs: Runs) -> list[Block]:
