@@ -187,6 +187,11 @@ class TrainedNetwork:
       raise ConfigError(
           f"views is '{views}': wanted 'dense' or one of {tuple(VIEWS)}"
       )
+    if scales is not None and views != 'dense':
+      raise ConfigError(
+          f"scales is {tuple(scales)}, which is of dense views, but views is "
+          f"'{views}': give views='dense', or no scales"
+      )
     if views == 'dense':
       for maps in dense.stream(self, images, scales, batch_size):
         yield maps if isinstance(maps, ImageError) else dense.mean(maps)

@@ -166,6 +166,11 @@ class TrainedTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, "views is 'nine': wanted 'dense'"):
       self.network.predict(self.squares[:1], views='nine')
 
+  def test_scales_of_other_views(self):
+    for arguments in ({}, {'views': 'ten'}, {'layer': 'fc7'}):
+      with self.assertRaisesRegex(ConfigError, r'scales is \(256,\), which is'):
+        next(self.network.stream(self.squares, scales=[256], **arguments))
+
   def test_unknown_layer(self):
     with self.assertRaisesRegex(ConfigError, "no layer 'conv1': it has pool1,"):
       self.network.features(self.squares[:1], 'conv1')
