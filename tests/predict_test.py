@@ -349,9 +349,9 @@ class CommandTest(parameterized.TestCase):
   def test_awkward_images(self):
     paths, _ = photos.find([str(SAMPLES)])
     self.assertLen(paths, 117)
-    chosen = paths[::8]
     for views in ('centre', 'dense'):
-      results = [*predict.predictions(self.network, chosen, views=views)]
+      results = [*predict.predictions(self.network, paths, views=views)]
+      self.assertLen(results, len(paths))
       for result in results:
         self.assertNotIsInstance(result, ImageError)
         self.assertAlmostEqual(sum(p for *_, p in result.classes), 1, places=5)
