@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from absl.testing import absltest, parameterized
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
@@ -28,6 +29,7 @@ from alexnet.analysis import (
     classes,
     colours,
     confusion,
+    document,
     gallery,
     history,
     images,
@@ -704,6 +706,45 @@ class ChartTest(PageTestCase):
         heights.append(file.height)
     self.assertEqual(*heights)
 
+  def test_said_in_words(self):
+    two = [charts.Line('a', [(0, 0.5), (1, 0.25), (2, 0.375)], 0),
+           charts.Line('b', [(0, 12345.678)], 1)]
+    self.assertEqual(
+        charts.say(two, best=min),
+        'a: from 0.5 to 0.375, best 0.25; b: from 1.235e+04 to 1.235e+04, best '
+        '1.235e+04',
+    )
+    self.assertEqual(
+        charts.say(two[:1], percent=True), 'a: from 50.00% to 37.50%'
+    )
+
+  def axes(self, draw):
+    figure = Figure()
+    draw(axes := figure.subplots(), charts.LIGHT)
+    return axes
+
+  def test_layers_differ_in_more_than_colour(self):
+    of_layers = [
+        charts.Line(f'layer {i}', [(0, 1), (1, i)], i, marked=True)
+        for i in range(12)
+    ]
+    draw = charts.lines(of_layers, xlabel='x', ylabel='y', ordered=True)
+    looks = {
+        (line.get_linestyle(), line.get_marker())
+        for line in self.axes(draw).lines
+    }
+    self.assertLen(looks, 12)
+
+  def test_no_mark_is_cut(self):
+    """Of values near each other and far from zero, and of nothing but zeros."""
+    for values in ((0.92, 0.9), (0.0, 0.0)):
+      line = charts.Line('one', [*enumerate(values)], 0, marked=True)
+      axes = self.axes(charts.lines([line], xlabel='x', ylabel='y'))
+      self.assertEqual(axes.get_ylim()[0], 0)
+      # Three points of a height of 150.
+      self.assertLessEqual(1.02 * max(values), axes.get_ylim()[1])
+      self.assertFalse(axes.lines[0].get_clip_on())
+
   def test_plain(self):
     self.assertEqual(pictures.plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
     self.assertEqual(
@@ -749,6 +790,26 @@ class PageTest(PageTestCase):
     ])])
     self.assertNotIn('<script', text)
     self.assertEqual(Parser(text).titles, [bad])
+
+  def test_for_those_who_cannot_see_it(self):
+    """Tables are scrolled by keys; an image says what its text does not."""
+    tiles = [
+        page.Tile('data:,', f'class {mark}', mark)
+        for mark in ('', 'right', 'wrong')
+    ]
+    text = page.render('a', 'b', [page.Section('c', [
+        page.Strips((('row', tuple(tiles)),)),
+        document.Table(('run & epoch', '', 'loss'), (('1', '2', '3'),)),
+    ])])
+    self.assertIn(
+        '<div class="table" tabindex="0" role="region" '
+        'aria-label="run &amp; epoch, loss">', text,
+    )
+    self.assertEqual(
+        re.findall('alt="(.*?)"', text),
+        ['', 'of the same class', 'of another class'],
+    )
+    self.assertEqual(text.count('class right'), 1)
 
   def test_names_that_are_no_words(self):
     section = page.Section('Ünter & über', ())

@@ -39,6 +39,8 @@ _OF_KERNELS = (
     ('kernel_update', 'Last update / kernel, by their norms', False),
 )
 _EPOCHS = 'epochs'
+# What is best of a curve's values, where one is.
+_BEST = {'loss': min, 'error': min, 'top5_error': min, 'speed': max}
 # The layer that does it in files of the authors.
 _DROPOUT = re.compile(r'^\s*type\s*=\s*hs\s*$', re.MULTILINE)
 
@@ -155,7 +157,10 @@ def curves(runs: Runs) -> list[Block]:
   for name, title, ylabel, options, of in wanted:
     if found := lines(*of):
       pictures.append(charts.chart(
-          name, title, f'{title} over the epochs',
+          name, title,
+          f'{title} over the epochs. ' + charts.say(
+              found, percent='percent' in options, best=_BEST.get(name)
+          ),
           charts.lines(found, xlabel=_EPOCHS, ylabel=ylabel, **options),
       ))
   if not pictures:
@@ -232,7 +237,9 @@ def _of_layers(run, record, key, title, percent) -> Picture | None:
     return None
   log = not percent and key != 'mean'
   return charts.chart(
-      f'layers_{key}', title, f'{title}, of each layer over the epochs',
+      f'layers_{key}', title,
+      f'{title}, of each layer over the epochs. '
+      + charts.say(found, percent=percent),
       charts.lines(
           found, xlabel=_EPOCHS, ylabel='', log=log, percent=percent,
           ordered=True,

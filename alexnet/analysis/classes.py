@@ -148,7 +148,9 @@ def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
   return charts.chart(
       'per_class',
       'Accuracy of each class',
-      'The share of right images of each class, from the best to the worst',
+      'The share of right images of each class, from '
+      f'{accuracies[order[0]]:.0%} ({names[order[0]]}) to '
+      f'{accuracies[order[-1]]:.0%} ({names[order[-1]]})',
       draw,
       size=(width, height),
   )
