@@ -811,6 +811,25 @@ class PageTest(PageTestCase):
     )
     self.assertEqual(text.count('class right'), 1)
 
+  def test_pictures_of_an_earlier_report(self):
+    """Those that it wrote itself go with it."""
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    png = sources.encode_png(np.zeros((9, 9), np.uint8))
+    draw = charts.bars({'a': 0.5}, xlabel='x')
+    figures = page.Figures((charts.chart('one', 'One', 'a one', draw),))
+    first = report.Report()
+    first.add('A', lambda: [figures])
+    first.files = {'two_2': png, 'three': png}
+    first.write(folder, 'first', '')
+    names = lambda: {p.name for p in (folder / 'report').iterdir()}
+    self.assertEqual(names(), {'one.png', 'two_2.png', 'three.png'})
+    (folder / 'report' / 'own.png').write_bytes(png)
+    second = report.Report()
+    second.files = {'three': png}
+    second.write(folder, 'second', '')
+    self.assertEqual(names(), {'three.png', 'own.png'})
+    self.read(folder / 'report.html')
+
   def test_names_that_are_no_words(self):
     section = page.Section('Ünter & über', ())
     self.assertEqual(urllib.parse.quote(section.anchor), section.anchor)

@@ -16,6 +16,7 @@ into the folder that they share.
 
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +57,27 @@ class Report:
     from alexnet.analysis import page
     from input_pipeline import atomic
 
-    html = page.render(title, subtitle, self.sections).encode()
     files = {p.name: p.png for p in page.pictures(self.sections)}
+    files |= self.files
+    html = page.render(title, subtitle, self.sections, files).encode()
+    earlier = _files_of(folder / PAGE)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    for name, file in {**files, **self.files}.items():
+    for name, file in files.items():
       path = folder / FOLDER / f'{name}.png'
       atomic.write(path, lambda f, file=file: f.write(file), folder)
     atomic.write(folder / PAGE, lambda f: f.write(html), folder)
+    for name in earlier - files.keys():
+      (folder / FOLDER / f'{name}.png').unlink(missing_ok=True)
+
+
+def _files_of(path):
+  """Names of the pictures of a page that is there; other files are not ours."""
+  try:
+    text = path.read_text(encoding='utf-8')
+  except (OSError, UnicodeError):
+    return set()
+  found = re.search('<meta name="pictures" content="([a-z0-9_ ]*)">', text)
+  return set(found[1].split()) if found else set()
 
 
 def of_one(
