@@ -12,7 +12,8 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from PIL import Image
 from alexnet import batching, models, photos
 from alexnet.errors import ConfigError
 from alexnet.photos import Images
-from input_pipeline import preprocessing
+from input_pipeline import preprocessing, threads
 from input_pipeline.errors import ImageError
 
 if TYPE_CHECKING:  # It imports this module.
@@ -31,6 +32,11 @@ if TYPE_CHECKING:  # It imports this module.
 
 # What is longer, in proportion, loses its ends.
 LONGEST = 4.0
+# Pixels of the shorter side: a network of crops of 224 sees nothing there but
+# details, and its maps take gigabytes.
+LARGEST = 2048
+# Bytes of images that wait for others of their shape, and of what they become.
+_WAITING = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +76,36 @@ def check_scales(
     scales: as given; None or none: that of the squares.
     config: the whole config.
 
+  Returns:
+    Each once, in their order.
+
   Raises:
-    ConfigError: one is smaller than what the network reads.
+    ConfigError: one is smaller than what the network reads, or larger than
+      LARGEST.
   """
-  scales = tuple(scales or (config.dataset.size,))
+  # A scale that is given twice would count twice in the mean.
+  scales = tuple(dict.fromkeys(scales or (config.dataset.size,)))
   crop = config.augmentation.crop_size
   if min(scales) < crop:
     raise ConfigError(
         f'--scales is {",".join(map(str, scales))}: wanted at least {crop} '
         'pixels, which the network reads at once'
     )
+  if max(scales) > LARGEST:
+    raise ConfigError(
+        f'--scales is {",".join(map(str, scales))}: wanted at most {LARGEST} '
+        'pixels'
+    )
   return scales
+
+
+def map_scale(config: ml_collections.ConfigDict) -> int:
+  """The scale of a map that is to be looked at, in pixels.
+
+  That of the squares has too few places: 2 x 2 in the paper's network, where
+  this one, of two crops, has 8 x 8.
+  """
+  return max(config.dataset.size, 2 * config.augmentation.crop_size)
 
 
 def stride(model: ml_collections.ConfigDict) -> int:
@@ -107,14 +132,18 @@ def stream(
     scales: Sequence[int] | None,
     batch_size: int | None = None,
 ) -> Iterator[list[Map] | ImageError]:
-  """Maps of class probabilities of any number of images, see `batching`.
+  """Maps of class probabilities of any number of images, in their order.
+
+  Images wait for others of their shape, in memory that does not grow with
+  their number, so that results may come many at a time.
 
   Args:
     network: the network.
     images: see `TrainedNetwork.squares`; all of an image is used, unless it is
       more than LONGEST times as long as wide.
     scales: see `check_scales`.
-    batch_size: images read at once.
+    batch_size: images of one shape computed at once; None: as many pixels as
+      in the config's evaluation.
 
   Yields:
     For each image its maps, one for each scale, each the mean of that of the
@@ -123,38 +152,125 @@ def stream(
   """
   scales = check_scales(scales, network.config)
   compiled = network.compiled('dense', _maps_of(network.model))
-  if batch_size is None:
-    # Photos are half as long again as wide.
-    pixels = 1.5 * sum(scale**2 for scale in scales)
-    batch_size = batch_size_for(network.config, pixels)
+  outputs = len(network.class_names)
+  distance = stride(network.config.model)
 
   def read(image):
-    image = photos.open_image(image)
-    return [whole(network, image, scale) for scale in scales]
+    try:
+      image = photos.open_image(image)
+      return [whole(network, image, scale) for scale in scales]
+    except ImageError as error:
+      return error
 
-  def begin(items):
-    places = collections.defaultdict(list)
-    for i, pictures in enumerate(items):
-      for j, picture in enumerate(pictures):
-        places[picture.shape].append((i, j))
-    results = [[None] * len(scales) for _ in items]
-    pending = []
-    for shape, of_shape in places.items():
-      count = batching.padded(len(of_shape), batch_size * len(scales))
-      batch = np.zeros((count, *shape), np.uint8)
-      for place, (i, j) in enumerate(of_shape):
-        batch[place] = items[i][j]
-      pending.append((of_shape, compiled(batch)))
-    return items, results, pending
+  def most(shape):
+    return batch_size or batch_size_for(network.config, shape[0] * shape[1])
 
-  def finish(all_pending):
-    items, results, pending = all_pending
-    for of_shape, maps in pending:
-      for (i, j), one in zip(of_shape, np.asarray(maps)):
-        results[i][j] = Map(one, items[i][j].shape[:2])
-    return results
+  def size_of(pictures):
+    """Bytes of an image that waits, and of its maps."""
+    places = sum(p.shape[0] * p.shape[1] for p in pictures) // distance**2
+    return sum(p.nbytes for p in pictures) + 4 * outputs * places
 
-  return batching.stream(images, read, begin, finish, batch_size)
+  waiting = _Waiting(compiled, most, size_of)
+  with futures.ThreadPoolExecutor(threads.cores()) as pool:
+    ahead = 2 * most((max(scales), max(scales)))
+    for item in threads.in_order(pool, read, images, ahead=ahead):
+      waiting.add(item)
+      yield from waiting.finished()
+    yield from waiting.rest()
+
+
+class _Waiting:
+  """Images of many shapes, until there are enough of one to compute them.
+
+  Results come in the order of the images, so one of a rare shape holds up all
+  that follow; with too many of these it is computed with what there is.
+  """
+
+  def __init__(self, compiled, most, size_of):
+    """Of (a compiled function, images of a shape at once, bytes of one)."""
+    self._compiled = compiled
+    self._most = most
+    self._size_of = size_of
+    # (pictures or error, maps of its scales, bytes) by number, in order.
+    self._entries = collections.deque()
+    self._first = 0  # Number of the first of these.
+    self._bytes = 0
+    self._of_shape = collections.defaultdict(list)  # {shape: [(number, scale)]}
+    self._under_way = collections.deque()
+
+  def add(self, item):
+    """Takes the next image, as pictures of all scales, or its error."""
+    number = self._first + len(self._entries)
+    if isinstance(item, ImageError):
+      self._entries.append(_Entry(item, (), 0))
+      return
+    entry = _Entry(item, [None] * len(item), self._size_of(item))
+    self._entries.append(entry)
+    self._bytes += entry.bytes
+    for scale, picture in enumerate(item):
+      self._of_shape[picture.shape].append((number, scale))
+      self._begin(picture.shape, full=True)
+
+  def finished(self):
+    """Yields results; with too much in memory it waits for the next ones."""
+    while self._entries and (
+        self._entries[0].is_complete or self._bytes > _WAITING
+    ):
+      yield self._next()
+
+  def rest(self):
+    """Yields all that are left."""
+    for shape in list(self._of_shape):
+      self._begin(shape)
+    while self._entries:
+      yield self._next()
+
+  def _next(self):
+    entry = self._entries[0]
+    if not entry.is_complete:
+      for scale, picture in enumerate(entry.item):
+        if entry.maps[scale] is None:
+          self._begin(picture.shape)
+    while not entry.is_complete:
+      self._collect()
+    self._entries.popleft()
+    self._first += 1
+    self._bytes -= entry.bytes
+    return entry.item if isinstance(entry.item, ImageError) else entry.maps
+
+  def _begin(self, shape, full=False):
+    """Gives the device all of a shape, or what makes full batches."""
+    most, places = self._most(shape), self._of_shape[shape]
+    while len(places) >= (most if full else 1):
+      now, places[:most] = places[:most], []
+      batch = np.zeros((batching.padded(len(now), most), *shape), np.uint8)
+      for place, (number, scale) in enumerate(now):
+        batch[place] = self._entries[number - self._first].item[scale]
+      self._under_way.append((now, shape, self._compiled(batch)))
+      # One is computed while another is collected; more take memory.
+      if len(self._under_way) > 2:
+        self._collect()
+
+  def _collect(self):
+    """Waits for the batch that was begun first."""
+    places, shape, maps = self._under_way.popleft()
+    for (number, scale), one in zip(places, np.asarray(maps)):
+      entry = self._entries[number - self._first]
+      # A copy: else the whole batch stays as long as one of it.
+      entry.maps[scale] = Map(one.copy(), shape[:2])
+
+
+@dataclasses.dataclass
+class _Entry:
+  """An image that waits: its pictures or error, its maps, its bytes."""
+
+  item: Any
+  maps: Any
+  bytes: int
+
+  @property
+  def is_complete(self):
+    return None not in self.maps
 
 
 def whole(
@@ -200,7 +316,8 @@ def heat_map(
   Args:
     maps: of the image.
     label: of the class.
-    size: (height, width) of the result.
+    size: (height, width) of the result; the shorter side is as much of the
+      image as that of the maps.
     model: the `model` part of the config.
     crop: side of what the network sees at a place, in pixels.
 
@@ -215,7 +332,10 @@ def heat_map(
     values = one.probabilities[..., label]
     for axis in (0, 1):
       middles = crop / 2 + distance * np.arange(values.shape[axis])
-      pixels = (np.arange(size[axis]) + 0.5) / size[axis] * one.size[axis]
+      # From the middle on, where scales are alike: at the ends of the longer
+      # side each is cut to a multiple of its own pixels.
+      apart = np.arange(size[axis]) + 0.5 - size[axis] / 2
+      pixels = apart * min(one.size) / min(size) + one.size[axis] / 2
       values = np.apply_along_axis(
           functools.partial(np.interp, pixels, middles), axis, values
       )

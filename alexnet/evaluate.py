@@ -21,6 +21,7 @@ import pathlib
 from absl import app, flags
 
 from alexnet import cli, compilation, host_memory
+from alexnet.analysis import run_flags
 
 # As in evaluation.py and dense.py, which import JAX.
 _VIEWS = ('centre', 'ten')
@@ -46,13 +47,9 @@ def main(argv: list[str]) -> None:
   compilation.use_cache()
   console = metrics.Console()
   values = flags.FLAGS
-  given = {
-      'dataset.train_dir': values.train_dir,
-      'dataset.eval_dir': values.eval_dir,
-      'dataset.dir': values.data_dir,
-      'mesh.tower': values.tower,
-  }
-  overrides = {k: v for k, v in given.items() if v is not None}
+  overrides = run_flags.moved()
+  if values.tower is not None:
+    overrides['mesh.tower'] = values.tower
   workdirs = [pathlib.Path(workdir) for workdir in values.workdir]
   scales = dense.parse_scales(values.scales)
   weights = ensemble.parse_weights(values.weights, len(workdirs))
@@ -91,11 +88,7 @@ if __name__ == '__main__':
       'Sides of the squares for dense views, in pixels, such as 256,288. '
       'Unset: as for other views.'
   )
-  flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
-  flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
-  flags.DEFINE_string(
-      'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
-  )
+  run_flags.define_moved()
   flags.DEFINE_integer('tower', None, 'Devices for the towers.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -45,7 +45,7 @@ def write(
     squares: [images, size, size, 3] uint8.
     log_probabilities: [images, classes] float32, what the network says of them.
     labels: [images] their classes.
-    class_names: the classes' names.
+    class_names: of the outputs, in their order.
   """
   # One layer at a time: the whole is hundreds of megabytes.
   for layer, arrays in params.items():

@@ -6,13 +6,17 @@ data is not.
 
 import dataclasses
 import functools
+import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alexnet.errors import CheckpointError
 from input_pipeline import atomic, preprocessing, untrusted
+from input_pipeline.errors import DataError, printable
+from input_pipeline.sources import Source
 
 if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
   from input_pipeline.pipeline import Pipeline
@@ -20,6 +24,8 @@ if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
 FILE = 'inputs.npz'
 # Bytes of its arrays; ten thousand class names take one megabyte.
 _LARGEST = 2**27
+# Classes that are named where two sets of them are not the same.
+_DIFFERENCES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,51 @@ class Inputs:
   aspect: str
   deviations: np.ndarray
   eigenvectors: np.ndarray
+
+
+def output_names(
+    class_names: Sequence[str], outputs: int
+) -> tuple[str, ...]:
+  """Names of a network's outputs, of which there may be more than classes.
+
+  Args:
+    class_names: of its data, in the order of their labels.
+    outputs: number of them, `model.num_classes`.
+  """
+  names = tuple(class_names)
+  return names + tuple(f'output {i}' for i in range(len(names), outputs))
+
+
+def check_classes(source: Source, class_names: Sequence[str]) -> None:
+  """Checks that the labels of images are those of a network.
+
+  Args:
+    source: of the images.
+    class_names: of the data that the network was trained on.
+
+  Raises:
+    DataError: the names differ, so that labels would mean other classes.
+  """
+  found, wanted = tuple(source.class_names), tuple(class_names)
+  if found == wanted:
+    return
+  pairs = itertools.zip_longest(found, wanted)
+  differ = [
+      f'{_quoted(one)}, not {_quoted(other)}, as number {label}'
+      for label, (one, other) in enumerate(pairs) if one != other
+  ]
+  raise DataError(
+      f'{source.name} has other classes than the network was trained on: '
+      + ', '.join(differ[:_DIFFERENCES])
+      + (f' and {len(differ) - _DIFFERENCES} more'
+         if len(differ) > _DIFFERENCES else '')
+      + f' (of {len(found)} and {len(wanted)}): say by '
+      "--train_dir, --eval_dir or --data_dir where the run's own images are"
+  )
+
+
+def _quoted(name):
+  return 'none' if name is None else f"'{printable(name)}'"
 
 
 def of_pipeline(pipeline: 'Pipeline') -> Inputs:

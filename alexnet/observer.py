@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from alexnet import (
   image_log,
+  inputs,
   layer_statistics,
   metrics,
   partitioning,
@@ -103,7 +104,9 @@ class Observer:
             squares=squares,
             log_probabilities=result['log_probabilities'],
             labels=result['label'],
-            class_names=source.class_names,
+            class_names=inputs.output_names(
+                source.class_names, self._config.model.num_classes
+            ),
         )
       except OSError as error:
         if error.errno not in NO_ROOM:

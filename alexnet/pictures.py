@@ -32,6 +32,24 @@ def top(
   ]
 
 
+def plain(text: str, longest: int, *, keep_end: bool = False) -> str:
+  """A text that Matplotlib draws as it is.
+
+  Args:
+    text: of one or more lines.
+    longest: letters of a line; of a longer one the rest is cut off.
+    keep_end: cut off the beginning, as of a path, and not the end.
+  """
+
+  def cut(line):
+    if len(line) <= longest:
+      return line
+    return f'…{line[1 - longest :]}' if keep_end else f'{line[: longest - 1]}…'
+
+  # After that, as one of two dollars may be gone: they would begin a formula.
+  return '\n'.join(map(cut, text.split('\n'))).replace('$', r'\$')
+
+
 def predictions(
     squares: np.ndarray,
     probabilities: np.ndarray,
@@ -69,7 +87,11 @@ def predictions(
     axes.spines[:].set_visible(False)
     for place, (guess, _) in zip(places, best):
       axes.text(
-          0.02, place, _plain(class_names[guess]), va='center', fontsize=7
+          0.02,
+          place,
+          plain(class_names[guess], _NAME),
+          va='center',
+          fontsize=7,
       )
   return _png(figure)
 
@@ -134,16 +156,7 @@ def _figure(width, height):
 def _image(axes, square, text):
   axes.imshow(square)
   axes.set_axis_off()
-  axes.set_title(_plain(text), fontsize=7, pad=2)
-
-
-def _plain(text):
-  lines = [
-      line if len(line) <= _NAME else f'{line[: _NAME - 1]}…'
-      for line in text.split('\n')
-  ]
-  # Dollars would begin a formula.
-  return '\n'.join(lines).replace('$', r'\$')
+  axes.set_title(plain(text, _NAME), fontsize=7, pad=2)
 
 
 def _png(figure):

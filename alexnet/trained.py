@@ -27,6 +27,7 @@ from alexnet import (
   batching,
   checkpoints,
   config_checks,
+  definitions,
   dense,
   photos,
   train_step,
@@ -196,6 +197,11 @@ class TrainedNetwork:
       raise ConfigError(
           f"views is '{views}': wanted 'dense' or one of {tuple(VIEWS)}"
       )
+    if scales is not None and views != 'dense':
+      raise ConfigError(
+          f"scales is {tuple(scales)}, which is of dense views, but views is "
+          f"'{views}': give views='dense', or no scales"
+      )
     if views == 'dense':
       for maps in dense.stream(self, images, scales, batch_size):
         yield maps if isinstance(maps, ImageError) else dense.mean(maps)
@@ -290,13 +296,15 @@ def load(
       'newest' for the newest, or, with a warning, the newest that is not
       damaged.
     overrides: {dotted field: value} of the config: where the data of a run is
-      now that has no `inputs.npz` yet.
+      now that has no `inputs.npz` yet; `model.num_classes`, if the run had it
+      set to more than its data has, in a file.
 
   Raises:
     CheckpointError: no run there, no such checkpoint, or it is damaged, or of
       another network than its config.
     ConfigError: a field of the config has a value that cannot work.
-    DataError: a run without `inputs.npz`, whose data is not there either.
+    DataError: a run without `inputs.npz`, whose data is not there either, or
+      has other classes than the network has outputs.
   """
   workdir = pathlib.Path(workdir).expanduser()
   config = workdir_lib.load_config(workdir)
@@ -316,13 +324,19 @@ def load(
       checkpoints.Checkpoints(workdir, read_only=True)
   ) as store:
     step = store.find(checkpoints.NEWEST if step is None else step)
-    inputs = inputs_lib.load(workdir) or _inputs_from_data(config, workdir)
+    inputs = inputs_lib.load(workdir)
+    if inputs is None:
+      # The config alone does not tell what was asked for and what came of data.
+      spare = (
+          config.model.name == definitions.NAME  # The file says it.
+          or 'model.num_classes' in (overrides or {})
+          or _asked_for_outputs(workdir)
+      )
+      inputs = _inputs_from_data(config, workdir, spare)
     model = create_model(config.model)
     params = _restore(store, workdir, step, _shapes_of(model, config))
-  names = inputs.class_names
-  # A network may have more outputs than its data has classes.
-  names += tuple(
-      f'output {i}' for i in range(len(names), config.model.num_classes)
+  names = inputs_lib.output_names(
+      inputs.class_names, config.model.num_classes
   )
   size, side = config.dataset.size, len(inputs.mean_image)
   if side != size:
@@ -384,11 +398,31 @@ def check_shapes(
       )
 
 
-def _inputs_from_data(config, workdir):
+def _asked_for_outputs(workdir):
+  """Whether a command of the run had --config.model.num_classes."""
+  try:
+    sessions = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)
+  except (OSError, ValueError):
+    return False
+  return any(
+      'model.num_classes' in str(argument)
+      for session in sessions
+      for argument in session.get('command', ())
+  )
+
+
+def _inputs_from_data(config, workdir, spare):
+  """Of the run's data; `spare`: whether it may have more outputs than that."""
   from input_pipeline.pipeline import Pipeline  # With it comes TensorFlow.
 
   try:
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
+    found, outputs = len(train.class_names), config.model.num_classes
+    if found > outputs or (found < outputs and not spare):
+      raise DataError(
+          f'{train.name} has {found} classes and the network {outputs} '
+          'outputs, so these are not the images that it was trained on'
+      )
     return inputs_lib.of_pipeline(Pipeline(config, train, evaluation))
   except DataError as error:
     raise DataError(

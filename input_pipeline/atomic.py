@@ -5,7 +5,7 @@ import fcntl
 import os
 import pathlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 _SUFFIX = '.tmp'
@@ -23,11 +23,26 @@ def write(
     write_to: writes what it is given.
     scratch: a folder on the same disk for the file until it is complete.
   """
+  with opened(path, scratch) as f:
+    write_to(f)
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[BinaryIO]:
+  """A file to be written bit by bit.
+
+  It gets its name, and what had that name is gone, when the context ends; if it
+  ends with an error there is nothing of it.
+
+  Args:
+    path: see `write`.
+    scratch: see `write`.
+  """
   # Processes of different machines may have the same number.
   temporary = scratch / f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}'
   try:
     with _open_locked(temporary) as f:
-      write_to(f)
+      yield f
       f.flush()
       os.fsync(f.fileno())
     os.replace(temporary, path)

@@ -6,6 +6,8 @@ import functools
 import io
 import pathlib
 import tempfile
+import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -26,6 +28,7 @@ from alexnet.errors import ConfigError
 from alexnet.models import create_model
 from alexnet.models.cuda_convnet import CudaConvnet
 from alexnet.views import Views
+from input_pipeline.errors import ImageError
 from tests import definitions, oracle, tiny
 from tests.train_test import logits_of
 
@@ -223,11 +226,106 @@ class HeatMapTest(absltest.TestCase):
     both = dense.heat_map([one, other], 0, (224, 256), config.model, 224)
     np.testing.assert_allclose(both, (heat + 0.5) / 2, rtol=1e-6)
 
+  def test_scales_that_are_cut_to_other_multiples(self):
+    """A photo of 640 x 560: 352 x 320 and 480 x 448 of 366 x 320, 512 x 448."""
+    config = testing.narrow_config()
+    hot = np.zeros((4, 5, 2), np.float32)
+    hot[:, 4, 0] = 1  # Its middle is at 240 of 352, 64 from that of the photo.
+    one = dense.Map(hot, (320, 352))
+    heat = dense.heat_map([one], 0, (448, 480), config.model, 224)
+    # So it is 64 * 448 / 320 = 89.6 from 240 here. Pixel 328's middle is 1.1
+    # before that, 11 / 14 of a pixel of the map; 329's is 0.1 before.
+    np.testing.assert_allclose(heat[:, 328], 1 - 11 / 14 / 32, atol=1e-6)
+    np.testing.assert_allclose(heat[:, 329], 1 - 1 / 14 / 32, atol=1e-6)
+    np.testing.assert_allclose(heat[:, 330:], 1, atol=1e-6)
+
+  def test_scale_of_a_map(self):
+    config = testing.narrow_config()
+    self.assertEqual(dense.map_scale(config), 448)
+    config.dataset.size = 512
+    self.assertEqual(dense.map_scale(config), 512)
+
   def test_stride(self):
     config = testing.narrow_config()
     self.assertEqual(dense.stride(config.model), 32)
     config.model.conv1.after = ('activation',)
     self.assertEqual(dense.stride(config.model), 16)
+
+
+class StreamTest(absltest.TestCase):
+  """Photos of many shapes, and a network that says how bright they are."""
+
+  def setUp(self):
+    super().setUp()
+    self.batches = []
+    self.read = 0
+    self.enterContext(mock.patch.object(dense, '_maps_of', lambda model: model))
+
+  def compiled(self, name, function):
+    def brightness(batch):
+      self.batches.append(batch.shape)
+      return batch.mean((1, 2, 3), keepdims=True)
+    return brightness
+
+  def stream(self, sizes, scales=None, batch_size=8):
+    config = testing.narrow_config()
+    network = types.SimpleNamespace(
+        config=config, model=None, class_names=('a',), compiled=self.compiled,
+        inputs=types.SimpleNamespace(aspect='keep'),
+    )
+
+    def photo(number, size):
+      self.read += 1
+      return np.full((*size, 3), number, np.uint8)
+
+    photos = [
+        size if isinstance(size, pathlib.Path)
+        else functools.partial(photo, number, size)
+        for number, size in enumerate(sizes)
+    ]
+    return dense.stream(network, photos, scales, batch_size)
+
+  def check(self, results, sizes):
+    self.assertEqual(len(results), len(sizes))
+    for number, (maps, size) in enumerate(zip(results, sizes)):
+      if isinstance(size, pathlib.Path):
+        self.assertIsInstance(maps, ImageError)
+        continue
+      for one in maps:
+        self.assertEqual(one.size, size)
+        np.testing.assert_allclose(one.probabilities, number)
+
+  def test_waits_for_others_of_a_shape(self):
+    """20 of each of three shapes in turn: two batches of eight, one of four."""
+    sizes = [(256, 256), (256, 288), (320, 256)] * 20
+    self.check([*self.stream(sizes)], sizes)
+    self.assertEqual(sorted(shape[0] for shape in self.batches),
+                     [4] * 3 + [8] * 6)
+
+  def test_order_with_errors_and_rare_shapes(self):
+    sizes = [(512, 256), *[(256, 256)] * 20, pathlib.Path('gone.jpg'),
+             (256, 640), *[(256, 288)] * 3]
+    self.check([*self.stream(sizes)], sizes)
+
+  def test_a_rare_shape_does_not_fill_the_memory(self):
+    """The first is alone of its shape; four of the others are held."""
+    sizes = [(288, 256), *[(256, 256)] * 200]
+    room = 5 * 256 * 256 * 3
+    self.enterContext(mock.patch.object(dense, '_WAITING', room))
+    stream = self.stream(sizes, batch_size=2)
+    results = [next(stream)]
+    # Four wait, one is over; two times two (and one) are read ahead.
+    self.assertLess(self.read, 16)
+    self.check([*results, *stream], sizes)
+
+  def test_scales(self):
+    """Each of two photos at two scales; one that is given twice counts once."""
+    results = [*self.stream([(256, 256)] * 2, scales=(256, 288, 256))]
+    self.assertEqual([[one.size for one in maps] for maps in results],
+                     [[(256, 256), (288, 288)]] * 2)
+    self.assertEqual(sorted(self.batches), [(4, 256, 256, 3), (4, 288, 288, 3)])
+    with self.assertRaisesRegex(ConfigError, '--scales is 256,2049: wanted at'):
+      next(self.stream([(256, 256)], scales=(256, 2049)))
 
 
 class RunTest(parameterized.TestCase):

@@ -297,6 +297,15 @@ class RunTest(absltest.TestCase):
     with Image.open(folder / 'predictions_00000006.png') as image:
       self.assertGreater(min(image.size), 400)
 
+  def test_more_outputs_than_classes(self):
+    """The best five of 30 are not all classes of the data, which has three."""
+    more = self.run_in(
+        'more', {**_EVERYTHING, 'model.num_classes': 30, 'duration': '1 step'}
+    )
+    more.train()
+    folder = self.directory / 'more' / image_log.FOLDER
+    self.assertTrue((folder / 'predictions_00000001.png').exists())
+
   def test_tensorboard(self):
     from tensorboardX.proto import event_pb2
 

@@ -4,6 +4,7 @@ from tests import testing  # isort: skip
 
 import io
 import pathlib
+import shutil
 import tempfile
 
 from absl.testing import absltest
@@ -65,6 +66,24 @@ class LinearProbeTest(absltest.TestCase):
             ('random weights', 'pool1'): [1, 1],
         },
     )
+
+  def test_broken_files_are_left_out(self):
+    folder = self.directory / 'broken'
+    shutil.copytree(self.images, folder)
+    photos = sorted(folder.rglob('*.jpg'))
+    for photo in photos[::8]:
+      photo.write_bytes(photo.read_bytes()[:100])
+    output = self.directory / 'some.md'
+    status, _, error = run_command(
+        'linear_probe', f'--workdir={self.workdir}', f'--source={folder}',
+        '--layers=pixels', '--seeds=2', '--train_images=32',
+        '--test_images=8', f'--output={output}',
+    )
+    self.assertEqual(status, 1, error)
+    self.assertIn('5 of the images could not be read', output.read_text())
+    for photo in photos[::8]:
+      self.assertEqual(error.count(f'left out: cannot use {photo} ('), 1)
+    self.assertNotIn('Traceback', error)
 
   def test_table(self):
     one = lambda accuracy: probe.Result(accuracy, 1.0, 4096)

@@ -11,13 +11,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
 from alexnet import dense, metrics, photos, train, trained
-from alexnet.analysis import predict
+from alexnet.analysis import predict, prediction_files
 from input_pipeline.errors import ImageError, printable
 from tests import tiny
 
@@ -27,6 +29,9 @@ SAMPLES = ROOT.parent / 'shared' / 'data' / 'imagenet_samples'
 # Four names of classes, in their order; neither a terminal nor Matplotlib must
 # obey the first.
 CLASSES = ('$x_1 \x1b[31m', 'cat', 'dog', 'fish')
+
+
+GREY = np.full((256, 256, 3), 100, np.uint8)
 
 
 def prediction(path, *probabilities):
@@ -57,6 +62,93 @@ class TextTest(parameterized.TestCase):
     text = predict.to_text(prediction('b.jpg', 0.2, 0.3, 0.5, 0.0), 'ascii')
     self.assertIn('50.00%  ' + '#' * 12 + '\n', text)
     text.encode('ascii')
+
+
+class FilesTest(parameterized.TestCase):
+  """Writers of files, without a network."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+
+  def writer(self, name):
+    network = types.SimpleNamespace(
+        class_names=CLASSES, step=1, square=lambda path: GREY
+    )
+    return prediction_files.create(
+        self.folder / name, network, views='centre', top=4
+    )
+
+  def picture(self, network, result, **arguments):
+    """[height, width, 3] of the picture of one prediction, 100 dots an inch."""
+    path = self.folder / 'picture.png'
+    with prediction_files.create(
+        path, network, top=4, **arguments
+    ) as writer:
+      writer.add(result)
+      writer.finish()
+    with Image.open(path) as image:
+      return np.asarray(image.convert('RGB')).astype(int)
+
+  def test_heat_is_where_the_object_is(self):
+    """At 448 pixels in the lower right, of 256 that say nothing."""
+    photo = self.folder / 'photo.png'
+    Image.fromarray(np.full((500, 500, 3), 100, np.uint8)).save(photo)
+    coarse = np.full((2, 2, 4), 0.0, np.float32)
+    fine = np.zeros((8, 8, 4), np.float32)
+    fine[4:, 4:, 2] = 1
+    maps = [dense.Map(fine, (448, 448)), dense.Map(coarse, (256, 256))]
+    result = predict.Prediction(photo, ((2, 'dog', 0.4),), maps)
+    network = FakeNetwork(testing.narrow_config(), 'keep')
+    pixels = self.picture(network, result, views='dense', scales=(448, 256))
+    # Images are 240 dots wide, the photo from 20 and its map from 260 on, and
+    # both from 25 on downwards. 0.5 is the scale's middle.
+    self.assertEqual(pixels[205, 200].tolist(), [100] * 3)
+    hot, *cold = (
+        pixels[y, x] for y, x in ((205, 440), (205, 320), (85, 440), (85, 320))
+    )
+    for one in cold:
+      np.testing.assert_allclose(one, 0.4 * 100, atol=3)
+    # Inferno's middle is red, a half of which is the mean over the scales.
+    np.testing.assert_allclose(
+        hot, 0.4 * 100 + 0.6 * np.array([188, 55, 84]), atol=3
+    )
+    # The scale: the same colour at its middle, of 480 dots.
+    self.assertEqual(pixels.shape, (445, 520, 3))
+    np.testing.assert_allclose(
+        pixels[392, 260], 0.4 * 128 + 0.6 * np.array([188, 55, 84]), atol=4
+    )
+
+  def test_the_square_that_was_seen(self):
+    """And not the rest of the photo."""
+    photo = self.folder / 'photo.png'
+    Image.new('RGB', (900, 300)).save(photo)
+    network = types.SimpleNamespace(square=lambda path: GREY)
+    result = predict.Prediction(photo, ((2, 'dog', 0.4),))
+    pixels = self.picture(network, result, views='centre')
+    self.assertTrue((pixels[30:260, 25:255] == 100).all())
+
+  @parameterized.parameters('a.csv', 'a.json', 'a.png')
+  def test_interrupted(self, name):
+    """What was there before stays, and nothing else is there."""
+    (self.folder / name).write_text('earlier')
+    with self.assertRaises(KeyboardInterrupt), self.writer(name) as writer:
+      writer.add(ImageError('b.jpg', 'broken'))
+      raise KeyboardInterrupt
+    (file,) = self.folder.iterdir()
+    self.assertEqual(file.read_text(), 'earlier')
+
+  @parameterized.parameters('a.csv', 'a.json', 'a.png')
+  def test_there_at_the_end(self, name):
+    with self.writer(name) as writer:
+      writer.add(ImageError('b.jpg', 'broken'))
+      self.assertFalse((self.folder / name).exists())
+      writer.finish()
+    (file,) = self.folder.iterdir()
+    self.assertEqual(file.name, name)
+    self.assertGreater(file.stat().st_size, 20)
+    if name == 'a.json':
+      self.assertLen(json.loads(file.read_text())['files'], 1)
 
 
 class CommandTest(parameterized.TestCase):
@@ -177,12 +269,34 @@ class CommandTest(parameterized.TestCase):
     for line, label in zip(lines[2:4], best):
       self.assertIn(f'{probabilities[label]:.2%}', line)
     self.assertNotIn('files in', output)
-    # The photo and its heat map side by side.
-    with Image.open(picture) as image:
-      self.assertGreater(image.width, image.height)
+    with Image.open(picture) as image:  # See FilesTest.
+      self.assertEqual(image.size, (520, 445))
+
+  @parameterized.parameters((None, (448, 544)), ((224, 288), (288, 352)))
+  def test_scales_of_a_picture(self, scales, size):
+    """Without --scales predictions are at 256 pixels and the map is at 448."""
+    results = [*predict.predictions(
+        self.network, self.images[:1], views='dense', scales=scales
+    )]
+    path = self.folder / 'a.png'
+    with (
+        mock.patch.object(dense, 'heat_map', wraps=dense.heat_map) as heat,
+        prediction_files.create(
+            path, self.network, views='dense', top=2, scales=scales
+        ) as writer,
+    ):
+      writer.add(results[0])
+      writer.finish()
+    maps, label, of_picture, *_ = heat.call_args.args
+    self.assertEqual(of_picture, size)
+    self.assertLen(maps, 1 if scales is None else 2)
+    self.assertEqual(maps[-1].size, size)
+    self.assertEqual(label, results[0].classes[0][0])
 
   @parameterized.parameters(
       (['x.jpg', '--output=a.gif'], r'--output is a\.gif: wanted a name'),
+      (['x.jpg', '--output=a.csv', '--output=./a.csv'],
+       r'--output is a\.csv more than once'),
       (['x.jpg', '--scales=256'], "--views is 'centre': set --views=dense"),
       (['x.jpg', '--top=0'], '--top is 0: wanted at least 1'),
       (['x.jpg', '--views=dense', '--scales=100'], 'wanted at least 224 pixe'),
@@ -194,6 +308,31 @@ class CommandTest(parameterized.TestCase):
     status, output, error = self.run_command(*empty)
     self.assertEqual(status, 1)
     self.assertRegex(output + error, message)
+
+  def test_other_names_for_classes(self):
+    file = self.folder / 'names.txt'
+    file.write_text(''.join(f'{name} new-{name}, x\n' for name in CLASSES[1:]))
+    status, output, error = self.run_command(
+        self.images[0], f'--class_names={file}', '--step=2', '--top=4'
+    )
+    self.assertEqual(status, 0, error)
+    for name in CLASSES[1:]:
+      self.assertRegex(output, rf'(?m)^  new-{name} ')
+    status, output, error = self.run_command(self.images[0], '--step=7')
+    self.assertEqual(status, 1)
+    self.assertIn('no checkpoint of step 7: it has 2', error)
+
+  def test_a_run_without_its_inputs(self):
+    """What the flags say is where its images are is read."""
+    older = self.folder / 'older'
+    shutil.copytree(self.workdir, older)
+    (older / 'inputs.npz').unlink()
+    moved = self.directory / 'moved'
+    status, output, error = self.run_command(
+        self.images[0], f'--workdir={older}', f'--train_dir={moved}'
+    )
+    self.assertEqual(status, 0, error)
+    self.assertIn('4 classes', output)
 
   def test_predictions_of_ten_views(self):
     results = [
@@ -210,9 +349,9 @@ class CommandTest(parameterized.TestCase):
   def test_awkward_images(self):
     paths, _ = photos.find([str(SAMPLES)])
     self.assertLen(paths, 117)
-    chosen = paths[::8]
     for views in ('centre', 'dense'):
-      results = [*predict.predictions(self.network, chosen, views=views)]
+      results = [*predict.predictions(self.network, paths, views=views)]
+      self.assertLen(results, len(paths))
       for result in results:
         self.assertNotIsInstance(result, ImageError)
         self.assertAlmostEqual(sum(p for *_, p in result.classes), 1, places=5)

@@ -13,28 +13,35 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
+from unittest import mock
 from xml.etree import ElementTree
 
 import numpy as np
 from absl.testing import absltest, parameterized
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from alexnet import filters, metrics, pictures, train, workdir
+from alexnet import filters, inputs, metrics, pictures, train, workdir
 from alexnet.analysis import (
     chapters,
     charts,
     classes,
+    colours,
     confusion,
+    document,
     gallery,
     history,
+    images,
     page,
     report,
+    run_flags,
 )
 from alexnet.errors import CheckpointError, ConfigError
+from configs import cuda_convnet as cuda_convnet_recipe
 from input_pipeline import sources
-from input_pipeline.errors import ImageError
-from tests import tiny
+from input_pipeline.errors import DataError, ImageError
+from tests import tiny, tiny_run
 
 _SECTIONS = [
     'The run', 'Curves', 'Results', 'Kernels', 'Predictions',
@@ -323,13 +330,13 @@ class OldRunTest(PageTestCase):
     file = self.folder / 'names.txt'
     file.write_text('n01440764 tench, Tinca tinca\n\nn02102040 a dog')
     self.assertEqual(
-        report.read_class_names(str(file)),
+        run_flags.read_class_names(str(file)),
         {'n01440764': 'tench', 'n02102040': 'a dog'},
     )
-    self.assertEqual(report.read_class_names(None), {})
+    self.assertEqual(run_flags.read_class_names(None), {})
     file.write_text('n01440764\n')
     with self.assertRaisesRegex(ConfigError, "the line 'n01440764', wanted"):
-      report.read_class_names(str(file))
+      run_flags.read_class_names(str(file))
 
   def test_names_tell_runs_apart(self):
     folders = [self.folder / name for name in ('a/run', 'b/run')]
@@ -338,6 +345,115 @@ class OldRunTest(PageTestCase):
       shutil.copy(self.folder / 'config.json', folder)
     runs = history.read_all([*folders, folders[0]])
     self.assertEqual([run.name for run in runs], ['a/run', 'b/run'])
+
+
+class OtherClassesTest(absltest.TestCase):
+  """Images whose labels are not what the network's outputs are."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.directory = pathlib.Path(
+        cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
+    cls.images = testing.write_images(cls.directory / 'images', 3, 2)
+    cls.workdir = cls.directory / 'run'
+    cls.network = tiny_run.write(cls.workdir, cls.images, classes=3)
+    cls.renamed = cls.directory / 'renamed'
+    for name, other in (('class0', 'class2'), ('class1', 'class1'),
+                        ('class2', 'class0 \x1b')):
+      shutil.copytree(cls.images / name, cls.renamed / other)
+
+  def test_report(self):
+    """The names that a user gives classes are not those of the data."""
+    names = {'class0': 'cat'}
+    opened = report.Lazily(self.workdir, {}, names)
+    self.assertNotEmpty(opened.reader(True).labels)
+    self.assertEqual(opened.network.class_names, ('cat', 'class1', 'class2'))
+    moved = {'dataset.train_dir': str(self.renamed)}
+    message = (
+        r"renamed has other classes .*: 'class0 \\x1b', not 'class0', as "
+        r'number 0 \(of 3 and 3\)'
+    )
+    for train_set in (True, False):
+      with self.assertRaisesRegex(DataError, message):
+        report.Lazily(self.workdir, moved, names).reader(train_set)
+
+  def test_own_images_of_a_run(self):
+    config = self.network.config.copy_and_resolve_references()
+    names = self.network.inputs.class_names
+    opened = images.open_sets('train', config=config, class_names=names)
+    self.assertEqual(opened['train'].class_names, names)
+    config.dataset.train_dir = str(self.renamed)
+    with self.assertRaisesRegex(DataError, "not 'class0', as number 0"):
+      images.open_sets('evaluation', config=config, class_names=names)
+    # Any others may have any classes.
+    images.open_sets(str(self.renamed), config=config, class_names=names)
+
+  def test_fewer_and_more(self):
+    source = ManySource()
+    names = [f'class {i}' for i in range(990)]
+    with self.assertRaisesRegex(
+        DataError, "'class 990', not none, as number 990, .* and 5 more "
+        r'\(of 1000 and 990\)',
+    ):
+      inputs.check_classes(source, names)
+    inputs.check_classes(source, ManySource.class_names)
+
+
+class WhatWasDoneTest(absltest.TestCase):
+  """Sentences that are made from the config."""
+
+  def text(self, *configs):
+    folders = []
+    for number, config in enumerate(configs):
+      folder = pathlib.Path(self.create_tempdir().full_path) / f'run{number}'
+      folder.mkdir()
+      workdir.save_config(folder, config)
+      (folder / 'metrics.jsonl').write_text(
+          '{"kind": "train", "step": 1, "epoch": 1, "loss": 1, "top1": 0}\n'
+      )
+      folders.append(folder)
+    return chapters.curves(history.read_all(folders))[0]
+
+  def test_training(self):
+    folder = testing.narrow_config('folder')
+    digits = testing.narrow_config('digits')
+    with digits.ignore_type():
+      digits.model.fc6.dropout = digits.model.fc7.dropout = 0.0
+      digits.augmentation.crop_offsets = 1
+    self.assertIn(
+        'sees them (cropped at random, mirrored at random, with PCA lighting, '
+        'with dropout). ', self.text(folder),
+    )
+    self.assertIn('sees them (cropped in the centre). ', self.text(digits))
+    self.assertIn(
+        'lighting, with dropout; run1: cropped in the centre). ',
+        self.text(folder, digits),
+    )
+    both = self.text(digits, digits)
+    self.assertIn('sees them (cropped in the centre). ', both)
+
+  def test_dropout_of_a_definition(self):
+    config = cuda_convnet_recipe.get_config()
+    config.augmentation.lighting = 'none'
+    config.model.layers_text = '[hs1]\ntype=hs\nkeep=0.5\n'
+    self.assertIn('at random, with dropout).', self.text(config))
+    config.model.layers_text = '[fc]\ntype=fc\n'
+    self.assertNotIn('dropout', self.text(config))
+
+  def test_towers(self):
+    weights = np.random.default_rng(0).standard_normal((5, 5, 3, 8))
+    one, two = ('one', weights, 1), ('two', weights, 2)
+    self.assertNotIn('tower', colours.kernels([one])[0])
+    self.assertEndsWith(
+        colours.kernels([two])[0], 'The first half, above, is the first tower.'
+    )
+    self.assertIn('half of two towers', colours.kernels([one, two])[0])
+    (pictures_of_one,) = (
+        b for b in colours.kernels([one]) if isinstance(b, page.Figures)
+    )
+    self.assertNotIn('tower below', pictures_of_one.pictures[0].alt)
 
 
 class FiltersTest(absltest.TestCase):
@@ -490,7 +606,8 @@ class ManyClassesTest(PageTestCase):
   def test_section(self):
     reader = gallery.Reader(ManySource(), 16)
     part = classes.classes(ManyNetwork(), reader, limit=5000)
-    text, figures, table, _, strips = part.blocks
+    text, left_out, figures, table, _, strips = part.blocks
+    self.assertRegex(left_out, '^20 images were left out: .* and 17 more')
     # 20 images are broken, none of the first ten classes.
     self.assertIn('Of 1,980 of 2,000 evaluation images 1,960 are right', text)
     self.assertEqual([p.name for p in figures.pictures],
@@ -507,6 +624,24 @@ class ManyClassesTest(PageTestCase):
     self.assertLen(strips.strips, 6)
     self.assertIn('class 0, taken for class 1: 2 of 2', strips.strips[0][0])
     self.check_picture('image/png', part.files['confusions'])
+
+  def test_places_of_broken_images(self):
+    """Every hundredth is broken, the last one of each."""
+    reader = gallery.Reader(ManySource(), 16)
+    with mock.patch.object(gallery, 'places', lambda *_: np.array([99, 198])):
+      indices, squares, left_out = reader.chosen(2)
+    self.assertEqual(indices, [100, 198])
+    self.assertEqual(squares[:, 0, 0, 0].tolist(), [100, 198])
+    self.assertEqual(reader.labels[indices].tolist(), [50, 99])
+    self.assertLen(left_out, 1)
+    self.assertIn('image 99', left_out[0])
+    self.assertRegex(gallery.left_out_text(left_out)[0], '^1 image was left ou')
+    self.assertEmpty(gallery.left_out_text([]))
+    with (
+        mock.patch.object(ManySource, 'read', lambda self, index: (b'', 0)),
+        self.assertRaisesRegex(DataError, 'no image of many can be read'),
+    ):
+      reader.chosen(3)
 
   def test_a_sample(self):
     part = classes.classes(
@@ -544,6 +679,82 @@ class ChartTest(PageTestCase):
     again = charts.chart('x', 'X', 'an x', draw)
     self.assertEqual(again, picture)
 
+  @parameterized.parameters('$x_{$', '$$', r'\$', '_run', '_', 'a' * 31 + '$b$')
+  def test_any_name(self, name):
+    """Matplotlib takes no formula for it and leaves it in the legend."""
+    shown = name if len(name) <= 32 else name[:31] + '…'
+    two = [charts.Line(label, [(0, 1), (1, 2)], 0) for label in (name, 'b')]
+    draws = [
+        charts.lines(two, xlabel='x', ylabel='y'),
+        charts.bars({name: 0.5, 'b': 0.25}, xlabel='x'),
+        charts.matrix(
+            np.eye(2), [name, 'b'], classes=2, xlabel='x', ylabel='y'
+        ),
+    ]
+    for draw in draws:
+      text = self.svg(charts.chart('x', 'X', 'an x', draw))[0]
+      words = ElementTree.fromstring(text).iter()
+      self.assertIn(shown, [element.text for element in words])
+
+  def test_escaped_letters_take_no_room(self):
+    """Of two columns in a legend, as without dollars."""
+    heights = []
+    for name in ('a' * 20, '$' * 20):
+      two = [charts.Line(name, [(0, 1)], 0)] * 2
+      draw = charts.lines(two, xlabel='x', ylabel='y')
+      with Image.open(io.BytesIO(charts.chart('x', 'X', '', draw).png)) as file:
+        heights.append(file.height)
+    self.assertEqual(*heights)
+
+  def test_said_in_words(self):
+    two = [charts.Line('a', [(0, 0.5), (1, 0.25), (2, 0.375)], 0),
+           charts.Line('b', [(0, 12345.678)], 1)]
+    self.assertEqual(
+        charts.say(two, best=min),
+        'a: from 0.5 to 0.375, best 0.25; b: from 1.235e+04 to 1.235e+04, best '
+        '1.235e+04',
+    )
+    self.assertEqual(
+        charts.say(two[:1], percent=True), 'a: from 50.00% to 37.50%'
+    )
+
+  def axes(self, draw):
+    figure = Figure()
+    draw(axes := figure.subplots(), charts.LIGHT)
+    return axes
+
+  def test_layers_differ_in_more_than_colour(self):
+    of_layers = [
+        charts.Line(f'layer {i}', [(0, 1), (1, i)], i, marked=True)
+        for i in range(12)
+    ]
+    draw = charts.lines(of_layers, xlabel='x', ylabel='y', ordered=True)
+    looks = {
+        (line.get_linestyle(), line.get_marker())
+        for line in self.axes(draw).lines
+    }
+    self.assertLen(looks, 12)
+
+  def test_no_mark_is_cut(self):
+    """Of values near each other and far from zero, and of nothing but zeros."""
+    for values in ((0.92, 0.9), (0.0, 0.0)):
+      line = charts.Line('one', [*enumerate(values)], 0, marked=True)
+      axes = self.axes(charts.lines([line], xlabel='x', ylabel='y'))
+      self.assertEqual(axes.get_ylim()[0], 0)
+      # Three points of a height of 150.
+      self.assertLessEqual(1.02 * max(values), axes.get_ylim()[1])
+      self.assertFalse(axes.lines[0].get_clip_on())
+
+  def test_plain(self):
+    self.assertEqual(pictures.plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
+    self.assertEqual(
+        pictures.plain('photos/$x_{$', 6, keep_end=True), '…' + r'\$x_{\$'
+    )
+    square = np.zeros((8, 8, 3), np.uint8)
+    for name in ('$x_{$', '$' * 30):
+      pictures.rows([[square]], [[name]])
+      pictures.predictions([square], np.eye(1), [0], [name])
+
   @parameterized.parameters(0.001, 0.0)
   def test_a_logarithm_of_nothing_is_not_drawn(self, lowest):
     draw = charts.lines(
@@ -579,6 +790,45 @@ class PageTest(PageTestCase):
     ])])
     self.assertNotIn('<script', text)
     self.assertEqual(Parser(text).titles, [bad])
+
+  def test_for_those_who_cannot_see_it(self):
+    """Tables are scrolled by keys; an image says what its text does not."""
+    tiles = [
+        page.Tile('data:,', f'class {mark}', mark)
+        for mark in ('', 'right', 'wrong')
+    ]
+    text = page.render('a', 'b', [page.Section('c', [
+        page.Strips((('row', tuple(tiles)),)),
+        document.Table(('run & epoch', '', 'loss'), (('1', '2', '3'),)),
+    ])])
+    self.assertIn(
+        '<div class="table" tabindex="0" role="region" '
+        'aria-label="run &amp; epoch, loss">', text,
+    )
+    self.assertEqual(
+        re.findall('alt="(.*?)"', text),
+        ['', 'of the same class', 'of another class'],
+    )
+    self.assertEqual(text.count('class right'), 1)
+
+  def test_pictures_of_an_earlier_report(self):
+    """Those that it wrote itself go with it."""
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    png = sources.encode_png(np.zeros((9, 9), np.uint8))
+    draw = charts.bars({'a': 0.5}, xlabel='x')
+    figures = page.Figures((charts.chart('one', 'One', 'a one', draw),))
+    first = report.Report()
+    first.add('A', lambda: [figures])
+    first.files = {'two_2': png, 'three': png}
+    first.write(folder, 'first', '')
+    names = lambda: {p.name for p in (folder / 'report').iterdir()}
+    self.assertEqual(names(), {'one.png', 'two_2.png', 'three.png'})
+    (folder / 'report' / 'own.png').write_bytes(png)
+    second = report.Report()
+    second.files = {'three': png}
+    second.write(folder, 'second', '')
+    self.assertEqual(names(), {'three.png', 'own.png'})
+    self.read(folder / 'report.html')
 
   def test_names_that_are_no_words(self):
     section = page.Section('Ünter & über', ())

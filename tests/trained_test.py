@@ -13,7 +13,15 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import inputs, metrics, models, pairing, train, trained
+from alexnet import (
+  inputs,
+  metrics,
+  models,
+  pairing,
+  train,
+  trained,
+  workdir,
+)
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.models.cuda_convnet import CudaConvnet
 from input_pipeline.errors import DataError, ImageError
@@ -167,6 +175,11 @@ class TrainedTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, "views is 'nine': wanted 'dense'"):
       self.network.predict(self.squares[:1], views='nine')
 
+  def test_scales_of_other_views(self):
+    for arguments in ({}, {'views': 'ten'}, {'layer': 'fc7'}):
+      with self.assertRaisesRegex(ConfigError, r'scales is \(256,\), which is'):
+        next(self.network.stream(self.squares, scales=[256], **arguments))
+
   def test_unknown_layer(self):
     with self.assertRaisesRegex(ConfigError, "no layer 'conv1': it has pool1,"):
       self.network.features(self.squares[:1], 'conv1')
@@ -191,6 +204,28 @@ class TrainedTest(parameterized.TestCase):
         network.inputs.mean_image, self.network.inputs.mean_image
     )
     self.assertEqual(network.class_names, self.network.class_names)
+
+  def test_older_run_with_some_of_its_classes(self):
+    """Two of three would be taken for the first two outputs."""
+    older = shutil.copytree(self.workdir, self.directory / 'two classes')
+    (older / inputs.FILE).unlink()
+    folder = self.directory / 'two'
+    for name in ('class1', 'class2'):
+      shutil.copytree(self.directory / 'x' / name, folder / name)
+    moved = {'dataset.train_dir': str(folder)}
+    with self.assertRaisesRegex(
+        DataError, 'two has 2 classes and the network 3 outputs'
+    ):
+      trained.load(older, overrides=moved)
+    # A run may have been asked for more outputs than classes.
+    network = trained.load(older, overrides={**moved, 'model.num_classes': 3})
+    names = ('class1', 'class2', 'output 2')
+    self.assertEqual(network.class_names, names)
+    (older / workdir.ENVIRONMENT).write_text(
+        '{"sessions": [{"command": ["main.py", "--config.model.num_classes=3"]}'
+        ']}'
+    )
+    self.assertEqual(trained.load(older, overrides=moved).class_names, names)
 
   def test_damaged_inputs(self):
     damaged = shutil.copytree(self.workdir, self.directory / 'damaged')

@@ -5,6 +5,7 @@ several beside each other.
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from alexnet import metrics, workdir
@@ -38,6 +39,10 @@ _OF_KERNELS = (
     ('kernel_update', 'Last update / kernel, by their norms', False),
 )
 _EPOCHS = 'epochs'
+# What is best of a curve's values, where one is.
+_BEST = {'loss': min, 'error': min, 'top5_error': min, 'speed': max}
+# The layer that does it in files of the authors.
+_DROPOUT = re.compile(r'^\s*type\s*=\s*hs\s*$', re.MULTILINE)
 
 
 def facts(run: History) -> list[Block]:
@@ -152,17 +157,41 @@ def curves(runs: Runs) -> list[Block]:
   for name, title, ylabel, options, of in wanted:
     if found := lines(*of):
       pictures.append(charts.chart(
-          name, title, f'{title} over the epochs',
+          name, title,
+          f'{title} over the epochs. ' + charts.say(
+              found, percent='percent' in options, best=_BEST.get(name)
+          ),
           charts.lines(found, xlabel=_EPOCHS, ylabel=ylabel, **options),
       ))
   if not pictures:
     return [Missing('metrics.jsonl has no line yet.')]
+  seen = {_seen_in_training(run.config): run.name for run in runs}
+  if len(seen) > 1:
+    of_each = (f'{run.name}: {_seen_in_training(run.config)}' for run in runs)
+    seen = {'; '.join(of_each): ''}
   text = (
       'Training numbers are means over the steps since the line before, of '
-      'images as training sees them: cropped at random, lit, with dropout. '
+      f'images as training sees them ({", ".join(seen)}). '
       'Evaluation is of the whole evaluation set, centre crop.'
   )
   return [text, Figures(tuple(pictures))]
+
+
+def _seen_in_training(config):
+  """What training does to an image and a network, and evaluation does not."""
+  augmentation, model = config.augmentation, config.model
+  crop = 'at random' if augmentation.crop_offsets > 1 else 'in the centre'
+  done = [f'cropped {crop}']
+  if augmentation.flip:
+    done.append('mirrored at random')
+  if augmentation.lighting != 'none':
+    done.append('with PCA lighting')
+  parts = [value for value in model.values() if hasattr(value, 'get')]
+  if any(part.get('dropout') for part in parts) or _DROPOUT.search(
+      model.get('layers_text') or ''
+  ):
+    done.append('with dropout')
+  return ', '.join(done)
 
 
 def layers(runs: Runs) -> list[Block]:
@@ -208,7 +237,9 @@ def _of_layers(run, record, key, title, percent) -> Picture | None:
     return None
   log = not percent and key != 'mean'
   return charts.chart(
-      f'layers_{key}', title, f'{title}, of each layer over the epochs',
+      f'layers_{key}', title,
+      f'{title}, of each layer over the epochs. '
+      + charts.say(found, percent=percent),
       charts.lines(
           found, xlabel=_EPOCHS, ylabel='', log=log, percent=percent,
           ordered=True,

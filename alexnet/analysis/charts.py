@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alexnet import pictures
+
 if TYPE_CHECKING:  # Slow to import.
   from matplotlib.axes import Axes
 
@@ -67,6 +69,8 @@ DARK = Theme(
     shades=('#20252d', '#8cc8ff'),
 )
 _STYLES = ('-', '--', ':', '-.')
+# Of another number than the styles: together they tell twenty apart.
+_MARKERS = ('o', 's', '^', 'D', 'v')
 
 Draw = Callable[['Axes', Theme], None]
 
@@ -210,40 +214,75 @@ def lines(
     from matplotlib.ticker import PercentFormatter
 
     colors = _colors(theme, lines, ordered)
+    drawn = []
     for line in lines:
-      axes.plot(
+      # Of series in an order neighbours have nearly one colour.
+      style, marker = line.style, 'o'
+      if ordered:
+        style, marker = line.series, _MARKERS[line.series % len(_MARKERS)]
+      drawn += axes.plot(
           *zip(*line.points),
-          _STYLES[line.style % len(_STYLES)],
+          _STYLES[style % len(_STYLES)],
           color=colors[line.series],
-          label=_short(line.label),
-          marker='o' if line.marked or len(line.points) == 1 else None,
+          marker=marker if line.marked or len(line.points) == 1 else None,
           markersize=3,
+          clip_on=False,  # A mark at zero is whole.
       )
     axes.set(xlabel=xlabel, ylabel=ylabel)
     values = [y for line in lines for _, y in line.points]
     if log and min(values) > 0:
       axes.set_yscale('log')
     elif from_zero and min(values) >= 0:
-      axes.set_ylim(0, None)
+      # Matplotlib's margin is of the values' range, which may be small.
+      axes.set_ylim(0, 1.06 * max(values) or None)
     if percent:
       axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if len(lines) > 1:
-      _add_legend(axes, max(len(_short(line.label)) for line in lines))
+      _add_legend(axes, drawn, [line.label for line in lines])
 
   return draw
 
 
-def _add_legend(axes, longest):
+def say(
+    lines: Sequence[Line],
+    *,
+    percent: bool = False,
+    best: Callable[[list[float]], float] | None = None,
+) -> str:
+  """The numbers of lines for those who cannot see them.
+
+  Args:
+    lines: the lines.
+    percent: as of `lines`.
+    best: of the values: min or max; None to leave it out.
+
+  Returns:
+    Of each the first and the last value, and the best.
+  """
+  number = (lambda y: f'{y:.2%}') if percent else (lambda y: f'{y:.4g}')
+
+  def of_line(line):
+    values = [y for _, y in line.points]
+    text = f'{line.label}: from {number(values[0])} to {number(values[-1])}'
+    return text + (f', best {number(best(values))}' if best else '')
+
+  return '; '.join(map(of_line, lines))
+
+
+def _add_legend(axes, handles, labels):
   """Above the lines, which it would hide, and in a picture so much higher."""
   figure = axes.figure
-  handles, labels = axes.get_legend_handles_labels()
+  longest = min(_LABEL, max(map(len, labels)))
   columns = max(1, min(4, _LEGEND // (longest + 5), len(labels)))
   rows = -(-len(labels) // columns)
   figure.set_figheight(figure.get_figheight() + _ROW * rows)
-  figure.legend(
-      handles, labels, loc='outside upper left', fontsize=8, ncols=columns,
-      handlelength=1.4, columnspacing=0.9, labelspacing=0.3,
+  legend = figure.legend(
+      handles, ['.'] * len(labels), loc='outside upper left', fontsize=8,
+      ncols=columns, handlelength=1.4, columnspacing=0.9, labelspacing=0.3,
   )
+  # Only now: Matplotlib takes no label that begins with '_'.
+  for text, label in zip(legend.get_texts(), labels):
+    text.set_text(_short(label))
 
 
 def _colors(theme, lines, ordered):
@@ -257,7 +296,7 @@ def _colors(theme, lines, ordered):
 
 
 def _short(label):
-  return label if len(label) <= _LABEL else f'{label[: _LABEL - 1]}…'
+  return pictures.plain(label, _LABEL)
 
 
 def bars(values: Mapping[str, float], *, xlabel: str) -> Draw:

@@ -13,6 +13,7 @@ from alexnet.analysis.gallery import (
   Reader,
   Shown,
   jpeg,
+  left_out_text,
   places,
   read_along,
 )
@@ -41,9 +42,10 @@ def classes(network: TrainedNetwork, reader: Reader, *, limit: int) -> Shown:
     DataError: no image can be read.
   """
   indices = places(limit, len(reader.source))
-  kept, guesses, certain = [], [], []
+  kept, guesses, certain, left_out = [], [], [], []
   for index, row in read_along(
-      indices, network.stream(reader.lazily(indices)), 'evaluation images'
+      indices, network.stream(reader.lazily(indices)), 'evaluation images',
+      left_out,
   ):
     kept.append(index)
     guesses.append(int(row.argmax()))
@@ -57,6 +59,7 @@ def classes(network: TrainedNetwork, reader: Reader, *, limit: int) -> Shown:
   blocks = [
       f'Of {of} evaluation images {correct:,} are right, '
       f'{correct / len(kept):.2%} (centre crop, top-1).',
+      *left_out_text(left_out),
       Figures((
           _matrix(table, network.class_names),
           _accuracies(table, network.class_names),
@@ -145,7 +148,9 @@ def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
   return charts.chart(
       'per_class',
       'Accuracy of each class',
-      'The share of right images of each class, from the best to the worst',
+      'The share of right images of each class, from '
+      f'{accuracies[order[0]]:.0%} ({names[order[0]]}) to '
+      f'{accuracies[order[-1]]:.0%} ({names[order[-1]]})',
       draw,
       size=(width, height),
   )

@@ -71,7 +71,8 @@ def kernels(
         'filters' if len(named) == 1 else f'filters_{number + 1}',
         f'{name}: {count} kernels of {weights.shape[0]} x {weights.shape[0]} '
         f'pixels, {of}',
-        'The kernels of the first layer as small images, tower below tower',
+        'The kernels of the first layer as small images'
+        + (', tower below tower' if towers > 1 else ''),
         file, url, url, room='wide',
     ))
     for tower, one in enumerate(filters.colourfulness(weights, towers), 1):
@@ -85,9 +86,16 @@ def kernels(
   )
   if not drawn:
     return [Missing('There is no checkpoint yet to take kernels from.')]
+  halves = {towers > 1 for _, weights, towers in named if weights is not None}
+  above = {
+      frozenset({True}): ' The first half, above, is the first tower.',
+      frozenset({True, False}): (
+          ' The first half of two towers, above, is the first tower.'
+      ),
+  }
   return [
-      'Each kernel is scaled by its own largest weight; zero is mid-grey. The '
-      'first half, above, is the first tower.',
+      'Each kernel is scaled by its own largest weight; zero is mid-grey.'
+      + above.get(frozenset(halves), ''),
       Figures(tuple(drawn)),
       'Colourfulness is the share of the sum of squares of the weights that is '
       'chroma, not luminance: at each pixel of a kernel, what is left of its '

@@ -24,6 +24,8 @@ from input_pipeline.sources import Source
 PREDICTIONS, QUERIES, NEIGHBOURS = 8, 5, 6
 # Pixels of an image on the page, two for one of a screen.
 _CARD, TILE = 280, 180
+# Images that could not be read and are named.
+_ERRORS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,50 @@ class Reader:
     return [functools.partial(self.square, index) for index in indices]
 
 
+  def chosen(self, count: int) -> tuple[list[int], np.ndarray, list[str]]:
+    """Images at equal distances; the next one where one cannot be read.
+
+    Args:
+      count: images wanted.
+
+    Returns:
+      (their indices, [images, size, size, 3] uint8, what is to be said of each
+      image that was left out).
+
+    Raises:
+      DataError: no image can be read, or the disk cannot.
+    """
+    indices, squares, left_out = [], [], []
+    wanted = places(count, len(self.source))
+    # From each place on, but not to the next one.
+    for start, end in zip(wanted, [*wanted[1:], len(self.source)]):
+      for index in range(start, end):
+        try:
+          squares.append(self.square(index))
+        except ImageError as error:
+          left_out.append(str(error))
+          continue
+        indices.append(index)
+        break
+    if not indices:
+      raise DataError(f'no image of {self.source.name} can be read')
+    return indices, np.stack(squares), left_out
+
+
+def left_out_text(errors: Sequence[str]) -> list[Block]:
+  """What is said of images that were left out; nothing if there are none."""
+  if not errors:
+    return []
+  more = f' and {len(errors) - _ERRORS:,} more' if len(errors) > _ERRORS else ''
+  return [
+      f'{len(errors):,} {"image was" if len(errors) == 1 else "images were"} '
+      f'left out: {"; ".join(errors[:_ERRORS])}{more}.'
+  ]
+
+
 def predictions(network: TrainedNetwork, reader: Reader) -> Shown:
   """Images of the evaluation set with the five most probable classes."""
-  indices = places(PREDICTIONS, len(reader.source))
-  squares = np.stack([reader.square(i) for i in indices])
+  indices, squares, left_out = reader.chosen(PREDICTIONS)
   probabilities = network.predict(squares)
   labels = reader.labels[indices].tolist()
   names = network.class_names
@@ -81,7 +123,8 @@ def predictions(network: TrainedNetwork, reader: Reader) -> Shown:
       )
   ]
   png = pictures.predictions(squares, probabilities, labels, names)
-  return Shown([Cards(tuple(cards))], {'predictions': png})
+  blocks = [Cards(tuple(cards)), *left_out_text(left_out)]
+  return Shown(blocks, {'predictions': png})
 
 
 def neighbours(
@@ -105,17 +148,17 @@ def neighbours(
   from sklearn.neighbors import NearestNeighbors  # Slow to import.
 
   layer = 'fc7' if 'fc7' in network.layers else network.layers[-2]
-  queries = places(QUERIES, len(evaluation.source))
+  queries, squares, left_out = evaluation.chosen(QUERIES)
   candidates = places(limit, len(train.source))
   features, found = [], []
   for index, row in read_along(
       candidates,
       network.stream(train.lazily(candidates), layer=layer),
       f'{layer} of training images',
+      left_out,
   ):
     features.append(np.ravel(row))
     found.append(index)
-  squares = [evaluation.square(i) for i in queries]
   wanted = network.features(squares, layer).reshape(len(squares), -1)
   # Exact: the sets are small, and the paper's distances are.
   search = NearestNeighbors(
@@ -151,13 +194,15 @@ def neighbours(
       "frame of the query's class, in a broken one of another."
   )
   png = pictures.rows(images, captions)
-  return Shown([text, Strips(tuple(strips), True)], {'neighbours': png})
+  blocks = [text, Strips(tuple(strips), True), *left_out_text(left_out)]
+  return Shown(blocks, {'neighbours': png})
 
 
 def read_along(
     indices: Sequence[int],
     results: Iterable[np.ndarray | ImageError],
     description: str,
+    left_out: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Pairs images with results, with a progress bar.
 
@@ -165,6 +210,7 @@ def read_along(
     indices: of the images.
     results: of each, in the same order, as of `TrainedNetwork.stream`.
     description: of the bar.
+    left_out: where to add what is to be said of each that could not be read.
 
   Yields:
     (index, result) of the images that could be read.
@@ -175,9 +221,11 @@ def read_along(
   count = 0
   bar = tqdm.tqdm(zip(indices, results), description, len(indices), unit='img')
   for index, result in bar:
-    if not isinstance(result, ImageError):
-      count += 1
-      yield int(index), result
+    if isinstance(result, ImageError):
+      left_out.append(str(result))
+      continue
+    count += 1
+    yield int(index), result
   if not count:
     raise DataError(f'none of the {len(indices)} images could be read')
 

@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
+from alexnet import inputs
 from input_pipeline import datasets, origins, prepared, preprocessing
 from input_pipeline.errors import DataError, printable
 from input_pipeline.sources import Entry, Folder, Source, is_image
@@ -68,6 +70,7 @@ def open_images(
     *,
     config: ml_collections.ConfigDict,
     aspect: str = 'keep',
+    class_names: Sequence[str] | None = None,
 ) -> Images:
   """Opens images by the name that a user gives.
 
@@ -78,12 +81,15 @@ def open_images(
     which: the set, where a source other than the run's has two: one of SETS.
     config: of the run.
     aspect: of the run, see `Images`.
+    class_names: see `open_sets`.
 
   Raises:
     DataError: there are no such images, or squares of another size than the
       run's; says what to do.
   """
-  sets = open_sets(source, config=config, aspect=aspect)
+  sets = open_sets(
+      source, config=config, aspect=aspect, class_names=class_names
+  )
   found = sets.get(source if source in SETS else which)
   if found is None:
     raise DataError(
@@ -94,11 +100,29 @@ def open_images(
 
 
 def open_sets(
-    source: str, *, config: ml_collections.ConfigDict, aspect: str = 'keep'
+    source: str,
+    *,
+    config: ml_collections.ConfigDict,
+    aspect: str = 'keep',
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Images]:
-  """Opens both sets of a source, or the one that it has: {'train': ...}."""
+  """Opens both sets of a source, or the one that it has: {'train': ...}.
+
+  Args:
+    source: as of `open_images`.
+    config: likewise.
+    aspect: likewise.
+    class_names: of the data that the run was trained on, which its own images
+      must have; None: whatever lies there is taken for them.
+
+  Raises:
+    DataError: as of `open_images`, or the run's classes are other ones now.
+  """
   if source in SETS:
     pair = datasets.create_sources(config.dataset, config.seed)
+    if class_names is not None:
+      for one in pair:
+        inputs.check_classes(one, class_names)
   else:
     pair = _open(source)
   size = config.dataset.size

@@ -15,6 +15,7 @@ from alexnet.analysis.images import Images
 from alexnet.models import OUTPUTS, kept
 from alexnet.trained import TrainedNetwork
 from input_pipeline import threads
+from input_pipeline.errors import DataError, ImageError
 
 # The network's input, in the place of a layer.
 PIXELS = 'pixels'
@@ -56,7 +57,11 @@ class Layers:
     self._names = tuple(names)
 
   def features(
-      self, params: Any, images: Images, indices: np.ndarray
+      self,
+      params: Any,
+      images: Images,
+      indices: np.ndarray,
+      left_out: dict[str, str] | None = None,
   ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Features of the centre crops.
 
@@ -64,27 +69,46 @@ class Layers:
       params: of the network, or others.
       images: from which to read.
       indices: of the images.
+      left_out: where to put {file: what is to be said of it} of those that
+        cannot be used, which are left out; None: they are an error.
 
     Returns:
       ({layer: [images, dimensions] float32}, labels [images]).
 
     Raises:
-      DataError: an image cannot be read; names it.
+      DataError: an image cannot be read; names it. Or none of them can.
     """
     parts, labels = {name: [] for name in self._names}, []
-    for squares, some in self._batches(images, indices):
+    for squares, some in self._batches(images, indices, left_out):
       found = jax.device_get(self._step(params, squares, self._views))
       for name, array in found.items():
         parts[name].append(array[: len(some)])
       labels += some
+    if not labels:
+      raise DataError(
+          f'none of {len(indices):,} images of {images.source.name} can be read'
+      )
     return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
 
-  def _batches(self, images, indices) -> Iterator[tuple[Any, list[int]]]:
+  def _batches(
+      self, images, indices, left_out
+  ) -> Iterator[tuple[Any, list[int]]]:
     """Squares, always as many, and the labels of those that count."""
+
+    def read_or_error(index):
+      try:
+        return images.read(index)
+      except ImageError as error:
+        if left_out is None:
+          raise
+        left_out[error.name] = str(error)  # In a thread: no two write one.
+        return None
+
     with futures.ThreadPoolExecutor(threads.cores()) as pool:
       read = threads.in_order(
-          pool, images.read, indices.tolist(), ahead=self._batch
+          pool, read_or_error, indices.tolist(), ahead=self._batch
       )
+      read = filter(None, read)
       while part := [*itertools.islice(read, self._batch)]:
         shape = (self._batch, self._size, self._size, 3)
         squares = np.zeros(shape, np.uint8)

@@ -9,11 +9,13 @@ only been initialized. Each seed draws other images, and another network.
 The source is as in `features.py`; with an evaluation set of its own, the probe
 is tested on that, else on images that were not drawn for training. Maps of more
 than --largest numbers are averaged over a grid of cells, so that layers have
-about as many.
+about as many. Files that cannot be read are left out, named at the end, and
+make the exit status 1.
 """
 
 import pathlib
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -74,6 +76,7 @@ def measure(
     seeds: int,
     largest: int,
     console: 'Console',
+    left_out: dict[str, str] | None = None,
 ) -> dict[Key, list['Result']]:
   """Trains all probes with all seeds.
 
@@ -86,6 +89,7 @@ def measure(
     seeds: number of repetitions, with seeds 0, 1, ...
     largest: see `probe.average_cells`.
     console: where to show progress.
+    left_out: see `Layers.features`.
 
   Returns:
     {(kind of weights, layer): a result of each seed}; pixels have no weights
@@ -104,7 +108,7 @@ def measure(
         params = layer_features.initial(network, seed)
       console.progress(f'seed {seed}: features, {kind}', transient=True)
       (x, labels), (test_x, test_labels) = (
-          reader.features(params, *part) for part in parts
+          reader.features(params, *part, left_out) for part in parts
       )
       for name in layers:
         if name == PIXELS and kind == _RANDOM:
@@ -145,7 +149,7 @@ def _percent(values):
   return f'{mean} ± {100 * statistics.stdev(values):.2f}'
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
   """Entry point of `python -m alexnet.analysis.linear_probe`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
@@ -163,7 +167,10 @@ def main(argv: list[str]) -> None:
     if name != PIXELS:
       run_flags.check_layer(network, name)
   sets = images_lib.open_sets(
-      values.source, config=network.config, aspect=network.inputs.aspect
+      values.source,
+      config=network.config,
+      aspect=network.inputs.aspect,
+      class_names=network.inputs.class_names,
   )
   source = sets['train']
   if len(source.class_names) < 2:
@@ -171,6 +178,7 @@ def main(argv: list[str]) -> None:
         f'{source.source.name} has no class folders: a probe needs images of '
         'two or more classes'
     )
+  left_out: dict[str, str] = {}
   results = measure(
       network,
       sets,
@@ -180,6 +188,7 @@ def main(argv: list[str]) -> None:
       seeds=values.seeds,
       largest=values.largest,
       console=metrics.Console(),
+      left_out=left_out,
   )
   count = [len(part) for _, part in draw(
       sets, values.train_images, values.test_images, 0)]
@@ -191,6 +200,8 @@ def main(argv: list[str]) -> None:
       f'{count[0]:,} images to train a probe, {count[1]:,} to test it, other '
       f'ones with each of {values.seeds} seeds; mean ± standard deviation. The '
       f'network is that of step {network.step:,} of {values.workdir}.'
+      + (f' {len(left_out):,} of the images could not be read and were left '
+         'out.' if left_out else '')
   )
   page = [(title, [about, table(results, layers)])]
   print('\n' + to_text(page), end='')
@@ -198,6 +209,9 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(values.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(to_markdown(page))
+  for line in left_out.values():
+    print(f'left out: {line}', file=sys.stderr)
+  return 1 if left_out else None
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from alexnet.analysis.charts import Picture
 from alexnet.analysis.document import Bullets, Table
@@ -121,18 +121,26 @@ class Section:
     return re.sub('[^a-z0-9]+', '-', self.title.lower()).strip('-')
 
 
-def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+def render(
+    title: str,
+    subtitle: str,
+    sections: Sequence[Section],
+    files: Iterable[str] = (),
+) -> str:
   """Writes the page.
 
   Args:
     title: of the page.
     subtitle: below it.
     sections: of the page.
+    files: names of the pictures that are written beside it, to be noted.
 
   Returns:
     HTML that refers to nothing outside of itself.
   """
-  return _template().render(title=title, subtitle=subtitle, sections=sections)
+  return _template().render(
+      title=title, subtitle=subtitle, sections=sections, files=' '.join(files)
+  )
 
 
 @functools.cache

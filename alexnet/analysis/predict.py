@@ -10,6 +10,7 @@ ends in .json or .csv has the predictions of all images, a .png a picture of the
 first ones.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from alexnet import cli, compilation, host_memory
+from alexnet.analysis import run_flags
 from alexnet.errors import ConfigError
 from input_pipeline.errors import DataError, ImageError, printable
 
@@ -125,6 +127,12 @@ def _check(values):
           f'--output is {output}: wanted a name that ends in '
           + ', '.join(_OUTPUTS)
       )
+  files = [output.resolve() for output in outputs]
+  for output, file in zip(outputs, files):
+    if files.count(file) > 1:
+      raise ConfigError(
+          f'--output is {output} more than once: give each file another name'
+      )
   return outputs
 
 
@@ -135,7 +143,7 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   outputs = _check(values)
   # JAX, which --help does not need.
-  from alexnet import checkpoints, dense, metrics, models, photos, trained
+  from alexnet import dense, metrics, models, photos
   from alexnet.analysis import prediction_files
 
   host_memory.keep_freed()
@@ -147,9 +155,8 @@ def main(argv: list[str]) -> int:
         f'no image (.jpg, .jpeg, .png) in {", ".join(map(printable, argv[1:]))}'
     )
   scales = dense.parse_scales(values.scales)
-  network = trained.load(
-      values.workdir, step=checkpoints.parse_step(values.step)
-  )
+  names = run_flags.class_names()
+  network = run_flags.renamed(run_flags.load_network(), names)
   if values.views == 'dense':  # Before files are begun.
     dense.check_scales(scales, network.config)
     models.everywhere(network.model)
@@ -157,18 +164,28 @@ def main(argv: list[str]) -> int:
       f'{values.workdir}, step {network.step:,}, '
       f'{len(network.class_names):,} classes'
   )
-  writers = [
-      prediction_files.create(output, network, values.views, values.top)
-      for output in outputs
-  ]
   start = time.perf_counter()
   results = predictions(
       network, paths, views=values.views, scales=scales, top=values.top
   )
-  broken = _show(results, paths, writers, console)
-  seconds = time.perf_counter() - start
-  for writer in writers:
-    console.print(writer.close())
+  with contextlib.ExitStack() as files:
+    writers = [
+        files.enter_context(
+            prediction_files.create(
+                output,
+                network,
+                views=values.views,
+                top=values.top,
+                scales=scales,
+            )
+        )
+        for output in outputs
+    ]
+    broken = _show(results, paths, writers, console)
+    seconds = time.perf_counter() - start
+    about = [writer.finish() for writer in writers]
+  for line in about:
+    console.print(line)
   if len(paths) > 1:
     console.print(
         f'{len(paths):,} files in {seconds:.1f} s, '
@@ -222,12 +239,8 @@ def _report(broken, count) -> int:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
-  flags.DEFINE_string(
-      'step', None,
-      "Of the checkpoint; 'best': that of the best evaluation; unset: the "
-      'newest.'
-  )
+  run_flags.define()
+  run_flags.define_class_names()
   flags.DEFINE_enum(
       'views', 'centre', _VIEWS,
       'The centre crop, ten views, or all places of the whole image.'
@@ -240,5 +253,4 @@ if __name__ == '__main__':
       'output', [], 'File to write, .png, .json or .csv; may be repeated.'
   )
   flags.DEFINE_integer('top', 5, 'Number of classes to name.')
-  flags.mark_flag_as_required('workdir')
   cli.run(main)

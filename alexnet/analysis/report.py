@@ -14,17 +14,17 @@ puts several runs, or a folder of runs such as a sweep's, beside each other,
 into the folder that they share.
 """
 
-import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 from alexnet import cli
+from alexnet.analysis import run_flags
 from alexnet.errors import ConfigError, UserError
-from input_pipeline import untrusted
 from input_pipeline.errors import DataError
 
 if TYPE_CHECKING:  # Slow to import.
@@ -57,13 +57,27 @@ class Report:
     from alexnet.analysis import page
     from input_pipeline import atomic
 
-    html = page.render(title, subtitle, self.sections).encode()
     files = {p.name: p.png for p in page.pictures(self.sections)}
+    files |= self.files
+    html = page.render(title, subtitle, self.sections, files).encode()
+    earlier = _files_of(folder / PAGE)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    for name, file in {**files, **self.files}.items():
+    for name, file in files.items():
       path = folder / FOLDER / f'{name}.png'
       atomic.write(path, lambda f, file=file: f.write(file), folder)
     atomic.write(folder / PAGE, lambda f: f.write(html), folder)
+    for name in earlier - files.keys():
+      (folder / FOLDER / f'{name}.png').unlink(missing_ok=True)
+
+
+def _files_of(path):
+  """Names of the pictures of a page that is there; other files are not ours."""
+  try:
+    text = path.read_text(encoding='utf-8')
+  except (OSError, UnicodeError):
+    return set()
+  found = re.search('<meta name="pictures" content="([a-z0-9_ ]*)">', text)
+  return set(found[1].split()) if found else set()
 
 
 def of_one(
@@ -159,19 +173,25 @@ class Lazily:
 
     if self._network is None:
       network = trained.load(self._folder, overrides=self._overrides)
-      self._network = dataclasses.replace(network, class_names=tuple(
-          self._class_names.get(name, name) for name in network.class_names
-      ))
+      self._network = run_flags.renamed(network, self._class_names)
     return self._network
 
   def reader(self, train: bool):
-    """A `gallery.Reader` of the training or of the evaluation set."""
+    """A `gallery.Reader` of the training or of the evaluation set.
+
+    Raises:
+      DataError: they are not there, or have other classes than the network.
+    """
+    from alexnet import inputs
     from alexnet.analysis import gallery
     from input_pipeline import datasets
 
     config = self.network.config
     if self._sources is None:
       sources = datasets.create_sources(config.dataset, config.seed)
+      # Not the outputs' names, which may be other ones on the page.
+      for one in sources:
+        inputs.check_classes(one, self.network.inputs.class_names)
       self._sources = [
           gallery.Reader(one, config.dataset.size) for one in sources
       ]
@@ -192,31 +212,6 @@ class Lazily:
 
     towers = run.config.model.towers or 1
     return run.name, colours.load_kernels(self._folder), towers
-
-
-def read_class_names(file: str | None) -> dict[str, str]:
-  """Reads lines such as 'n01440764 tench, Tinca tinca': the first name counts.
-
-  Raises:
-    ConfigError: a line has no name.
-  """
-  names = {}
-  if file is not None:
-    try:
-      text = untrusted.read_text(file)
-    except ValueError as error:
-      raise ConfigError(
-          f'--class_names: cannot read {file} ({error}): wanted a text'
-      ) from error
-    for line in filter(str.strip, text.splitlines()):
-      key, _, name = line.strip().partition(' ')
-      names[key] = name.split(',')[0].strip()
-      if not names[key]:
-        raise ConfigError(
-            f"--class_names: {file} has the line '{line}', wanted a class and "
-            'its name, such as: n01440764 tench, Tinca tinca'
-        )
-  return names
 
 
 def _output(folders, runs):
@@ -247,18 +242,13 @@ def main(argv: list[str]) -> None:
   for name in ('evaluation_images', 'training_images'):
     if values[name].value < 1:
       raise ConfigError(f'--{name} is {values[name].value}: wanted 1 or more')
-  given = {
-      'dataset.train_dir': values.train_dir,
-      'dataset.eval_dir': values.eval_dir,
-      'dataset.dir': values.data_dir,
-  }
   folders = [pathlib.Path(folder).expanduser() for folder in values.workdir]
   runs = history.read_all(folders)
   if len(runs) == 1:
     report = of_one(
         runs[0],
-        {k: v for k, v in given.items() if v is not None},
-        class_names=read_class_names(values.class_names),
+        run_flags.moved(),
+        class_names=run_flags.class_names(),
         evaluation_images=values.evaluation_images,
         training_images=values.training_images,
     )
@@ -279,20 +269,13 @@ if __name__ == '__main__':
   flags.DEFINE_string(
       'output', None, 'Folder to write to; unset: the workdir.'
   )
-  flags.DEFINE_string(
-      'class_names', None,
-      "File of what classes are to be called: 'n01440764 tench, Tinca tinca'.",
-  )
+  run_flags.define_class_names()
+  run_flags.define_moved()
   flags.DEFINE_integer(
       'evaluation_images', 50_000, 'Evaluation images to predict, at most.'
   )
   flags.DEFINE_integer(
       'training_images', 10_000, 'Training images to search, at most.'
-  )
-  flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
-  flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
-  flags.DEFINE_string(
-      'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
   )
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # As in codes.py, which imports JAX; and no codes.
 _BITS = ('32', '64', '128', '256')
+# Letters above a picture.
+_TITLE = 20
 _PICTURES = ('.png', '.jpg', '.svg', '.pdf')
 
 
@@ -144,6 +146,8 @@ def draw(rows: Sequence[Row], output: pathlib.Path) -> None:
   matplotlib.use('agg')
   from matplotlib import pyplot
 
+  from alexnet.pictures import plain
+
   columns = 1 + max(len(row.neighbours) for row in rows)
   figure, axes = pyplot.subplots(
       len(rows),
@@ -158,7 +162,7 @@ def draw(rows: Sequence[Row], output: pathlib.Path) -> None:
     squares = [row.query, *row.neighbours]
     for axis, square, title in zip(line, squares, [row.title, *row.titles]):
       axis.imshow(square)
-      axis.set_title(_shorten(title), fontsize=7, pad=3)
+      axis.set_title(plain(title, _TITLE, keep_end=True), fontsize=7, pad=3)
     for axis in line:
       axis.axis('off')
     line[0].axis('on')
@@ -177,12 +181,6 @@ def check_picture(output: pathlib.Path) -> None:
         f'--output is {output}: wanted a file that ends in one of '
         f'{", ".join(_PICTURES)}'
     )
-
-
-def _shorten(title, limit=20):
-  # A dollar would begin a formula.
-  title = title if len(title) <= limit else '...' + title[3 - limit :]
-  return title.replace('$', r'\$')
 
 
 def _describe(neighbour, bits):
