@@ -60,8 +60,10 @@ class Components:
     directions = self.directions[:count]
     # The mean afterwards, so that the vectors need no copy.
     offset = directions @ self.mean
-    rows = [block @ directions.T for _, block in blocks.each(vectors)]
-    return np.concatenate(rows) - offset
+    out = np.empty((len(vectors), len(directions)), np.float32)
+    for start, block in blocks.each(vectors):
+      out[start : start + len(block)] = block @ directions.T - offset
+    return out
 
 
 def fit_components(
