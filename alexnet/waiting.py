@@ -9,6 +9,8 @@ Item = TypeVar('Item')
 
 # Seconds between two questions whether to stop.
 _TICK = 0.25
+# Seconds that the end of a generator is waited for.
+_PATIENCE = 1.0
 
 
 class Stopped(Exception):
@@ -25,7 +27,8 @@ def until(
 
   Args:
     stop: asked while an item is waited for.
-    items: used by nobody else; closed at the end.
+    items: used by nobody else; closed at the end, in its thread: if it does not
+      come back, nobody waits for it.
 
   Yields:
     The items.
@@ -66,4 +69,4 @@ def until(
   finally:
     wanted.put(False)
     if not waiting:
-      thread.join()
+      thread.join(_PATIENCE)

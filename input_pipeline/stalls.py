@@ -13,8 +13,8 @@ _SHOWN = 4
 class Watch:
   """Knows what is being read, and since when.
 
-  A thread looks now and then, while something is read; it does not keep a
-  process from ending.
+  A thread looks now and then, and ends when nothing is read; it does not keep
+  a process from ending.
   """
 
   def __init__(self, limit: float | None, report: Callable[[str], None]):
@@ -74,6 +74,10 @@ class Watch:
   def _look(self):
     while True:
       time.sleep(self._limit / 4)
+      with self._lock:
+        if not self._readings:
+          self._thread = None  # The next reading starts another.
+          return
       self.look(time.monotonic())
 
   def look(self, now: float) -> None:

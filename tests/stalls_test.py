@@ -67,6 +67,16 @@ class WatchTest(parameterized.TestCase):
     self.assertRegex(said[0], r'(\d.jpg, ){3}\d.jpg and 2 more for 1001 s')
     self.assertLen(said, 7)
 
+  def test_the_thread_ends_and_comes_back(self):
+    said = []
+    watch = stalls.Watch(0.05, said.append)
+    for number in (1, 2):
+      with watch.reading(lambda: 'a.jpg'):
+        while len(said) < 2 * number - 1:
+          time.sleep(0.01)
+      while watch._thread is not None:
+        time.sleep(0.01)
+
   def test_a_name_that_cannot_be_had(self):
     said = []
     watch = stalls.Watch(0.01, said.append)
@@ -152,6 +162,22 @@ class WaitingTest(absltest.TestCase):
       with self.assertRaises(waiting.Stopped):
         next(found)
     self.assertEqual(stop.name, 'SIGTERM')
+
+
+  def test_an_end_that_is_not_waited_for(self):
+    """Something was ready, and what is made in advance does not come."""
+    ever = threading.Event()
+    self.addCleanup(ever.set)
+
+    def items():
+      try:
+        yield from range(3)
+      finally:
+        ever.wait()
+
+    found = waiting.until(lambda: False, items())
+    next(found)
+    found.close()
 
 
 class SignalsTest(absltest.TestCase):
