@@ -89,7 +89,8 @@ class RetrievalTableTest(absltest.TestCase):
     with self.assertRaisesRegex(error, 'the same layer'):
       measure(write(self.directory / 'a', vectors, labels, layer='fc6'))
     with self.assertRaisesRegex(error, 'same classes'):
-      measure(write(self.directory / 'b', vectors, labels, class_names=['x']))
+      names = ['x', 'y']
+      measure(write(self.directory / 'b', vectors, labels, class_names=names))
     with self.assertRaisesRegex(error, 'same classes'):
       measure(write(self.directory / 'c', vectors, labels * 0 - 1))
     with self.assertRaisesRegex(error, 'at least 41'):
