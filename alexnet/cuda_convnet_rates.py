@@ -126,12 +126,15 @@ def parse_schedule(text: str) -> Schedule:
   stages = numbers['numsteps'] if _STAGED[form] else 1.0
   if not stages.is_integer():
     raise ValueError(f'wanted a whole number of stages, not {stages}')
-  if not 1 <= stages <= _MOST_STAGES:
-    raise ValueError(f'wanted 1 to {_MOST_STAGES:,} stages')
   factor, noise = numbers['tgtfactor'], numbers['noisestdev']
-  if not (1 / _LARGEST <= factor <= _LARGEST and 0 <= noise <= _LARGEST):
+  if not (
+      1 / _LARGEST <= factor <= _LARGEST
+      and 0 <= noise <= _LARGEST
+      and 1 <= stages <= _MOST_STAGES
+  ):
     raise ValueError(
-        f'wanted a factor above 0 and noise >= 0, both at most {_LARGEST:g}'
+        'wanted a factor above 0, noise >= 0 and stages >= 1, at most '
+        f'{_LARGEST:g}, {_LARGEST:g} and {_MOST_STAGES:,}'
     )
   return Schedule(
       form, numbers['tgtfactor'], numbers['noisestdev'], int(stages)

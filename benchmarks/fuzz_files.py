@@ -276,7 +276,7 @@ class Archives(_Folder):
     for kind in ('gz', 'bz2', 'xz'):
       with tarfile.open(self.folder / f'x.tar.{kind}', f'w:{kind}') as archive:
         archive.add(photos, '.')
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
       with zipfile.ZipFile(
           self.folder / f'{method}.zip', 'w', method
       ) as archive:

@@ -21,18 +21,24 @@ _COMPRESSED = {
     '.txz': lzma,
 }
 
+# Of zip files. LZMA's decoder takes the memory that a member says, up to 4 GB,
+# and zipfile decompresses 4 kB at once, of which bzip2 can make 4 GB.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What damaged archives raise, by their kind.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError,
-    OverflowError, ValueError, zlib.error, lzma.LZMAError,
+    OverflowError, ValueError, zlib.error,
 )
 _ERRORS = (
     tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, EOFError,
-    MemoryError, OverflowError, RecursionError, NotImplementedError, ValueError,
-    lzma.LZMAError, zlib.error,
+    IndexError, MemoryError, OverflowError, RecursionError, NotImplementedError,
+    ValueError, lzma.LZMAError, zlib.error,
 )
-# Bytes that are decompressed at a time: a thousandth of what they may become.
-_PIECE = 4096
+# Bytes that LZMA may take; `xz -9` makes files that want 65 MiB.
+_LZMA_MEMORY = 2**28
+# Bytes that are asked for at a time.
+_PIECE = 2**16
+_COPIED = 2**22
 # A tar file of images is compressed by next to nothing; one of tiny images, by
 # the zeros that tar puts between them.
 LARGEST_RATIO = 100
@@ -78,10 +84,16 @@ class Zip(Archive):
   def _bytes(self, entry):
     name = str(self.root / entry.path)
     decoding.check_bytes(entry.place.file_size, name)
+    if entry.place.compress_type not in _METHODS:
+      raise ImageError(
+          name,
+          'it is compressed by a method that is not read here, wanted deflate '
+          'or none',
+      )
     try:
       with self._file.open(entry.place) as member:
-        # Of what is compressed by bzip2 or LZMA all that is asked for is
-        # decompressed at once, whatever size the archive says it has.
+        # What is asked for is decompressed at once, whatever size the archive
+        # says it has.
         return b''.join(iter(lambda: member.read(_PIECE), b''))
     except _ZIP_ERRORS as error:
       if getattr(error, 'errno', None) not in (None, errno.EINVAL):
@@ -203,6 +215,39 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     )
 
 
+class _Xz:
+  """An xz file, as `lzma.open` reads it, in bounded memory."""
+
+  def __init__(self, path):
+    self._file = open(path, 'rb')
+    self._decompressor = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._file.close()
+
+  def read(self, count):
+    while True:
+      data = b''
+      if self._decompressor is None or self._decompressor.needs_input:
+        data = self._file.read(2**16)
+        if not data:
+          if self._decompressor is not None:
+            raise EOFError('it ends before its end marker')
+          return b''
+      if self._decompressor is None:
+        self._decompressor = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
+      piece = self._decompressor.decompress(data, count)
+      if self._decompressor.eof:  # Another file may follow.
+        rest = self._decompressor.unused_data
+        self._file.seek(-len(rest), 1)
+        self._decompressor = None
+      if piece:
+        return piece
+
+
 def _decompress(path, module, scratch):
   scratch.mkdir(parents=True, exist_ok=True)
   stat = path.stat()
@@ -211,7 +256,7 @@ def _decompress(path, module, scratch):
   limit = max(_SMALLEST_LIMIT, LARGEST_RATIO * stat.st_size)
 
   def copy(target):
-    while piece := source.read(2**22):
+    while piece := source.read(_COPIED):
       target.write(piece)
       if target.tell() > limit:
         raise tarfile.ReadError(
@@ -219,6 +264,6 @@ def _decompress(path, module, scratch):
         )
 
   if not plain.exists():
-    with module.open(path) as source:
+    with _Xz(path) if module is lzma else module.open(path) as source:
       atomic.write(plain, copy, scratch)
   return plain

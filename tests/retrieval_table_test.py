@@ -156,7 +156,8 @@ class RetrievalTableTest(parameterized.TestCase):
     with self.assertRaisesRegex(error, 'the same images'):
       measure(write(self.directory / 's', vectors, labels, source='i'))
     with self.assertRaisesRegex(error, 'same classes'):
-      measure(write(self.directory / 'b', vectors, labels, class_names=['x']))
+      names = ['x', 'y']
+      measure(write(self.directory / 'b', vectors, labels, class_names=names))
     with self.assertRaisesRegex(error, 'same classes'):
       measure(write(self.directory / 'c', vectors, labels * 0 - 1))
     with self.assertRaisesRegex(error, 'at least 41'):
