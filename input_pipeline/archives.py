@@ -87,8 +87,7 @@ class Zip(Archive):
     if entry.place.compress_type not in _METHODS:
       raise ImageError(
           name,
-          'it is compressed by a method that is not read here, wanted deflate '
-          'or none',
+          'its compression is not read here: wanted deflate, or none',
       )
     try:
       with self._file.open(entry.place) as member:

@@ -51,7 +51,11 @@ _ALONE = frozenset(
     bytes([code]) for code in (0, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE))
 )
 # Those of segments that say how large the image is.
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_FRAMES = frozenset(
+    bytes([code])
+    for code in range(0xC0, 0xD0)
+    if code not in (0xC4, 0xC8, 0xCC)
+)
 # A marker behind a scan's data; FF00 is data, FFD0 to FFD7 lie between.
 _MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 
@@ -168,7 +172,7 @@ def _first_scan(encoded, name):
     elif encoded[place + 1 : place + 2] in _ALONE:
       place += 2
     else:
-      if encoded[place + 1] in _FRAMES:
+      if encoded[place + 1 : place + 2] in _FRAMES:
         _check_pixels(
             int.from_bytes(encoded[place + 7 : place + 9], 'big'),
             int.from_bytes(encoded[place + 5 : place + 7], 'big'),

@@ -322,13 +322,12 @@ class BrokenArchiveTest(OriginsTest):
     archive = self.damaged_zip(zipfile.ZIP_STORED, damage)
     self.assert_rejected(archive, 'Bad CRC-32')
 
-  @parameterized.parameters(zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
-  def test_bad_compressed_data(self, compression):
+  def test_bad_compressed_data(self):
     def damage(data, header, start):
       del header
       data[start + 10 : start + 200] = b'\xff' * 190
 
-    self.assert_rejected(self.damaged_zip(compression, damage), r'\w')
+    self.assert_rejected(self.damaged_zip(zipfile.ZIP_DEFLATED, damage), r'\w')
 
   def test_encrypted(self):
     def damage(data, header, start):
