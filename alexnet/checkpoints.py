@@ -153,7 +153,7 @@ class Checkpoints:
   def _newest_good(self):
     damaged = {}
     self._checked.clear()  # They may have changed since.
-    for step in reversed(self.complete_steps()):
+    for step in reversed(complete_steps(self._workdir)):
       try:
         self._check(step)
         return step, damaged

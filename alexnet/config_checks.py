@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from alexnet import definitions, durations
+from alexnet import definitions, durations, faults
 from alexnet.cuda_convnet_layers import MAX_PARAMETERS
 from alexnet.errors import ConfigError
 from input_pipeline import preprocessing
@@ -145,6 +145,12 @@ _COMMON = {
     'checkpoint_every': _duration(never=True),
     'log_every': _duration(never=True),
     'keep_checkpoints': _whole(1),
+    'keep_best': _whole(0),
+    'bad_steps.action': _choice(*faults.ACTIONS),
+    'bad_steps.spike': _number(
+        'a number > 1', lambda value: value > 1
+    ).or_unset(),
+    'bad_steps.limit': _whole(1),
     'evaluation_batch_size': _whole(1),
     'ten_views': _FLAG,
     'layer_statistics_images': _whole(0),
@@ -183,6 +189,7 @@ _COMMON = {
     'dataset.eval_split': _TEXT,
     'dataset.size': _SIDE,
     'dataset.statistics_dir': _PATH,
+    'dataset.stalled_after': _POSITIVE,
     'dataset.mean': _choice('image', 'channels', 'imagenet_channels'),
     'dataset.pca': _choice('imagenet', 'dataset'),
     'augmentation.crop_size': _SIDE,

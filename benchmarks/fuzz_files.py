@@ -5,6 +5,7 @@ is that folder with one file changed.
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import random
@@ -312,7 +313,7 @@ class Checkpoints(_Folder):
   def write(self):
     import jax
 
-    from alexnet import checkpoints, train
+    from alexnet import checkpoints, progress
 
     rng = np.random.default_rng(0)
     params = {
@@ -326,7 +327,7 @@ class Checkpoints(_Folder):
         {'params': params, 'velocity': jax.tree.map(np.ones_like, params)}
     )
     self.progress = json.loads(
-        json.dumps(train.dataclasses.asdict(train.Progress(step=self.step)))
+        json.dumps(dataclasses.asdict(progress.Progress(step=self.step)))
     )
     store = checkpoints.Checkpoints(self.folder, 1)
     store.save(self.step, self.state, self.progress)
@@ -340,7 +341,8 @@ class Checkpoints(_Folder):
 
   def _restore(self):
     """As when a run is continued."""
-    from alexnet import checkpoints, train
+    from alexnet import checkpoints
+    from alexnet import progress as progress_lib
     from alexnet.errors import CheckpointError
 
     if self.step not in checkpoints.complete_steps(self.folder):
@@ -349,7 +351,7 @@ class Checkpoints(_Folder):
     try:
       state, progress = store.restore(self.step, self.target)
       try:
-        train.Progress.from_dict(progress)
+        progress_lib.Progress.from_dict(progress)
       except ValueError as error:
         raise CheckpointError(str(error)) from error
       return state, progress

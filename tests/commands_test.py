@@ -302,7 +302,10 @@ class SweepTest(absltest.TestCase):
       folder = runs / one.folder(index)
       folder.mkdir(parents=True)
       result = {'top1': 1 - error, 'top5': 1.0, 'loss': 2.0 + 2 * (index == 3)}
-      workdir.write_json(folder / 'results.json', {'centre': result})
+      results = {
+          'step': 1, 'train_seconds': 1.0, 'centre': {**result, 'count': 8}
+      }
+      workdir.write_json(folder / 'results.json', results)
     head, _, slow, fast = [
         [cell.strip() for cell in line.strip('|').split('|')]
         for line in sweep.table(one, runs).splitlines()

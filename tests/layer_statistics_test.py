@@ -345,7 +345,9 @@ class RunTest(absltest.TestCase):
     self.assertLen([*(self.directory / 'later' / 'images').iterdir()], 2)
 
   def test_negative_number(self):
-    with self.assertRaisesRegex(ConfigError, 'images is -1: wanted a number'):
+    with self.assertRaisesRegex(
+        ConfigError, 'images is -1: wanted a whole number'
+    ):
       self.run_in('negative', {'layer_statistics_images': -1})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics, train
+from alexnet import checkpoints, metrics, train
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 from tests import tiny
@@ -262,11 +262,11 @@ class MessageTest(PretrainedTestCase):
       ),
       (
           dict(optimizer__layer_rate_factors=(('conv1', -0.1),)),
-          r"layer_rate_factors has \('conv1', -0.1\): wanted",
+          r"layer_rate_factors is \(\('conv1', -0.1\),\): wanted",
       ),
       (
           dict(optimizer__layer_rate_factors=('conv1', 0.1)),
-          "layer_rate_factors has 'conv1': wanted",
+          r"layer_rate_factors is \('conv1', 0.1\): wanted",
       ),
       (
           dict(optimizer__layer_rate_factors=(('conv1', 0.1), ('conv1', 2))),
@@ -290,9 +290,10 @@ class MessageTest(PretrainedTestCase):
   def test_damaged(self):
     damaged = self.directory / 'damaged'
     shutil.copytree(self.other, damaged)
-    files = (damaged / 'checkpoints' / '3').rglob('*')
-    largest = max(files, key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-1] + b'x')
+    for step in checkpoints.complete_steps(damaged):
+      files = (damaged / 'checkpoints' / str(step)).rglob('*')
+      largest = max(files, key=lambda path: path.stat().st_size)
+      largest.write_bytes(largest.read_bytes()[:-1] + b'x')
     with self.assertRaisesRegex(CheckpointError, 'is not as it was written'):
       self.run_here(damaged)
 

@@ -9,11 +9,15 @@ import sys
 import threading
 import time
 
+import jax
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from alexnet import cli, signals, waiting
 from input_pipeline import stalls
 from input_pipeline.errors import DataError
+
+_MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -155,7 +159,7 @@ class WaitingTest(absltest.TestCase):
       os.kill(os.getpid(), signal.SIGTERM)
       ever.wait()
 
-    stop = signals.Stop()
+    stop = signals.Stop(_MESH)
     with stop.listening():
       found = waiting.until(stop.__bool__, items())
       next(found)
@@ -183,7 +187,7 @@ class WaitingTest(absltest.TestCase):
 class SignalsTest(absltest.TestCase):
 
   def test_a_second_sigterm_changes_nothing(self):
-    stop = signals.Stop()
+    stop = signals.Stop(_MESH)
     with stop.listening():
       self.assertFalse(stop)
       for _ in range(3):
@@ -192,7 +196,7 @@ class SignalsTest(absltest.TestCase):
     self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
 
   def test_a_second_ctrl_c_ends_the_process(self):
-    stop = signals.Stop()
+    stop = signals.Stop(_MESH)
     with stop.listening():
       os.kill(os.getpid(), signal.SIGINT)
       self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_DFL)
