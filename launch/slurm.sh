@@ -37,10 +37,11 @@ srun --kill-on-bad-exit=0 --label \
     python main.py --distributed --peer_timeout=100 "$@"
 status=$?
 
-# The highest status of all. 76: a process or a host was lost; 128 and more: a
-# signal has killed one. The run can be continued; three times, so that a host
-# that always fails does not keep the queue busy.
-if [ "$status" -eq 76 ] || [ "$status" -ge 128 ]; then
+# The highest status of all. 75: a signal stopped the run, which is saved; 76: a
+# process or a host was lost; 128 and more: a signal has killed one. The run can
+# be continued; three times, so that a host that always fails does not keep the
+# queue busy.
+if [ "$status" -eq 75 ] || [ "$status" -eq 76 ] || [ "$status" -ge 128 ]; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi
