@@ -1,6 +1,10 @@
-"""Makes the pictures of a report: python docs/screenshots.py RUN/report.html
+"""Makes pictures of reports, for README.
 
-Needs a Chromium of the system, and `playwright` of requirements-dev.txt.
+  python docs/screenshots.py runs/imagenette/report.html curves kernels phone
+  python docs/screenshots.py runs/alexnet/report.html predictions neighbours
+
+The second one is of digits: photographs have owners. Needs a Chromium of the
+system, and `playwright` of requirements-dev.txt.
 """
 
 import contextlib
@@ -25,11 +29,11 @@ PHONE = {
 # Name of a picture: the section that it shows (None: the top of the page), the
 # screen and its colours.
 PICTURES = {
-    'report_curves': ('curves', DESKTOP, 'light'),
-    'report_kernels': ('kernels', DESKTOP, 'light'),
-    'report_predictions': ('predictions', DESKTOP, 'light'),
-    'report_neighbours': ('nearest-neighbours', DESKTOP, 'dark'),
-    'report_phone': (None, PHONE, 'dark'),
+    'curves': ('curves', DESKTOP, 'light'),
+    'kernels': ('kernels', DESKTOP, 'light'),
+    'predictions': ('predictions', DESKTOP, 'light'),
+    'neighbours': ('nearest-neighbours', DESKTOP, 'dark'),
+    'phone': (None, PHONE, 'dark'),
 }
 
 
@@ -53,19 +57,22 @@ def browser() -> Iterator[sync_api.Browser]:
 
 
 def main(argv):
-  if len(argv) != 2 or not pathlib.Path(argv[1]).is_file():
+  if len(argv) < 3 or not pathlib.Path(argv[1]).is_file():
     sys.exit(__doc__)
+  if unknown := [name for name in argv[2:] if name not in PICTURES]:
+    sys.exit(f'error: {unknown[0]}: wanted some of {", ".join(PICTURES)}')
   if installed() is None:
     sys.exit(f'error: none of {", ".join(_BROWSERS)} is installed')
   address = pathlib.Path(argv[1]).resolve().as_uri()
   with browser() as chromium:
-    for name, (section, screen, colours) in PICTURES.items():
+    for name in argv[2:]:
+      section, screen, colours = PICTURES[name]
       context = chromium.new_context(**screen, color_scheme=colours)
       page = context.new_page()
       page.goto(address)
       part = page if section is None else page.locator(f'#{section}')
       with Image.open(io.BytesIO(part.screenshot())) as image:
-        image.convert('RGB').save(DOCS / f'{name}.jpg', quality=85)
+        image.convert('RGB').save(DOCS / f'report_{name}.jpg', quality=85)
       context.close()
 
 
