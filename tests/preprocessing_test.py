@@ -572,7 +572,7 @@ class BoxTest(parameterized.TestCase):
         *((*rng.integers(0, 33, 2), 224) for _ in range(8)),
         (255, 0, 1), (0, 255, 1), (1, 2, 253), (0, 0, 256),
     ]
-    with mock.patch.object(preprocessing, 'decode', return_value=image):
+    with mock.patch.object(decoding, 'decode', return_value=image):
       for aspect in ('keep', 'warp'):
         whole = preprocessing.to_square(encoded, 'x', aspect=aspect)
         for top, left, size in boxes:
