@@ -85,6 +85,18 @@ class LinearProbeTest(absltest.TestCase):
       self.assertEqual(error.count(f'left out: cannot use {photo} ('), 1)
     self.assertNotIn('Traceback', error)
 
+  def test_layers(self):
+    arguments = (
+        'linear_probe', f'--workdir={self.workdir}', f'--source={self.images}',
+        '--seeds=1', '--train_images=12', '--test_images=4',
+    )
+    status, _, error = run_command(*arguments, '--layers=fc7,bogus')
+    self.assertEqual(status, 1)
+    self.assertIn("--layers has 'bogus': wanted some of pixels, po", error)
+    status, text, error = run_command(*arguments, '--layers=fc8,fc8')
+    self.assertEqual(status, 0, error)
+    self.assertEqual(text.count('fc8 '), 1)
+
   def test_table(self):
     one = lambda accuracy: probe.Result(accuracy, 1.0, 4096)
     table = linear_probe.table(

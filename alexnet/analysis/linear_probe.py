@@ -24,6 +24,7 @@ from absl import app, flags
 from alexnet import cli, compilation, host_memory
 from alexnet.analysis import run_flags
 from alexnet.analysis.document import Table, to_markdown, to_text
+from alexnet.errors import ConfigError
 
 if TYPE_CHECKING:
   import numpy as np
@@ -162,10 +163,12 @@ def main(argv: list[str]) -> int | None:
   compilation.use_cache()
   values = flags.FLAGS
   network = run_flags.load_network()
-  layers = values.layers or [PIXELS, *network.layers]
-  for name in layers:
-    if name != PIXELS:
-      run_flags.check_layer(network, name)
+  known = [PIXELS, *network.layers]
+  layers = [*dict.fromkeys(values.layers or known)]  # Each once.
+  if unknown := [name for name in layers if name not in known]:
+    raise ConfigError(
+        f"--layers has '{unknown[0]}': wanted some of {', '.join(known)}"
+    )
   sets = images_lib.open_sets(
       values.source,
       config=network.config,
