@@ -137,6 +137,8 @@ def load_results(workdir: pathlib.Path) -> dict[str, Any] | None:
     for views in results.keys() & {'centre', 'ten'}:
       for name in ('count', 'loss', 'top1', 'top5'):
         untrusted.take(results, f'{views}.{name}', float)
+    if 'ten' in results:
+      untrusted.take(results, 'ten.views', int)
     return results
   except (OSError, ValueError):
     return None

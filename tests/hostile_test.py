@@ -386,6 +386,8 @@ class JsonTest(parameterized.TestCase):
   @parameterized.parameters(
       '[]', '{"step": "3"}', '{"step": 3}', 'null', '[' * 99_999,
       '{"step": 3, "train_seconds": 1, "centre": 5}',
+      '{"step": 3, "train_seconds": 1, "ten": {"count": 1, "loss": 1, '
+      '"top1": 1, "top5": 1}}',
       '{"step": 3, "train_seconds": 1, "centre": {"top1": "x"}}',
   )
   def test_results_that_are_none(self, text):
