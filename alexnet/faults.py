@@ -9,6 +9,7 @@ that is interrupted decides as one that is not.
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import ml_collections
 import numpy as np
@@ -16,7 +17,9 @@ import numpy as np
 from alexnet import metrics
 from alexnet.errors import BadStepError, ConfigError, NonFiniteLossError
 from input_pipeline.errors import printable
-from input_pipeline.pipeline import Pipeline
+
+if TYPE_CHECKING:  # With it comes TensorFlow.
+  from input_pipeline.pipeline import Pipeline
 
 STOP, SKIP, ROLLBACK = ACTIONS = ('stop', 'skip', 'rollback')
 # Of the records in metrics.jsonl.
@@ -107,7 +110,7 @@ class BadSteps:
       self,
       config: ml_collections.ConfigDict,
       console: metrics.Console,
-      pipeline: Pipeline,
+      pipeline: 'Pipeline',
   ):
     """Takes a whole config, for messages a console, and what batches are of."""
     self._config = config
