@@ -264,21 +264,23 @@ class WriterTest(parameterized.TestCase):
     writer = board.create_writer(self.workdir, 0)
     for step in range(3):
       writer.add_scalar('a', step, step)
-    writer.file_writer.event_writer._worker.join(0.1)
-    done = threading.Event()
+    writer.flush()
+    (file,) = self.workdir.glob('events*')
+    # Nothing fits, or less than an event.
+    for more in (0, 5):
+      done = threading.Event()
 
-    def add():
-      for step in range(3, 50):  # More than wait in its queue.
-        writer.add_scalar('a', step, step)
-        writer.flush()
-      done.set()
+      def add(done=done):
+        for step in range(3, 30):  # More than wait in its queue.
+          writer.add_scalar('a', step, step)
+          writer.flush()
+        done.set()
 
-    with faulty.full_disk(100):
-      threading.Thread(target=add, daemon=True).start()
-      self.assertTrue(done.wait(120))
+      with faulty.full_disk(file.stat().st_size + more):
+        threading.Thread(target=add, daemon=True).start()
+        self.assertTrue(done.wait(60))
     writer.add_scalar('a', 50, 50)
     writer.close()
-    (file,) = self.workdir.glob('events*')
     content, events = file.read_bytes(), 0
     while content:  # Whole events, and the last one among them.
       (length,) = struct.unpack_from('<Q', content)
