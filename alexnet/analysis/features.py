@@ -117,6 +117,7 @@ def main(argv: list[str]) -> int | None:
       which,
       config=network.config,
       aspect=network.inputs.aspect,
+      class_names=network.inputs.class_names,
   )
   output = pathlib.Path(values.output)
   about = {

@@ -233,6 +233,7 @@ def main(argv: list[str]) -> None:
       found.about['set'],
       config=network.config,
       aspect=network.inputs.aspect,
+      class_names=network.inputs.class_names,
   )
   draw(
       [
