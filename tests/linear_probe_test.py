@@ -2,17 +2,35 @@
 
 from tests import testing  # isort: skip
 
+import dataclasses
 import io
 import pathlib
 import shutil
 import tempfile
 
+import jax
+import numpy as np
 from absl.testing import absltest
+from PIL import Image
 
 from alexnet import metrics
 from alexnet.analysis import images, linear_probe, probe
 from tests import tiny_run
 from tests.features_test import run_command
+
+
+def write_overlapping(directory, classes, per_class):
+  """Photos whose brightness says something of their class, but not all."""
+  rng = np.random.default_rng(0)
+  for label in range(classes):
+    folder = directory / f'class{label}'
+    folder.mkdir(parents=True)
+    for index in range(per_class):
+      level = 90 + 20 * label + 15 * rng.standard_normal()
+      pixels = level + 40 * rng.standard_normal((32, 32, 3))
+      image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+      image.save(folder / f'{index:03d}.png')
+  return directory
 
 
 class DrawTest(absltest.TestCase):
@@ -52,20 +70,50 @@ class LinearProbeTest(absltest.TestCase):
     cls.images = testing.write_images(cls.directory / 'other', 2, 20)
     cls.sets = images.open_sets(str(cls.images), config=cls.network.config)
 
-  def test_measures_each_layer_with_each_seed(self):
+  def test_against_features_of_each_network(self):
+    """Photos whose classes overlap, so that no two probes do as well.
+
+    Features come one photo at a time from the network, and from others of its
+    module that are initialized here.
+    """
+    folder = write_overlapping(self.directory / 'overlapping', 3, 40)
+    sets = images.open_sets(str(folder), config=self.network.config)
     results = linear_probe.measure(
-        self.network, self.sets, ['pixels', 'pool1'], train=24, test=8,
-        seeds=2, largest=100, console=metrics.Console(io.StringIO()),
+        self.network, sets, ['pixels', 'fc6'], train=72, test=24, seeds=2,
+        largest=10**6, console=metrics.Console(io.StringIO()),
     )
-    # The classes differ in brightness, which anything shows.
-    self.assertEqual(
-        {key: [one.accuracy for one in some] for key, some in results.items()},
-        {
-            ('trained', 'pixels'): [1, 1],
-            ('trained', 'pool1'): [1, 1],
-            ('random weights', 'pool1'): [1, 1],
-        },
-    )
+    got = {
+        key: [one.accuracy for one in some] for key, some in results.items()
+    }
+    by_hand = {key: [] for key in got}
+    for seed in range(2):
+      (source, train), (_, test) = linear_probe.draw(sets, 72, 24, seed)
+      init = self.network.model.init
+      other = init(jax.random.key(seed), np.zeros((1, 224, 224, 3), np.float32))
+      networks = {
+          'trained': self.network,
+          'random weights': dataclasses.replace(
+              self.network, params=jax.device_put(other['params'])
+          ),
+      }
+      for kind, layer in got:
+        x, labels = [], []
+        for part in (train, test):
+          squares, classes = zip(*map(source.read, part))
+          labels.append(np.array(classes))
+          if layer == 'pixels':
+            crops = np.array(squares)[:, 16:240, 16:240].astype(np.float32)
+            # The mean image is 120 everywhere.
+            x.append(crops.reshape(len(part), -1) - 120)
+          else:
+            x.append(networks[kind].features(squares, layer))
+        fitted = probe.fit(x[0], labels[0], x[1], labels[1], seed=seed)
+        by_hand[kind, layer].append(fitted.accuracy)
+    self.assertEqual(got, by_hand)
+    # Else it would not matter which seed or network is whose.
+    for accuracies in got['trained', 'fc6'], got['random weights', 'fc6']:
+      self.assertGreater(len({*accuracies}), 1, got)
+    self.assertNotEqual(got['trained', 'fc6'], got['random weights', 'fc6'])
 
   def test_broken_files_are_left_out(self):
     folder = self.directory / 'broken'
