@@ -35,7 +35,7 @@ def evaluate(
     line = evaluation.format_result('dense', result)
     console.print(f'{line}, {scale} pixels')
   if len(scales) > 1:
-    result = evaluation.score(_mean(parts))
+    result = evaluation.score(mean(parts))
     line = evaluation.format_result('dense', result)
     console.print(f'{line}, mean of {len(scales)} scales')
   return result
@@ -55,10 +55,11 @@ def predict(
     The mean over the scales of the mean over all places of a square and of its
     mirror image, if training has any; `views` is the number of all of these.
   """
-  return _mean([_predict_at(run, scale, console) for scale in scales])
+  return mean([_predict_at(run, scale, console) for scale in scales])
 
 
-def _mean(predictions):
+def mean(predictions: Sequence[Predictions]) -> Predictions:
+  """The mean of the probabilities; the views add up."""
   total = functools.reduce(
       np.logaddexp, [one.log_probabilities for one in predictions]
   )
