@@ -96,7 +96,7 @@ def make_measure(
         result[f'{layer}/{kind}_update'] = update / jnp.where(norm, norm, 1)
     return result
 
-  compiled = train_step.jit_for(mesh.devices.flat[0], measure)
+  compiled = train_step.jit_for(mesh.devices.flat[0], model.dtype, measure)
   names = _in_order(model, params)
 
   def in_order(params, velocity, batch):

@@ -246,7 +246,7 @@ class TrainedNetwork:
     """
     if name not in self._compiled:
       (device,) = jax.tree.leaves(self.params)[0].devices()
-      on_device = train_step.jit_for(device, function)
+      on_device = train_step.jit_for(device, self.model.dtype, function)
       views = jax.device_put(self.views, device)
       self._compiled[name] = lambda images: on_device(
           self.params, images, views

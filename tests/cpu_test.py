@@ -120,6 +120,82 @@ class ConvolutionTest(parameterized.TestCase):
     self.assertEqual(products(jnp.bfloat16, 'cuda')[0], 0)
 
 
+class WinogradTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      # height, width, in, out, padding
+      (13, 13, 24, 16, (1, 1)),  # conv3 to conv5 of the paper.
+      (8, 9, 5, 6, (1, 1)),
+      (5, 6, 5, 6, (0, 0)),
+      (7, 7, 3, 8, (2, 1)),
+      (4, 5, 5, 1, (0, 2)),
+      (3, 3, 1, 5, (0, 0)),  # One pixel.
+  )
+  def test_tensorflow(self, height, width, channels, features, padding):
+    x = jnp.asarray(normal(2, height, width, channels))
+    w = jnp.asarray(normal(3, 3, channels, features, seed=1))
+    out = [size + sum(padding) - 2 for size in (height, width)]
+    g = normal(2, *out, features, seed=2)
+    y, gradients = output_and_gradients(
+        jax.jit(lambda x, w: cpu.winograd(x, w, padding)), g, x, w
+    )
+
+    def by_tensorflow(x, w):
+      x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
+      return tf.nn.conv2d(x, w, 1, 'VALID')
+
+    exact, exact_gradients = exactly(by_tensorflow, g, x, w)
+    for one, other in zip((y, *gradients), (exact, *exact_gradients)):
+      self.assertEqual(one.dtype, jnp.float32)
+      self.assertEqual(one.shape, other.shape)
+      np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
+
+  def test_is_as_exact_as_the_plain_form(self):
+    """Of a layer as large as conv3, after a ReLU."""
+    x = np.maximum(normal(2, 13, 13, 256), 0)
+    w = 0.01 * normal(3, 3, 256, 384, seed=1)
+    g = normal(2, 13, 13, 384, seed=2)
+    by_tensorflow = lambda x, w: tf.nn.conv2d(x, w, 1, 'SAME')
+    exact, exact_gradients = exactly(by_tensorflow, g, x, w)
+
+    def errors(convolution):
+      y, gradients = output_and_gradients(
+          jax.jit(convolution), g, jnp.asarray(x), jnp.asarray(w)
+      )
+      pairs = zip((y, *gradients), (exact, *exact_gradients))
+      return [np.abs(one - other).max() for one, other in pairs]
+
+    plain = errors(
+        lambda x, w: layers._convolution_plain(x, w, 1, (1, 1), 1)
+    )
+    for one, other in zip(errors(lambda x, w: cpu.winograd(x, w, (1, 1))),
+                          plain):
+      self.assertLess(one, 3 * other)
+
+  @parameterized.parameters(
+      # batch, in, out, stride, size of the kernel, dtype, platform; products
+      (8, 128, 128, 1, 3, jnp.float32, 'cpu', 2 * 2 * 16),
+      (8, 128, 120, 1, 3, jnp.float32, 'cpu', 0),  # Too few features,
+      (8, 120, 128, 1, 3, jnp.float32, 'cpu', 0),  # channels,
+      (1, 128, 128, 1, 3, jnp.float32, 'cpu', 0),  # or images.
+      (8, 128, 128, 2, 3, jnp.float32, 'cpu', 0),
+      (8, 128, 128, 1, 5, jnp.float32, 'cpu', 0),
+      (8, 128, 128, 1, 3, jnp.float32, 'cuda', 0),
+  )
+  def test_layers_use_it(
+      self, batch, channels, features, stride, size, dtype, platform, products
+  ):
+    loss = lambda x, w: layers.grouped_convolution(
+        x, w, padding=(1, 1), stride=stride, groups=2
+    ).sum()
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(
+        jax.ShapeDtypeStruct((batch, 13, 13, 2 * channels), dtype),
+        jax.ShapeDtypeStruct((size, size, channels, 2 * features), dtype),
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    self.assertEqual(text.count('dot_general'), products)
+
+
 class ProductTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 1, 1), (1, 4, 3), (2, 300, 10), (16, 64, 128))
@@ -132,6 +208,16 @@ class ProductTest(parameterized.TestCase):
     assert_rounded(y, exact)
     assert_rounded(dx, exact_dx)
     assert_not_rounded(dw, exact_dw)
+
+  @parameterized.parameters((1, 4, 3), (16, 64, 128))
+  def test_float32(self, rows, inputs, features):
+    x, w = jnp.asarray(normal(rows, inputs)), normal(inputs, features, seed=1)
+    g = normal(rows, features, seed=2)
+    y, gradients = output_and_gradients(jax.jit(cpu.product), g, x, w)
+    exact, exact_gradients = exactly(tf.matmul, g, x, w)
+    assert_not_rounded(y, exact)
+    for one, other in zip(gradients, exact_gradients):
+      assert_not_rounded(one, other)
 
   def test_layers_use_it(self):
     x, w = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 6))
@@ -153,6 +239,14 @@ class SumsTest(parameterized.TestCase):
     rows = jnp.asarray(normal(700, 5), dtype)
     total = cpu.sum_of_rows(rows, jnp.float32)
     assert_not_rounded(total, np.asarray(rows, np.float64).sum(0))
+
+  @parameterized.parameters((64, 5), (33, 7), (9,), (3, 3, 4, 8), (1, 1))
+  def test_squares(self, *shape):
+    x = normal(*shape)
+    np.testing.assert_allclose(
+        cpu.sum_of_squares(jnp.asarray(x)), np.square(np.float64(x)).sum(),
+        rtol=1e-6,
+    )
 
   def test_window(self):
     x = np.arange(1.0, 7.0, dtype=np.float32).reshape(1, 2, 3)

@@ -50,7 +50,7 @@ class Layers:
       }
 
     (device,) = jax.tree.leaves(network.params)[0].devices()
-    self._step = train_step.jit_for(device, outputs)
+    self._step = train_step.jit_for(device, network.model.dtype, outputs)
     self._views = jax.device_put(network.views, device)
     self._size = network.size
     self._batch = batch_size or network.config.evaluation_batch_size

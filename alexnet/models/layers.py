@@ -358,6 +358,8 @@ def _convolution_of_cpu(x, kernel, stride, padding):
   # One group's: XLA's own form of groups is slow on a CPU.
   if x.dtype == jnp.bfloat16:
     return cpu.convolution(x, kernel, stride=stride, padding=padding)
+  if cpu.pays_winograd(x, kernel, stride):
+    return cpu.winograd(x, kernel, padding)
   return _convolution_plain(x, kernel, stride, padding, 1)
 
 
@@ -437,16 +439,33 @@ def _add_bias_forward(x, bias):
 
 
 def _add_bias_backward(bias, g):
-  rows = g.reshape(-1, g.shape[-1])
-  gradient = lax.platform_dependent(
-      rows,
-      cpu=lambda rows: cpu.sum_of_rows(rows, bias.dtype),
-      default=lambda rows: rows.sum(0, dtype=bias.dtype),
+  def gradients(g, sum_of_rows):
+    return g, sum_of_rows(g.reshape(-1, g.shape[-1]), bias.dtype)
+
+  return lax.platform_dependent(
+      g,
+      cpu=lambda g: gradients(cpu.stored(g), cpu.sum_of_rows),
+      default=lambda g: gradients(g, _sum_of_rows_plain),
   )
-  return g, gradient
+
+
+def _sum_of_rows_plain(rows, dtype):
+  return rows.sum(0, dtype=dtype)
 
 
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+# --- Sums of parameters ------------------------------------------------------
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+  """The sum of the squares of all elements, []."""
+  return lax.platform_dependent(
+      x,
+      cpu=cpu.sum_of_squares,
+      default=lambda x: jnp.sum(jnp.square(x)),
+  )
 
 
 # --- Dropout -----------------------------------------------------------------
@@ -583,16 +602,10 @@ def _product_plain(x, kernel):
   return x @ kernel.astype(x.dtype)
 
 
-def _product_of_cpu(x, kernel):
-  if x.dtype == jnp.bfloat16:
-    return cpu.product(x, kernel)
-  return _product_plain(x, kernel)
-
-
 @jax.custom_vjp
 def _product(x, kernel):
   return lax.platform_dependent(
-      x, kernel, cpu=_product_of_cpu, default=_product_plain
+      x, kernel, cpu=cpu.product, default=_product_plain
   )
 
 
@@ -607,7 +620,7 @@ def _product_backward(saved, g):
   return lax.platform_dependent(
       *saved,
       g,
-      cpu=gradients_of(_product_of_cpu),
+      cpu=gradients_of(cpu.product),
       default=gradients_of(_product_plain),
   )
 
