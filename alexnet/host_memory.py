@@ -11,6 +11,7 @@ import os
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1
+_M_MXFAST = 1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
@@ -47,6 +48,9 @@ def keep_freed() -> bool:
   # a mapping of its own after all.
   mallopt(_M_ARENA_MAX, 1)
   mallopt(_M_MMAP_MAX, 0)
+  # What is left of a block by its alignment joins its neighbours. In a list of
+  # small pieces somebody takes it, and the next step's block does not fit.
+  mallopt(_M_MXFAST, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
   _prepare_heap(libc)
   import jax  # After the heap is prepared, and a second that --help can save.

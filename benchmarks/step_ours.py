@@ -133,11 +133,16 @@ def _function(layer):
   return lambda x: ours.max_pool(x, window=pool.window, stride=pool.stride)
 
 
+def _jit(function, dtype):
+  """Compiled as a step is."""
+  return train_step.jit_for(jax.devices()[0], dtype, function)
+
+
 def _part(layer, part, dtype):
   function = _function(layer)
   arrays = [jnp.asarray(array, dtype) for array in layer.arrays()]
   if part == 'forward':
-    return jax.jit(function), arrays
+    return _jit(function, dtype), arrays
   index = 0 if part == 'input gradient' else 1
 
   def pull_back(*arrays):
@@ -147,8 +152,8 @@ def _part(layer, part, dtype):
     return jax.vjp(of_one, arrays[index])
 
   # Two calls: what the forward pass leaves is ready, as in training.
-  y, transpose = jax.jit(pull_back)(*arrays)
-  return jax.jit(lambda transpose, g: transpose(g)), (transpose, y)
+  y, transpose = _jit(pull_back, dtype)(*arrays)
+  return _jit(lambda transpose, g: transpose(g), dtype), (transpose, y)
 
 
 def layers(
@@ -170,5 +175,5 @@ def product(dtype: str, size: int) -> Callable[[], None]:
       jax.random.normal(key, (size, size), jnp.dtype(dtype))
       for key in jax.random.split(jax.random.key(0))
   )
-  multiply = jax.jit(jnp.matmul)
+  multiply = _jit(jnp.matmul, jnp.dtype(dtype))
   return lambda: jax.block_until_ready(multiply(one, other))

@@ -152,6 +152,16 @@ class DamageTest(CheckpointsTestCase):
         self.store.newest_good()
     self.assertEqual(self.names(), ['1', '2'])
 
+  def test_damaged_since_it_was_looked_at(self):
+    """A rollback, hours after the start."""
+    self.save(1, 2)
+    self.assertEqual(self.store.newest_good(), (2, {}))
+    files = [p for p in (self.folder / '2').rglob('*') if p.is_file()]
+    path = max(files, key=lambda p: p.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1])
+    step, damaged = self.store.newest_good()
+    self.assertEqual((step, [*damaged]), (1, [2]))
+
   def test_set_aside(self):
     self.save(1)
     for name in ('2.damaged', '2.damaged.2'):
