@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from absl.testing import absltest, flagsaver, parameterized
 
-from alexnet import distributed, partitioning, processes
+from alexnet import cli, distributed, partitioning, processes
 from alexnet.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -320,6 +320,15 @@ class ExamplesTest(absltest.TestCase):
     self.assertEqual(spec['completions'], count)
     self.assertEqual(spec['parallelism'], count)
     self.assertEqual(spec['completionMode'], 'Indexed')
+    # Kubernetes refuses the policy with any other one.
+    self.assertEqual(pod['restartPolicy'], 'Never')
+    rule = spec['podFailurePolicy']['rules'][0]
+    self.assertEqual(rule['action'], 'Ignore')
+    self.assertEqual(
+        rule['onExitCodes'],
+        {'containerName': pod['containers'][0]['name'], 'operator': 'In',
+         'values': [cli.STOPPED, distributed.LOST]},
+    )
     mounts = {mount['name'] for mount in pod['containers'][0]['volumeMounts']}
     self.assertEqual(mounts, {volume['name'] for volume in pod['volumes']})
 
