@@ -380,7 +380,15 @@ class Run:
       if self._stop:
         raise waiting.Stopped  # Before a step more, and a save more.
       limit = self._bad_steps.limit(progress.usual_loss, step)
-      result = self._advance(next(batches), limit)
+      try:
+        batch = next(batches)
+      except waiting.Stopped:
+        # The step before is saved now: its loss belongs to the sums, and if it
+        # is bad, it is not to be saved as a good one.
+        if pending:
+          self._read(writer, *pending)
+        raise
+      result = self._advance(batch, limit)
       self._stop.ask()
       if pending:
         self._read(writer, *pending)
