@@ -279,7 +279,7 @@ class Run:
       writer = metrics.Writer(
           self.workdir,
           self.progress.step,
-          self._kinds_recorded(),
+          self._stays_recorded,
           report=lambda text: self._console.print(f'warning: {text}'),
       )
     try:
@@ -326,20 +326,23 @@ class Run:
     progress.left_out = back.batch + 1 - progress.step
     progress.rollbacks = rollbacks
     self.progress = progress
-    writer.rewind(progress.step, self._kinds_recorded())
+    writer.rewind(progress.step, self._stays_recorded)
     writer.write(faults.KIND, progress.step, back.record)
     self._console.print(
         f'back to step {progress.step:,}, and on with batch {back.batch + 1:,}'
     )
 
-  def _kinds_recorded(self):
-    """Kinds of records that the checkpoint's own step has for good."""
+  def _stays_recorded(self, record):
+    """Whether the checkpoint's own step has a record for good."""
     step, kinds = self.progress.step, ['train']
     if self.progress.evaluated_step == step:
       kinds += ['eval_centre', layer_statistics.KIND]
     if step < self.timetable.total_steps:
       kinds.append('eval_ten')  # Of a shorter duration before.
-    return tuple(kinds)
+    # The run went back to this step because of a batch: if that is ahead, it
+    # is met again, and recorded again.
+    behind = faults.is_behind(record, step + self.progress.left_out)
+    return behind or record['kind'] in kinds
 
   def _loop(self, writer):
     progress, timetable = self.progress, self.timetable

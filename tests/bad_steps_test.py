@@ -314,6 +314,48 @@ class BadStepsTest(faulty.RunTestCase):
     expected = self._with_gaps(self.root / 'expected', {0: 1})
     self.assert_same_end(run, expected)
 
+  @parameterized.parameters(
+      ('100 steps', [3, 6], 0, 2), ('4 steps', [5, 7], 4, 6)
+  )
+  def test_roll_back_to_the_same_step(self, every, bad, step, stop):
+    """Both are recorded; and once, where a restart makes them again."""
+    fields = dict(
+        bad=bad, bad_steps__action='rollback', checkpoint_every=every
+    )
+    batches = lambda: [
+        (r['step'], r['batch']) for r in self.records(faults.KIND)
+    ]
+    both = [(step, batch) for batch in bad]
+    lines = []
+
+    class Killed(Exception):
+      pass
+
+    def kill():
+      lines.append(batches())
+      if len(lines[-1]) == 2:
+        raise Killed
+
+    console = faulty.AtSteps(self.said, {stop: kill})
+    with self.assertRaises(Killed):
+      self.open(console=console, **fields).train()
+    self.assertEqual(lines[-1], both)
+    run = self.open(**fields)
+    self.assertEqual(run.progress.step, step)
+    run.train()
+    self.assertEqual(batches(), both)
+    self.assertEqual(self.steps(), list(range(1, 9)))
+
+  def test_roll_back_to_the_beginning_and_stop_there(self):
+    """What is saved there is behind the batch, which is not met again."""
+    fields = dict(bad=[0], bad_steps__action='rollback', log_every='100 steps')
+    self.assertIsNone(self.open(stalled=3, **fields).train())
+    run = self.open(**fields)
+    self.assertEqual((run.progress.step, run.progress.left_out), (0, 1))
+    run.train()
+    self.assertEqual([r['batch'] for r in self.records(faults.KIND)], [0])
+    self.assert_same_end(run, self.undisturbed(**fields))
+
   def test_rolling_back_has_a_limit(self):
     with self.assertRaisesRegex(
         BadStepError, r'3 times the run had to go back \(bad_steps.limit is 2\)'
