@@ -417,13 +417,16 @@ class Run:
     return result
 
   def make_step(self, batch: dict[str, jax.Array]) -> dict[str, float]:
-    """Makes one step, and waits for what it says."""
+    """Makes one step, and waits for what it says.
+
+    It counts in `progress`, unless it is bad.
+    """
     step = self.progress.step
     limit = self._bad_steps.limit(self.progress.usual_loss, step)
     result = self._advance(batch, limit)
     values = {name: float(value) for name, value in result.items()}
     if not self._bad_steps.reason(values, limit):
-      self.progress.usual_loss.add(step, values['loss'])
+      self.progress.add(step, values)
     return values
 
   def observe_error(self, error: float) -> bool:
@@ -463,10 +466,7 @@ class Run:
       self._bad_steps.handle(writer, progress, step, values, reason)
       return
     progress.skipped_in_a_row = 0
-    progress.usual_loss.add(step, values['loss'])
-    progress.loss += values['loss']
-    progress.top1 += values['top1']
-    progress.steps += 1
+    progress.add(step, values)
 
   def _log(self, writer):
     progress, steps = self.progress, self.progress.steps
@@ -481,8 +481,7 @@ class Run:
         ),
     }
     progress.train_error = 1 - values['top1']
-    progress.loss = progress.top1 = 0.0
-    progress.steps = 0
+    progress.clear_sums()
     writer.write('train', progress.step, values)
     total = self.timetable.total_steps
     left = self._clock.remaining(total - progress.step)
