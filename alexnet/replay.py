@@ -61,7 +61,8 @@ def verify(
     console: for messages.
     checkpoint: step of the one to begin at; None: the second newest, or the
       newest if there is one only.
-    steps: to replay; None: up to the next checkpoint, or 10.
+    steps: to replay; None: up to the next checkpoint, or 10, even beyond the
+      run's end.
     overrides: {dotted field: value} of the config, for what this machine has
       elsewhere.
 
@@ -76,14 +77,14 @@ def verify(
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
   run = train.Run(config, workdir, console, training=False)
-  total = run.timetable.total_steps
-  if last > total:
+  total, twice = run.timetable.total_steps, last != saved
+  # Two replays can be compared beyond it, as there is data without end.
+  if last > total and not (twice and steps is None):
     raise ConfigError(
         f'--steps would end at step {last}, the run ends at '
         f'{total}: wanted at most {total - first}, or '
         '--checkpoint of an earlier one'
     )
-  twice = last != saved
   reference = 'a second replay' if twice else f'the checkpoint of step {last}'
   report = Report(workdir, first, last, reference)
   report.environment = _environment(workdir, run)

@@ -163,6 +163,14 @@ class VerifyTest(parameterized.TestCase):
     self.assertEqual(report.reference, 'a second replay')
     self.assertEqual(report.differences, [])
 
+  def test_twice_beyond_the_end(self):
+    """Where a finished run has one checkpoint, that of its last step."""
+    shutil.rmtree(self.workdir / 'checkpoints/4')
+    report = self.verify()
+    self.assertEqual((report.first, report.last), (6, 16))
+    self.assertEqual(report.reference, 'a second replay')
+    self.assertEqual((report.losses, report.differences), (0, []))
+
   def test_twice_and_not_the_same(self):
     """As on a machine that is not deterministic."""
     make_step, calls = train.Run.make_step, []
@@ -232,7 +240,7 @@ class VerifyTest(parameterized.TestCase):
     with self.assertRaisesRegex(CheckpointError, 'of step 5: it has 4, 6'):
       self.verify(checkpoint=5)
     with self.assertRaisesRegex(ConfigError, 'ends at 6: wanted at most 0'):
-      self.verify(checkpoint=6)
+      self.verify(checkpoint=6, steps=1)
     shutil.rmtree(self.workdir / 'checkpoints')
     with self.assertRaisesRegex(CheckpointError, 'has no checkpoint yet'):
       self.verify()
