@@ -9,7 +9,7 @@ that is interrupted decides as one that is not.
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 import numpy as np
@@ -45,6 +45,17 @@ class RollBack(Exception):
     super().__init__(batch)
     self.batch = batch
     self.record = record
+
+
+def is_behind(record: dict[str, Any], batch: int) -> bool:
+  """Whether a record of metrics.jsonl is of a fault before a batch.
+
+  Args:
+    record: any that `metrics.read_records` gives.
+    batch: its number in the stream of training batches.
+  """
+  number = record.get('batch')
+  return record['kind'] == KIND and isinstance(number, int) and number < batch
 
 
 @dataclasses.dataclass

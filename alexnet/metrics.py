@@ -73,6 +73,10 @@ class Clock:
     return steps * seconds / timed_steps if timed_steps else None
 
 
+def _is_of_training(record):
+  return record['kind'] == 'train'
+
+
 class Writer:
   """Appends records to workdir/metrics.jsonl and TensorBoard's files.
 
@@ -84,7 +88,7 @@ class Writer:
       self,
       workdir: pathlib.Path,
       first_step: int,
-      kinds_of_first_step: tuple[str, ...] = ('train',),
+      stays: Callable[[dict[str, Any]], bool] = _is_of_training,
       report: Callable[[str], None] = logging.warning,
   ):
     """Opens the files, and drops the records that will be written again.
@@ -94,7 +98,7 @@ class Writer:
     Args:
       workdir: of the run.
       first_step: where the run starts or continues; later records go.
-      kinds_of_first_step: kinds of records of this very step to keep.
+      stays: whether a record of this very step is to be kept.
       report: is told once that the disk has no room, and once that it has.
 
     Raises:
@@ -104,14 +108,14 @@ class Writer:
     self._logdir = workdir / 'tensorboard'
     self._report = report
     self._waiting: list[str] = []
-    self._open(first_step, kinds_of_first_step)
+    self._open(first_step, stays)
 
-  def _open(self, first_step, kinds):
+  def _open(self, first_step, stays):
     kept = [
         r
         for r in read_records(self._path)
         if r['step'] < first_step
-        or (r['step'] == first_step and r['kind'] in kinds)
+        or (r['step'] == first_step and stays(r))
     ]
     temporary = self._path.with_suffix('.tmp')
     temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
@@ -121,12 +125,14 @@ class Writer:
     self._size = self._file.tell()
     self._board = board.create_writer(self._logdir, first_step + 1)
 
-  def rewind(self, step: int, kinds: tuple[str, ...]) -> None:
+  def rewind(
+      self, step: int, stays: Callable[[dict[str, Any]], bool]
+  ) -> None:
     """Goes back to a step: what was written of later ones goes, as in init."""
     self.flush()
     self._file.close()
     self._board.close()
-    self._open(step, kinds)
+    self._open(step, stays)
 
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
     """Writes one record at once, so that nothing is lost with the process."""
@@ -233,7 +239,9 @@ class NoWriter(Writer):
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
     """Does nothing, as all methods of this class."""
 
-  def rewind(self, step: int, kinds: tuple[str, ...]) -> None: ...
+  def rewind(
+      self, step: int, stays: Callable[[dict[str, Any]], bool]
+  ) -> None: ...
 
   def flush(self) -> None: ...
 

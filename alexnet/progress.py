@@ -73,6 +73,23 @@ class Progress:
           f'program ({error}): use the one that made it, or another workdir'
       ) from error
 
+  def add(self, step: int, values: dict[str, float]) -> None:
+    """Adds up a step that is not bad.
+
+    Args:
+      step: the update, counted from 0.
+      values: 'loss' and 'top1' of it.
+    """
+    self.usual_loss.add(step, values['loss'])
+    self.loss += values['loss']
+    self.top1 += values['top1']
+    self.steps += 1
+
+  def clear_sums(self) -> None:
+    """They are in a line of the log."""
+    self.loss = self.top1 = 0.0
+    self.steps = 0
+
   def best_steps(self, keep: int, saved: Collection[int]) -> list[int]:
     """Steps of the best evaluations whose checkpoints there are, or will be.
 

@@ -5,6 +5,7 @@ See verify.py, the command.
 
 import copy
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet import checkpoints, environment, metrics, train
+from alexnet import checkpoints, environment, faults, metrics, train
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 
@@ -60,12 +61,14 @@ def verify(
     console: for messages.
     checkpoint: step of the one to begin at; None: the second newest, or the
       newest if there is one only.
-    steps: to replay; None: up to the next checkpoint, or 10.
+    steps: to replay; None: up to the next checkpoint, or 10, even beyond the
+      run's end.
     overrides: {dotted field: value} of the config, for what this machine has
       elsewhere.
 
   Raises:
-    CheckpointError: no such checkpoint, or one is damaged.
+    CheckpointError: no such checkpoint, or one is damaged, or metrics.jsonl
+      does not say where the run went back.
     ConfigError: steps beyond the run's end.
     UserError, DataError: as of `train.Run`.
   """
@@ -74,14 +77,14 @@ def verify(
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
   run = train.Run(config, workdir, console, training=False)
-  total = run.timetable.total_steps
-  if last > total:
+  total, twice = run.timetable.total_steps, last != saved
+  # Two replays can be compared beyond it, as there is data without end.
+  if last > total and not (twice and steps is None):
     raise ConfigError(
         f'--steps would end at step {last}, the run ends at '
         f'{total}: wanted at most {total - first}, or '
         '--checkpoint of an earlier one'
     )
-  twice = last != saved
   reference = 'a second replay' if twice else f'the checkpoint of step {last}'
   report = Report(workdir, first, last, reference)
   report.environment = _environment(workdir, run)
@@ -92,14 +95,21 @@ def verify(
   if twice:
     again = [result[:2] for result in _replay(run, first, last, records)]
     for before, after in zip(losses, again):
-      if before != after:
+      if repr(before) != repr(after):  # A bad loss may be no number.
         report.differences.append(
             f'step {after[0]}: the loss was {before[1]!r} in the first replay, '
             f'is {after[1]!r} in the second'
         )
         break
   else:
+    left_out = run.progress.left_out
     run.rewind(last)
+    if left_out != run.progress.left_out:
+      raise CheckpointError(
+          f'{workdir} went back between the checkpoints of steps {first} and '
+          f'{last} (bad_steps.action), and metrics.jsonl does not say to which '
+          f'step: it cannot be compared. --checkpoint={last} begins behind that'
+      )
   report.differences += _compare_states(run.state, ours)
   run.close()
   return report
@@ -136,8 +146,9 @@ def _replay(
     run: is left at the last step.
     first: step of the checkpoint.
     last: step to end at.
-    records: of metrics.jsonl: when losses were summed up, and what the
-      evaluations found, by which the plateau rule goes.
+    records: of metrics.jsonl: when losses were summed up, what the
+      evaluations found, by which the plateau rule goes, and from which steps on
+      the run left batches out, as it had gone back there.
 
   Yields:
     (step, its loss, the mean that a line of the log has at this step or None).
@@ -149,19 +160,34 @@ def _replay(
       r['step']: 1 - r['top1'] for r in records
       if r['kind'] == 'eval_centre' and isinstance(r.get('top1'), (int, float))
   }
-  total, count = run.progress.loss, run.progress.steps
+  progress, gaps = run.progress, _gaps(records)
   batches = run.training_batches()
   try:
     for step in range(first + 1, last + 1):
-      loss = run.make_step(next(batches))['loss']
-      total, count = total + loss, count + 1
-      yield step, loss, total / count if step in logged else None
+      # One that the checkpoint knows of is no larger than it has.
+      if (gap := gaps.get(step - 1, 0)) > progress.left_out:
+        progress.left_out = gap
+        batches.close()
+        batches = run.training_batches()
+      loss, mean = run.make_step(next(batches))['loss'], None
       if step in logged:
-        total, count = 0.0, 0
+        # Without bad ones; the run may have had others.
+        mean = progress.loss / progress.steps if progress.steps else math.nan
+        progress.clear_sums()
+      yield step, loss, mean
       if step in errors and step < last:
         run.observe_error(errors[step])
   finally:
     batches.close()
+
+
+def _gaps(records):
+  """{step that the run went back to: batches left out from there on}."""
+  return {
+      r['step']: r['batch'] + 1 - r['step'] for r in records
+      if r['kind'] == faults.KIND and r.get('action') == faults.ROLLBACK
+      and isinstance(r.get('batch'), int)
+  }
 
 
 def _compare_losses(report, records, replayed):

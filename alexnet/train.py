@@ -279,7 +279,7 @@ class Run:
       writer = metrics.Writer(
           self.workdir,
           self.progress.step,
-          self._kinds_recorded(),
+          self._stays_recorded,
           report=lambda text: self._console.print(f'warning: {text}'),
       )
     try:
@@ -326,20 +326,23 @@ class Run:
     progress.left_out = back.batch + 1 - progress.step
     progress.rollbacks = rollbacks
     self.progress = progress
-    writer.rewind(progress.step, self._kinds_recorded())
+    writer.rewind(progress.step, self._stays_recorded)
     writer.write(faults.KIND, progress.step, back.record)
     self._console.print(
         f'back to step {progress.step:,}, and on with batch {back.batch + 1:,}'
     )
 
-  def _kinds_recorded(self):
-    """Kinds of records that the checkpoint's own step has for good."""
+  def _stays_recorded(self, record):
+    """Whether the checkpoint's own step has a record for good."""
     step, kinds = self.progress.step, ['train']
     if self.progress.evaluated_step == step:
       kinds += ['eval_centre', layer_statistics.KIND]
     if step < self.timetable.total_steps:
       kinds.append('eval_ten')  # Of a shorter duration before.
-    return tuple(kinds)
+    # The run went back to this step because of a batch: if that is ahead, it
+    # is met again, and recorded again.
+    behind = faults.is_behind(record, step + self.progress.left_out)
+    return behind or record['kind'] in kinds
 
   def _loop(self, writer):
     progress, timetable = self.progress, self.timetable
@@ -380,7 +383,15 @@ class Run:
       if self._stop:
         raise waiting.Stopped  # Before a step more, and a save more.
       limit = self._bad_steps.limit(progress.usual_loss, step)
-      result = self._advance(next(batches), limit)
+      try:
+        batch = next(batches)
+      except waiting.Stopped:
+        # The step before is saved now: its loss belongs to the sums, and if it
+        # is bad, it is not to be saved as a good one.
+        if pending:
+          self._read(writer, *pending)
+        raise
+      result = self._advance(batch, limit)
       self._stop.ask()
       if pending:
         self._read(writer, *pending)
@@ -406,13 +417,16 @@ class Run:
     return result
 
   def make_step(self, batch: dict[str, jax.Array]) -> dict[str, float]:
-    """Makes one step, and waits for what it says."""
+    """Makes one step, and waits for what it says.
+
+    It counts in `progress`, unless it is bad.
+    """
     step = self.progress.step
     limit = self._bad_steps.limit(self.progress.usual_loss, step)
     result = self._advance(batch, limit)
     values = {name: float(value) for name, value in result.items()}
     if not self._bad_steps.reason(values, limit):
-      self.progress.usual_loss.add(step, values['loss'])
+      self.progress.add(step, values)
     return values
 
   def observe_error(self, error: float) -> bool:
@@ -452,10 +466,7 @@ class Run:
       self._bad_steps.handle(writer, progress, step, values, reason)
       return
     progress.skipped_in_a_row = 0
-    progress.usual_loss.add(step, values['loss'])
-    progress.loss += values['loss']
-    progress.top1 += values['top1']
-    progress.steps += 1
+    progress.add(step, values)
 
   def _log(self, writer):
     progress, steps = self.progress, self.progress.steps
@@ -470,8 +481,7 @@ class Run:
         ),
     }
     progress.train_error = 1 - values['top1']
-    progress.loss = progress.top1 = 0.0
-    progress.steps = 0
+    progress.clear_sums()
     writer.write('train', progress.step, values)
     total = self.timetable.total_steps
     left = self._clock.remaining(total - progress.step)

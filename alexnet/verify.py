@@ -81,8 +81,9 @@ if __name__ == '__main__':
   )
   flags.DEFINE_integer(
       'steps', None,
-      'Steps to replay; unset: up to the next checkpoint, or 10 if there is '
-      'none. Where they do not end at a checkpoint they are replayed twice.',
+      'Steps to replay; unset: up to the next checkpoint, or 10, even beyond '
+      "the run's end, if there is none. Where they do not end at a checkpoint "
+      'they are replayed twice.',
       lower_bound=1,
   )
   flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -144,14 +145,22 @@ class UsualLossTest(absltest.TestCase):
 
 class BadStepsTest(faulty.RunTestCase):
 
-  def open(self, *args, bad=(), value=np.nan, **fields):
-    """A run some of whose batches are bad, by their numbers in the stream."""
+  def open(self, *args, bad=(), value=np.nan, stalled=None, **fields):
+    """A run some of whose batches are bad, by their numbers in the stream.
+
+    The one of number `stalled` never comes, but SIGTERM.
+    """
     run = super().open(*args, **fields)
     batches = run.pipeline.training_batches
+    ever = threading.Event()
+    self.addCleanup(ever.set)
 
     def broken(first_step, **options):
       stream = batches(first_step, **options)
       for number, batch in enumerate(stream, first_step):
+        if number == stalled:
+          os.kill(os.getpid(), signal.SIGTERM)
+          ever.wait()
         if number in bad:
           batch['shift'] = np.full_like(batch['shift'], value)
         yield batch
@@ -305,6 +314,48 @@ class BadStepsTest(faulty.RunTestCase):
     expected = self._with_gaps(self.root / 'expected', {0: 1})
     self.assert_same_end(run, expected)
 
+  @parameterized.parameters(
+      ('100 steps', [3, 6], 0, 2), ('4 steps', [5, 7], 4, 6)
+  )
+  def test_roll_back_to_the_same_step(self, every, bad, step, stop):
+    """Both are recorded; and once, where a restart makes them again."""
+    fields = dict(
+        bad=bad, bad_steps__action='rollback', checkpoint_every=every
+    )
+    batches = lambda: [
+        (r['step'], r['batch']) for r in self.records(faults.KIND)
+    ]
+    both = [(step, batch) for batch in bad]
+    lines = []
+
+    class Killed(Exception):
+      pass
+
+    def kill():
+      lines.append(batches())
+      if len(lines[-1]) == 2:
+        raise Killed
+
+    console = faulty.AtSteps(self.said, {stop: kill})
+    with self.assertRaises(Killed):
+      self.open(console=console, **fields).train()
+    self.assertEqual(lines[-1], both)
+    run = self.open(**fields)
+    self.assertEqual(run.progress.step, step)
+    run.train()
+    self.assertEqual(batches(), both)
+    self.assertEqual(self.steps(), list(range(1, 9)))
+
+  def test_roll_back_to_the_beginning_and_stop_there(self):
+    """What is saved there is behind the batch, which is not met again."""
+    fields = dict(bad=[0], bad_steps__action='rollback', log_every='100 steps')
+    self.assertIsNone(self.open(stalled=3, **fields).train())
+    run = self.open(**fields)
+    self.assertEqual((run.progress.step, run.progress.left_out), (0, 1))
+    run.train()
+    self.assertEqual([r['batch'] for r in self.records(faults.KIND)], [0])
+    self.assert_same_end(run, self.undisturbed(**fields))
+
   def test_rolling_back_has_a_limit(self):
     with self.assertRaisesRegex(
         BadStepError, r'3 times the run had to go back \(bad_steps.limit is 2\)'
@@ -312,6 +363,37 @@ class BadStepsTest(faulty.RunTestCase):
       self.open(
           bad=range(3, 99), bad_steps__action='rollback', bad_steps__limit=2
       ).train()
+
+  def test_stop_while_a_batch_is_waited_for(self):
+    """The bad step is the last one made, which nobody has looked at yet."""
+    # Two batches are ready when that of step 4 is waited for.
+    with self.assertRaisesRegex(NonFiniteLossError, 'nan near step 3'):
+      self.open(bad=[2], stalled=5, log_every='100 steps').train()
+    (record,) = self.records(faults.KIND)
+    self.assertEqual((record['bad_step'], record['action']), (3, 'stop'))
+    self.assertEqual(self.open().progress.step, 2)
+
+  @parameterized.parameters(
+      ((), 'stop', 3, 1), ([2], 'skip', 3, 0), ([2], 'rollback', 2, 0)
+  )
+  def test_restart_after_a_stall(self, bad, action, step, steps):
+    """As if there had been none; `steps` is what the sums have after two."""
+    fields = dict(bad=bad, bad_steps__action=action, log_every='100 steps')
+    self.assertIsNone(self.open(stalled=5, **fields).train())
+    run = self.open(**fields)
+    self.assertEqual(run.progress.step, step)
+    self.assertEqual(run.progress.steps, 2 + steps)
+    run.train()
+    whole = self.undisturbed(**fields)
+    self.assert_same_end(run, whole)
+    for kind, name in (('train', 'loss'), (faults.KIND, 'batch')):
+      numbers = lambda workdir, kind=kind, name=name: [
+          (r['step'], r[name]) for r in self.records(kind, workdir)
+      ]
+      self.assertEqual(
+          numbers(self.workdir), numbers(self.root / 'undisturbed')
+      )
+    self.assertEqual(self.steps(), [8])
 
   def test_spike(self):
     """The step that is most above the mean of those before it but one."""

@@ -255,7 +255,7 @@ class WriterTest(parameterized.TestCase):
     for step in (1, 2, 3):
       writer.write('train', step, {})
       writer.write('eval_centre', step, {})
-    writer.rewind(2, ('train',))
+    writer.rewind(2, lambda record: record['kind'] == 'train')
     writer.write('train', 3, {'loss': 1.0})
     writer.close()
     self.assertEqual(self.steps(), [1, 1, 2, 3])

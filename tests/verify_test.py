@@ -22,6 +22,7 @@ from alexnet import (
   workdir,
 )
 from alexnet.errors import CheckpointError, ConfigError
+from input_pipeline.pipeline import Pipeline
 from tests import tiny
 
 
@@ -43,9 +44,15 @@ class VerifyTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.root = pathlib.Path(cls.enter_context(cls._temporary()))
-    images = testing.write_images(cls.root / 'images', classes=2, per_class=10)
+    testing.write_images(cls.root / 'images', classes=2, per_class=10)
+    cls.run_dir = cls.root / 'run'
+    cls.train(cls.run_dir)
+
+  @classmethod
+  def train(cls, run_dir, **fields):
+    """Makes a run; `a__b` is the field a.b."""
     config = tiny.get_config()
-    config.dataset.train_dir = str(images)
+    config.dataset.train_dir = str(cls.root / 'images')
     config.dataset.split_seed = 0
     config.dataset.mean = 'imagenet_channels'
     config.dataset.pca = 'imagenet'
@@ -57,8 +64,10 @@ class VerifyTest(parameterized.TestCase):
     config.augmentation.crop_size = 36
     config.augmentation.crop_offsets = 5
     config.log_every = '2 steps'
-    cls.run_dir = cls.root / 'run'
-    train.Run(config, cls.run_dir, metrics.Console(io.StringIO())).train()
+    config.update_from_flattened_dict(
+        {name.replace('__', '.'): value for name, value in fields.items()}
+    )
+    train.Run(config, run_dir, metrics.Console(io.StringIO())).train()
 
   @staticmethod
   def _temporary():
@@ -73,6 +82,21 @@ class VerifyTest(parameterized.TestCase):
   def verify(self, **options):
     console = metrics.Console(io.StringIO())
     return replay.verify(self.workdir, console, **options)
+
+  def bad_batch(self, bad):
+    """One of the stream is bad from now on, by its number."""
+    batches = Pipeline.training_batches
+
+    def broken(pipeline, first_step, **options):
+      stream = batches(pipeline, first_step, **options)
+      for number, batch in enumerate(stream, first_step):
+        if number == bad:
+          batch['shift'] = np.full_like(batch['shift'], np.nan)
+        yield batch
+
+    self.enterContext(
+        absltest.mock.patch.object(Pipeline, 'training_batches', broken)
+    )
 
   def change_config(self, **fields):
     path = self.workdir / 'config.json'
@@ -139,6 +163,14 @@ class VerifyTest(parameterized.TestCase):
     self.assertEqual(report.reference, 'a second replay')
     self.assertEqual(report.differences, [])
 
+  def test_twice_beyond_the_end(self):
+    """Where a finished run has one checkpoint, that of its last step."""
+    shutil.rmtree(self.workdir / 'checkpoints/4')
+    report = self.verify()
+    self.assertEqual((report.first, report.last), (6, 16))
+    self.assertEqual(report.reference, 'a second replay')
+    self.assertEqual((report.losses, report.differences), (0, []))
+
   def test_twice_and_not_the_same(self):
     """As on a machine that is not deterministic."""
     make_step, calls = train.Run.make_step, []
@@ -153,6 +185,40 @@ class VerifyTest(parameterized.TestCase):
     self.assertRegex(
         report.differences[0], '^step 5: the loss was .* in the first replay'
     )
+
+  def test_a_step_that_was_left_out(self):
+    """The line of step 6 has the loss of that one alone."""
+    self.bad_batch(4)
+    self.workdir = self.workdir.with_name('skipping')
+    self.train(self.workdir, bad_steps__action='skip')
+    report = self.verify()
+    self.assertEqual((report.first, report.last, report.losses), (4, 6, 1))
+    self.assertEqual(report.differences, [])
+    report = self.verify(steps=1)
+    self.assertEqual(report.reference, 'a second replay')
+    self.assertEqual(report.differences, [])
+
+  def test_a_run_that_went_back(self):
+    """To step 4, and on with batch 6."""
+    self.bad_batch(5)
+    self.workdir = self.workdir.with_name('back')
+    self.train(
+        self.workdir, bad_steps__action='rollback', keep_checkpoints=3
+    )
+    report = self.verify()
+    self.assertEqual((report.first, report.last, report.losses), (4, 6, 1))
+    self.assertEqual(report.differences, [])
+    shutil.rmtree(self.workdir / 'checkpoints/4')
+    report = self.verify()
+    self.assertEqual((report.first, report.last, report.losses), (2, 6, 2))
+    self.assertEqual(report.differences, [])
+    path = self.workdir / metrics.FILE
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(''.join(line for line in lines if 'fault' not in line))
+    with self.assertRaisesRegex(
+        CheckpointError, 'went back between .* steps 2 and 6 .*--checkpoint=6 '
+    ):
+      self.verify()
 
   def test_environment(self):
     path = self.workdir / 'environment.json'
@@ -174,7 +240,7 @@ class VerifyTest(parameterized.TestCase):
     with self.assertRaisesRegex(CheckpointError, 'of step 5: it has 4, 6'):
       self.verify(checkpoint=5)
     with self.assertRaisesRegex(ConfigError, 'ends at 6: wanted at most 0'):
-      self.verify(checkpoint=6)
+      self.verify(checkpoint=6, steps=1)
     shutil.rmtree(self.workdir / 'checkpoints')
     with self.assertRaisesRegex(CheckpointError, 'has no checkpoint yet'):
       self.verify()
