@@ -732,6 +732,48 @@ class PreparedTest(preparing.PreparingTest):
     shard.write_bytes(data)
     self.refused('5000 x 4000 pixels, wanted 256 x 256')
 
+  def test_scans(self):
+    """An image that is refused when it is prepared is no better later."""
+    encoded = jpeg(256, 256, progressive=True)
+    start = encoded.rfind(b'\xff\xda')
+    body, scan = encoded[:-2], encoded[start:-2]
+    self.assertEqual(decoding.decode_square(encoded, 256).shape[0], 256)
+    comments = (b'\xff\xfe\0\2', b'\xff\xfe\0\3x')
+    for between in (b'', *comments):  # At even places, and at odd ones.
+      bad = body + (scan + between) * 101 + b'\xff\xd9'
+      with self.assertRaisesRegex(ValueError, 'more than 100 scans'):
+        decoding.decode_square(np.frombuffer(bad, np.uint8), 256)
+    self.replace_first(body + scan * 100 + b'\xff\xd9')
+    self.refused('.jpg of .* is damaged .it has more than 100 scans')
+
+  def test_segments(self):
+    encoded = jpeg(256, 256)
+    with self.assertRaisesRegex(ValueError, 'before its pixels, wanted'):
+      decoding.decode_square(
+          encoded[:20] + b'\xff\xfe\0\2' * 3000 + encoded[20:], 256
+      )
+
+  def test_bytes(self):
+    encoded = jpeg(256, 256)
+    with (
+        absltest.mock.patch.object(decoding, 'MAX_BYTES', len(encoded) - 1),
+        self.assertRaisesRegex(ValueError, 'bytes, wanted at most'),
+    ):
+      decoding.decode_square(encoded, 256)
+
+  def replace_first(self, encoded):
+    """Puts another file in place of the training set's first image."""
+    shard = next(self.out.glob('train-*.npy'))
+    with np.load(self.out / 'train.npz') as arrays:
+      arrays = dict(arrays)
+    data = np.load(shard)[arrays['sizes'][0] :]
+    np.save(shard, np.concatenate([np.frombuffer(encoded, np.uint8), data]))
+    arrays['sizes'][0] = len(encoded)
+    np.savez(self.out / 'train.npz', **arrays)
+    values = json.loads((self.out / 'manifest.json').read_text())
+    values['sets']['train']['shards'][0]['bytes'] = shard.stat().st_size
+    (self.out / 'manifest.json').write_text(json.dumps(values))
+
   def test_labels_of_no_class(self):
     with np.load(self.out / 'train.npz') as arrays:
       arrays = dict(arrays)
