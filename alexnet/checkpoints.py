@@ -191,6 +191,7 @@ class Checkpoints:
       state: Any,
       progress: dict[str, Any],
       best: Collection[int] = (),
+      report: Callable[[str], None] = logging.warning,
   ) -> None:
     """Writes a checkpoint, then deletes those too old to keep.
 
@@ -199,6 +200,7 @@ class Checkpoints:
       state: arrays.
       progress: for JSON.
       best: steps of checkpoints to keep, however old.
+      report: is told of those that should be deleted and cannot be.
 
     Raises:
       UnsavedError: no room on disk, or the disk fails. Earlier checkpoints are
@@ -248,15 +250,37 @@ class Checkpoints:
       raise
     # Nothing is deleted, and nobody goes on, before the manifest is there.
     processes.wait_for_all('manifest')
-    for old in self.complete_steps()[: -self._keep]:
-      if old not in best:
-        if processes.is_first():
-          (self._directory / str(old) / manifest.FILE).unlink()
-        self._manager.delete(old)
+    old = self.complete_steps()[: -self._keep]
+    if processes.is_first():
+      for step in old:
+        if step not in best:
+          self._delete(step, report)
+    # Not by Orbax, where the others wait for ever for a first that has failed.
+    processes.wait_for_all('deleted')
     if processes.is_first():
       # Whatever they were, there is a better one now.
       for path in self._directory.glob(f'*{_INCOMPLETE}'):
         shutil.rmtree(path, ignore_errors=True)
+
+  def _delete(self, step, report):
+    """Deletes an old one. If that fails, the new one is there all the same.
+
+    What is left without a manifest goes when the run is started again.
+    """
+    path = self._directory / str(step)
+    try:
+      (path / manifest.FILE).unlink()
+    except OSError as error:
+      report(f'{path} is old and cannot be deleted ({error.strerror})')
+      return
+    try:
+      shutil.rmtree(path)
+    except OSError as error:
+      report(
+          f'{path} is old and cannot be deleted completely ({error.strerror}); '
+          'it does not count, and goes at the next start'
+      )
+      shutil.rmtree(path, ignore_errors=True)  # As much as can be.
 
   def _remove_unfinished(self, step):
     """Gives back the room that a failed save has taken."""

@@ -2,6 +2,7 @@
 
 from tests import testing  # isort: skip
 
+import errno
 import json
 import os
 import pathlib
@@ -178,15 +179,53 @@ class KeptTest(CheckpointsTestCase):
     self.save(1, 2, 3)
     seen = []
 
-    def delete(step):
+    def delete(path, delete=shutil.rmtree):
       manifest.check(self.folder / '4')
       # Half deleted, it does not count either.
-      seen.append((step, checkpoints.complete_steps(self.workdir)))
-      shutil.rmtree(self.folder / str(step))
+      seen.append((path.name, checkpoints.complete_steps(self.workdir)))
+      delete(path)
 
-    with absltest.mock.patch.object(self.store._manager, 'delete', delete):
+    with absltest.mock.patch.object(shutil, 'rmtree', delete):
       self.save(4)
-    self.assertEqual(seen, [(1, [2, 3, 4])])
+    self.assertEqual(seen, [('1', [2, 3, 4])])
+    self.assertEqual(self.names(), ['2', '3', '4'])
+
+  def test_an_old_one_that_stays(self):
+    """As with files that another machine has open on a network disk."""
+    self.save(1, 2, 3)
+    said, state = [], str(self.folder / '1' / 'state')
+
+    def rmdir(path, *, dir_fd=None, rmdir=os.rmdir):
+      if str(path) in ('state', state):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+      rmdir(path, dir_fd=dir_fd)
+
+    with absltest.mock.patch.object(os, 'rmdir', rmdir):
+      self.save(4, report=said.append)
+    (text,) = said
+    self.assertRegex(text, f'{self.folder}/1 is old .*Directory not empty')
+    self.assertEqual(checkpoints.complete_steps(self.workdir), [2, 3, 4])
+    # All else is deleted, and this one when the run starts again.
+    self.assertEqual([p.name for p in (self.folder / '1').iterdir()], ['state'])
+    self.save(5, report=said.append)
+    self.assertEqual(self.names(), ['1', '3', '4', '5'])
+    self.assertEmpty(self.store.set_aside_unfinished())
+    self.assertEqual(self.names(), ['3', '4', '5'])
+    self.assertLen(said, 1)
+
+  def test_an_old_one_whose_manifest_stays(self):
+    """It is still complete then, and goes with the next."""
+    self.save(1, 2, 3)
+    said = []
+    with absltest.mock.patch.object(
+        pathlib.Path, 'unlink', side_effect=OSError(errno.EIO, 'failed')
+    ):
+      self.save(4, report=said.append)
+    (text,) = said
+    self.assertIn('1 is old and cannot be deleted (failed)', text)
+    manifest.check(self.folder / '1')
+    self.save(5, report=said.append)
+    self.assertEqual(self.names(), ['3', '4', '5'])
 
   def test_on_the_disk_before_the_manifest_is(self):
     """After a power cut there is no manifest of files that are not there."""
