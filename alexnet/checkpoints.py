@@ -228,6 +228,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
       processes.wait_for_all('checkpoint')
       if processes.is_first():
+        self._sync_metrics()
         manifest.write(self._directory / str(step))
     except Exception as error:  # Orbax wraps the file system's errors.
       if jax.process_count() > 1:
@@ -261,6 +262,17 @@ class Checkpoints:
       # Whatever they were, there is a better one now.
       for path in self._directory.glob(f'*{_INCOMPLETE}'):
         shutil.rmtree(path, ignore_errors=True)
+
+  def _sync_metrics(self):
+    """No record is lost that is older than the checkpoint.
+
+    A run that continues from it after a power cut would not write it again.
+    Where that fails, the checkpoint is worth more than the records.
+    """
+    with contextlib.suppress(OSError):
+      with open(self._workdir / metrics.FILE, 'rb') as f:
+        os.fsync(f.fileno())
+      manifest.sync_folder(self._workdir)
 
   def _delete(self, step, report):
     """Deletes an old one. If that fails, the new one is there all the same.

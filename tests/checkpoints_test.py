@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import checkpoints, manifest
+from alexnet import checkpoints, manifest, metrics
 from alexnet.errors import CheckpointError, UnsavedError
 from tests import faulty
 
@@ -228,8 +228,13 @@ class KeptTest(CheckpointsTestCase):
     self.assertEqual(self.names(), ['3', '4', '5'])
 
   def test_on_the_disk_before_the_manifest_is(self):
-    """After a power cut there is no manifest of files that are not there."""
+    """After a power cut there is no manifest of files that are not there.
+
+    Nor of a step whose records are not.
+    """
     synced = {}
+    records = self.workdir / metrics.FILE
+    records.write_text('{"kind": "train", "step": 1}\n')
 
     def fsync(descriptor):
       status = os.fstat(descriptor)
@@ -237,7 +242,10 @@ class KeptTest(CheckpointsTestCase):
 
     def rename(source, target, rename=pathlib.Path.rename):
       if target.name == manifest.FILE:
-        paths = [source, target.parent, *target.parent.rglob('*')]
+        paths = [
+            source, target.parent, *target.parent.rglob('*'), records,
+            self.workdir,
+        ]
         for path in paths:
           self.assertIn(path.stat().st_ino, synced, path)
           if path.is_file():
@@ -252,6 +260,21 @@ class KeptTest(CheckpointsTestCase):
     ):
       self.save(1)
     self.assertLen(renamed, 1)
+
+  def test_records_that_cannot_be_synced(self):
+    """As on a disk that fails; the checkpoint may be on it all the same."""
+    records = self.workdir / metrics.FILE
+    self.save(1)  # Without any.
+    records.write_text('')
+
+    def fsync(descriptor, fsync=os.fsync):
+      if os.path.samestat(os.fstat(descriptor), records.stat()):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+      fsync(descriptor)
+
+    with absltest.mock.patch.object(os, 'fsync', fsync):
+      self.save(2)
+    self.assertEqual(self.reader().find(), 2)
 
   def test_what_a_killed_process_leaves(self):
     self.save(1, 2, 3)
