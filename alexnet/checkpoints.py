@@ -10,6 +10,7 @@ they decide by is what the first one sees on the disk.
 """
 
 import contextlib
+import math
 import os
 import pathlib
 import shutil
@@ -120,7 +121,9 @@ class Checkpoints:
       top1 = {
           record['step']: record['top1']
           for record in metrics.read_records(self._workdir / metrics.FILE)
-          if record['kind'] == 'eval_centre' and record['step'] in steps
+          if record['kind'] == 'eval_centre'
+          and record['step'] in steps
+          and _is_finite(record.get('top1'))
       }
       if not top1:
         raise CheckpointError(
@@ -437,6 +440,11 @@ class Checkpoints:
     if step not in self._checked:
       manifest.check(self._directory / str(step))
       self._checked.add(step)
+
+
+def _is_finite(value):
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return is_number and math.isfinite(value)
 
 
 def _folders(directory):

@@ -311,6 +311,22 @@ class KeptTest(CheckpointsTestCase):
     with self.assertRaisesRegex(CheckpointError, '2 is damaged'):
       self.reader().find('best')
 
+  def test_best_of_records_that_have_a_top1(self):
+    self.save(1, 2, 3)
+    record = '{"kind": "eval_centre", "step": %d%s}\n'
+    (self.workdir / metrics.FILE).write_text(''.join(
+        record % (step, rest)
+        for step, rest in (
+            (1, ''), (3, ', "top1": NaN'), (1, ', "top1": "1"'),
+            (2, ', "top1": 0.5'), (3, ', "top1": Infinity'),
+            (1, ', "top1": null'), (3, ', "top1": true'),
+        )
+    ))
+    self.assertEqual(self.reader().find('best'), 2)
+    (self.workdir / metrics.FILE).write_text(record % (1, ''))
+    with self.assertRaisesRegex(CheckpointError, 'of a step that was evalua'):
+      self.reader().find('best')
+
   @parameterized.parameters(
       (None, 'newest'), ('newest', 'newest'), ('best', 'best'), ('12', 12)
   )

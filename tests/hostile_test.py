@@ -746,6 +746,25 @@ class PreparedTest(preparing.PreparingTest):
     self.replace_first(body + scan * 100 + b'\xff\xd9')
     self.refused('.jpg of .* is damaged .it has more than 100 scans')
 
+  def test_sizes(self):
+    """Those that NumPy takes for other numbers; and of any whole type."""
+    with np.load(self.out / 'train.npz') as arrays:
+      arrays = dict(arrays)
+    right = arrays['sizes']
+    train, _ = prepared.open_prepared(self.out)
+    pixels = train.image(1)[0]
+    for kind in (np.uint64, np.uint32, np.int64):
+      arrays['sizes'] = right.astype(kind)
+      np.savez(self.out / 'train.npz', **arrays)
+      train, _ = prepared.open_prepared(self.out)
+      np.testing.assert_array_equal(train.image(1)[0], pixels)
+    for size in (0, -1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):
+      kind = np.uint64 if size > 0 else np.int64
+      arrays['sizes'] = right.astype(kind)
+      arrays['sizes'][0] = size
+      np.savez(self.out / 'train.npz', **arrays)
+      self.refused(f'cannot read .*train.npz .a file of {size} bytes')
+
   def test_segments(self):
     encoded = jpeg(256, 256)
     with self.assertRaisesRegex(ValueError, 'before its pixels, wanted'):
