@@ -3,6 +3,7 @@
 from tests import testing  # isort: skip
 
 import ast
+import gzip
 import io
 import json
 import lzma
@@ -545,6 +546,70 @@ class ArchivesTest(parameterized.TestCase):
     with self.assertRaises(DataError):
       source = self.open('x.tar', bytes(data))
       source.read(0)
+
+  @parameterized.product(kind=list('LKxgX'), nested=(False, True))
+  def test_extensions_of_tar(self, kind, nested):
+    """A name or attributes of 8 MiB, which compress to a few kB."""
+    data = self.extended(kind, 8 * MIB)
+    if nested:
+      data = tar({'a.tar': data})
+    packed = gzip.compress(data, 1)
+    self.assertLess(len(packed), MIB)
+    message = 'attributes of 8,388,608 bytes at byte 0, wanted at most 1,048'
+    self.assertLess(self.peak('x.tar.gz', packed, message), 2 * MIB)
+
+  @parameterized.parameters(*'LKxg')
+  def test_extensions_in_a_row(self, kind):
+    """All of which are in memory before there is a member."""
+    one = self.extended(kind, 2**18)[: 512 + 2**18]
+    members = tar({'0/a.jpg': self.file})
+    self.open('x.tar', one * 4 + members)
+    with self.assertRaisesRegex(DataError, 'attributes of 1,310,720 bytes'):
+      self.open('y.tar', one * 5 + members)
+    # They are gone with a member, unless they are for all.
+    blocks = -(-len(self.file) // 512)
+    data = one * 4 + members[: 512 * (1 + blocks)]
+    data += one * 4 + tar({'1/b.jpg': self.file})
+    if kind == 'g':
+      with self.assertRaisesRegex(DataError, 'attributes of 1,310,720 bytes'):
+        self.open('z.tar', data)
+    else:
+      self.open('z.tar', data)
+
+  def test_holes_of_tar(self):
+    """A list of 172,032 of them, in 4 MiB; no image has any."""
+    header = bytearray(tarfile.TarInfo('0/a.jpg').tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[482] = 1  # More follow.
+    header[148:156] = b' ' * 8
+    header[148:156] = b'%06o\0 ' % sum(header)
+    holes = b'00000000001\0' * 42 + b'\1' + bytes(7)
+    data = bytes(header) + holes * 2**13 + bytes(1024)
+    self.assertLess(self.peak('x.tar', data, 'a.jpg is a sparse file'), MIB)
+
+  def peak(self, name, data, message):
+    """Most memory of Python, in bytes, while an archive is refused."""
+    (self.folder / name).write_bytes(data)
+    tracemalloc.start()
+    try:
+      with (
+          absltest.mock.patch.object(archives, '_COPIED', 2**16),
+          self.assertRaisesRegex(DataError, message),
+      ):
+        archives.open_archive(self.folder / name, self.scratch)
+      return tracemalloc.get_traced_memory()[1]
+    finally:
+      tracemalloc.stop()
+
+  def extended(self, kind, size):
+    """A tar file of one image, behind a name or attributes of a size."""
+    header = tarfile.TarInfo('long')
+    header.type, header.size = kind.encode(), size
+    text = b'n' * size
+    if kind in 'xgX':
+      text = b'%d comment=' % size
+      text += b'n' * (size - len(text) - 1) + b'\n'
+    return header.tobuf(tarfile.GNU_FORMAT) + text + tar({'0/a.jpg': self.file})
 
   def test_sizes_of_zip(self):
     """A bomb: 128 MiB and more of zeros in 130 kB."""
