@@ -10,6 +10,7 @@ they decide by is what the first one sees on the disk.
 """
 
 import contextlib
+import math
 import os
 import pathlib
 import shutil
@@ -120,7 +121,9 @@ class Checkpoints:
       top1 = {
           record['step']: record['top1']
           for record in metrics.read_records(self._workdir / metrics.FILE)
-          if record['kind'] == 'eval_centre' and record['step'] in steps
+          if record['kind'] == 'eval_centre'
+          and record['step'] in steps
+          and _is_finite(record.get('top1'))
       }
       if not top1:
         raise CheckpointError(
@@ -191,6 +194,7 @@ class Checkpoints:
       state: Any,
       progress: dict[str, Any],
       best: Collection[int] = (),
+      report: Callable[[str], None] = logging.warning,
   ) -> None:
     """Writes a checkpoint, then deletes those too old to keep.
 
@@ -199,6 +203,7 @@ class Checkpoints:
       state: arrays.
       progress: for JSON.
       best: steps of checkpoints to keep, however old.
+      report: is told of those that should be deleted and cannot be.
 
     Raises:
       UnsavedError: no room on disk, or the disk fails. Earlier checkpoints are
@@ -226,6 +231,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
       processes.wait_for_all('checkpoint')
       if processes.is_first():
+        self._sync_metrics()
         manifest.write(self._directory / str(step))
     except Exception as error:  # Orbax wraps the file system's errors.
       if jax.process_count() > 1:
@@ -248,15 +254,48 @@ class Checkpoints:
       raise
     # Nothing is deleted, and nobody goes on, before the manifest is there.
     processes.wait_for_all('manifest')
-    for old in self.complete_steps()[: -self._keep]:
-      if old not in best:
-        if processes.is_first():
-          (self._directory / str(old) / manifest.FILE).unlink()
-        self._manager.delete(old)
+    old = self.complete_steps()[: -self._keep]
+    if processes.is_first():
+      for step in old:
+        if step not in best:
+          self._delete(step, report)
+    # Not by Orbax, where the others wait for ever for a first that has failed.
+    processes.wait_for_all('deleted')
     if processes.is_first():
       # Whatever they were, there is a better one now.
       for path in self._directory.glob(f'*{_INCOMPLETE}'):
         shutil.rmtree(path, ignore_errors=True)
+
+  def _sync_metrics(self):
+    """No record is lost that is older than the checkpoint.
+
+    A run that continues from it after a power cut would not write it again.
+    Where that fails, the checkpoint is worth more than the records.
+    """
+    with contextlib.suppress(OSError):
+      with open(self._workdir / metrics.FILE, 'rb') as f:
+        os.fsync(f.fileno())
+      manifest.sync_folder(self._workdir)
+
+  def _delete(self, step, report):
+    """Deletes an old one. If that fails, the new one is there all the same.
+
+    What is left without a manifest goes when the run is started again.
+    """
+    path = self._directory / str(step)
+    try:
+      (path / manifest.FILE).unlink()
+    except OSError as error:
+      report(f'{path} is old and cannot be deleted ({error.strerror})')
+      return
+    try:
+      shutil.rmtree(path)
+    except OSError as error:
+      report(
+          f'{path} is old and cannot be deleted completely ({error.strerror}); '
+          'it does not count, and goes at the next start'
+      )
+      shutil.rmtree(path, ignore_errors=True)  # As much as can be.
 
   def _remove_unfinished(self, step):
     """Gives back the room that a failed save has taken."""
@@ -401,6 +440,11 @@ class Checkpoints:
     if step not in self._checked:
       manifest.check(self._directory / str(step))
       self._checked.add(step)
+
+
+def _is_finite(value):
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return is_number and math.isfinite(value)
 
 
 def _folders(directory):

@@ -16,7 +16,7 @@ from absl import logging
 
 from alexnet import board
 from alexnet.errors import CheckpointError
-from input_pipeline import untrusted
+from input_pipeline import atomic, untrusted
 
 FILE = 'metrics.jsonl'
 
@@ -117,9 +117,8 @@ class Writer:
         if r['step'] < first_step
         or (r['step'] == first_step and stays(r))
     ]
-    temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-    os.replace(temporary, self._path)
+    text = ''.join(json.dumps(r) + '\n' for r in kept)
+    atomic.replace_text(self._path, text)
     # Without a buffer, so that it is known what is in the file.
     self._file = open(self._path, 'ab', buffering=0)
     self._size = self._file.tell()

@@ -156,7 +156,11 @@ class Recovery:
     best = progress.best_steps(self._config.keep_best, saved)
     try:
       self._checkpoints.save(
-          progress.step, state, dataclasses.asdict(progress), best
+          progress.step,
+          state,
+          dataclasses.asdict(progress),
+          best,
+          self._warn,
       )
     except UnsavedError as error:
       before = f'step {max(saved):,}' if saved else 'the beginning'

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from alexnet.errors import CheckpointError
-from input_pipeline import untrusted
+from input_pipeline import atomic, untrusted
 
 CONFIG = 'config.json'
 RESULTS = 'results.json'
@@ -161,9 +161,7 @@ def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def write_json(path: pathlib.Path, values: Any) -> None:
   """Writes a file that is either as it was or complete."""
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(values, indent=2) + '\n')
-  temporary.replace(path)
+  atomic.replace_text(path, json.dumps(values, indent=2) + '\n')
 
 
 def _to_tuples(value):

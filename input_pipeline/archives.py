@@ -43,6 +43,13 @@ _COPIED = 2**22
 # the zeros that tar puts between them.
 LARGEST_RATIO = 100
 _SMALLEST_LIMIT = 2**26
+# Bytes of the long names and attributes of one member of a tar file, and of
+# those for all members together. tarfile has them in memory several times.
+MAX_EXTENSIONS = 2**20
+_EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
+    tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)
 
 
 class Archive(Files):
@@ -181,12 +188,12 @@ def _zip_members(path):
 
 
 def _tar_members(path):
-  with tarfile.open(path, 'r:') as archive:
+  with _TarFile.open(path, 'r:') as archive:
     for member in _files(archive):
       if member.name.endswith('.tar'):
         folder = member.name.removesuffix('.tar')
         inner_file = archive.extractfile(member)
-        with tarfile.open(fileobj=inner_file, mode='r:') as inner:
+        with _TarFile.open(fileobj=inner_file, mode='r:') as inner:
           for image in _files(inner):
             start = member.offset_data + image.offset_data
             yield f'{folder}/{image.name}', (start, image.size)
@@ -202,8 +209,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
       raise tarfile.ReadError(f'{member.size} bytes at byte {place:,}')
     place = archive.offset
     if member.issparse():
-      # Its bytes are not in one piece, and no image has holes.
-      raise tarfile.ReadError(f'{printable(member.name)} is a sparse file')
+      raise _sparse(member)
     if member.isfile():
       yield member
   # It takes a header that is damaged or cut off for the end, which is zeros.
@@ -212,6 +218,45 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     raise tarfile.ReadError(
         f'neither a file nor the end of all at byte {archive.offset:,}'
     )
+
+
+class _Member(tarfile.TarInfo):
+  """Refuses what tarfile would read into memory as a whole, of any size."""
+
+  def _proc_member(self, archive):
+    """Called for each header, with the file at what follows it."""
+    if self.type == tarfile.GNUTYPE_SPARSE:
+      raise _sparse(self)
+    if self.type not in _EXTENSIONS:
+      archive.extensions = archive.lasting_extensions
+      return super()._proc_member(archive)
+    # Of several in a row each is kept until the last has been read.
+    archive.extensions += self.size
+    if self.type == tarfile.XGLTYPE:
+      archive.lasting_extensions += self.size
+    if self.size < 0 or archive.extensions > MAX_EXTENSIONS:
+      raise tarfile.ReadError(
+          f'a name or attributes of {archive.extensions:,} bytes at byte '
+          f'{self.offset:,}, wanted at most {MAX_EXTENSIONS:,}'
+      )
+    return super()._proc_member(archive)
+
+  def _proc_gnusparse_10(self, member, pax_headers, archive):
+    """Called to read a list of holes from the data."""
+    raise _sparse(member)
+
+
+class _TarFile(tarfile.TarFile):
+  """With the bytes that `_Member` has counted."""
+
+  tarinfo = _Member
+  extensions = 0  # Of the member that is being read.
+  lasting_extensions = 0  # Of all members.
+
+
+def _sparse(member):
+  # Its bytes are not in one piece, and no image has holes.
+  return tarfile.ReadError(f'{printable(member.name)} is a sparse file')
 
 
 class _Xz:

@@ -50,6 +50,24 @@ def opened(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[BinaryIO]:
     temporary.unlink(missing_ok=True)
 
 
+def replace_text(path: pathlib.Path, text: str) -> None:
+  """Writes a small file that no other process writes at the same time.
+
+  After a power cut it is as it was or complete; without the wait for the disk
+  it could be empty, as the new name may get there before the text.
+
+  Args:
+    path: of the file. The one beside it that ends in .tmp is overwritten.
+    text: of the whole file.
+  """
+  temporary = path.with_suffix(_SUFFIX)
+  with open(temporary, 'w') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(temporary, path)
+
+
 def _open_locked(path: pathlib.Path) -> BinaryIO:
   """A new file, with the sign that a living process writes it."""
   while True:

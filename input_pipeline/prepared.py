@@ -180,8 +180,13 @@ class Prepared(Source):
       raise untrusted.UnreadableError(
           f'labels are not those of {len(self.class_names)} classes'
       )
-    if sizes is not None and images and sizes.min() < 1:
-      raise untrusted.UnreadableError(f'a file of {sizes.min()} bytes')
+    if sizes is not None:
+      # Of a whole shard, so that no sum of them in int64 overflows.
+      most = np.array([shard['bytes'] for shard in about['shards']], np.int64)
+      most = most.repeat(np.array(shards, np.int64))
+      if wrong := sizes[(sizes < 1) | (sizes > most)][:1].tolist():
+        raise untrusted.UnreadableError(f'a file of {wrong[0]} bytes')
+      sizes = sizes.astype(np.int64)
     self._counts = shards
     return labels, shards, sizes
 

@@ -9,6 +9,7 @@ passed on to all processes. The exit status is that of the first one to fail; of
 a process that a signal has killed, 128 and its number.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -36,7 +37,20 @@ def main(argv: list[str]) -> int:
       # Reached from this machine only.
       'JAX_COORDINATOR_BIND_ADDRESS': f'{_HOST}:{port}',
   }
-  running = {}
+  running, early, starting = {}, [], True
+
+  def forward(number, frame):
+    del frame
+    if starting:  # One that is being started is not known yet.
+      early.append(number)
+      return
+    for pid in list(running):
+      # Not by Popen, which would take the status that `wait` waits for.
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, forward)
   with reserved:
     for index in range(_PROCESSES.value):
       process = subprocess.Popen(
@@ -53,14 +67,9 @@ def main(argv: list[str]) -> int:
           process_group=0,
       )
       running[process.pid] = process
-
-    def forward(number, frame):
-      del frame
-      for process in list(running.values()):
-        process.send_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, forward)
+    starting = False
+    for number in early:
+      forward(number, None)
     status = 0
     while running:
       pid, wait_status = os.wait()

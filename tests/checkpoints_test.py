@@ -2,6 +2,7 @@
 
 from tests import testing  # isort: skip
 
+import errno
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import checkpoints, manifest
+from alexnet import checkpoints, manifest, metrics
 from alexnet.errors import CheckpointError, UnsavedError
 from tests import faulty
 
@@ -188,19 +189,62 @@ class KeptTest(CheckpointsTestCase):
     self.save(1, 2, 3)
     seen = []
 
-    def delete(step):
+    def delete(path, delete=shutil.rmtree):
       manifest.check(self.folder / '4')
       # Half deleted, it does not count either.
-      seen.append((step, checkpoints.complete_steps(self.workdir)))
-      shutil.rmtree(self.folder / str(step))
+      seen.append((path.name, checkpoints.complete_steps(self.workdir)))
+      delete(path)
 
-    with absltest.mock.patch.object(self.store._manager, 'delete', delete):
+    with absltest.mock.patch.object(shutil, 'rmtree', delete):
       self.save(4)
-    self.assertEqual(seen, [(1, [2, 3, 4])])
+    self.assertEqual(seen, [('1', [2, 3, 4])])
+    self.assertEqual(self.names(), ['2', '3', '4'])
+
+  def test_an_old_one_that_stays(self):
+    """As with files that another machine has open on a network disk."""
+    self.save(1, 2, 3)
+    said, state = [], str(self.folder / '1' / 'state')
+
+    def rmdir(path, *, dir_fd=None, rmdir=os.rmdir):
+      if str(path) in ('state', state):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+      rmdir(path, dir_fd=dir_fd)
+
+    with absltest.mock.patch.object(os, 'rmdir', rmdir):
+      self.save(4, report=said.append)
+    (text,) = said
+    self.assertRegex(text, f'{self.folder}/1 is old .*Directory not empty')
+    self.assertEqual(checkpoints.complete_steps(self.workdir), [2, 3, 4])
+    # All else is deleted, and this one when the run starts again.
+    self.assertEqual([p.name for p in (self.folder / '1').iterdir()], ['state'])
+    self.save(5, report=said.append)
+    self.assertEqual(self.names(), ['1', '3', '4', '5'])
+    self.assertEmpty(self.store.set_aside_unfinished())
+    self.assertEqual(self.names(), ['3', '4', '5'])
+    self.assertLen(said, 1)
+
+  def test_an_old_one_whose_manifest_stays(self):
+    """It is still complete then, and goes with the next."""
+    self.save(1, 2, 3)
+    said = []
+    with absltest.mock.patch.object(
+        pathlib.Path, 'unlink', side_effect=OSError(errno.EIO, 'failed')
+    ):
+      self.save(4, report=said.append)
+    (text,) = said
+    self.assertIn('1 is old and cannot be deleted (failed)', text)
+    manifest.check(self.folder / '1')
+    self.save(5, report=said.append)
+    self.assertEqual(self.names(), ['3', '4', '5'])
 
   def test_on_the_disk_before_the_manifest_is(self):
-    """After a power cut there is no manifest of files that are not there."""
+    """After a power cut there is no manifest of files that are not there.
+
+    Nor of a step whose records are not.
+    """
     synced = {}
+    records = self.workdir / metrics.FILE
+    records.write_text('{"kind": "train", "step": 1}\n')
 
     def fsync(descriptor):
       status = os.fstat(descriptor)
@@ -208,7 +252,10 @@ class KeptTest(CheckpointsTestCase):
 
     def rename(source, target, rename=pathlib.Path.rename):
       if target.name == manifest.FILE:
-        paths = [source, target.parent, *target.parent.rglob('*')]
+        paths = [
+            source, target.parent, *target.parent.rglob('*'), records,
+            self.workdir,
+        ]
         for path in paths:
           self.assertIn(path.stat().st_ino, synced, path)
           if path.is_file():
@@ -223,6 +270,21 @@ class KeptTest(CheckpointsTestCase):
     ):
       self.save(1)
     self.assertLen(renamed, 1)
+
+  def test_records_that_cannot_be_synced(self):
+    """As on a disk that fails; the checkpoint may be on it all the same."""
+    records = self.workdir / metrics.FILE
+    self.save(1)  # Without any.
+    records.write_text('')
+
+    def fsync(descriptor, fsync=os.fsync):
+      if os.path.samestat(os.fstat(descriptor), records.stat()):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+      fsync(descriptor)
+
+    with absltest.mock.patch.object(os, 'fsync', fsync):
+      self.save(2)
+    self.assertEqual(self.reader().find(), 2)
 
   def test_what_a_killed_process_leaves(self):
     self.save(1, 2, 3)
@@ -257,6 +319,22 @@ class KeptTest(CheckpointsTestCase):
     # Nothing else than what was asked for.
     (self.folder / '2' / manifest.FILE).write_text('')
     with self.assertRaisesRegex(CheckpointError, '2 is damaged'):
+      self.reader().find('best')
+
+  def test_best_of_records_that_have_a_top1(self):
+    self.save(1, 2, 3)
+    record = '{"kind": "eval_centre", "step": %d%s}\n'
+    (self.workdir / metrics.FILE).write_text(''.join(
+        record % (step, rest)
+        for step, rest in (
+            (1, ''), (3, ', "top1": NaN'), (1, ', "top1": "1"'),
+            (2, ', "top1": 0.5'), (3, ', "top1": Infinity'),
+            (1, ', "top1": null'), (3, ', "top1": true'),
+        )
+    ))
+    self.assertEqual(self.reader().find('best'), 2)
+    (self.workdir / metrics.FILE).write_text(record % (1, ''))
+    with self.assertRaisesRegex(CheckpointError, 'of a step that was evalua'):
       self.reader().find('best')
 
   @parameterized.parameters(

@@ -3,6 +3,7 @@
 from tests import testing  # isort: skip
 
 import ast
+import gzip
 import io
 import json
 import lzma
@@ -546,6 +547,70 @@ class ArchivesTest(parameterized.TestCase):
       source = self.open('x.tar', bytes(data))
       source.read(0)
 
+  @parameterized.product(kind=list('LKxgX'), nested=(False, True))
+  def test_extensions_of_tar(self, kind, nested):
+    """A name or attributes of 8 MiB, which compress to a few kB."""
+    data = self.extended(kind, 8 * MIB)
+    if nested:
+      data = tar({'a.tar': data})
+    packed = gzip.compress(data, 1)
+    self.assertLess(len(packed), MIB)
+    message = 'attributes of 8,388,608 bytes at byte 0, wanted at most 1,048'
+    self.assertLess(self.peak('x.tar.gz', packed, message), 2 * MIB)
+
+  @parameterized.parameters(*'LKxg')
+  def test_extensions_in_a_row(self, kind):
+    """All of which are in memory before there is a member."""
+    one = self.extended(kind, 2**18)[: 512 + 2**18]
+    members = tar({'0/a.jpg': self.file})
+    self.open('x.tar', one * 4 + members)
+    with self.assertRaisesRegex(DataError, 'attributes of 1,310,720 bytes'):
+      self.open('y.tar', one * 5 + members)
+    # They are gone with a member, unless they are for all.
+    blocks = -(-len(self.file) // 512)
+    data = one * 4 + members[: 512 * (1 + blocks)]
+    data += one * 4 + tar({'1/b.jpg': self.file})
+    if kind == 'g':
+      with self.assertRaisesRegex(DataError, 'attributes of 1,310,720 bytes'):
+        self.open('z.tar', data)
+    else:
+      self.open('z.tar', data)
+
+  def test_holes_of_tar(self):
+    """A list of 172,032 of them, in 4 MiB; no image has any."""
+    header = bytearray(tarfile.TarInfo('0/a.jpg').tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[482] = 1  # More follow.
+    header[148:156] = b' ' * 8
+    header[148:156] = b'%06o\0 ' % sum(header)
+    holes = b'00000000001\0' * 42 + b'\1' + bytes(7)
+    data = bytes(header) + holes * 2**13 + bytes(1024)
+    self.assertLess(self.peak('x.tar', data, 'a.jpg is a sparse file'), MIB)
+
+  def peak(self, name, data, message):
+    """Most memory of Python, in bytes, while an archive is refused."""
+    (self.folder / name).write_bytes(data)
+    tracemalloc.start()
+    try:
+      with (
+          absltest.mock.patch.object(archives, '_COPIED', 2**16),
+          self.assertRaisesRegex(DataError, message),
+      ):
+        archives.open_archive(self.folder / name, self.scratch)
+      return tracemalloc.get_traced_memory()[1]
+    finally:
+      tracemalloc.stop()
+
+  def extended(self, kind, size):
+    """A tar file of one image, behind a name or attributes of a size."""
+    header = tarfile.TarInfo('long')
+    header.type, header.size = kind.encode(), size
+    text = b'n' * size
+    if kind in 'xgX':
+      text = b'%d comment=' % size
+      text += b'n' * (size - len(text) - 1) + b'\n'
+    return header.tobuf(tarfile.GNU_FORMAT) + text + tar({'0/a.jpg': self.file})
+
   def test_sizes_of_zip(self):
     """A bomb: 128 MiB and more of zeros in 130 kB."""
     data = self.zipped([('a/0.jpg', bytes(2**27 + 1))])
@@ -731,6 +796,67 @@ class PreparedTest(preparing.PreparingTest):
     data[place : place + 4] = struct.pack('>HH', 4000, 5000)
     shard.write_bytes(data)
     self.refused('5000 x 4000 pixels, wanted 256 x 256')
+
+  def test_scans(self):
+    """An image that is refused when it is prepared is no better later."""
+    encoded = jpeg(256, 256, progressive=True)
+    start = encoded.rfind(b'\xff\xda')
+    body, scan = encoded[:-2], encoded[start:-2]
+    self.assertEqual(decoding.decode_square(encoded, 256).shape[0], 256)
+    comments = (b'\xff\xfe\0\2', b'\xff\xfe\0\3x')
+    for between in (b'', *comments):  # At even places, and at odd ones.
+      bad = body + (scan + between) * 101 + b'\xff\xd9'
+      with self.assertRaisesRegex(ValueError, 'more than 100 scans'):
+        decoding.decode_square(np.frombuffer(bad, np.uint8), 256)
+    self.replace_first(body + scan * 100 + b'\xff\xd9')
+    self.refused('.jpg of .* is damaged .it has more than 100 scans')
+
+  def test_sizes(self):
+    """Those that NumPy takes for other numbers; and of any whole type."""
+    with np.load(self.out / 'train.npz') as arrays:
+      arrays = dict(arrays)
+    right = arrays['sizes']
+    train, _ = prepared.open_prepared(self.out)
+    pixels = train.image(1)[0]
+    for kind in (np.uint64, np.uint32, np.int64):
+      arrays['sizes'] = right.astype(kind)
+      np.savez(self.out / 'train.npz', **arrays)
+      train, _ = prepared.open_prepared(self.out)
+      np.testing.assert_array_equal(train.image(1)[0], pixels)
+    for size in (0, -1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):
+      kind = np.uint64 if size > 0 else np.int64
+      arrays['sizes'] = right.astype(kind)
+      arrays['sizes'][0] = size
+      np.savez(self.out / 'train.npz', **arrays)
+      self.refused(f'cannot read .*train.npz .a file of {size} bytes')
+
+  def test_segments(self):
+    encoded = jpeg(256, 256)
+    with self.assertRaisesRegex(ValueError, 'before its pixels, wanted'):
+      decoding.decode_square(
+          encoded[:20] + b'\xff\xfe\0\2' * 3000 + encoded[20:], 256
+      )
+
+  def test_bytes(self):
+    encoded = jpeg(256, 256)
+    with (
+        absltest.mock.patch.object(decoding, 'MAX_BYTES', len(encoded) - 1),
+        self.assertRaisesRegex(ValueError, 'bytes, wanted at most'),
+    ):
+      decoding.decode_square(encoded, 256)
+
+  def replace_first(self, encoded):
+    """Puts another file in place of the training set's first image."""
+    shard = next(self.out.glob('train-*.npy'))
+    with np.load(self.out / 'train.npz') as arrays:
+      arrays = dict(arrays)
+    data = np.load(shard)[arrays['sizes'][0] :]
+    np.save(shard, np.concatenate([np.frombuffer(encoded, np.uint8), data]))
+    arrays['sizes'][0] = len(encoded)
+    np.savez(self.out / 'train.npz', **arrays)
+    values = json.loads((self.out / 'manifest.json').read_text())
+    values['sets']['train']['shards'][0]['bytes'] = shard.stat().st_size
+    (self.out / 'manifest.json').write_text(json.dumps(values))
 
   def test_labels_of_no_class(self):
     with np.load(self.out / 'train.npz') as arrays:

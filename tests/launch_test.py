@@ -220,7 +220,8 @@ class LocalTest(absltest.TestCase):
     super().setUp()
     self.root = pathlib.Path(self.create_tempdir().full_path)
 
-  def start(self, body, count=3):
+  def start(self, body, count=3, before=''):
+    """Runs the launcher; before: code that changes it."""
     script = self.root / 'main.py'
     script.write_text(
         'import signal, sys, time\n'
@@ -229,7 +230,8 @@ class LocalTest(absltest.TestCase):
     )
     code = (
         'import pathlib; from absl import app; from launch import local; '
-        f'local._MAIN = pathlib.Path({str(script)!r}); app.run(local.main)'
+        f'local._MAIN = pathlib.Path({str(script)!r})\n'
+        f'{before}\napp.run(local.main)'
     )
     return subprocess.Popen(
         [sys.executable, '-c', code, f'--processes={count}', '--', '--own=1'],
@@ -268,6 +270,41 @@ class LocalTest(absltest.TestCase):
     self.assertIn('signal 1', lines)
     self.assertRegex(lines[0], r"'coordinator', '127.0.0.1:\d+'")
     self.assertRegex(lines[0], r"'num_processes', '2'.*'own', '1'")
+
+  def test_a_signal_for_one_that_has_just_ended(self):
+    """Its status is still to be had."""
+    process = self.start(
+        'sys.exit(3)\n',
+        count=1,
+        before=(
+            'import os, signal\n'
+            'def wait(wait=os.wait):\n'
+            '  os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)\n'
+            '  os.kill(os.getpid(), signal.SIGTERM)\n'
+            '  return wait()\n'
+            'os.wait = wait'
+        ),
+    )
+    process.communicate()
+    self.assertEqual(process.returncode, 3)
+
+  def test_a_signal_while_they_are_started(self):
+    """It reaches all of them, and none is left behind."""
+    process = self.start(
+        'time.sleep(5)\nprint("left", flush=True)\n',
+        before=(
+            'import os, signal\n'
+            'class Popen(local.subprocess.Popen):\n'
+            '  def __init__(self, command, **options):\n'
+            '    super().__init__(command, **options)\n'
+            '    if "--process_id=1" in command:\n'
+            '      os.kill(os.getpid(), signal.SIGTERM)\n'
+            'local.subprocess.Popen = Popen'
+        ),
+    )
+    output, _ = process.communicate()
+    self.assertEqual(output, '')
+    self.assertEqual(process.returncode, 128 + signal.SIGTERM)
 
 
 class ExamplesTest(absltest.TestCase):

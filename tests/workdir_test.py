@@ -1,13 +1,14 @@
-"""Workdirs of runs that were made before a field was."""
+"""Workdirs: of runs that were made before a field was, and on the disk."""
 
 from tests import testing  # isort: skip
 
 import json
+import os
 import pathlib
 
 from absl.testing import absltest
 
-from alexnet import workdir
+from alexnet import metrics, workdir
 from alexnet.errors import CheckpointError
 from configs import alexnet
 
@@ -46,6 +47,50 @@ class OlderRunTest(absltest.TestCase):
     self.config.schedule.warmup_epochs = 1.0
     with self.assertRaisesRegex(CheckpointError, 'warmup_epochs was 0.0'):
       workdir.check_config(self.workdir, self.config)
+
+
+class PowerCutTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir())
+
+  def check(self, name, write):
+    """Nothing gets the name before it is on the disk with all its bytes."""
+    synced, replaced = {}, []
+
+    def fsync(descriptor):
+      status = os.fstat(descriptor)
+      synced[status.st_ino] = status.st_size
+
+    def replace(source, target, replace=os.replace):
+      status = os.stat(source)
+      replaced.append((pathlib.Path(target), status.st_size))
+      self.assertEqual(synced.get(status.st_ino), status.st_size)
+      replace(source, target)
+
+    with (
+        absltest.mock.patch.object(os, 'fsync', fsync),
+        absltest.mock.patch.object(os, 'replace', replace),
+    ):
+      write()
+    path = self.workdir / name
+    self.assertEqual(replaced, [(path, path.stat().st_size)])
+
+  def test_config(self):
+    self.check(
+        'config.json',
+        lambda: workdir.save_config(self.workdir, alexnet.get_config()),
+    )
+
+  def test_metrics(self):
+    with open(self.workdir / metrics.FILE, 'w') as f:
+      for step in range(9):
+        f.write(json.dumps({'kind': 'train', 'step': step}) + '\n')
+    self.check(
+        metrics.FILE, lambda: metrics.Writer(self.workdir, 7).close()
+    )
+    self.assertLen(metrics.read_records(self.workdir / metrics.FILE), 8)
 
 
 del testing
