@@ -17,6 +17,8 @@ from alexnet import checkpoints, environment, faults, metrics, train
 from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 
+# Of a run: their images can be counted in 64 bits, whatever a record says.
+_MOST_BATCHES = 2**40
 # Where there is no checkpoint to end at.
 _STEPS = 10
 # Differences that are listed.
@@ -186,7 +188,7 @@ def _gaps(records):
   return {
       r['step']: r['batch'] + 1 - r['step'] for r in records
       if r['kind'] == faults.KIND and r.get('action') == faults.ROLLBACK
-      and isinstance(r.get('batch'), int)
+      and isinstance(r.get('batch'), int) and 0 <= r['batch'] < _MOST_BATCHES
   }
 
 

@@ -590,7 +590,7 @@ def config_of_run(
   with config.ignore_type():
     config.mesh.data = config.mesh.tower = None
     config.update_from_flattened_dict(overrides or {})
-  if not checkpoints.newest_step(workdir):
+  if checkpoints.newest_step(workdir) is None:
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
     )

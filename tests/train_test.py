@@ -498,6 +498,18 @@ class BadRunTest(RunTestCase):
     with self.assertRaisesRegex(CheckpointError, 'no checkpoint yet'):
       train.open_run(self.workdir, silent())
 
+  def test_checkpoint_of_step_0(self):
+    """Of a run that went back to its beginning, and was stopped there."""
+    self.copy_of_reference()
+    folder = self.workdir / 'checkpoints'
+    newest = checkpoints.newest_step(self.workdir)
+    (folder / str(newest)).rename(folder / '0')
+    for step in checkpoints.complete_steps(self.workdir)[1:]:
+      shutil.rmtree(folder / str(step))
+    self.assertEqual(
+        train.config_of_run(self.workdir).model.conv1.features, 8
+    )
+
   def test_diverged(self):
     with self.assertRaisesRegex(
         NonFiniteLossError, 'the loss is .* near step .*learning_rate'

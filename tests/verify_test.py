@@ -246,6 +246,17 @@ class VerifyTest(parameterized.TestCase):
       self.verify()
 
 
+class GapsTest(absltest.TestCase):
+
+  def test_records_of_strangers(self):
+    record = lambda batch: {
+        'kind': 'fault', 'step': 4, 'action': 'rollback', 'batch': batch
+    }
+    self.assertEqual(replay._gaps([record(6)]), {4: 3})
+    for batch in (2**63, -1, 'six', None, 6.5):
+      self.assertEqual(replay._gaps([record(batch)]), {})
+
+
 class DifferenceTest(parameterized.TestCase):
 
   def describe(self, wanted, got):
