@@ -18,7 +18,7 @@ from absl import app, flags
 
 from alexnet import cli, compilation, host_memory
 from alexnet.analysis import run_flags
-from alexnet.analysis.document import Table, to_markdown, to_text
+from alexnet.analysis.document import Table, show
 
 if TYPE_CHECKING:
   import numpy as np
@@ -298,11 +298,7 @@ def main(argv: list[str]) -> None:
       ]),
   ]
   console.print()
-  print(to_text(page), end='')
-  if values.output:
-    output = pathlib.Path(values.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(to_markdown(page))
+  show(page, values.output)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """A page of paragraphs, lists and tables, for a terminal or as Markdown."""
 
 import dataclasses
+import pathlib
 import textwrap
 
 
@@ -69,3 +70,12 @@ def to_markdown(sections: list[Section]) -> str:
         lines.append(item)
       lines.append('')
   return '\n'.join(lines).rstrip() + '\n'
+
+
+def show(sections: list[Section], output: str | None) -> None:
+  """Prints a page, and writes it as Markdown to a file if one is named."""
+  print(to_text(sections), end='')
+  if output:
+    path = pathlib.Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_markdown(sections))

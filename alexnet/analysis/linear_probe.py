@@ -13,7 +13,6 @@ about as many. Files that cannot be read are left out, named at the end, and
 make the exit status 1.
 """
 
-import pathlib
 import statistics
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from absl import app, flags
 
 from alexnet import cli, compilation, host_memory
 from alexnet.analysis import run_flags
-from alexnet.analysis.document import Table, to_markdown, to_text
+from alexnet.analysis.document import Table, show
 from alexnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -207,11 +206,8 @@ def main(argv: list[str]) -> int | None:
          'out.' if left_out else '')
   )
   page = [(title, [about, table(results, layers)])]
-  print('\n' + to_text(page), end='')
-  if values.output:
-    output = pathlib.Path(values.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(to_markdown(page))
+  print()
+  show(page, values.output)
   for line in left_out.values():
     print(f'left out: {line}', file=sys.stderr)
   return 1 if left_out else None

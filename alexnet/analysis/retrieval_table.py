@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from alexnet import cli, compilation
-from alexnet.analysis.document import Table, to_markdown, to_text
+from alexnet.analysis.document import Table, show
 from alexnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -280,11 +280,7 @@ def main(argv: list[str]) -> None:
     )
   page = [('Retrieval', [about, table(found, values.neighbours)])]
   console.print()
-  print(to_text(page), end='')
-  if values.output:
-    output = pathlib.Path(values.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(to_markdown(page))
+  show(page, values.output)
 
 
 if __name__ == '__main__':
