@@ -224,7 +224,10 @@ class LocalTest(absltest.TestCase):
     """Runs the launcher; before: code that changes it."""
     script = self.root / 'main.py'
     script.write_text(
-        'import signal, sys, time\n'
+        'import os, signal, sys, time\n'
+        # A line in one piece, in an unbuffered Python too: they share a pipe.
+        'say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n")'
+        '.encode())\n'
         'flags = dict(f[2:].split("=") for f in sys.argv[1:])\n'
         'process = int(flags["process_id"])\n' + body
     )
@@ -249,7 +252,7 @@ class LocalTest(absltest.TestCase):
 
   def test_killed(self):
     process = self.start(
-        'import os\nif process == 1: os.kill(os.getpid(), 9)\n'
+        'if process == 1: os.kill(os.getpid(), 9)\n'
     )
     process.communicate()
     self.assertEqual(process.returncode, 128 + 9)
@@ -257,8 +260,8 @@ class LocalTest(absltest.TestCase):
   def test_signals_and_flags(self):
     process = self.start(
         'signal.signal(signal.SIGTERM, lambda *_: (\n'
-        '    print("signal", process, flush=True), sys.exit(0)))\n'
-        'print("flags", sorted(flags.items()), flush=True)\n'
+        '    say("signal", process), sys.exit(0)))\n'
+        'say("flags", sorted(flags.items()))\n'
         'time.sleep(60)\n',
         count=2,
     )
@@ -291,7 +294,7 @@ class LocalTest(absltest.TestCase):
   def test_a_signal_while_they_are_started(self):
     """It reaches all of them, and none is left behind."""
     process = self.start(
-        'time.sleep(5)\nprint("left", flush=True)\n',
+        'time.sleep(5)\nsay("left")\n',
         before=(
             'import os, signal\n'
             'class Popen(local.subprocess.Popen):\n'
