@@ -260,6 +260,17 @@ def _groups(line) -> np.ndarray:
   if listed:
     rows = re.findall(r'\{([\d,]+)\}', listed[1])
     return np.array([[int(n) for n in row.split(',')] for row in rows])
+  # mesh['data'=4,'tower'=2] {'tower'}: the devices along the axes named last.
+  named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+  if named:
+    sizes = {
+        name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])
+    }
+    along = re.findall(r"'(\w+)'", named[2])
+    across = [name for name in sizes if name not in along]
+    devices = np.arange(math.prod(sizes.values())).reshape([*sizes.values()])
+    devices = devices.transpose([*map([*sizes].index, across + along)])
+    return devices.reshape(-1, math.prod(sizes[name] for name in along))
   # [2,4]<=[4,2]T(1,0): count up in shape (4, 2), transpose, then cut.
   counted = re.search(
       r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
