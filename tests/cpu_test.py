@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 
 from alexnet.models import cpu, layers
+from tests.exact import exactly, normal, output_and_gradients
 
 del testing
 
@@ -16,28 +17,8 @@ del testing
 _ROUNDING = 2.0**-8
 
 
-def normal(*shape, seed=0):
-  rng = np.random.default_rng(seed)
-  return rng.standard_normal(shape).astype(np.float32)
-
-
 def bfloat16(*shape, seed=0):
   return jnp.asarray(normal(*shape, seed=seed), jnp.bfloat16)
-
-
-def output_and_gradients(function, g, *inputs):
-  y, pullback = jax.vjp(function, *inputs)
-  return y, pullback(jnp.asarray(g, y.dtype))
-
-
-def exactly(function, g, *inputs):
-  """Output and gradients by TensorFlow, in float64."""
-  inputs = [tf.constant(np.asarray(x, np.float64)) for x in inputs]
-  with tf.GradientTape() as tape:
-    tape.watch(inputs)
-    y = function(*inputs)
-  g = tf.constant(np.asarray(g, np.float64))
-  return y.numpy(), [x.numpy() for x in tape.gradient(y, inputs, g)]
 
 
 def assert_rounded(actual, exact, error=1e-5):
@@ -118,82 +99,6 @@ class ConvolutionTest(parameterized.TestCase):
     self.assertEqual(products(jnp.bfloat16, 'cpu'), (12, 0))
     self.assertEqual(products(jnp.float32, 'cpu')[0], 0)
     self.assertEqual(products(jnp.bfloat16, 'cuda')[0], 0)
-
-
-class WinogradTest(parameterized.TestCase):
-
-  @parameterized.parameters(
-      # height, width, in, out, padding
-      (13, 13, 24, 16, (1, 1)),  # conv3 to conv5 of the paper.
-      (8, 9, 5, 6, (1, 1)),
-      (5, 6, 5, 6, (0, 0)),
-      (7, 7, 3, 8, (2, 1)),
-      (4, 5, 5, 1, (0, 2)),
-      (3, 3, 1, 5, (0, 0)),  # One pixel.
-  )
-  def test_tensorflow(self, height, width, channels, features, padding):
-    x = jnp.asarray(normal(2, height, width, channels))
-    w = jnp.asarray(normal(3, 3, channels, features, seed=1))
-    out = [size + sum(padding) - 2 for size in (height, width)]
-    g = normal(2, *out, features, seed=2)
-    y, gradients = output_and_gradients(
-        jax.jit(lambda x, w: cpu.winograd(x, w, padding)), g, x, w
-    )
-
-    def by_tensorflow(x, w):
-      x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
-      return tf.nn.conv2d(x, w, 1, 'VALID')
-
-    exact, exact_gradients = exactly(by_tensorflow, g, x, w)
-    for one, other in zip((y, *gradients), (exact, *exact_gradients)):
-      self.assertEqual(one.dtype, jnp.float32)
-      self.assertEqual(one.shape, other.shape)
-      np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
-
-  def test_is_as_exact_as_the_plain_form(self):
-    """Of a layer as large as conv3, after a ReLU."""
-    x = np.maximum(normal(2, 13, 13, 256), 0)
-    w = 0.01 * normal(3, 3, 256, 384, seed=1)
-    g = normal(2, 13, 13, 384, seed=2)
-    by_tensorflow = lambda x, w: tf.nn.conv2d(x, w, 1, 'SAME')
-    exact, exact_gradients = exactly(by_tensorflow, g, x, w)
-
-    def errors(convolution):
-      y, gradients = output_and_gradients(
-          jax.jit(convolution), g, jnp.asarray(x), jnp.asarray(w)
-      )
-      pairs = zip((y, *gradients), (exact, *exact_gradients))
-      return [np.abs(one - other).max() for one, other in pairs]
-
-    plain = errors(
-        lambda x, w: layers._convolution_plain(x, w, 1, (1, 1), 1)
-    )
-    for one, other in zip(errors(lambda x, w: cpu.winograd(x, w, (1, 1))),
-                          plain):
-      self.assertLess(one, 3 * other)
-
-  @parameterized.parameters(
-      # batch, in, out, stride, size of the kernel, dtype, platform; products
-      (8, 128, 128, 1, 3, jnp.float32, 'cpu', 2 * 2 * 16),
-      (8, 128, 120, 1, 3, jnp.float32, 'cpu', 0),  # Too few features,
-      (8, 120, 128, 1, 3, jnp.float32, 'cpu', 0),  # channels,
-      (1, 128, 128, 1, 3, jnp.float32, 'cpu', 0),  # or images.
-      (8, 128, 128, 2, 3, jnp.float32, 'cpu', 0),
-      (8, 128, 128, 1, 5, jnp.float32, 'cpu', 0),
-      (8, 128, 128, 1, 3, jnp.float32, 'cuda', 0),
-  )
-  def test_layers_use_it(
-      self, batch, channels, features, stride, size, dtype, platform, products
-  ):
-    loss = lambda x, w: layers.grouped_convolution(
-        x, w, padding=(1, 1), stride=stride, groups=2
-    ).sum()
-    traced = jax.jit(jax.grad(loss, (0, 1))).trace(
-        jax.ShapeDtypeStruct((batch, 13, 13, 2 * channels), dtype),
-        jax.ShapeDtypeStruct((size, size, channels, 2 * features), dtype),
-    )
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    self.assertEqual(text.count('dot_general'), products)
 
 
 class ProductTest(parameterized.TestCase):

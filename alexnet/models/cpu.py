@@ -27,6 +27,15 @@ def stored(x: jax.Array) -> jax.Array:
   return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
+def pad_axis(
+    x: jax.Array, axis: int, before: int, after: int, value: float = 0.0
+) -> jax.Array:
+  """With more elements of a value before and after those along an axis."""
+  config = [(0, 0, 0)] * x.ndim
+  config[axis] = (before, after, 0)
+  return lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
 # --- Sums --------------------------------------------------------------------
 
 
@@ -45,7 +54,7 @@ def window_sum(
   """
   for axis in reversed(range(x.ndim)):
     if window[axis] > 1:
-      padded = stored(_pad_axis(x, axis, *padding[axis]))
+      padded = stored(pad_axis(x, axis, *padding[axis]))
       x = sum(
           lax.slice_in_dim(padded, i, i + x.shape[axis], 1, axis)
           for i in range(window[axis])
@@ -127,7 +136,7 @@ def _overhang(size, window, stride):
 def _slices(x, axis, window, stride):
   """What each of the window's places sees: `window` arrays of pooled size."""
   overhang = _overhang(x.shape[axis], window, stride)
-  x = _pad_axis(x, axis, 0, overhang, -jnp.inf)
+  x = pad_axis(x, axis, 0, overhang, -jnp.inf)
   end = x.shape[axis] - window + 1
   return [
       lax.slice_in_dim(x, i, i + end, stride, axis) for i in range(window)
@@ -148,7 +157,7 @@ def _gradient_along(axis, x, g, window, stride):
   length = pooled + (window - 1) // stride
   rests = [
       sum(
-          _pad_axis(parts[i], axis, i // stride, length - pooled - i // stride)
+          pad_axis(parts[i], axis, i // stride, length - pooled - i // stride)
           for i in range(rest, window, stride)
       )
       for rest in range(stride)
@@ -156,185 +165,6 @@ def _gradient_along(axis, x, g, window, stride):
   shape = (*x.shape[:axis], length * stride, *x.shape[axis + 1 :])
   pixels = jnp.stack(rests, axis + 1).reshape(shape)
   return lax.slice_in_dim(pixels, 0, size, 1, axis)
-
-
-def _pad_axis(x, axis, before, after, value=0.0):
-  config = [(0, 0, 0)] * x.ndim
-  config[axis] = (before, after, 0)
-  return lax.pad(x, jnp.asarray(value, x.dtype), config)
-
-
-# --- Convolutions of 3 x 3 pixels in float32 ---------------------------------
-#
-# XLA's run at the speed of its matrix products, so that only fewer
-# multiplications are faster: Winograd's F(2 x 2, 3 x 3) has 16 of them for
-# four pixels instead of 36 (Lavin and Gray, 2015). The matrices there:
-#
-#   B^T  1  0 -1  0     G   1    0    0     A^T  1  1  1  0
-#        0  1  1  0        1/2  1/2  1/2         0  1 -1 -1
-#        0 -1  1  0        1/2 -1/2  1/2
-#        0  1  0 -1         0    0    1
-#
-# Tiles of 4 x 4 pixels that overlap by two are transformed by B along both
-# axes, kernels by G; their products, one for each of the 16 places in a tile,
-# by A. Errors are those of float32 sums (tested).
-
-
-def pays_winograd(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
-  """Whether `winograd` is faster than the plain convolution.
-
-  Transforms are worth it where products are large, in both directions.
-
-  Args:
-    x: [batch, height, width, channels].
-    kernel: [size, size, channels, features].
-    stride: in pixels, both ways.
-  """
-  pixels = x.shape[0] * x.shape[1] * x.shape[2]
-  return (
-      x.dtype == jnp.float32
-      and stride == 1
-      and kernel.shape[:2] == (3, 3)
-      and min(kernel.shape[2:]) >= 128
-      and pixels >= 1024
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-  """Convolution with a kernel of 3 x 3 pixels and without stride.
-
-  Args:
-    x: [batch, height, width, channels] float32.
-    kernel: [3, 3, channels, features] float32.
-    padding: rows and columns of zeros (before, after), both ways.
-
-  Returns:
-    [batch, out_height, out_width, features] float32.
-  """
-  return _winograd_forward(x, kernel, padding)[0]
-
-
-def _winograd_forward(x, kernel, padding):
-  height, width = (s + sum(padding) - 2 for s in x.shape[1:3])
-  tiles = _tiles(x, padding)
-  kernels = _transformed(kernel)
-  shape = (len(x), -(-height // 2), -(-width // 2), kernel.shape[-1])
-  products = [
-      [stored(v @ u).reshape(shape) for v, u in zip(*rows)]
-      for rows in zip(tiles, kernels)
-  ]
-  pairs = [_pair(row) for row in products]
-  pairs = [_pair(along_rows) for along_rows in zip(*pairs)]
-  y = _alternating([_alternating(one, 1) for one in pairs], 2)
-  return y[:, :height, :width], (x, kernel)
-
-
-def _winograd_backward(padding, saved, g):
-  x, kernel = saved
-  channels, features = kernel.shape[2:]
-  size = x.shape[1:3]
-  g = stored(_pad(g, *((0, s % 2) for s in g.shape[1:3])))
-  shape = (len(x), g.shape[1] // 2, g.shape[2] // 2, channels)
-  # The four pixels of each tile, then what they give to the 16 products.
-  pixels = g.reshape(*shape[:2], 2, shape[2], 2, features)
-  rows = [
-      _pair_transpose([pixels[:, :, row, :, column] for row in (0, 1)])
-      for column in (0, 1)
-  ]
-  products = [
-      [stored(p.reshape(-1, features)) for p in _pair_transpose(pair)]
-      for pair in zip(*rows)
-  ]
-  of_kernel = [
-      [stored(v.T @ p) for v, p in zip(*row)]
-      for row in zip(_tiles(x, padding), products)
-  ]
-  of_tiles = [
-      [stored(p @ stored(u.T)).reshape(shape) for p, u in zip(*row)]
-      for row in zip(products, _transformed(kernel))
-  ]
-  columns = [_tile_transpose(row, 2, padding, size[1]) for row in of_tiles]
-  return (
-      _tile_transpose([stored(c) for c in columns], 1, padding, size[0]),
-      _kernel_transpose([_kernel_transpose(row) for row in of_kernel]),
-  )
-
-
-winograd.defvjp(_winograd_forward, _winograd_backward)
-
-
-def _transformed(kernel):
-  """[4][4] kernels [channels, features]."""
-  return [[stored(one) for one in _kernel(row)] for row in _kernel(kernel)]
-
-
-def _kernel(rows):
-  """G, of three rows or pixels of a kernel."""
-  k0, k1, k2 = rows
-  return k0, (k0 + k1 + k2) / 2, (k0 - k1 + k2) / 2, k2
-
-
-def _kernel_transpose(parts):
-  u0, u1, u2, u3 = parts
-  middle = (u1 + u2) / 2
-  return jnp.stack([u0 + middle, (u1 - u2) / 2, u3 + middle])
-
-
-def _tiles(x, padding):
-  """[4][4] arrays [tiles, channels], of each place in a tile."""
-  # To a whole number of tiles.
-  low, high = padding
-  borders = [(low, high + (s + low + high) % 2) for s in x.shape[1:3]]
-  x = stored(_pad(x, *borders))
-  return [
-      [stored(place).reshape(-1, x.shape[-1]) for place in _tile(row, 2)]
-      for row in _tile(x, 1)
-  ]
-
-
-def _tile(x, axis):
-  """B^T along an axis of an even number of pixels, for each two of them."""
-  before, after = x.shape[:axis], x.shape[axis + 1 :]
-  pairs = x.reshape(*before, x.shape[axis] // 2, 2, *after)
-  count = pairs.shape[axis] - 1
-
-  def pixel(i):
-    some = lax.slice_in_dim(pairs, i // 2, i // 2 + count, 1, axis)
-    return lax.index_in_dim(some, i % 2, axis + 1, keepdims=False)
-
-  d0, d1, d2, d3 = map(pixel, range(4))
-  return [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
-
-
-def _tile_transpose(places, axis, padding, size):
-  """From the gradients of `_tile`'s results to that of `size` pixels."""
-  v0, v1, v2, v3 = places
-  d0, d1, d2, d3 = v0, v1 - v2 + v3, v1 + v2 - v0, -v3
-  # Pixels 2t and 2t + 1 are the first two of tile t, the last two of t - 1.
-  both = lambda first, last: (
-      _pad_axis(first, axis, 0, 1) + _pad_axis(last, axis, 1, 0)
-  )
-  pixels = _alternating([both(d0, d2), both(d1, d3)], axis)
-  return lax.slice_in_dim(pixels, padding[0], padding[0] + size, 1, axis)
-
-
-def _pair(products):
-  """A^T: the two pixels of a tile."""
-  m0, m1, m2, m3 = products
-  return m0 + m1 + m2, m1 - m2 - m3
-
-
-def _pair_transpose(pair):
-  one, two = pair
-  return one, one + two, one - two, -two
-
-
-def _alternating(parts, axis):
-  """The first of each part, then the second of each, along an axis."""
-  shape = list(parts[0].shape)
-  shape[axis] *= len(parts)
-  return jnp.stack(parts, axis + 1).reshape(shape)
 
 
 # --- Products of matrices ----------------------------------------------------
@@ -401,15 +231,26 @@ def convolution(
     [batch, out_height, out_width, features] bfloat16.
   """
   if stride > 1:
-    x, kernel = _blocks(x, kernel, stride, padding)
+    x, kernel = blocks(x, kernel, stride, padding)
     padding = (0, 0)
   return _convolution(x, kernel, padding)
 
 
-def _blocks(x, kernel, stride, padding):
+def blocks(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> tuple[jax.Array, jax.Array]:
   """The same convolution without stride, of blocks of stride x stride pixels.
 
   conv1's 11 x 11 pixels of 3 channels are 3 x 3 blocks of 48.
+
+  Args:
+    x: [batch, height, width, channels].
+    kernel: [size, size, channels, features].
+    stride: in pixels, both ways.
+    padding: rows and columns of zeros (before, after), both ways.
+
+  Returns:
+    Images and a kernel whose convolution, without stride and padding, is it.
   """
   size = kernel.shape[0]
   in_blocks = -(-size // stride)

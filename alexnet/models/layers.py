@@ -4,10 +4,11 @@ Shapes are those that one device sees. Outside a mapped step that is the whole
 network; inside `jax.shard_map` it is one tower's share, and a layer that reads
 both towers first gathers its input over the mesh axis `tower_axis`.
 
-Some operations have a second form for the CPU, in cpu.py, because XLA's plain
-form is several times slower there. Which one runs is decided here, by
-`jax.lax.platform_dependent`, and nowhere else; both forms are tested against
-each other. Their speed is that of a step compiled with train_step.py's options.
+Some operations have a second form for the CPU, in cpu.py and winograd.py,
+because XLA's plain form is several times slower there. Which one runs is
+decided here, by `jax.lax.platform_dependent`, and nowhere else; both forms are
+tested against each other. Their speed is that of a step compiled with
+train_step.py's options.
 """
 
 import functools
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet.models import cpu
+from alexnet.models import cpu, winograd
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
@@ -358,8 +359,11 @@ def _convolution_of_cpu(x, kernel, stride, padding):
   # One group's: XLA's own form of groups is slow on a CPU.
   if x.dtype == jnp.bfloat16:
     return cpu.convolution(x, kernel, stride=stride, padding=padding)
-  if cpu.pays_winograd(x, kernel, stride):
-    return cpu.winograd(x, kernel, padding)
+  method = winograd.method(x, kernel, stride)
+  if method:
+    return winograd.convolution(
+        x, kernel, stride=stride, padding=padding, method=method
+    )
   return _convolution_plain(x, kernel, stride, padding, 1)
 
 

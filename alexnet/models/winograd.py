@@ -1,0 +1,352 @@
+"""Convolutions in float32 with fewer multiplications, for CPUs.
+
+XLA's convolutions run there at the speed of its matrix products, so that only
+fewer multiplications are faster. Along an axis, m results of a kernel of r
+pixels are a product of two polynomials, transposed; Winograd's F(m, r) knows it
+by its values at m + r - 1 points, with one multiplication each instead of m * r
+(Lavin and Gray, 2015). The last point is infinity, where the value of a
+polynomial is its leading coefficient.
+
+Tiles of m + r - 1 pixels, which overlap by r - 1, are transformed by a matrix
+of the points, and so is the kernel. Their products, one for each place in a
+tile, are convolutions along the other axis, or products of matrices if both
+axes are transformed. A third matrix makes m pixels of them. Errors stay those
+of sums in float32: some 1e-6 of a result, up to five times the plain form's
+(tested).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet.models import cpu
+
+Padding = tuple[int, int]
+_Matrix = Sequence[Sequence[Fraction]]
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+  """How a convolution is computed.
+
+  Attributes:
+    pixels: m, of a tile's results along each axis.
+    taps: r, of the kernel along each axis.
+    points: m + r - 2 numbers.
+    axes: of the image that are computed so: 1 (its rows) or 2.
+  """
+
+  pixels: int
+  taps: int
+  points: tuple[Fraction | int, ...]
+  axes: int
+
+  @functools.cached_property
+  def outputs(self) -> _Matrix:
+    """A^T [m, m + r - 1]: from products to pixels."""
+    return [
+        [*(Fraction(p) ** i for p in self.points), i == self.pixels - 1]
+        for i in range(self.pixels)
+    ]
+
+  @functools.cached_property
+  def kernels(self) -> _Matrix:
+    """G [m + r - 1, r], of the kernel."""
+    rows = []
+    for p in self.points:
+      norm = math.prod(p - other for other in self.points if other != p)
+      rows.append([Fraction(p) ** i / norm for i in range(self.taps)])
+    return [*rows, [i == self.taps - 1 for i in range(self.taps)]]
+
+  @functools.cached_property
+  def inputs(self) -> _Matrix:
+    """B^T [m + r - 1, m + r - 1], of a tile's pixels."""
+    rows = [
+        [*_polynomial([other for other in self.points if other != p]), 0]
+        for p in self.points
+    ]
+    return [*rows, _polynomial(self.points)]
+
+
+def _polynomial(roots):
+  """Coefficients of the product of (x - root), the constant first."""
+  coefficients = [Fraction(1)]
+  for root in roots:
+    moved = [0, *coefficients]
+    scaled = [*(-root * c for c in coefficients), 0]
+    coefficients = [one + other for one, other in zip(moved, scaled)]
+  return coefficients
+
+
+# Small points keep errors small. Of 3 x 3 pixels both axes are transformed:
+# conv3 to conv5 need 784 multiplications instead of 1,521. Where there are few
+# channels transforms cost more than products, so it is the rows only: conv2's
+# 27 are nine tiles of three (63 instead of 135), and conv1's 55, of three
+# blocks each, eleven tiles of five (77 instead of 165).
+_SQUARE_3 = _Method(2, 3, (0, 1, -1), axes=2)
+_ROWS_3 = _Method(5, 3, (0, 1, -1, 2, -2, Fraction(1, 2)), axes=1)
+_ROWS_5 = _Method(3, 5, (0, 1, -1, 2, -2, Fraction(1, 2)), axes=1)
+
+
+def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
+  """What is faster than the plain convolution, if anything.
+
+  Transforms are worth it where products are large.
+
+  Args:
+    x: [batch, height, width, channels].
+    kernel: [size, size, channels, features].
+    stride: in pixels, both ways.
+  """
+  size, _, channels, features = kernel.shape
+  # See cpu.blocks. What they add to the kernel is multiplied too.
+  blocks = -(-size // stride)
+  smallest = min(channels * stride**2, features)
+  if x.dtype != jnp.float32 or size < 0.9 * blocks * stride or smallest < 32:
+    return None
+  if blocks == 5:
+    return _ROWS_5
+  if blocks == 3 and stride > 1:
+    return _ROWS_3
+  if blocks == 3 and smallest >= 128 and math.prod(x.shape[:3]) >= 1024:
+    return _SQUARE_3
+  return None
+
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    padding: Padding,
+    method: _Method,
+) -> jax.Array:
+  """Convolution by a method.
+
+  Args:
+    x: [batch, height, width, channels] float32.
+    kernel: [size, size, channels, features] float32.
+    stride: in pixels, both ways.
+    padding: rows and columns of zeros (before, after), both ways.
+    method: from the function `method`.
+
+  Returns:
+    [batch, out_height, out_width, features] float32.
+  """
+  if stride > 1:
+    x, kernel = cpu.blocks(x, kernel, stride, padding)
+    padding = (0, 0)
+  return _convolution(x, kernel, padding, method)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x, kernel, padding, method):
+  return _forward(x, kernel, padding, method)[0]
+
+
+def _forward(x, kernel, padding, method):
+  sizes = [s + sum(padding) - method.taps + 1 for s in x.shape[1:3]]
+  products = [
+      cpu.stored(_product(tile, one, padding))
+      for tile, one in zip(_tiles(x, padding, method), _kernels(kernel, method))
+  ]
+  y = _transform(method.outputs, products, method.axes)
+  for axis in reversed(range(1, method.axes + 1)):
+    y = [
+        _alternating(y[i : i + method.pixels], axis)
+        for i in range(0, len(y), method.pixels)
+    ]
+  return y[0][:, : sizes[0], : sizes[1]], (x, kernel)
+
+
+def _backward(padding, method, saved, g):
+  x, kernel = saved
+  for axis in range(1, method.axes + 1):
+    rest = -g.shape[axis] % method.pixels
+    g = cpu.pad_axis(g, axis, 0, rest)
+  # The pixels of each tile, then what they give to its products.
+  parts = [cpu.stored(g)]
+  for axis in range(1, method.axes + 1):
+    parts = [one for part in parts for one in _split(part, axis, method.pixels)]
+  parts = [
+      cpu.stored(part)
+      for part in _transform([*zip(*method.outputs)], parts, method.axes)
+  ]
+  of_tiles, of_kernels = zip(
+      *(
+          _product_gradients(*arrays, padding)
+          for arrays in zip(
+              _tiles(x, padding, method), _kernels(kernel, method), parts
+          )
+      )
+  )
+  of_kernel = _transform([*zip(*method.kernels)], of_kernels, method.axes)
+  of_x = list(of_tiles)
+  for axis in reversed(range(1, method.axes + 1)):
+    size = len(method.inputs)
+    of_x = [
+        cpu.stored(
+            _of_pixels(of_x[i : i + size], axis, padding, x.shape[axis], method)
+        )
+        for i in range(0, len(of_x), size)
+    ]
+  return of_x[0], jnp.stack(of_kernel).reshape(kernel.shape)
+
+
+_convolution.defvjp(_forward, _backward)
+
+
+# --- Transforms --------------------------------------------------------------
+
+
+def _combination(factors, arrays):
+  terms = [
+      (factor, array) for factor, array in zip(factors, arrays) if factor
+  ]
+  # A sum begins with what has no sign.
+  terms.sort(key=lambda term: term[0] < 0)
+  (first, array), *others = terms
+  total = array if first == 1 else float(first) * array
+  for factor, array in others:
+    term = array if abs(factor) == 1 else float(abs(factor)) * array
+    total = total + term if factor > 0 else total - term
+  return total
+
+
+def _transform(matrix, arrays, axes):
+  """Products of a matrix with arrays, along each of the axes of a grid.
+
+  Args:
+    matrix: [results, columns].
+    arrays: columns ** axes of them, those of the last axis next to each other.
+    axes: of the grid.
+
+  Returns:
+    results ** axes arrays, in the same order.
+  """
+  if not axes:
+    return arrays
+  size = len(arrays) // len(matrix[0])
+  inner = [
+      _transform(matrix, arrays[i : i + size], axes - 1)
+      for i in range(0, len(arrays), size)
+  ]
+  return [
+      _combination(row, along) for row in matrix for along in zip(*inner)
+  ]
+
+
+def _kernels(kernel, method):
+  """[size, ...] to one for each place in a tile, without the axes computed."""
+  parts = [kernel]
+  for _ in range(method.axes):
+    parts = [one for part in parts for one in part]
+  return [
+      cpu.stored(one) for one in _transform(method.kernels, parts, method.axes)
+  ]
+
+
+def _tiles(x, padding, method):
+  """The transformed pixels of each place in a tile.
+
+  Of one axis [batch, tiles, width, channels], of two [batch, tiles, tiles,
+  channels].
+  """
+  # To whole tiles, and as much behind the last one as it overlaps.
+  low, high = padding
+  behind = -(-(method.taps - 1) // method.pixels) * method.pixels
+  for axis in range(1, method.axes + 1):
+    size = x.shape[axis] + low + high - method.taps + 1
+    size += -size % method.pixels + behind
+    x = cpu.pad_axis(x, axis, low, size - x.shape[axis] - low)
+  parts = [cpu.stored(x)]
+  for axis in range(1, method.axes + 1):
+    parts = [one for part in parts for one in _tile(part, axis, method)]
+  return [cpu.stored(part) for part in parts]
+
+
+def _split(x, axis, pixels):
+  """The first of each run of some pixels, the second of each, and so on."""
+  before, after = x.shape[:axis], x.shape[axis + 1 :]
+  runs = x.reshape(*before, x.shape[axis] // pixels, pixels, *after)
+  return [
+      lax.index_in_dim(runs, i, axis + 1, keepdims=False)
+      for i in range(pixels)
+  ]
+
+
+def _tile(x, axis, method):
+  first = _split(x, axis, method.pixels)
+  count = first[0].shape[axis] - -(-(method.taps - 1) // method.pixels)
+  pixels = [
+      lax.slice_in_dim(
+          first[i % method.pixels],
+          i // method.pixels,
+          i // method.pixels + count,
+          1,
+          axis,
+      )
+      for i in range(method.pixels + method.taps - 1)
+  ]
+  return [_combination(row, pixels) for row in method.inputs]
+
+
+def _of_pixels(of_places, axis, padding, size, method):
+  """From the gradients of `_tile`'s results to that of `size` pixels."""
+  of_tiles = _transform([*zip(*method.inputs)], of_places, 1)
+  behind = (len(of_tiles) - 1) // method.pixels
+  runs = [
+      sum(
+          cpu.pad_axis(of_tiles[i], axis, i // method.pixels,
+                       behind - i // method.pixels)
+          for i in range(first, len(of_tiles), method.pixels)
+      )
+      for first in range(method.pixels)
+  ]
+  pixels = _alternating(runs, axis)
+  return lax.slice_in_dim(pixels, padding[0], padding[0] + size, 1, axis)
+
+
+def _alternating(parts, axis):
+  """The first of each part, then the second of each, along an axis."""
+  shape = list(parts[0].shape)
+  shape[axis] *= len(parts)
+  return jnp.stack(parts, axis + 1).reshape(shape)
+
+
+# --- Products ----------------------------------------------------------------
+
+
+def _product(tile, kernel, padding):
+  """What is left of a convolution at one place of the tiles.
+
+  Args:
+    tile: [batch, rows, columns, channels].
+    kernel: [channels, features], or [size, channels, features] along columns.
+    padding: of the columns, for the latter.
+  """
+  if kernel.ndim == 2:
+    y = tile.reshape(-1, tile.shape[-1]) @ kernel
+    return y.reshape(*tile.shape[:-1], -1)
+  return lax.conv_general_dilated(
+      tile, kernel[None], (1, 1), ((0, 0), padding), dimension_numbers=_LAYOUT
+  )
+
+
+def _product_gradients(tile, kernel, g, padding):
+  """Those of the tile and of the kernel."""
+  if kernel.ndim == 2:
+    rows = tile.reshape(-1, tile.shape[-1])
+    g_rows = g.reshape(-1, g.shape[-1])
+    of_tile = cpu.stored(g_rows @ cpu.stored(kernel.T)).reshape(tile.shape)
+    return of_tile, cpu.stored(rows.T @ g_rows)
+  product = functools.partial(_product, padding=padding)
+  return tuple(map(cpu.stored, jax.vjp(product, tile, kernel)[1](g)))
