@@ -188,14 +188,20 @@ def specs(tree: Any, mesh: Mesh) -> Any:
 
   Returns:
     A tree of PartitionSpec: the last axis over the towers. A leaf whose last
-    axis the towers do not divide (a head of 101 classes) is replicated.
+    axis the towers do not divide (a head of 101 classes) is replicated. Over a
+    single replica all that is not a scalar counts as split: the sum of its
+    gradients over the replicas, which would be a copy, is not made then.
   """
   tower = mesh.shape[TOWER]
+  alone = (DATA,) if mesh.shape[DATA] == 1 else ()
 
   def spec(leaf):
-    if leaf.ndim == 0 or leaf.shape[-1] % tower:
+    if leaf.ndim == 0:
       return REPLICATED
-    return PartitionSpec(*[None] * (leaf.ndim - 1), TOWER)
+    axes = alone if leaf.shape[-1] % tower else (*alone, TOWER)
+    if not axes:
+      return REPLICATED
+    return PartitionSpec(*[None] * (leaf.ndim - 1), axes)
 
   return jax.tree.map(spec, tree)
 

@@ -1,5 +1,6 @@
 """One step of training and one of evaluation, the same on every mesh."""
 
+import collections
 import dataclasses
 import types
 from collections.abc import Callable
@@ -179,7 +180,7 @@ def make_train_step(
     # at the end. Of parameters that are marked as equal the sum would be taken
     # in every part.
     own_params, sum_over_replicas = jax.vjp(
-        lambda params: lax.pcast(params, DATA, to='varying'), state.params
+        lambda params: jax.tree.map(_of_this_replica, params), state.params
     )
     if accumulation == 1:
       (loss, top1), gradients = value_and_grad(
@@ -235,14 +236,23 @@ def make_train_step(
   return _Step(compiled, constants)
 
 
+def _of_this_replica(x):
+  # See partitioning.specs on a single replica.
+  if DATA in layers.varying_axes(jax.typeof(x)):
+    return x
+  return lax.pcast(x, DATA, to='varying')
+
+
 def _norm(gradients):
-  """The root of the sum of squares, of the parts on all towers."""
-  squares = [*map(layers.sum_of_squares, jax.tree.leaves(gradients))]
-  # What the towers do not divide is on each of them.
-  is_split = [TOWER in layers.varying_axes(jax.typeof(one)) for one in squares]
-  split = sum(one for one, is_part in zip(squares, is_split) if is_part)
-  whole = sum(one for one, is_part in zip(squares, is_split) if not is_part)
-  return jnp.sqrt(lax.psum(split, TOWER) + whole)
+  """The root of the sum of squares, of the parts on all devices."""
+  # What the mesh does not divide is on each device.
+  parts = collections.defaultdict(float)
+  for leaf in jax.tree.leaves(gradients):
+    part = layers.sum_of_squares(leaf)
+    parts[layers.varying_axes(jax.typeof(part))] += part
+  return jnp.sqrt(
+      sum(lax.psum(part, tuple(axes)) for axes, part in parts.items())
+  )
 
 
 def make_eval_step(
