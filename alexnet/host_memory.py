@@ -11,7 +11,6 @@ import os
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1
-_M_MXFAST = 1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
@@ -19,10 +18,6 @@ _M_ARENA_MAX = -8
 _SMALLEST_MACHINE = 15 * 2**30
 # Addresses, not memory, marked for huge pages: a step of 128 images, and room.
 _RESERVE = 8 * 2**30
-# Sizes of free blocks to begin with, in MiB. What is smaller than a step's
-# block is taken from the smallest of them that it fits into; without them it
-# would be cut out of the step's block, which the next step then could not use.
-_FREE_BLOCKS = 24 * (64,) + 8 * (256,) + 2 * (512,)
 
 
 def keep_freed() -> bool:
@@ -48,15 +43,12 @@ def keep_freed() -> bool:
   # a mapping of its own after all.
   mallopt(_M_ARENA_MAX, 1)
   mallopt(_M_MMAP_MAX, 0)
-  # What is left of a block by its alignment joins its neighbours. In a list of
-  # small pieces somebody takes it, and the next step's block does not fit.
-  mallopt(_M_MXFAST, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
   _prepare_heap(libc)
   import jax  # After the heap is prepared, and a second that --help can save.
 
-  # Otherwise a step may begin before the last one's block is free, and then
-  # there are two of them, or three.
+  # Otherwise a step may begin before the last one's memory is free, and then
+  # there is twice as much, or three times.
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   return True
 
@@ -72,9 +64,3 @@ def _prepare_heap(libc):
   first = -(-reserve // mmap.PAGESIZE) * mmap.PAGESIZE
   libc.madvise(first, _RESERVE - (first - reserve), mmap.MADV_HUGEPAGE)
   libc.free(reserve)
-  blocks = []
-  for size in _FREE_BLOCKS:
-    blocks.append(libc.malloc(size * 2**20))
-    libc.malloc(mmap.PAGESIZE)  # Stays, so that neighbours do not join.
-  for block in blocks:
-    libc.free(block)

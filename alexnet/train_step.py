@@ -52,6 +52,13 @@ class _Step:
     return self.function.lower(*arguments, *self.constants)
 
 
+# Bytes of a block of working memory on a CPU, a little more than the largest
+# array: fc6's gradient has 151 MB. A single block of gigabytes often did not
+# fit where the last step's had been, for want of some bytes that something
+# small had taken: then there were two, and of two devices three or four.
+_BLOCK = 160 * 2**20
+
+
 def create_state(
     model: Module,
     optimizer: optax.GradientTransformation,
@@ -372,7 +379,10 @@ def jit_for(
     # kernel gradients run at a third of the speed of XLA's own, its products in
     # float32 at 0.8 of it; those in bfloat16 at three times.
     library = dtype == jnp.bfloat16 and 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-    options = {'xla_cpu_experimental_ynn_fusion_type': library or ''}
+    options = {
+        'xla_cpu_experimental_ynn_fusion_type': library or '',
+        'xla_multiheap_size_constraint_per_heap': _BLOCK,
+    }
   return jax.jit(function, compiler_options=options, **arguments)
 
 
