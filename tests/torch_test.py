@@ -50,10 +50,11 @@ SHARE_OF_MOVEMENT = 5e-3
 def batches():
   """Four that come again and again, so that the loss falls.
 
-  With seed 0 a rounding decides which of two pixels is the largest of a window:
-  in the 8th step float32, ours as PyTorch's, parts from float64.
+  With some seeds a rounding decides which of two pixels is the largest of a
+  window, and float32, ours as PyTorch's, parts from float64: of the seeds 3 to
+  15 and the two recipes, PyTorch's in 8 of 26 cases, ours in 7.
   """
-  rng = np.random.default_rng(2)
+  rng = np.random.default_rng(12)
   return [testing.random_batch(rng, BATCH, CLASSES) for _ in range(4)]
 
 
