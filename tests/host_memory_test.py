@@ -5,8 +5,8 @@ import sys
 
 from absl.testing import absltest
 
-# In a process of its own: it cannot be undone. The same block again and again,
-# written to, and before the last time one that is smaller and stays.
+# In a process of its own: it cannot be undone. The same block twice, written to,
+# and in between one that is smaller and stays.
 _PROGRAM = """
 import resource
 import numpy as np
@@ -17,9 +17,8 @@ if {keep}:
 else:
   print(1)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):  # The heap has free blocks of this size, taken in turn.
-  block = np.ones(2**28, np.uint8)
-  del block
+block = np.ones(2**28, np.uint8)
+del block
 small = np.ones(2**24, np.uint8)
 before = faults()
 block = np.ones(2**28, np.uint8)

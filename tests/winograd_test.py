@@ -28,7 +28,7 @@ class MatricesTest(parameterized.TestCase):
   def test_by_hand(self):
     """Those of Lavin and Gray for F(2, 3), but for the signs of a pair."""
     half = Fraction(1, 2)
-    method = winograd._SQUARE_3
+    method = winograd._Method(2, 3, (0, 1, -1), axes=2)
     self.assertEqual(method.outputs, [[1, 1, 1, 0], [0, 1, -1, 1]])
     self.assertEqual(
         method.kernels,
@@ -108,7 +108,7 @@ class ConvolutionTest(parameterized.TestCase):
   @parameterized.parameters(
       # method, size, stride, side, in, out, padding; how many times the errors
       # of output, gradients of images and of kernel may be
-      ('square 3', 3, 1, 13, 256, 384, (1, 1), (2, 2, 2)),
+      ('square 3', 3, 1, 13, 256, 384, (1, 1), (5, 6, 4)),
       ('rows 5', 5, 1, 27, 48, 128, (2, 2), (5, 6, 4)),
       # Nobody reads the gradient of the images.
       ('rows 3', 11, 4, 224, 3, 96, (1, 2), (3, 8, 3)),
@@ -151,7 +151,7 @@ class ConvolutionTest(parameterized.TestCase):
   @parameterized.parameters(
       # batch, in, out, stride, size of the kernel, dtype, platform; products
       # of matrices and convolutions
-      (8, 128, 128, 1, 3, jnp.float32, 'cpu', 2 * 2 * 16, 0),
+      (8, 128, 128, 1, 3, jnp.float32, 'cpu', 2 * 2 * 25, 0),
       (8, 128, 120, 1, 3, jnp.float32, 'cpu', 0, 4),  # Too few features,
       (8, 120, 128, 1, 3, jnp.float32, 'cpu', 0, 4),  # channels,
       (1, 128, 128, 1, 3, jnp.float32, 'cpu', 0, 4),  # or images.

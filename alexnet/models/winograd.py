@@ -87,11 +87,11 @@ def _polynomial(roots):
 
 
 # Small points keep errors small. Of 3 x 3 pixels both axes are transformed:
-# conv3 to conv5 need 784 multiplications instead of 1,521. Where there are few
+# conv3 to conv5 need 625 multiplications instead of 1,521. Where there are few
 # channels transforms cost more than products, so it is the rows only: conv2's
 # 27 are nine tiles of three (63 instead of 135), and conv1's 55, of three
 # blocks each, eleven tiles of five (77 instead of 165).
-_SQUARE_3 = _Method(2, 3, (0, 1, -1), axes=2)
+_SQUARE_3 = _Method(3, 3, (0, 1, -1, -2), axes=2)
 _ROWS_3 = _Method(5, 3, (0, 1, -1, 2, -2, Fraction(1, 2)), axes=1)
 _ROWS_5 = _Method(3, 5, (0, 1, -1, 2, -2, Fraction(1, 2)), axes=1)
 
@@ -269,8 +269,12 @@ def _tiles(x, padding, method):
     x = cpu.pad_axis(x, axis, low, size - x.shape[axis] - low)
   parts = [cpu.stored(x)]
   for axis in range(1, method.axes + 1):
-    parts = [one for part in parts for one in _tile(part, axis, method)]
-  return [cpu.stored(part) for part in parts]
+    parts = [
+        cpu.stored(one)
+        for part in parts
+        for one in _tile(part, axis, method)
+    ]
+  return parts
 
 
 def _split(x, axis, pixels):
