@@ -5,8 +5,8 @@ import sys
 
 from absl.testing import absltest
 
-# In a process of its own: it cannot be undone. The same block twice, written to,
-# and in between one that is smaller and stays.
+# In a process of its own: it cannot be undone. The same block twice, written
+# to, and in between one that is smaller and stays.
 _PROGRAM = """
 import resource
 import numpy as np
