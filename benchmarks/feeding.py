@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet import optimizer, partitioning, train_step, views
+from alexnet import host_memory, optimizer, partitioning, train_step, views
 from alexnet.models import create_model
 from benchmarks import input_pipeline as images
 from configs import alexnet_2012
@@ -45,6 +45,7 @@ def measure(
     seconds_a_turn: float,
 ):
   """{source of the batches: [seconds a step, of each round]}."""
+  host_memory.keep_freed()  # As main.py does.
   config = alexnet_2012.get_config('prepared')
   config.batch_size = batch_size
   config.model.num_classes = 1000
@@ -52,7 +53,10 @@ def measure(
   pipeline, from_jpeg = _batches(config, mesh, work / 'jpeg')
   _, from_raw = _batches(config, mesh, work / 'raw')
   inputs = views.Views(
-      pipeline.mean_image, config.augmentation.mean_crop, mirror=True
+      pipeline.mean_image,
+      config.augmentation.mean_crop,
+      mirror=True,
+      crop=config.augmentation.crop_size,
   )
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
