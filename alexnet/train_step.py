@@ -382,6 +382,9 @@ def jit_for(
     options = {
         'xla_cpu_experimental_ynn_fusion_type': library or '',
         'xla_multiheap_size_constraint_per_heap': _BLOCK,
+        # Half of AVX-512's by default; where there is no such thing, no more
+        # than there is.
+        'xla_cpu_prefer_vector_width': 512,
     }
   return jax.jit(function, compiler_options=options, **arguments)
 
