@@ -173,6 +173,24 @@ class SumsTest(parameterized.TestCase):
         atol=1e-5,
     )
 
+  @parameterized.product(size=(2, 5, 13), groups=(1, 2, 3))
+  def test_channels_of_both_platforms(self, size, groups):
+    x = jnp.asarray(normal(2, 3, 4, 6))
+    window = (1, 1, 1, size)
+    padding = tuple((w // 2, w - 1 - w // 2) for w in window)
+    np.testing.assert_allclose(
+        cpu.window_sum(x, window, padding, groups),
+        layers._window_sum_plain(x, window, padding, groups),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+  def test_neighbours_that_are_not_numbers(self):
+    # Of the other group, or of the pixel before or after: not a channel's.
+    x = jnp.ones((3, 4)).at[1, :2].set(jnp.nan)
+    total = cpu.window_sum(x, (1, 3), ((0, 0), (1, 1)), 2)
+    np.testing.assert_array_equal(np.isnan(total), np.isnan(x))
+
 
 class MaxPoolTest(parameterized.TestCase):
 

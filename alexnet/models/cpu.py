@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
@@ -40,7 +41,10 @@ def pad_axis(
 
 
 def window_sum(
-    x: jax.Array, window: tuple[int, ...], padding: tuple[Padding, ...]
+    x: jax.Array,
+    window: tuple[int, ...],
+    padding: tuple[Padding, ...],
+    groups: int = 1,
 ) -> jax.Array:
   """The sum over a window around each element.
 
@@ -51,8 +55,11 @@ def window_sum(
     x: an array.
     window: size along each axis.
     padding: zeros (before, after) along each axis; x's shape stays.
+    groups: equal runs of the last axis that no window crosses.
   """
-  for axis in reversed(range(x.ndim)):
+  if window[-1] > 1:
+    x = _sum_of_channels(x, window[-1], padding[-1], groups)
+  for axis in reversed(range(x.ndim - 1)):
     if window[axis] > 1:
       padded = stored(pad_axis(x, axis, *padding[axis]))
       x = sum(
@@ -60,6 +67,27 @@ def window_sum(
           for i in range(window[axis])
       )
   return x
+
+
+def _sum_of_channels(x, window, padding, groups):
+  # As one long row, moved by some elements, of which each pixel leaves out
+  # those that are not its own: in an array with an axis for groups, or zeros
+  # between pixels, XLA finds no run of numbers to load at once.
+  channels = x.shape[-1]
+  pixels = -(-max(padding) // channels)
+  row = pad_axis(x.reshape(-1, channels), 0, pixels, pixels)
+  row = stored(row).reshape(-1)
+  channel = np.arange(channels)
+  group = channel // (channels // groups)
+  total = 0.0
+  for offset in range(-padding[0], window - padding[0]):
+    start = pixels * channels + offset
+    moved = lax.slice_in_dim(row, start, start + x.size).reshape(x.shape)
+    other = channel + offset
+    mine = (other >= 0) & (other < channels)
+    mine &= other // (channels // groups) == group
+    total += moved if mine.all() else jnp.where(mine, moved, 0.0)
+  return total
 
 
 def sum_of_rows(rows: jax.Array, dtype: jnp.dtype) -> jax.Array:

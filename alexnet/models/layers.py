@@ -73,10 +73,8 @@ def local_response_normalization(
         f'local_response_normalization got {channels} channels, {groups=}, '
         f'{n=}: groups must divide the channels and n must be at least 1'
     )
-  grouped = x.reshape(*x.shape[:-1], groups, channels // groups)
-  window = (1,) * (grouped.ndim - 1) + (n,)
-  y = _divide_by_neighbours(grouped, window, k, alpha, beta)
-  return y.reshape(x.shape)
+  window = (1,) * (x.ndim - 1) + (n,)
+  return _divide_by_neighbours(x, window, groups, k, alpha, beta)
 
 
 def spatial_response_normalization(
@@ -98,7 +96,7 @@ def spatial_response_normalization(
     An array of x's shape and dtype.
   """
   return _divide_by_neighbours(
-      x, (1, size, size, 1), k, alpha / size**2, beta
+      x, (1, size, size, 1), 1, k, alpha / size**2, beta
   )
 
 
@@ -122,7 +120,7 @@ def contrast_normalization(
   return (wide * _negative_power(d, beta)).astype(x.dtype)
 
 
-def _window_sum(x, window, *, transpose=False):
+def _window_sum(x, window, groups=1, *, transpose=False):
   # An even window is not its own mirror image, so the backward pass has to
   # swap the two borders.
   padding = [(w // 2, w - 1 - w // 2) for w in window]
@@ -130,12 +128,17 @@ def _window_sum(x, window, *, transpose=False):
     padding = [(high, low) for low, high in padding]
   return lax.platform_dependent(
       x,
-      cpu=lambda x: cpu.window_sum(x, window, padding),
-      default=lambda x: _window_sum_plain(x, window, padding),
+      cpu=lambda x: cpu.window_sum(x, window, padding, groups),
+      default=lambda x: _window_sum_plain(x, window, padding, groups),
   )
 
 
-def _window_sum_plain(x, window, padding):
+def _window_sum_plain(x, window, padding, groups=1):
+  shape = x.shape
+  if groups > 1:
+    x = x.reshape(*shape[:-1], groups, shape[-1] // groups)
+    window = (*window[:-1], 1, window[-1])
+    padding = (*padding[:-1], (0, 0), padding[-1])
   # One axis after the other: 10 sums for a window of 5 x 5 pixels, not 25. The
   # initial value is a Python scalar: with a traced one reduce_window is the
   # general reduction, which is slow.
@@ -146,7 +149,7 @@ def _window_sum_plain(x, window, padding):
       border = [(0, 0)] * x.ndim
       border[axis] = padding[axis]
       x = lax.reduce_window(x, 0.0, lax.add, along, (1,) * x.ndim, border)
-  return x
+  return x.reshape(shape)
 
 
 def _negative_power(d, beta):
@@ -159,23 +162,25 @@ def _negative_power(d, beta):
 # The derivative is written out because it needs one more window sum and
 # nothing else; the derivative of the forward pass as written keeps four
 # arrays of x's size and takes twice the time.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _divide_by_neighbours(x, window, k, alpha, beta):
-  return _divide_forward(x, window, k, alpha, beta)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _divide_by_neighbours(x, window, groups, k, alpha, beta):
+  return _divide_forward(x, window, groups, k, alpha, beta)[0]
 
 
-def _divide_forward(x, window, k, alpha, beta):
+def _divide_forward(x, window, groups, k, alpha, beta):
   wide = x.astype(jnp.float32)
-  d = k + alpha * _window_sum(wide * wide, window)
+  d = k + alpha * _window_sum(wide * wide, window, groups)
   return (wide * _negative_power(d, beta)).astype(x.dtype), (x, d)
 
 
-def _divide_backward(window, k, alpha, beta, saved, g):
+def _divide_backward(window, groups, k, alpha, beta, saved, g):
   del k
   x, d = saved
   wide, g = x.astype(jnp.float32), g.astype(jnp.float32)
   scale = _negative_power(d, beta)
-  through_sum = _window_sum(g * wide * scale / d, window, transpose=True)
+  through_sum = _window_sum(
+      g * wide * scale / d, window, groups, transpose=True
+  )
   gradient = g * scale - 2 * alpha * beta * wide * through_sum
   return (gradient.astype(x.dtype),)
 
