@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from alexnet.models import layers, winograd
+from alexnet.models import cpu, layers, winograd
 from tests.exact import exactly, normal, output_and_gradients
 
 del testing
@@ -20,6 +20,8 @@ _METHODS = {
     'square 3': winograd._SQUARE_3,
     'rows 3': winograd._ROWS_3,
     'rows 5': winograd._ROWS_5,
+    'rounded square 3': winograd._ROUNDED_SQUARE_3,
+    'rounded rows 5': winograd._ROUNDED_ROWS_5,
 }
 
 
@@ -80,18 +82,30 @@ class ConvolutionTest(parameterized.TestCase):
       ('rows 3', 11, 4, 34, 23, 2, 5, (2, 2)),
       ('rows 3', 6, 2, 19, 12, 4, 3, (3, 0)),
       ('rows 3', 3, 1, 13, 12, 5, 6, (1, 1)),
+      ('rounded square 3', 3, 1, 13, 13, 24, 16, (1, 1)),
+      ('rounded square 3', 3, 1, 8, 9, 5, 6, (1, 1)),
+      ('rounded square 3', 3, 1, 7, 7, 3, 8, (2, 1)),
+      ('rounded square 3', 3, 1, 4, 5, 5, 1, (0, 2)),
+      ('rounded square 3', 3, 1, 3, 3, 1, 5, (0, 0)),
+      ('rounded rows 5', 5, 1, 27, 27, 12, 16, (2, 2)),
+      ('rounded rows 5', 5, 1, 8, 9, 5, 6, (2, 1)),
+      ('rounded rows 5', 5, 1, 10, 7, 5, 1, (0, 0)),
+      ('rounded rows 5', 5, 1, 5, 5, 1, 5, (0, 0)),
+      ('rounded rows 5', 5, 1, 2, 3, 4, 3, (2, 4)),
+      ('rounded rows 5', 20, 4, 43, 51, 3, 8, (1, 2)),
   )
   def test_tensorflow(
       self, name, size, stride, height, width, channels, features, padding
   ):
-    x = jnp.asarray(normal(2, height, width, channels))
+    method = _METHODS[name]
+    x = jnp.asarray(normal(2, height, width, channels), method.dtype)
     w = jnp.asarray(normal(size, size, channels, features, seed=1))
     out = [(s + sum(padding) - size) // stride + 1 for s in (height, width)]
-    g = normal(2, *out, features, seed=2)
+    g = jnp.asarray(normal(2, *out, features, seed=2), method.dtype)
 
     def by_method(x, w):
       return winograd.convolution(
-          x, w, stride=stride, padding=padding, method=_METHODS[name]
+          x, w, stride=stride, padding=padding, method=method
       )
 
     def by_tensorflow(x, w):
@@ -100,10 +114,16 @@ class ConvolutionTest(parameterized.TestCase):
 
     y, gradients = output_and_gradients(jax.jit(by_method), g, x, w)
     exact, exact_gradients = exactly(by_tensorflow, g, x, w)
-    for one, other in zip((y, *gradients), (exact, *exact_gradients)):
-      self.assertEqual(one.dtype, jnp.float32)
+    dtypes = (method.dtype, method.dtype, jnp.float32)
+    error = 2e-2 if method.rounds else 4e-6
+    for one, other, dtype in zip(
+        (y, *gradients), (exact, *exact_gradients), dtypes
+    ):
+      self.assertEqual(one.dtype, dtype)
       self.assertEqual(one.shape, other.shape)
-      np.testing.assert_allclose(one, other, atol=4e-6 * np.abs(other).max())
+      np.testing.assert_allclose(
+          np.float64(one), other, atol=error * np.abs(other).max()
+      )
 
   @parameterized.parameters(
       # method, size, stride, side, in, out, padding; how many times the errors
@@ -112,15 +132,22 @@ class ConvolutionTest(parameterized.TestCase):
       ('rows 5', 5, 1, 27, 48, 128, (2, 2), (5, 6, 4)),
       # Nobody reads the gradient of the images.
       ('rows 3', 11, 4, 224, 3, 96, (1, 2), (3, 8, 3)),
+      # The plain form's gradient of the kernel has no error but those of sums.
+      ('rounded square 3', 3, 1, 13, 256, 384, (1, 1), (2, 2, None)),
+      ('rounded rows 5', 5, 1, 27, 48, 128, (2, 2), (3, 3, None)),
+      # Computed in float32.
+      ('rows 3', 11, 4, 224, 3, 96, (1, 2), (1, 1, None), jnp.bfloat16),
   )
   def test_errors_beside_those_of_the_plain_form(
-      self, name, size, stride, side, channels, features, padding, times
+      self, name, size, stride, side, channels, features, padding, times,
+      dtype=None,
   ):
     """Of layers as large as those of the paper, after a ReLU."""
-    x = np.maximum(normal(2, side, side, channels), 0)
+    dtype = dtype or _METHODS[name].dtype
+    x = jnp.asarray(np.maximum(normal(2, side, side, channels), 0), dtype)
     w = 0.01 * normal(size, size, channels, features, seed=1)
     out = (side + sum(padding) - size) // stride + 1
-    g = normal(2, out, out, features, seed=2)
+    g = jnp.asarray(normal(2, out, out, features, seed=2), dtype)
 
     def by_tensorflow(x, w):
       x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
@@ -131,22 +158,29 @@ class ConvolutionTest(parameterized.TestCase):
 
     def errors(convolution):
       y, gradients = output_and_gradients(
-          jax.jit(convolution), g, jnp.asarray(x), jnp.asarray(w)
+          jax.jit(convolution), g, x, jnp.asarray(w)
       )
-      pairs = zip((y, *gradients), results)
+      pairs = zip(map(np.float64, (y, *gradients)), results)
       return [math.sqrt(np.mean((one - other) ** 2)) for one, other in pairs]
 
-    plain = errors(
-        lambda x, w: layers._convolution_plain(x, w, stride, padding, 1)
-    )
+    if dtype == jnp.bfloat16:
+      plain = errors(
+          lambda x, w: cpu.convolution(x, w, stride=stride, padding=padding)
+      )
+    else:
+      plain = errors(
+          lambda x, w: layers._convolution_plain(x, w, stride, padding, 1)
+      )
     by_method = errors(
         lambda x, w: winograd.convolution(
             x, w, stride=stride, padding=padding, method=_METHODS[name]
         )
     )
+    bound = 3e-6 if dtype == jnp.float32 else 8e-3
     for one, other, limit, result in zip(by_method, plain, times, results):
-      self.assertLess(one, limit * other)
-      self.assertLess(one, 3e-6 * np.std(result))
+      if limit is not None:
+        self.assertLess(one, limit * other)
+      self.assertLess(one, bound * np.std(result))
 
   @parameterized.parameters(
       # batch, in, out, stride, size of the kernel, dtype, platform; products
@@ -162,6 +196,11 @@ class ConvolutionTest(parameterized.TestCase):
       (1, 3, 32, 4, 11, jnp.float32, 'cpu', 0, 2 * 2 * 7),
       (1, 3, 32, 4, 10, jnp.float32, 'cpu', 0, 4),  # Too many zeros.
       (1, 3, 32, 4, 11, jnp.float32, 'cuda', 0, 2),
+      (8, 128, 128, 1, 3, jnp.bfloat16, 'cpu', 2 * 2 * 16, 0),
+      (8, 128, 120, 1, 3, jnp.bfloat16, 'cpu', 2 * 2 * 3, 0),
+      (8, 128, 128, 1, 3, jnp.bfloat16, 'cuda', 0, 2),
+      (1, 32, 48, 1, 5, jnp.bfloat16, 'cpu', 2 * 2 * 6, 0),
+      (1, 3, 32, 4, 11, jnp.bfloat16, 'cpu', 0, 2 * 2 * 7),
   )
   def test_layers_use_it(
       self, batch, channels, features, stride, size, dtype, platform, products,

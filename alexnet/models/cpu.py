@@ -203,7 +203,8 @@ def _gradient_along(axis, x, g, window, stride):
 # their own and the result is float32.
 
 
-def _product(a, b):
+def matrix_product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """The product of [rows, inputs] and [inputs, features] in float32."""
   # Stored, because XLA fails where it would like the result transposed.
   return stored(jnp.matmul(a, b, preferred_element_type=jnp.float32))
 
@@ -220,7 +221,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [rows, features] of x's dtype.
   """
-  return _product(x, stored(kernel.astype(x.dtype))).astype(x.dtype)
+  return matrix_product(x, stored(kernel.astype(x.dtype))).astype(x.dtype)
 
 
 def _product_forward(x, kernel):
@@ -230,8 +231,8 @@ def _product_forward(x, kernel):
 def _product_backward(saved, g):
   x, kernel = saved
   # Rather than to transpose the kernel, the largest of the three.
-  gradient = _product(stored(kernel.astype(g.dtype)), stored(g.T)).T
-  of_kernel = _product(stored(x.T), g)
+  gradient = matrix_product(stored(kernel.astype(g.dtype)), stored(g.T)).T
+  of_kernel = matrix_product(stored(x.T), g)
   return gradient.astype(g.dtype), of_kernel.astype(kernel.dtype)
 
 
@@ -317,22 +318,49 @@ def _pad(x, rows, columns=(0, 0)):
   return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
+def neighbours(x: jax.Array, size: int) -> jax.Array:
+  """Next to each pixel of a row, those right of it.
+
+  Args:
+    x: [batch, rows, columns, channels].
+    size: number of pixels.
+
+  Returns:
+    [batch, rows, columns - size + 1, size * channels].
+  """
+  columns = x.shape[2] - size + 1
+  parts = [x[:, :, i : i + columns] for i in range(size)]
+  return stored(jnp.concatenate(parts, axis=-1))
+
+
+def neighbours_transposed(x: jax.Array, columns: int, size: int) -> jax.Array:
+  """`neighbours` of what has been transposed: [channels, pixels] to the same.
+
+  Args:
+    x: [channels, batch * rows * columns].
+    columns: of the image.
+    size: number of pixels.
+  """
+  x = x.reshape(len(x), -1, columns)
+  columns -= size - 1
+  parts = [x[..., i : i + columns] for i in range(size)]
+  return stored(jnp.concatenate(parts, axis=0)).reshape(size * len(x), -1)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x, kernel, padding):
-  # Next to each pixel, its neighbours that a row of the kernel reads; then a
+  # Next to each pixel its neighbours that a row of the kernel reads; then a
   # product for each row of the kernel, and their sum, each moved by its row.
   # All of im2col would be `size` times as much to write.
   size, features = kernel.shape[0], kernel.shape[-1]
   x = stored(_pad(x, padding, padding))
-  height, width = (s - size + 1 for s in x.shape[1:3])
-  columns = stored(
-      jnp.concatenate([x[:, :, j : j + width] for j in range(size)], axis=-1)
-  )
+  height = x.shape[1] - size + 1
+  columns = neighbours(x, size)
   rows = columns.reshape(-1, columns.shape[-1])
   kernel = stored(kernel.astype(x.dtype))
   y = 0.0
   for i in range(size):
-    of_row = _product(rows, kernel[i].reshape(-1, features))
+    of_row = matrix_product(rows, kernel[i].reshape(-1, features))
     y += of_row.reshape(*columns.shape[:3], features)[:, i : i + height]
   return y.astype(x.dtype)
 
@@ -357,19 +385,12 @@ def _kernel_gradient(x, g, size, padding):
   # kernel at once, and the gradient moved by each row.
   features = g.shape[-1]
   x = stored(_pad(x, padding, padding))
-  channels, width = x.shape[-1], g.shape[2]
+  channels = x.shape[-1]
   transposed = stored(x.reshape(-1, channels).T)
-  transposed = transposed.reshape(channels, *x.shape[:3])
-  columns = stored(
-      jnp.concatenate(
-          [transposed[..., j : j + width] for j in range(size)], axis=0
-      )
-  )
-  columns = columns.reshape(size * channels, -1)
+  columns = neighbours_transposed(transposed, x.shape[2], size)
   rows = [
-      _product(
-          columns,
-          stored(_pad(g, (i, size - 1 - i))).reshape(-1, features),
+      matrix_product(
+          columns, stored(_pad(g, (i, size - 1 - i))).reshape(-1, features)
       )
       for i in range(size)
   ]

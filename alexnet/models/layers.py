@@ -362,13 +362,13 @@ def _for_each_group(function, groups):
 
 def _convolution_of_cpu(x, kernel, stride, padding):
   # One group's: XLA's own form of groups is slow on a CPU.
-  if x.dtype == jnp.bfloat16:
-    return cpu.convolution(x, kernel, stride=stride, padding=padding)
   method = winograd.method(x, kernel, stride)
   if method:
     return winograd.convolution(
         x, kernel, stride=stride, padding=padding, method=method
     )
+  if x.dtype == jnp.bfloat16:
+    return cpu.convolution(x, kernel, stride=stride, padding=padding)
   return _convolution_plain(x, kernel, stride, padding, 1)
 
 

@@ -1,18 +1,23 @@
-"""Convolutions in float32 with fewer multiplications, for CPUs.
+"""Convolutions with fewer multiplications, for CPUs.
 
-XLA's convolutions run there at the speed of its matrix products, so that only
-fewer multiplications are faster. Along an axis, m results of a kernel of r
-pixels are a product of two polynomials, transposed; Winograd's F(m, r) knows it
-by its values at m + r - 1 points, with one multiplication each instead of m * r
-(Lavin and Gray, 2015). The last point is infinity, where the value of a
-polynomial is its leading coefficient.
+XLA's convolutions in float32 run there at the speed of its matrix products, so
+that only fewer multiplications are faster; those in bfloat16 are products
+anyway, see cpu.py. Along an axis, m results of a kernel of r pixels are a
+product of two polynomials, transposed; Winograd's F(m, r) knows it by its
+values at m + r - 1 points, with one multiplication each instead of m * r (Lavin
+and Gray, 2015). The last point is infinity, where the value of a polynomial is
+its leading coefficient.
 
 Tiles of m + r - 1 pixels, which overlap by r - 1, are transformed by a matrix
 of the points, and so is the kernel. Their products, one for each place in a
 tile, are convolutions along the other axis, or products of matrices if both
-axes are transformed. A third matrix makes m pixels of them. Errors stay those
-of sums in float32: some 1e-6 of a result, up to five times the plain form's
-(tested).
+axes are transformed. A third matrix makes m pixels of them.
+
+In float32 errors stay those of sums: some 1e-6 of a result, up to five times
+the plain form's (tested). In bfloat16 transforms are computed in float32 and
+rounded once, before they are multiplied, where the plain form rounds only the
+kernel: so tiles are smaller there, and errors up to three times the plain
+form's, which are some 0.2 % of a result (tested).
 """
 
 import dataclasses
@@ -20,6 +25,7 @@ import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +48,24 @@ class _Method:
     taps: r, of the kernel along each axis.
     points: m + r - 2 numbers.
     axes: of the image that are computed so: 1 (its rows) or 2.
+    dtype: of what is multiplied, float32 or bfloat16.
   """
 
   pixels: int
   taps: int
   points: tuple[Fraction | int, ...]
   axes: int
+  dtype: Any = jnp.float32
+
+  @property
+  def rounds(self) -> bool:
+    """Whether transforms, of float32, are rounded to be multiplied."""
+    return self.dtype != jnp.float32
+
+  @property
+  def convolves(self) -> bool:
+    """Whether products are convolutions, which are fast in float32 only."""
+    return self.axes == 1 and not self.rounds
 
   @functools.cached_property
   def outputs(self) -> _Matrix:
@@ -87,13 +105,18 @@ def _polynomial(roots):
 
 
 # Small points keep errors small. Of 3 x 3 pixels both axes are transformed:
-# conv3 to conv5 need 625 multiplications instead of 1,521. Where there are few
-# channels transforms cost more than products, so it is the rows only: conv2's
-# 27 are nine tiles of three (63 instead of 135), and conv1's 55, of three
-# blocks each, eleven tiles of five (77 instead of 165).
+# conv3 to conv5 need 625 multiplications instead of 1,521, in bfloat16 784.
+# Where there are few channels transforms cost more than products, so it is the
+# rows only: conv2's 27 are nine tiles of three (63 instead of 135), in bfloat16
+# 14 of two (84), and conv1's 55, of three blocks each, eleven of five (77
+# instead of 165). conv1's products are of so few channels that bfloat16 is no
+# faster for them than float32 with these.
+_HALF = Fraction(1, 2)
+_ROWS_3 = _Method(5, 3, (0, 1, -1, 2, -2, _HALF), axes=1)
+_ROWS_5 = _Method(3, 5, (0, 1, -1, 2, -2, _HALF), axes=1)
 _SQUARE_3 = _Method(3, 3, (0, 1, -1, -2), axes=2)
-_ROWS_3 = _Method(5, 3, (0, 1, -1, 2, -2, Fraction(1, 2)), axes=1)
-_ROWS_5 = _Method(3, 5, (0, 1, -1, 2, -2, Fraction(1, 2)), axes=1)
+_ROUNDED_ROWS_5 = _Method(2, 5, (0, 1, -1, 2, -_HALF), 1, jnp.bfloat16)
+_ROUNDED_SQUARE_3 = _Method(2, 3, (0, 1, -1), 2, jnp.bfloat16)
 
 
 def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
@@ -110,14 +133,15 @@ def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
   # See cpu.blocks. What they add to the kernel is multiplied too.
   blocks = -(-size // stride)
   smallest = min(channels * stride**2, features)
-  if x.dtype != jnp.float32 or size < 0.9 * blocks * stride or smallest < 32:
+  if size < 0.9 * blocks * stride or smallest < 32:
     return None
+  rounded = x.dtype == jnp.bfloat16
   if blocks == 5:
-    return _ROWS_5
+    return _ROUNDED_ROWS_5 if rounded else _ROWS_5
   if blocks == 3 and stride > 1:
     return _ROWS_3
   if blocks == 3 and smallest >= 128 and math.prod(x.shape[:3]) >= 1024:
-    return _SQUARE_3
+    return _ROUNDED_SQUARE_3 if rounded else _SQUARE_3
   return None
 
 
@@ -132,19 +156,22 @@ def convolution(
   """Convolution by a method.
 
   Args:
-    x: [batch, height, width, channels] float32.
-    kernel: [size, size, channels, features] float32.
+    x: [batch, height, width, channels] float32 or bfloat16.
+    kernel: [size, size, channels, features] float32 or of x's dtype; its
+      gradient is of the same.
     stride: in pixels, both ways.
     padding: rows and columns of zeros (before, after), both ways.
     method: from the function `method`.
 
   Returns:
-    [batch, out_height, out_width, features] float32.
+    [batch, out_height, out_width, features] of x's dtype.
   """
+  dtype = x.dtype
+  x = x.astype(method.dtype)
   if stride > 1:
     x, kernel = cpu.blocks(x, kernel, stride, padding)
     padding = (0, 0)
-  return _convolution(x, kernel, padding, method)
+  return _convolution(x, kernel, padding, method).astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -155,8 +182,10 @@ def _convolution(x, kernel, padding, method):
 def _forward(x, kernel, padding, method):
   sizes = [s + sum(padding) - method.taps + 1 for s in x.shape[1:3]]
   products = [
-      cpu.stored(_product(tile, one, padding))
-      for tile, one in zip(_tiles(x, padding, method), _kernels(kernel, method))
+      _product(tile, one, padding, method)
+      for tile, one in zip(
+          _tiles(x, padding, method), _kernels(kernel, method)
+      )
   ]
   y = _transform(method.outputs, products, method.axes)
   for axis in reversed(range(1, method.axes + 1)):
@@ -164,7 +193,8 @@ def _forward(x, kernel, padding, method):
         _alternating(y[i : i + method.pixels], axis)
         for i in range(0, len(y), method.pixels)
     ]
-  return y[0][:, : sizes[0], : sizes[1]], (x, kernel)
+  y = y[0][:, : sizes[0], : sizes[1]]
+  return y.astype(x.dtype), (x, kernel)
 
 
 def _backward(padding, method, saved, g):
@@ -176,15 +206,18 @@ def _backward(padding, method, saved, g):
   parts = [cpu.stored(g)]
   for axis in range(1, method.axes + 1):
     parts = [one for part in parts for one in _split(part, axis, method.pixels)]
+  parts = [part.astype(jnp.float32) for part in parts]
   parts = [
-      cpu.stored(part)
+      cpu.stored(part.astype(method.dtype))
       for part in _transform([*zip(*method.outputs)], parts, method.axes)
   ]
   of_tiles, of_kernels = zip(
       *(
-          _product_gradients(*arrays, padding)
+          _product_gradients(*arrays, padding, method)
           for arrays in zip(
-              _tiles(x, padding, method), _kernels(kernel, method), parts
+              _tiles(x, padding, method),
+              _kernels(kernel, method),
+              parts,
           )
       )
   )
@@ -198,7 +231,11 @@ def _backward(padding, method, saved, g):
         )
         for i in range(0, len(of_x), size)
     ]
-  return of_x[0], jnp.stack(of_kernel).reshape(kernel.shape)
+  of_kernel = jnp.stack(of_kernel).reshape(kernel.shape)
+  of_x = of_x[0]
+  if method.axes == 1 and method.rounds:
+    of_x = lax.slice_in_dim(of_x, padding[0], padding[0] + x.shape[2], 1, 2)
+  return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
 
 
 _convolution.defvjp(_forward, _backward)
@@ -246,19 +283,20 @@ def _transform(matrix, arrays, axes):
 
 def _kernels(kernel, method):
   """[size, ...] to one for each place in a tile, without the axes computed."""
-  parts = [kernel]
+  parts = [kernel.astype(jnp.float32)]
   for _ in range(method.axes):
     parts = [one for part in parts for one in part]
   return [
-      cpu.stored(one) for one in _transform(method.kernels, parts, method.axes)
+      cpu.stored(one.astype(method.dtype))
+      for one in _transform(method.kernels, parts, method.axes)
   ]
 
 
 def _tiles(x, padding, method):
   """The transformed pixels of each place in a tile.
 
-  Of one axis [batch, tiles, width, channels], of two [batch, tiles, tiles,
-  channels].
+  Of one axis [batch, tiles, width, channels], in bfloat16 with the padding of
+  its columns; of two [batch, tiles, tiles, channels].
   """
   # To whole tiles, and as much behind the last one as it overlaps.
   low, high = padding
@@ -267,14 +305,16 @@ def _tiles(x, padding, method):
     size = x.shape[axis] + low + high - method.taps + 1
     size += -size % method.pixels + behind
     x = cpu.pad_axis(x, axis, low, size - x.shape[axis] - low)
-  parts = [cpu.stored(x)]
+  if method.axes == 1 and method.rounds:
+    x = cpu.pad_axis(x, 2, low, high)
+  parts = [cpu.stored(x).astype(jnp.float32)]
   for axis in range(1, method.axes + 1):
-    parts = [
-        cpu.stored(one)
-        for part in parts
-        for one in _tile(part, axis, method)
-    ]
-  return parts
+    parts = [one for part in parts for one in _tile(part, axis, method)]
+    if not method.rounds:
+      parts = [cpu.stored(part) for part in parts]
+  # Of two axes bfloat16's have few terms: to store halves of them, which are
+  # not to be rounded, would be more to write.
+  return [cpu.stored(part.astype(method.dtype)) for part in parts]
 
 
 def _split(x, axis, pixels):
@@ -329,28 +369,56 @@ def _alternating(parts, axis):
 # --- Products ----------------------------------------------------------------
 
 
-def _product(tile, kernel, padding):
+def _product(tile, kernel, padding, method):
   """What is left of a convolution at one place of the tiles.
 
   Args:
-    tile: [batch, rows, columns, channels].
-    kernel: [channels, features], or [size, channels, features] along columns.
-    padding: of the columns, for the latter.
+    tile: [batch, rows, columns, channels], see `_tiles`.
+    kernel: [channels, features], or [size, channels, features] along columns,
+      of tile's dtype.
+    padding: of the columns, for a convolution along them.
+    method: how the tiles were made.
+
+  Returns:
+    [batch, rows, columns, features] float32.
   """
-  if kernel.ndim == 2:
-    y = tile.reshape(-1, tile.shape[-1]) @ kernel
-    return y.reshape(*tile.shape[:-1], -1)
+  if method.convolves:
+    return cpu.stored(_convolution_of_columns(tile, kernel, padding))
+  if kernel.ndim == 3:
+    tile = cpu.neighbours(tile, len(kernel))
+  y = cpu.matrix_product(
+      tile.reshape(-1, tile.shape[-1]), kernel.reshape(-1, kernel.shape[-1])
+  )
+  return y.reshape(*tile.shape[:-1], -1)
+
+
+def _convolution_of_columns(tile, kernel, padding):
   return lax.conv_general_dilated(
       tile, kernel[None], (1, 1), ((0, 0), padding), dimension_numbers=_LAYOUT
   )
 
 
-def _product_gradients(tile, kernel, g, padding):
-  """Those of the tile and of the kernel."""
-  if kernel.ndim == 2:
-    rows = tile.reshape(-1, tile.shape[-1])
-    g_rows = g.reshape(-1, g.shape[-1])
-    of_tile = cpu.stored(g_rows @ cpu.stored(kernel.T)).reshape(tile.shape)
-    return of_tile, cpu.stored(rows.T @ g_rows)
-  product = functools.partial(_product, padding=padding)
-  return tuple(map(cpu.stored, jax.vjp(product, tile, kernel)[1](g)))
+def _product_gradients(tile, kernel, g, padding, method):
+  """Those of the tile and of the kernel, float32."""
+  if method.convolves:
+    product = functools.partial(_convolution_of_columns, padding=padding)
+    return tuple(map(cpu.stored, jax.vjp(product, tile, kernel)[1](g)))
+  g_rows = g.reshape(-1, g.shape[-1])
+  columns = tile.reshape(-1, tile.shape[-1]).T
+  if method.rounds:
+    columns = cpu.stored(columns)
+  if kernel.ndim == 3:
+    columns = cpu.neighbours_transposed(columns, tile.shape[2], len(kernel))
+  of_kernel = cpu.matrix_product(columns, g_rows).reshape(kernel.shape)
+  transposed = cpu.stored(kernel.reshape(-1, kernel.shape[-1]).T)
+  of_tile = cpu.matrix_product(g_rows, transposed)
+  of_tile = of_tile.reshape(*g.shape[:-1], -1)
+  if kernel.ndim == 3:
+    parts = jnp.split(of_tile, len(kernel), axis=-1)
+    of_tile = cpu.stored(
+        sum(
+            cpu.pad_axis(part, 2, i, len(kernel) - 1 - i)
+            for i, part in enumerate(parts)
+        )
+    )
+  return of_tile, of_kernel
