@@ -11,13 +11,18 @@ import os
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1
+_M_MXFAST = 1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
 # With less memory than this the process had better give back what it can.
 _SMALLEST_MACHINE = 15 * 2**30
 # Addresses, not memory, marked for huge pages: a step of 128 images, and room.
-_RESERVE = 8 * 2**30
+_RESERVE = 12 * 2**30
+# Sizes of free blocks to begin with, in MiB. What is smaller than a step's
+# block is taken from the smallest of them that it fits into; without them it
+# would be cut out of the step's block, which the next step then could not use.
+_FREE_BLOCKS = 24 * (64,) + 12 * (112,) + 14 * (160,) + 4 * (256,) + 3 * (512,)
 
 
 def keep_freed() -> bool:
@@ -43,6 +48,9 @@ def keep_freed() -> bool:
   # a mapping of its own after all.
   mallopt(_M_ARENA_MAX, 1)
   mallopt(_M_MMAP_MAX, 0)
+  # What is left of a block by its alignment joins its neighbours. In a list of
+  # small pieces somebody takes it, and the next step's block does not fit.
+  mallopt(_M_MXFAST, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
   _prepare_heap(libc)
   import jax  # After the heap is prepared, and a second that --help can save.
@@ -64,3 +72,9 @@ def _prepare_heap(libc):
   first = -(-reserve // mmap.PAGESIZE) * mmap.PAGESIZE
   libc.madvise(first, _RESERVE - (first - reserve), mmap.MADV_HUGEPAGE)
   libc.free(reserve)
+  blocks = []
+  for size in _FREE_BLOCKS:
+    blocks.append(libc.malloc(size * 2**20))
+    libc.malloc(mmap.PAGESIZE)  # Stays, so that neighbours do not join.
+  for block in blocks:
+    libc.free(block)

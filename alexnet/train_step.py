@@ -52,10 +52,12 @@ class _Step:
     return self.function.lower(*arguments, *self.constants)
 
 
-# Bytes of a block of working memory on a CPU, a little more than the largest
-# array: fc6's gradient has 151 MB. A single block of gigabytes often did not
-# fit where the last step's had been, for want of some bytes that something
-# small had taken: then there were two, and of two devices three or four.
+# Bytes of a block of working memory where several CPU devices share a process,
+# a little more than the largest array: fc6's gradient has 151 MB. One block for
+# all of a device's often does not fit where the last step's was, for want of
+# some bytes that another device's has taken; then there are three, or four.
+# With one device it nearly always fits (host_memory.py). Small ones do too, but
+# a step takes 1.07 times as long, and JAX cannot keep what it has compiled.
 _BLOCK = 160 * 2**20
 
 
@@ -381,11 +383,12 @@ def jit_for(
     library = dtype == jnp.bfloat16 and 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
     options = {
         'xla_cpu_experimental_ynn_fusion_type': library or '',
-        'xla_multiheap_size_constraint_per_heap': _BLOCK,
         # Half of AVX-512's by default; where there is no such thing, no more
         # than there is.
         'xla_cpu_prefer_vector_width': 512,
     }
+    if len(jax.local_devices(backend='cpu')) > 1:
+      options['xla_multiheap_size_constraint_per_heap'] = _BLOCK
   return jax.jit(function, compiler_options=options, **arguments)
 
 

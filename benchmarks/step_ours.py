@@ -36,6 +36,9 @@ def _training(case, towers):
       opt_state=rule.init(params),
   )
   state = jax.device_put(state, partitioning.shardings(state, mesh))
+  # As training has them: the first step cannot put its results in place of
+  # arrays that are NumPy's.
+  state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(state)
   step = train_step.make_train_step(
       model=model,
       optimizer=rule,

@@ -175,17 +175,36 @@ print(jax.config.jax_compilation_cache_dir)
 print(jax.config.jax_compilation_cache_max_size)
 '''
 
+# As large as a training step's, compiled in the way of one, with its number of
+# devices; nothing runs.
+_USE_LARGE = """
+import sys
+import jax
+import jax.numpy as jnp
+from absl import flags
+from alexnet import compilation, train_step
+flags.FLAGS(sys.argv[:1])
+jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))
+compilation.use_cache()
+matrix = jax.ShapeDtypeStruct((6144, 6144), jnp.float32)
+large = train_step.jit_for(
+    jax.devices()[0], jnp.float32, lambda x: (x @ x) @ (x.T @ x)
+)
+memory = large.lower(matrix).compile().memory_analysis()
+print(jax.config.jax_compilation_cache_dir, memory.temp_size_in_bytes)
+"""
 
-class FolderTest(absltest.TestCase):
+
+class FolderTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(self.create_tempdir().full_path)
 
-  def use(self, *flags, **environment):
+  def use(self, *flags, program=_USE, **environment):
     """(folder, its bound, stderr), with a home of its own."""
     result = subprocess.run(
-        [sys.executable, '-c', _USE, *flags],
+        [sys.executable, '-c', program, *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -209,6 +228,14 @@ class FolderTest(absltest.TestCase):
     )
     self.assertEqual(bound, 2**30)
     self.assertNotEmpty([*place.glob('*-cache')])
+    self.assertEqual(error, '')
+
+  @parameterized.parameters((1, 1), (2, 0))
+  def test_large_programs(self, devices, kept):
+    """Those of several devices in a process JAX cannot keep: no word of it."""
+    folder, size, error = self.use(str(devices), program=_USE_LARGE)
+    self.assertGreater(size, 160 * 2**20)
+    self.assertLen([*pathlib.Path(folder).glob('*-cache')], kept)
     self.assertEqual(error, '')
 
   def test_one_for_each_number_of_cores(self):
