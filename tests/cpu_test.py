@@ -103,7 +103,9 @@ class ConvolutionTest(parameterized.TestCase):
 
 class ProductTest(parameterized.TestCase):
 
-  @parameterized.parameters((1, 1, 1), (1, 4, 3), (2, 300, 10), (16, 64, 128))
+  @parameterized.parameters(
+      (1, 1, 1), (1, 4, 3), (1, 320, 10), (2, 300, 10), (16, 64, 128)
+  )
   def test_tensorflow(self, rows, inputs, features):
     x, w = bfloat16(rows, inputs), normal(inputs, features, seed=1)
     g = bfloat16(rows, features, seed=2)

@@ -221,7 +221,24 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [rows, features] of x's dtype.
   """
-  return matrix_product(x, stored(kernel.astype(x.dtype))).astype(x.dtype)
+  kernel = kernel.astype(x.dtype)
+  if len(x) == 1 and x.dtype == jnp.bfloat16:
+    return _vector_product(x[0], kernel).astype(x.dtype)[None]
+  return matrix_product(x, stored(kernel)).astype(x.dtype)
+
+
+def _vector_product(x, kernel):
+  # XLA converts the kernel to float32 and stores that. A sixth of the time:
+  # parts of the kernel, each read once, are added element by element.
+  parts = math.gcd(len(x), 16)
+  x = x.reshape(parts, -1, 1)
+  kernel = kernel.reshape(parts, -1, kernel.shape[-1])
+  # Converted after they are taken apart: before, XLA would store that too.
+  terms = [
+      x[i].astype(jnp.float32) * kernel[i].astype(jnp.float32)
+      for i in range(parts)
+  ]
+  return sum_of_rows(stored(sum(terms)), jnp.float32)
 
 
 def _product_forward(x, kernel):
