@@ -311,11 +311,11 @@ def _tiles(x, padding, method):
   parts = [cpu.stored(x).astype(jnp.float32)]
   for axis in range(1, method.axes + 1):
     parts = [one for part in parts for one in _tile(part, axis, method)]
-    if not method.rounds:
-      parts = [cpu.stored(part) for part in parts]
-  # Of two axes bfloat16's have few terms: to store halves of them, which are
-  # not to be rounded, would be more to write.
-  return [cpu.stored(part.astype(method.dtype)) for part in parts]
+    # Of two axes bfloat16's have few terms: to store those of the first, which
+    # are not to be rounded, would be more to write.
+    if axis == method.axes or not method.rounds:
+      parts = [cpu.stored(part.astype(method.dtype)) for part in parts]
+  return parts
 
 
 def _split(x, axis, pixels):
