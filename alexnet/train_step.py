@@ -259,8 +259,10 @@ def _norm(gradients):
   for leaf in jax.tree.leaves(gradients):
     part = layers.sum_of_squares(leaf)
     parts[layers.varying_axes(jax.typeof(part))] += part
+  # In one order: that of a set is another one in each process, and so would be
+  # the program.
   return jnp.sqrt(
-      sum(lax.psum(part, tuple(axes)) for axes, part in parts.items())
+      sum(lax.psum(part, tuple(sorted(axes))) for axes, part in parts.items())
   )
 
 

@@ -154,6 +154,17 @@ class CompilationTest(absltest.TestCase):
     self.assertEqual(longer[_MISSES], 0)
     self.assertEqual(longer[_STEPS], 3)
 
+  def test_processes_of_one_mesh_have_the_same_program(self):
+    """Python orders sets of names differently in each process."""
+    for hash_seed, kept in (('1', False), ('2', True)):
+      events, _ = self.train(
+          f'run{hash_seed}',
+          '--config.mesh.tower=2',
+          JAX_NUM_CPU_DEVICES='2',
+          PYTHONHASHSEED=hash_seed,
+      )
+      self.assertEqual(events[_MISSES] == 0, kept, events)
+
   def test_off(self):
     events, _ = self.train('run', '--compilation_cache=off')
     self.assertEqual(events[_REQUESTS], 0)

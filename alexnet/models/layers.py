@@ -322,7 +322,7 @@ def _with_equalvarying_axes(*arrays):
   varying = [varying_axes(jax.typeof(array)) for array in arrays]
   union = frozenset().union(*varying)
   return tuple(
-      lax.pcast(array, tuple(union - axes), to='varying')
+      lax.pcast(array, tuple(sorted(union - axes)), to='varying')
       if union - axes
       else array
       for array, axes in zip(arrays, varying)
