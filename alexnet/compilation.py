@@ -8,7 +8,6 @@ that moves it or turns it off; commands that compile import this module and call
 import os
 import pathlib
 import platform
-import warnings
 
 from absl import flags, logging
 
@@ -68,12 +67,6 @@ def use_cache() -> None:
   # All programs: the smallest are compiled in tens of milliseconds, and read in
   # one or two.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  # Of several CPU devices in a process, see train_step.py.
-  warnings.filterwarnings(
-      'ignore',
-      'Error writing persistent compilation cache entry.*'
-      'Multiple temp buffer allocations',
-  )
 
 
 def _folder(given):

@@ -6,12 +6,13 @@ it: a sixth of the time of a step.
 """
 
 import ctypes
+import functools
 import mmap
 import os
+import time
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1
-_M_MXFAST = 1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
@@ -19,12 +20,31 @@ _M_ARENA_MAX = -8
 _SMALLEST_MACHINE = 15 * 2**30
 # Addresses, not memory, marked for huge pages: a step of 128 images, and room.
 _RESERVE = 12 * 2**30
-# Sizes of free blocks to begin with, in MiB. What is smaller than a step's
-# block is taken from the smallest of them that it fits into; without them it
-# would be cut out of the step's block, which the next step then could not use.
-# Found by trying, for what asks: convolutions for 12 to 99 MB to work in, fc6's
-# arrays for 151 MB.
-_FREE_BLOCKS = 24 * (64,) + 12 * (112,) + 14 * (160,) + 4 * (256,) + 3 * (512,)
+
+# Working memory smaller than this finds a place anywhere.
+_SMALL = 64 * 2**20
+# What glibc wants beside an aligned block, and more.
+_MARGIN = 128
+# Free blocks for what a step asks for beside its working memory: convolutions
+# for 12 to 99 MB each, the loop for batches. A request is cut out of the
+# smallest free block that it fits into.
+_FREE_BLOCKS = tuple(
+    size * 2**20 for size in 24 * (64,) + 12 * (112,) + 14 * (160,)
+)
+# Free addresses after working memory: more than any of those blocks, so that
+# nothing is cut out of them as long as there are others.
+_AFTER = 256 * 2**20
+# Addresses before it, which nobody touches. They are added to it in steps; what
+# is smaller than a thousand bytes would go to a list that keeps it apart.
+_BEFORE = 512 * 2**20
+_STEP = 2**11
+# Free pieces of these sizes are in glibc's lists by size, which it goes through
+# one by one; what is larger is useful.
+_SMALLEST_PIECE = 2**10
+_LARGEST_PIECE = 2**24
+
+_kept = False
+_rooms = []
 
 
 def keep_freed() -> bool:
@@ -38,8 +58,9 @@ def keep_freed() -> bool:
   Returns:
     Whether it does so now.
   """
+  global _kept
   try:
-    libc = ctypes.CDLL(None)
+    libc = _libc()
     mallopt = libc.mallopt
   except (AttributeError, OSError, TypeError):  # macOS, musl, Windows.
     return False
@@ -50,11 +71,9 @@ def keep_freed() -> bool:
   # a mapping of its own after all.
   mallopt(_M_ARENA_MAX, 1)
   mallopt(_M_MMAP_MAX, 0)
-  # What is left of a block by its alignment joins its neighbours. In a list of
-  # small pieces somebody takes it, and the next step's block does not fit.
-  mallopt(_M_MXFAST, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
-  _prepare_heap(libc)
+  libc.free(_in_huge_pages(_RESERVE))
+  _kept = True
   import jax  # After the heap is prepared, and a second that --help can save.
 
   # Otherwise a step may begin before the last one's memory is free, and then
@@ -63,20 +82,138 @@ def keep_freed() -> bool:
   return True
 
 
-def _prepare_heap(libc):
-  libc.malloc.restype = ctypes.c_void_p
+def is_kept() -> bool:
+  """Whether `keep_freed` was called, and could do it."""
+  return _kept
+
+
+def make_room(size: int, count: int) -> None:
+  """Gives programs' working memory a place, where each call finds it again.
+
+  Call it when the programs are compiled, before they run. Without `keep_freed`,
+  or when there is enough room already, it does nothing.
+
+  Args:
+    size: bytes of a program's working memory, one block.
+    count: of programs that run at the same time.
+  """
+  if not _kept or size < _SMALL or any(room.size >= size for room in _rooms):
+    return
+  _take_pieces()
+  rooms = [_Room(size) for _ in range(count)]
+  if not _rooms:
+    blocks = [_in_huge_pages(size) for size in _FREE_BLOCKS]
+    for block in filter(None, blocks):
+      # The first page stays in use, so that the free ones do not become one.
+      _libc().realloc(block, mmap.PAGESIZE)
+  _rooms[:] = [room for room in rooms if room.open()]
+
+
+def keep_room() -> None:
+  """Sees to it that working memory fits into its place.
+
+  Call it before a program. glibc asks for a little more than an aligned block
+  has, and frees what is left at its end. Somebody who wants so little gets it,
+  and while he has it the next block does not fit: it would get new pages,
+  gigabytes of them.
+  """
+  closed = _closed_rooms()
+  if len(_rooms) > 1:  # A result is there before its program's memory is free.
+    for _ in range(10):
+      if not closed:
+        return
+      time.sleep(0.001)
+      closed = _closed_rooms()
+  for room in closed:
+    room.widen()
+
+
+def _closed_rooms():
+  """Those that have no free block of their size."""
+  libc = _libc()
+  blocks = [libc.malloc(room.size + _MARGIN) for room in _rooms]
+  closed = [
+      room
+      for room in _rooms
+      if not any(block and block in room for block in blocks)
+  ]
+  for block in filter(None, blocks):
+    libc.free(block)
+  return closed
+
+
+class _Room:
+  """A place in the heap: its front is in use, and the rest is free."""
+
+  def __init__(self, size):
+    self.size = size
+    length = _BEFORE + size + _AFTER
+    self._first = _in_huge_pages(length)
+    self._end = (self._first or 0) + length
+    self._front = 0
+
+  def open(self):
+    """Frees what is not its front; False if there were no addresses for it."""
+    self._front = _BEFORE
+    return bool(self._first) and self._shorten()
+
+  def widen(self):
+    """Frees a little more."""
+    if self._front > _STEP:
+      self._front -= _STEP
+      self._shorten()
+
+  def __contains__(self, block):
+    return self._first < block < self._end
+
+  def _shorten(self):
+    # To where an aligned block begins (16 bytes are glibc's own, before each),
+    # so that nothing is left over before it either.
+    start = (self._first + self._front) // 64 * 64
+    _libc().realloc(self._first, start - 8 - self._first)
+    return True
+
+
+def _take_pieces():
+  """Takes the free pieces of the heap for good.
+
+  The compiler leaves thousands of each size, some 0.4 GB. Later requests would
+  each look for the one that fits best, which took a tenth of a step's time.
+  """
+  libc = _libc()
+  # From above all pieces, as it is larger than any.
+  end = libc.malloc(_RESERVE // 2)
+  if not end:
+    return
+  useful = []
+  size = _RESERVE // 2
+  while size >= _SMALLEST_PIECE:
+    size //= 2
+    while (piece := libc.malloc(size) or end) < end:
+      if size > _LARGEST_PIECE:
+        useful.append(piece)
+    if piece > end:
+      libc.free(piece)
+  for block in (*useful, end):
+    libc.free(block)
+
+
+def _in_huge_pages(size):
+  """A block of the heap; None where addresses are limited (`ulimit -v`)."""
+  libc = _libc()
+  block = libc.malloc(size)
+  if block:
+    first = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
+    libc.madvise(first, size - (first - block), mmap.MADV_HUGEPAGE)
+  return block
+
+
+@functools.cache
+def _libc():
+  libc = ctypes.CDLL(None)
+  libc.malloc.restype = libc.realloc.restype = ctypes.c_void_p
   libc.malloc.argtypes = (ctypes.c_size_t,)
+  libc.realloc.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
   libc.free.argtypes = (ctypes.c_void_p,)
   libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-  reserve = libc.malloc(_RESERVE)
-  if not reserve:  # A limit on addresses, as by `ulimit -v`.
-    return
-  first = -(-reserve // mmap.PAGESIZE) * mmap.PAGESIZE
-  libc.madvise(first, _RESERVE - (first - reserve), mmap.MADV_HUGEPAGE)
-  libc.free(reserve)
-  blocks = []
-  for size in _FREE_BLOCKS:
-    blocks.append(libc.malloc(size * 2**20))
-    libc.malloc(mmap.PAGESIZE)  # Stays, so that neighbours do not join.
-  for block in blocks:
-    libc.free(block)
+  return libc

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from alexnet import partitioning
+from alexnet import host_memory, partitioning
 from alexnet.models import Module, layers
 from alexnet.partitioning import BATCH, DATA, REPLICATED, TOWER
 
@@ -52,13 +52,30 @@ class _Step:
     return self.function.lower(*arguments, *self.constants)
 
 
-# Bytes of a block of working memory where several CPU devices share a process,
-# a little more than the largest array: fc6's gradient has 151 MB. One block for
-# all of a device's often does not fit where the last step's was, for want of
-# some bytes that another device's has taken; then there are three, or four.
-# With one device it nearly always fits (host_memory.py). Small ones do too, but
-# a step takes 1.07 times as long, and JAX cannot keep what it has compiled.
-_BLOCK = 160 * 2**20
+class _Program:
+  """A function of `jax.jit` for CPUs, in memory that stays where it is.
+
+  That is as large as the first call wants it; see `host_memory.make_room`.
+  """
+
+  def __init__(self, function):
+    self._function = function
+    self._has_room = not host_memory.is_kept()
+
+  def __call__(self, *arguments):
+    if not self._has_room:
+      # The call takes what is compiled here.
+      memory = self.lower(*arguments).compile().memory_analysis()
+      host_memory.make_room(
+          memory.temp_size_in_bytes, len(jax.local_devices(backend='cpu'))
+      )
+      self._has_room = True
+    host_memory.keep_room()
+    return self._function(*arguments)
+
+  def lower(self, *arguments):
+    """As of a function from `jax.jit`."""
+    return self._function.lower(*arguments)
 
 
 def create_state(
@@ -369,7 +386,7 @@ def jit_for(
     function: Callable[..., Any],
     **arguments: Any,
 ) -> Any:
-  """`jax.jit(function, **arguments)` with what XLA needs for such a device.
+  """`jax.jit(function, **arguments)` with what such a device needs.
 
   Args:
     device: where it runs.
@@ -377,7 +394,6 @@ def jit_for(
     function: what to compile.
     **arguments: of `jax.jit`.
   """
-  options = None
   if device.platform == 'cpu':
     # By default XLA gives convolutions and matrix products to YNNPACK. Its
     # kernel gradients run at a third of the speed of XLA's own, its products in
@@ -389,9 +405,8 @@ def jit_for(
         # than there is.
         'xla_cpu_prefer_vector_width': 512,
     }
-    if len(jax.local_devices(backend='cpu')) > 1:
-      options['xla_multiheap_size_constraint_per_heap'] = _BLOCK
-  return jax.jit(function, compiler_options=options, **arguments)
+    return _Program(jax.jit(function, compiler_options=options, **arguments))
+  return jax.jit(function, **arguments)
 
 
 def predict_views(

@@ -5,8 +5,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
-from alexnet import host_memory, optimizer, partitioning, train_step
+from alexnet import (
+    compilation,
+    host_memory,
+    optimizer,
+    partitioning,
+    train_step,
+)
 from alexnet.models import create_model
 from alexnet.models import layers as ours
 from benchmarks import network
@@ -52,11 +59,18 @@ def _training(case, towers):
   return step, state, batch, _rates(params, case)
 
 
+def _prepare():
+  """What main.py and alexnet.evaluate begin with."""
+  host_memory.keep_freed()
+  flags.FLAGS.mark_as_parsed()  # This process has no command line.
+  compilation.use_cache()
+
+
 def training(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
   """A function that makes one update and waits for it."""
-  host_memory.keep_freed()  # As main.py does.
+  _prepare()
   step, state, batch, rates = _training(case, towers)
 
   def run():
@@ -71,7 +85,7 @@ def inference(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
   """A function that predicts one batch and waits for it."""
-  host_memory.keep_freed()  # As alexnet.evaluate does.
+  _prepare()
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = partitioning.create_mesh(config)

@@ -1,9 +1,9 @@
-"""That memory which was freed is used again without new pages."""
+"""That memory which was freed is used again, without new pages."""
 
 import subprocess
 import sys
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 # In a process of its own: it cannot be undone. The same block twice, written
 # to, and in between one that is smaller and stays.
@@ -25,19 +25,50 @@ block = np.ones(2**28, np.uint8)
 print(faults() - before)
 """
 
+# Twenty times a program's block, and then whoever takes what glibc leaves at
+# the block's ends. In how many places the blocks were.
+_ROOM = """
+import ctypes
+from alexnet import host_memory
 
-class HostMemoryTest(absltest.TestCase):
+print(int(host_memory.keep_freed()))
+libc = host_memory._libc()
+libc.memalign.restype = ctypes.c_void_p
+libc.memalign.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
+size = 2**29
+host_memory.make_room(size, {count})
+places = set()
+for _ in range(20):
+  if {keep}:
+    host_memory.keep_room()
+  blocks = [libc.memalign(64, size) for _ in range({count})]
+  for length in range(8, 200, 8):
+    for _ in range(100):
+      libc.malloc(length)
+  for block in blocks:
+    places.add(block // 2**20)
+    libc.free(block)
+print(len(places))
+"""
 
-  def faults(self, keep):
+
+class HostMemoryTest(parameterized.TestCase):
+
+  def numbers(self, program, **values):
+    """What a process printed, after the word that it keeps what it frees."""
     output = subprocess.run(
-        [sys.executable, '-c', _PROGRAM.format(keep=keep)],
+        [sys.executable, '-c', program.format(**values)],
         check=True,
         capture_output=True,
         text=True,
     ).stdout.split()
     if output[0] == '0':
       self.skipTest('not with this C library, or too little memory')
-    return int(output[1])
+    return [int(number) for number in output[1:]]
+
+  def faults(self, keep):
+    (faults,) = self.numbers(_PROGRAM, keep=keep)
+    return faults
 
   def test_a_second_block_takes_the_pages_of_the_first(self):
     self.assertLess(self.faults(keep=True), 100)
@@ -46,6 +77,13 @@ class HostMemoryTest(absltest.TestCase):
     self.faults(keep=True)  # Skips where there is nothing to see.
     # 2**28 bytes in pages of 4096; fewer where pages are larger.
     self.assertGreater(self.faults(keep=False), 100)
+
+  @parameterized.parameters(1, 2)
+  def test_working_memory_stays_where_it_is(self, count):
+    (places,) = self.numbers(_ROOM, count=count, keep=True)
+    self.assertEqual(places, count)
+    (places,) = self.numbers(_ROOM, count=count, keep=False)
+    self.assertGreater(places, 10 * count)
 
 
 if __name__ == '__main__':
