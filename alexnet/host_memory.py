@@ -100,13 +100,17 @@ def make_room(size: int, count: int) -> None:
   if not _kept or size < _SMALL or any(room.size >= size for room in _rooms):
     return
   _take_pieces()
+  # Everything is taken before anything is freed, as the next would be cut out
+  # of that.
   rooms = [_Room(size) for _ in range(count)]
   if not _rooms:
     blocks = [_in_huge_pages(size) for size in _FREE_BLOCKS]
     for block in filter(None, blocks):
       # The first page stays in use, so that the free ones do not become one.
       _libc().realloc(block, mmap.PAGESIZE)
-  _rooms[:] = [room for room in rooms if room.open()]
+  _rooms[:] = [room for room in rooms if room.first]
+  for room in _rooms:
+    room.open(_BEFORE)
 
 
 def keep_room() -> None:
@@ -143,35 +147,34 @@ def _closed_rooms():
 
 
 class _Room:
-  """A place in the heap: its front is in use, and the rest is free."""
+  """A place in the heap: its front is in use, and the rest is free.
+
+  Attributes:
+    size: bytes of the working memory that it is for.
+    first: its address; None if there are no addresses for it.
+  """
 
   def __init__(self, size):
     self.size = size
-    length = _BEFORE + size + _AFTER
-    self._first = _in_huge_pages(length)
-    self._end = (self._first or 0) + length
-    self._front = 0
+    self._length = _BEFORE + size + _AFTER
+    self._front = self._length
+    self.first = _in_huge_pages(self._length)
 
-  def open(self):
-    """Frees what is not its front; False if there were no addresses for it."""
-    self._front = _BEFORE
-    return bool(self._first) and self._shorten()
+  def open(self, front):
+    """Frees what is not among the first `front` bytes."""
+    self._front = front
+    # To where an aligned block begins (16 bytes are glibc's own, before each),
+    # so that nothing is left over before it either.
+    start = (self.first + front) // 64 * 64
+    _libc().realloc(self.first, start - 8 - self.first)
 
   def widen(self):
     """Frees a little more."""
     if self._front > _STEP:
-      self._front -= _STEP
-      self._shorten()
+      self.open(self._front - _STEP)
 
   def __contains__(self, block):
-    return self._first < block < self._end
-
-  def _shorten(self):
-    # To where an aligned block begins (16 bytes are glibc's own, before each),
-    # so that nothing is left over before it either.
-    start = (self._first + self._front) // 64 * 64
-    _libc().realloc(self._first, start - 8 - self._first)
-    return True
+    return self.first < block < self.first + self._length
 
 
 def _take_pieces():
