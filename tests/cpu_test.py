@@ -2,6 +2,8 @@
 
 from tests import testing  # isort: skip
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,21 +35,79 @@ def assert_not_rounded(actual, exact):
   np.testing.assert_allclose(actual, exact, atol=1e-5 * np.abs(exact).max())
 
 
-class ConvolutionTest(parameterized.TestCase):
+_CONVOLUTIONS = (
+    # size, in, out, kernel, stride, padding
+    (23, 3, 8, 11, 4, (1, 2)),  # conv1 of the paper,
+    (23, 3, 8, 11, 4, (0, 3)),  # of the authors' code.
+    (24, 3, 8, 11, 4, (0, 0)),  # A row and a column that nobody reads.
+    (9, 8, 12, 5, 1, (2, 2)),
+    (7, 16, 6, 3, 1, (1, 1)),
+    (5, 2, 3, 3, 1, (0, 1)),
+    (6, 4, 5, 1, 1, (0, 0)),
+    (6, 4, 5, 1, 1, (1, 2)),
+    (8, 4, 6, 3, 2, (0, 1)),
+    (9, 4, 6, 2, 3, (0, 0)),
+)
+
+
+def convolution_by_tensorflow(x, w, stride, padding):
+  x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
+  return tf.nn.conv2d(x, w, stride, 'VALID')
+
+
+class DirectConvolutionTest(parameterized.TestCase):
+
+  @parameterized.parameters(*_CONVOLUTIONS)
+  def test_tensorflow(self, size, channels, features, kernel, stride, padding):
+    x = jnp.asarray(normal(2, size, size, channels))
+    w = normal(kernel, kernel, channels, features, seed=1)
+    out = (size + sum(padding) - kernel) // stride + 1
+    g = normal(2, out, out, features, seed=2)
+    y, gradients = output_and_gradients(
+        jax.jit(
+            lambda x, w: cpu.direct_convolution(
+                x, w, stride, (padding, padding)
+            )
+        ),
+        g,
+        x,
+        w,
+    )
+    exact, exact_gradients = exactly(
+        lambda x, w: convolution_by_tensorflow(x, w, stride, padding), g, x, w
+    )
+    assert_not_rounded(y, exact)
+    for one, other in zip(gradients, exact_gradients):
+      assert_not_rounded(one, other)
 
   @parameterized.parameters(
-      # size, in, out, kernel, stride, padding
-      (23, 3, 8, 11, 4, (1, 2)),  # conv1 of the paper,
-      (23, 3, 8, 11, 4, (0, 3)),  # of the authors' code.
-      (24, 3, 8, 11, 4, (0, 0)),  # A row and a column that nobody reads.
-      (9, 8, 12, 5, 1, (2, 2)),
-      (7, 16, 6, 3, 1, (1, 1)),
-      (5, 2, 3, 3, 1, (0, 1)),
-      (6, 4, 5, 1, 1, (0, 0)),
-      (6, 4, 5, 1, 1, (1, 2)),
-      (8, 4, 6, 3, 2, (0, 1)),
-      (9, 4, 6, 2, 3, (0, 0)),
+      (67, 3, 8, 11, 4, (1, 2)),  # Not by Winograd's way, as it is narrow.
+      (67, 3, 32, 11, 4, (1, 2)),
+      (9, 32, 32, 5, 1, (2, 2)),
   )
+  def test_in_a_loop_over_parts_of_a_batch(
+      self, size, channels, features, kernel, stride, padding
+  ):
+    """XLA's library gets all convolutions: it knows one order of axes."""
+    x = jnp.zeros((3, 2, size, size, channels))
+    w = jnp.zeros((kernel, kernel, channels, features))
+
+    def add(total, part):
+      loss = lambda x, w: jnp.square(
+          layers.grouped_convolution(x, w, stride=stride, padding=padding)
+      ).sum()
+      of_x, of_w = jax.grad(loss, (0, 1))(part, w)
+      return total + of_w, of_x
+
+    loop = jax.jit(lambda w, x: jax.lax.scan(add, w, x))
+    text = loop.lower(w, x).compile().as_text()
+    orders = set(re.findall(r'dim_labels=(\S+?)[,\s]', text))
+    self.assertEqual(orders, {'b01f_01io->b01f'})
+
+
+class ConvolutionTest(parameterized.TestCase):
+
+  @parameterized.parameters(*_CONVOLUTIONS)
   def test_tensorflow(self, size, channels, features, kernel, stride, padding):
     x = bfloat16(2, size, size, channels)
     w = normal(kernel, kernel, channels, features, seed=1)
@@ -62,12 +122,12 @@ class ConvolutionTest(parameterized.TestCase):
         w,
     )
 
-    def by_tensorflow(x, w):
-      x = tf.pad(x, [[0, 0], padding, padding, [0, 0]])
-      return tf.nn.conv2d(x, w, stride, 'VALID')
-
-    rounded = jnp.asarray(w, jnp.bfloat16)
-    exact, (exact_dx, exact_dw) = exactly(by_tensorflow, g, x, rounded)
+    exact, (exact_dx, exact_dw) = exactly(
+        lambda x, w: convolution_by_tensorflow(x, w, stride, padding),
+        g,
+        x,
+        jnp.asarray(w, jnp.bfloat16),
+    )
     assert_rounded(y, exact)
     assert_rounded(dx, exact_dx)
     assert_not_rounded(dw, exact_dw)

@@ -256,6 +256,73 @@ def _product_backward(saved, g):
 product.defvjp(_product_forward, _product_backward)
 
 
+# --- Convolutions in float32 -------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def direct_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    padding: tuple[Padding, Padding],
+) -> jax.Array:
+  """Convolution by XLA's library of them, and so are its gradients.
+
+  The library takes one order of axes. XLA brings the gradients' into it, but
+  not in a loop over parts of a batch, and so they took 30 times as long there.
+
+  Args:
+    x: [batch, height, width, channels] float32.
+    kernel: [rows, columns, channels, features] float32.
+    stride: in pixels, both ways.
+    padding: zeros (before, after), of rows and of columns.
+
+  Returns:
+    [batch, out_height, out_width, features] float32.
+  """
+  return _library_convolution(x, kernel, padding, window_strides=[stride] * 2)
+
+
+def _library_convolution(x, kernel, padding, **arguments):
+  return lax.conv_general_dilated(
+      x,
+      kernel,
+      padding=padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      **{'window_strides': (1, 1), **arguments},
+  )
+
+
+def _direct_forward(x, kernel, stride, padding):
+  return direct_convolution(x, kernel, stride, padding), (x, kernel)
+
+
+def _direct_backward(stride, padding, saved, g):
+  x, kernel = saved
+  of_x, of_kernel = [], []  # Padding.
+  for size, taps, out, (before, _) in zip(
+      x.shape[1:3], kernel.shape[:2], g.shape[1:3], padding
+  ):
+    reach = (out - 1) * stride + taps - size - before
+    of_x.append((taps - 1 - before, taps - 1 - reach))
+    of_kernel.append((before, reach))
+  mirrored = stored(kernel[::-1, ::-1].swapaxes(2, 3))
+  x_gradient = _library_convolution(
+      g, mirrored, of_x, lhs_dilation=[stride] * 2
+  )
+  # The batch is what is summed over, and channels are the batch.
+  kernel_gradient = _library_convolution(
+      stored(x.transpose(3, 1, 2, 0)),
+      stored(g.transpose(1, 2, 0, 3)),
+      of_kernel,
+      rhs_dilation=[stride] * 2,
+  )
+  return stored(x_gradient), stored(kernel_gradient.transpose(1, 2, 0, 3))
+
+
+direct_convolution.defvjp(_direct_forward, _direct_backward)
+
+
 # --- Convolutions in bfloat16 ------------------------------------------------
 #
 # XLA computes them in float32, at its speed; so they are products here.

@@ -369,7 +369,7 @@ def _convolution_of_cpu(x, kernel, stride, padding):
     )
   if x.dtype == jnp.bfloat16:
     return cpu.convolution(x, kernel, stride=stride, padding=padding)
-  return _convolution_plain(x, kernel, stride, padding, 1)
+  return cpu.direct_convolution(x, kernel, stride, (padding, padding))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -37,8 +37,6 @@ from alexnet.models import cpu
 Padding = tuple[int, int]
 _Matrix = Sequence[Sequence[Fraction]]
 
-_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
@@ -394,16 +392,14 @@ def _product(tile, kernel, padding, method):
 
 
 def _convolution_of_columns(tile, kernel, padding):
-  return lax.conv_general_dilated(
-      tile, kernel[None], (1, 1), ((0, 0), padding), dimension_numbers=_LAYOUT
-  )
+  return cpu.direct_convolution(tile, kernel[None], 1, ((0, 0), padding))
 
 
 def _product_gradients(tile, kernel, g, padding, method):
   """Those of the tile and of the kernel, float32."""
   if method.convolves:
     product = functools.partial(_convolution_of_columns, padding=padding)
-    return tuple(map(cpu.stored, jax.vjp(product, tile, kernel)[1](g)))
+    return jax.vjp(product, tile, kernel)[1](g)
   g_rows = g.reshape(-1, g.shape[-1])
   columns = tile.reshape(-1, tile.shape[-1]).T
   if method.rounds:
