@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from alexnet.models import cpu
@@ -186,11 +187,12 @@ def _forward(x, kernel, padding, method):
           _tiles(x, padding, method), _kernels(kernel, method)
       )
   ]
-  y = _transform(method.outputs, products, method.axes)
+  y = products
   for axis in reversed(range(1, method.axes + 1)):
+    size = len(method.inputs)
     y = [
-        _alternating(y[i : i + method.pixels], axis)
-        for i in range(0, len(y), method.pixels)
+        _pixels(method.outputs, y[i : i + size], axis)
+        for i in range(0, len(y), size)
     ]
   y = y[0][:, : sizes[0], : sizes[1]]
   return y.astype(x.dtype), (x, kernel)
@@ -356,6 +358,23 @@ def _of_pixels(of_places, axis, padding, size, method):
   ]
   pixels = _alternating(runs, axis)
   return lax.slice_in_dim(pixels, padding[0], padding[0] + size, 1, axis)
+
+
+def _pixels(matrix, products, axis):
+  """Products of a matrix with arrays, the results of a tile side by side.
+
+  As sums of arrays times a column, which XLA computes with vectors; to put one
+  result after the other it asks for each number which one it is: twice the
+  time for conv1.
+  """
+  shape = list(products[0].shape)
+  shape[axis] *= len(matrix)
+  total = 0.0
+  for array, *column in zip(products, *matrix):
+    array = jnp.expand_dims(array, axis + 1)
+    column = np.array(column, array.dtype)
+    total += array * column.reshape(-1, *[1] * (array.ndim - axis - 2))
+  return total.reshape(shape)
 
 
 def _alternating(parts, axis):
