@@ -167,10 +167,10 @@ def convolution(
     [batch, out_height, out_width, features] of x's dtype.
   """
   dtype = x.dtype
-  x = x.astype(method.dtype)
   if stride > 1:
     x, kernel = cpu.blocks(x, kernel, stride, padding)
     padding = (0, 0)
+  x = x.astype(method.dtype)
   return _convolution(x, kernel, padding, method).astype(dtype)
 
 
