@@ -99,6 +99,9 @@ def make_room(size: int, count: int) -> None:
   """
   if not _kept or size < _SMALL or any(room.size >= size for room in _rooms):
     return
+  if not _rooms:
+    # What starting and compiling took; not the free addresses above.
+    _libc().malloc_trim(_RESERVE)
   _take_pieces()
   # Everything is taken before anything is freed, as the next would be cut out
   # of that.
@@ -106,7 +109,11 @@ def make_room(size: int, count: int) -> None:
   if not _rooms:
     blocks = [_in_huge_pages(size) for size in _FREE_BLOCKS]
     for block in filter(None, blocks):
-      # The first page stays in use, so that the free ones do not become one.
+      # The first page stays in use, so that the free ones do not become one:
+      # of memory that page alone, not the huge one around it.
+      second = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE
+      length = _libc().malloc_usable_size(block) - 3 * mmap.PAGESIZE
+      _libc().madvise(second, length, mmap.MADV_DONTNEED)
       _libc().realloc(block, mmap.PAGESIZE)
   _rooms[:] = [room for room in rooms if room.first]
   for room in _rooms:
@@ -218,5 +225,8 @@ def _libc():
   libc.malloc.argtypes = (ctypes.c_size_t,)
   libc.realloc.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
   libc.free.argtypes = (ctypes.c_void_p,)
+  libc.malloc_trim.argtypes = (ctypes.c_size_t,)
+  libc.malloc_usable_size.argtypes = (ctypes.c_void_p,)
+  libc.malloc_usable_size.restype = ctypes.c_size_t
   libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
   return libc

@@ -51,6 +51,26 @@ for _ in range(20):
 print(len(places))
 """
 
+# What was written to and freed before there is room for programs: how many
+# bytes of it the process still has, and of the room before anybody uses it.
+_START = """
+import numpy as np
+from alexnet import host_memory
+
+def resident():
+  with open('/proc/self/statm') as file:
+    return 4096 * int(file.read().split()[1])
+
+print(int(host_memory.keep_freed()))
+before = resident()
+kept = [np.ones(2**24, np.uint8)]
+block = np.ones(2**28, np.uint8)
+kept += [np.ones(2**24, np.uint8)]
+del block
+host_memory.make_room(2**29, 1)
+print(resident() - before - 2**25)
+"""
+
 
 class HostMemoryTest(parameterized.TestCase):
 
@@ -84,6 +104,10 @@ class HostMemoryTest(parameterized.TestCase):
     self.assertEqual(places, count)
     (places,) = self.numbers(_ROOM, count=count, keep=False)
     self.assertGreater(places, 10 * count)
+
+  def test_room_costs_no_memory_before_it_is_used(self):
+    (more,) = self.numbers(_START)
+    self.assertLess(more, 2**26)
 
 
 if __name__ == '__main__':

@@ -408,7 +408,7 @@ def _into_blocks(array, axis, stride):
   """
   before, after = array.shape[:axis], array.shape[axis + 3 :]
   rows, columns, channels = array.shape[axis : axis + 3]
-  shape = (rows // stride, stride, columns // stride, stride, channels)
+  shape = (rows // stride, stride, columns // stride, stride * channels)
   blocks = array.reshape(*before, *shape, *after).swapaxes(axis + 1, axis + 2)
   return stored(blocks).reshape(
       *before, rows // stride, columns // stride, stride**2 * channels, *after
