@@ -88,7 +88,7 @@ class DirectConvolutionTest(parameterized.TestCase):
   def test_in_a_loop_over_parts_of_a_batch(
       self, size, channels, features, kernel, stride, padding
   ):
-    """XLA's library gets all convolutions: it knows one order of axes."""
+    """Eigen gets all convolutions: those whose axes are in one order."""
     x = jnp.zeros((3, 2, size, size, channels))
     w = jnp.zeros((kernel, kernel, channels, features))
 

@@ -189,6 +189,20 @@ class EvalStepTest(parameterized.TestCase):
     self.assertEqual(sums['views'], 3 * 3)
 
 
+class CompilerTest(absltest.TestCase):
+
+  def test_what_has_been_used_is_not_kept(self):
+    """Not all results first, and then all sums of them."""
+
+    def sums(x):
+      return sum((jnp.sin(x * i) @ x @ x).sum() for i in range(1, 9))
+
+    x = jnp.ones((512, 512))
+    program = train_step.jit_for(jax.devices('cpu')[0], x.dtype, sums)
+    memory = program.lower(x).compile().memory_analysis()
+    self.assertLess(memory.temp_size_in_bytes, 4 * x.nbytes)
+
+
 class RanksTest(absltest.TestCase):
 
   def test_by_hand(self):

@@ -98,7 +98,7 @@ def sum_of_rows(rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """
   parts = jnp.split(rows, math.gcd(len(rows), 32))
   rows = stored(sum(part.astype(jnp.float32) for part in parts))
-  return jnp.matmul(jnp.ones((8, len(rows))), rows)[0].astype(dtype)
+  return (jnp.ones(len(rows)) @ rows).astype(dtype)
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
@@ -268,10 +268,10 @@ def direct_convolution(
     stride: int,
     padding: tuple[Padding, Padding],
 ) -> jax.Array:
-  """Convolution by XLA's library of them, and so are its gradients.
+  """Convolution by Eigen, which XLA leaves them to, and so are its gradients.
 
-  The library takes one order of axes. XLA brings the gradients' into it, but
-  not in a loop over parts of a batch, and so they took 30 times as long there.
+  Only those whose axes are in one order. XLA brings the gradients' into it, but
+  not in a loop over parts of a batch: they took 30 times as long there.
 
   Args:
     x: [batch, height, width, channels] float32.
@@ -282,10 +282,10 @@ def direct_convolution(
   Returns:
     [batch, out_height, out_width, features] float32.
   """
-  return _library_convolution(x, kernel, padding, window_strides=[stride] * 2)
+  return _eigen_convolution(x, kernel, padding, window_strides=[stride] * 2)
 
 
-def _library_convolution(x, kernel, padding, **arguments):
+def _eigen_convolution(x, kernel, padding, **arguments):
   return lax.conv_general_dilated(
       x,
       kernel,
@@ -309,11 +309,9 @@ def _direct_backward(stride, padding, saved, g):
     of_x.append((taps - 1 - before, taps - 1 - reach))
     of_kernel.append((before, reach))
   mirrored = stored(kernel[::-1, ::-1].swapaxes(2, 3))
-  x_gradient = _library_convolution(
-      g, mirrored, of_x, lhs_dilation=[stride] * 2
-  )
+  x_gradient = _eigen_convolution(g, mirrored, of_x, lhs_dilation=[stride] * 2)
   # The batch is what is summed over, and channels are the batch.
-  kernel_gradient = _library_convolution(
+  kernel_gradient = _eigen_convolution(
       stored(x.transpose(3, 1, 2, 0)),
       stored(g.transpose(1, 2, 0, 3)),
       of_kernel,
