@@ -52,8 +52,8 @@ def keep_freed() -> bool:
 
   All memory then comes from one heap, in huge pages where the system has them,
   and the heap does not shrink; on CPUs a step is not dispatched before the last
-  one has ended. The process's largest size grows by about a quarter. Only with
-  glibc, and 15 GiB of memory or more.
+  one has ended. The process is then always as large as otherwise in a step.
+  Only with glibc, and 15 GiB of memory or more.
 
   Returns:
     Whether it does so now.
