@@ -271,7 +271,7 @@ def direct_convolution(
   """Convolution by Eigen, which XLA leaves them to, and so are its gradients.
 
   Only those whose axes are in one order. XLA brings the gradients' into it, but
-  not in a loop over parts of a batch: they took 30 times as long there.
+  not in a loop: a step of 128 images in four parts took 16.0 s, and takes 1.3.
 
   Args:
     x: [batch, height, width, channels] float32.
@@ -378,7 +378,7 @@ def blocks(
       (padding[0], n - s - padding[0], 0) for n, s in zip(whole, x.shape[1:3])
   )
   # A row of pixels is one of numbers, of which those of a block are moved at
-  # once: a third of the time. That of bfloat16 is five times float32's.
+  # once: 0.6 of the time. bfloat16's would take six times float32's.
   batch, height, width, channels = x.shape
   x = _widened(x.reshape(batch, height, width * channels))
   columns = tuple(channels * n for n in columns)
