@@ -11,6 +11,7 @@ import numpy as np
 from alexnet import evaluation, metrics, models, train_step
 from alexnet.dense import batch_size_for, check_scales
 from alexnet.evaluation import Predictions
+from alexnet.models.rounded import rounded
 from alexnet.train import Run
 
 
@@ -80,7 +81,7 @@ def _predict_at(run, scale, console):
   )
   return evaluation.predict(
       step,
-      run.state.params,
+      rounded(run.state.params, run.model.dtype),
       run.pipeline,
       mesh=run.mesh,
       batch_size=batch_size_for(config, scale**2),

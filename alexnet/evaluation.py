@@ -53,7 +53,7 @@ def evaluate(
 
   Args:
     eval_step: from `train_step.make_eval_step`, for these views.
-    params: the parameters.
+    params: the parameters, best from `rounded`.
     pipeline: the data.
     mesh: that eval_step was made for.
     batch_size: examples in a batch of centre crops.
@@ -96,7 +96,7 @@ def predict(
 
   Args:
     predict_step: from `train_step.make_predict_step`, for these views.
-    params: the parameters.
+    params: the parameters, best from `rounded`.
     pipeline: the data.
     mesh: that predict_step was made for.
     batch_size: examples in a batch of centre crops.

@@ -41,6 +41,7 @@ from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.evaluation import Predictions
 from alexnet.models import create_model
+from alexnet.models.rounded import rounded
 from alexnet.timetable import Timetable, is_due
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
@@ -543,7 +544,7 @@ class Run:
     """Evaluates the parameters as they are, see `evaluation.evaluate`."""
     return evaluation.evaluate(
         self._eval_steps[views],
-        self.state.params,
+        rounded(self.state.params, self.model.dtype),
         self.pipeline,
         mesh=self.mesh,
         batch_size=self.config.evaluation_batch_size,
@@ -557,7 +558,7 @@ class Run:
     """What the parameters as they are say of each image of the set."""
     return evaluation.predict(
         self._predict_steps[views],
-        self.state.params,
+        rounded(self.state.params, self.model.dtype),
         self.pipeline,
         mesh=self.mesh,
         batch_size=self.config.evaluation_batch_size,

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from alexnet import host_memory, partitioning
 from alexnet.models import Module, layers
+from alexnet.models.rounded import unrounded
 from alexnet.partitioning import BATCH, DATA, REPLICATED, TOWER
 
 Batch = dict[str, jax.Array]
@@ -301,8 +302,9 @@ def make_eval_step(
 
   Returns:
     A function of (params, batch) to sums over the batch: those of `score` and
-    'views', float32. The batch has 'label' [batch] int32, 'weight' [batch]
-    float32, 0 for padding, and what `images` wants.
+    'views', float32. Parameters are as they are or from `rounded`. The batch
+    has 'label' [batch] int32, 'weight' [batch] float32, 0 for padding, and what
+    `images` wants.
   """
   local_model = model.clone(tower_axis=TOWER)
   images = as_argument(images, mesh)
@@ -324,7 +326,11 @@ def make_eval_step(
       in_specs=(partitioning.specs(params, mesh), BATCH, REPLICATED),
       out_specs=REPLICATED,
   )
-  compiled = jit_for(mesh.devices.flat[0], model.dtype, mapped)
+  compiled = jit_for(
+      mesh.devices.flat[0],
+      model.dtype,
+      lambda params, *others: mapped(unrounded(params), *others),
+  )
   return _Step(compiled, (images,))
 
 
@@ -363,11 +369,12 @@ def make_predict_step(
       out_specs=BATCH,
   )
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
-  compiled = jit_for(
-      mesh.devices.flat[0],
-      model.dtype,
-      lambda *arguments: jax.sharding.reshard(mapped(*arguments), everywhere),
-  )
+
+  def of_all(params, *others):
+    result = mapped(unrounded(params), *others)
+    return jax.sharding.reshard(result, everywhere)
+
+  compiled = jit_for(mesh.devices.flat[0], model.dtype, of_all)
   return _Step(compiled, (images,))
 
 

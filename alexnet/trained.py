@@ -38,6 +38,7 @@ from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.inputs import Inputs
 from alexnet.models import OUTPUTS, Module, create_model, kept
+from alexnet.models.rounded import rounded, unrounded
 from alexnet.photos import ImageLike, Images
 from input_pipeline import datasets, preprocessing, threads
 from input_pipeline.errors import DataError, ImageError
@@ -246,16 +247,24 @@ class TrainedNetwork:
     """
     if name not in self._compiled:
       (device,) = jax.tree.leaves(self.params)[0].devices()
-      on_device = train_step.jit_for(device, self.model.dtype, function)
+      on_device = train_step.jit_for(
+          device,
+          self.model.dtype,
+          lambda params, *others: function(unrounded(params), *others),
+      )
       views = jax.device_put(self.views, device)
       self._compiled[name] = lambda images: on_device(
-          self.params, images, views
+          self._rounded, images, views
       )
     return self._compiled[name]
 
   @functools.cached_property
   def _compiled(self):
     return {}
+
+  @functools.cached_property
+  def _rounded(self):
+    return rounded(self.params, self.model.dtype)
 
   def _step(self, views, layer):
     """From squares to an array."""

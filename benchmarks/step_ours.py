@@ -16,6 +16,7 @@ from alexnet import (
 )
 from alexnet.models import create_model
 from alexnet.models import layers as ours
+from alexnet.models.rounded import rounded
 from benchmarks import network
 
 
@@ -90,9 +91,6 @@ def inference(
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = partitioning.create_mesh(config)
   params = network.parameters(case)
-  # Once, as the peers do, and not in every step.
-  dtype = jnp.dtype(case.dtype)
-  params = jax.tree.map(lambda array: array.astype(dtype), params)
   params = jax.device_put(params, partitioning.shardings(params, mesh))
   step = train_step.make_predict_step(
       model=create_model(config.model),
@@ -104,6 +102,8 @@ def inference(
   weight = np.ones(case.batch_size, np.float32)
   batch = {'image': images, 'label': labels, 'weight': weight}
   batch = partitioning.put_batch(batch, mesh)
+  # Once, as the peers do, and not in every step.
+  params = rounded(params, jnp.dtype(case.dtype))
   return lambda: jax.block_until_ready(step(params, batch))
 
 

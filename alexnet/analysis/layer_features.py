@@ -13,6 +13,7 @@ import numpy as np
 from alexnet import train_step
 from alexnet.analysis.images import Images
 from alexnet.models import OUTPUTS, kept
+from alexnet.models.rounded import rounded, unrounded
 from alexnet.trained import TrainedNetwork
 from input_pipeline import threads
 from input_pipeline.errors import DataError, ImageError
@@ -41,7 +42,9 @@ class Layers:
     """
     def outputs(params, squares, views):
       crops = views.centre({'image': squares})[:, 0]
-      _, kinds = network.model.apply({'params': params}, crops, mutable=OUTPUTS)
+      _, kinds = network.model.apply(
+          {'params': unrounded(params)}, crops, mutable=OUTPUTS
+      )
       return {
           name: average_cells(
               crops if name == PIXELS else kept(kinds, name), largest
@@ -53,6 +56,7 @@ class Layers:
     self._step = train_step.jit_for(device, network.model.dtype, outputs)
     self._views = jax.device_put(network.views, device)
     self._size = network.size
+    self._dtype = network.model.dtype
     self._batch = batch_size or network.config.evaluation_batch_size
     self._names = tuple(names)
 
@@ -79,6 +83,7 @@ class Layers:
       DataError: an image cannot be read; names it. Or none of them can.
     """
     parts, labels = {name: [] for name in self._names}, []
+    params = rounded(params, self._dtype)
     for squares, some in self._batches(images, indices, left_out):
       found = jax.device_get(self._step(params, squares, self._views))
       for name, array in found.items():

@@ -215,6 +215,11 @@ def matrix_product(a: jax.Array, b: jax.Array) -> jax.Array:
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The product x @ kernel, rounded to x's dtype once; sums are float32.
 
+  In bfloat16, where no gradient is asked for, of the transposed: of the two
+  YNNPACK brings the second operand into an order of its own, each time, which
+  for the kernel takes as long as the product of 32 rows. So the kernel should
+  be the transpose of an array, see rounded.py.
+
   Args:
     x: [rows, inputs] bfloat16 or float32.
     kernel: [inputs, features] of x's dtype, or float32, which is rounded first;
@@ -223,28 +228,33 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [rows, features] of x's dtype.
   """
-  kernel = kernel.astype(x.dtype)
-  if len(x) == 1 and x.dtype == jnp.bfloat16:
-    return _vector_product(x[0], kernel).astype(x.dtype)[None]
-  return matrix_product(x, stored(kernel)).astype(x.dtype)
+  if x.dtype != jnp.bfloat16:
+    return _product_forward(x, kernel)[0]
+  rows = len(x)
+  kernel = stored(kernel.astype(x.dtype).T)
+  if rows == 1:
+    return _vector_product(kernel, x[0]).astype(x.dtype)[None]
+  # Fewer than 16 take longer than 16.
+  x = pad_axis(x, 0, 0, -rows % 16)
+  return matrix_product(kernel, stored(x.T))[:, :rows].astype(x.dtype).T
 
 
-def _vector_product(x, kernel):
+def _vector_product(kernel, x):
   # XLA converts the kernel to float32 and stores that. A sixth of the time:
-  # parts of the kernel, each read once, are added element by element.
-  parts = math.gcd(len(x), 16)
-  x = x.reshape(parts, -1, 1)
-  kernel = kernel.reshape(parts, -1, kernel.shape[-1])
-  # Converted after they are taken apart: before, XLA would store that too.
-  terms = [
-      x[i].astype(jnp.float32) * kernel[i].astype(jnp.float32)
-      for i in range(parts)
-  ]
-  return sum_of_rows(stored(sum(terms)), jnp.float32)
+  # parts of each row are multiplied and added element by element.
+  size = len(x)
+  parts = max(n for n in range(1, 17) if size % n == 0)
+  total = 0.0
+  for i in range(parts):
+    part = slice(i * size // parts, (i + 1) * size // parts)
+    # Converted after they are taken apart: before, XLA would store that too.
+    total += kernel[:, part].astype(jnp.float32) * x[part].astype(jnp.float32)
+  return stored(total) @ jnp.ones(size // parts)
 
 
 def _product_forward(x, kernel):
-  return product(x, kernel), (x, kernel)
+  y = matrix_product(x, stored(kernel.astype(x.dtype)))
+  return y.astype(x.dtype), (x, kernel)
 
 
 def _product_backward(saved, g):
