@@ -18,7 +18,14 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet import host_memory, optimizer, partitioning, train_step, views
+from alexnet import (
+    compilation,
+    host_memory,
+    optimizer,
+    partitioning,
+    train_step,
+    views,
+)
 from alexnet.models import create_model
 from benchmarks import input_pipeline as images
 from configs import alexnet_2012
@@ -45,7 +52,9 @@ def measure(
     seconds_a_turn: float,
 ):
   """{source of the batches: [seconds a step, of each round]}."""
-  host_memory.keep_freed()  # As main.py does.
+  # As main.py does.
+  host_memory.keep_freed()
+  compilation.use_cache()
   config = alexnet_2012.get_config('prepared')
   config.batch_size = batch_size
   config.model.num_classes = 1000
@@ -122,7 +131,9 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
-  with images.images_to_read(values.source, 1024, values.work) as (_, work):
+  with images.images_to_read(
+      values.source, values.images, values.work
+  ) as (_, work):
     seconds = measure(
         work,
         values.batch_size,
@@ -148,6 +159,7 @@ if __name__ == '__main__':
       'source', None,
       'Folder of class folders; unset: photographs of scikit-learn.',
   )
+  flags.DEFINE_integer('images', 1024, 'Of these photographs.')
   flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
   flags.DEFINE_integer('rounds', 7, 'Turns of each source.')
   flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')

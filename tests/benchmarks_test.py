@@ -1,5 +1,7 @@
 """That benchmarks run; what they measure is not tested."""
 
+from tests import testing  # noqa: F401  # isort: skip
+
 import json
 import pathlib
 import subprocess
@@ -34,6 +36,29 @@ class InputPipelineTest(absltest.TestCase):
       for name, median in medians.items():
         self.assertGreater(median, 0)
         self.assertIn(name, result.stdout)
+
+
+class FeedingTest(absltest.TestCase):
+
+  def test_all_sources(self):
+    directory = pathlib.Path(self.create_tempdir().full_path)
+    file = directory / 'results.json'
+    command = [
+        '-m', 'benchmarks.feeding', '--images=32', '--batch_size=2',
+        '--rounds=1', '--steps=1', '--seconds=0', f'--json={file}',
+        f'--work={directory}',
+    ]
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True
+    )
+    self.assertEqual(result.returncode, 0, result.stderr)
+    medians = json.loads(file.read_text())['median_seconds_per_step']
+    self.assertCountEqual(
+        medians, ['constant', 'prepared_jpeg', 'prepared_raw']
+    )
+    for name, median in medians.items():
+      self.assertGreater(median, 0)
+      self.assertIn(f'{name:15s} {median:.3f} s a step, ', result.stdout)
 
 
 class RetrievalTest(absltest.TestCase):
