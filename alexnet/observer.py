@@ -22,6 +22,7 @@ from alexnet import (
   processes,
 )
 from alexnet.models import Module
+from alexnet.models.rounded import rounded
 from alexnet.train_step import TrainState
 from alexnet.views import Views
 from input_pipeline.errors import NO_ROOM
@@ -59,6 +60,7 @@ class Observer:
     count = config.layer_statistics_images
     self._config = config
     self._workdir = workdir
+    self._dtype = model.dtype
     self._mesh = mesh
     self._pipeline = pipeline
     self._predict_step = predict_step
@@ -91,7 +93,8 @@ class Observer:
     if self._config.log_images:
       source = self._pipeline.evaluation
       batch, squares = self._batch(source, image_log.IMAGES)
-      result = jax.device_get(self._predict_step(state.params, batch))
+      params = rounded(state.params, self._dtype)
+      result = jax.device_get(self._predict_step(params, batch))
       if not processes.is_first():
         return
       try:
