@@ -309,7 +309,7 @@ def make_eval_step(
   local_model = model.clone(tower_axis=TOWER)
   images = as_argument(images, mesh)
 
-  def step(params, batch, images):
+  def local_step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     weight = batch['weight']
     prediction, views = predict_views(local_model, params, images(batch))
@@ -321,16 +321,16 @@ def make_eval_step(
     return jax.tree.map(lambda x: lax.pmean(lax.psum(x, DATA), TOWER), sums)
 
   mapped = jax.shard_map(
-      step,
+      local_step,
       mesh=mesh,
       in_specs=(partitioning.specs(params, mesh), BATCH, REPLICATED),
       out_specs=REPLICATED,
   )
-  compiled = jit_for(
-      mesh.devices.flat[0],
-      model.dtype,
-      lambda params, *others: mapped(unrounded(params), *others),
-  )
+
+  def step(params, *others):
+    return mapped(unrounded(params), *others)
+
+  compiled = jit_for(mesh.devices.flat[0], model.dtype, step)
   return _Step(compiled, (images,))
 
 
@@ -351,7 +351,7 @@ def make_predict_step(
   local_model = model.clone(tower_axis=TOWER)
   images = as_argument(images, mesh)
 
-  def step(params, batch, images):
+  def local_step(params, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     prediction, views = predict_views(local_model, params, images(batch))
     return {
@@ -363,18 +363,18 @@ def make_predict_step(
     }
 
   mapped = jax.shard_map(
-      step,
+      local_step,
       mesh=mesh,
       in_specs=(partitioning.specs(params, mesh), BATCH, REPLICATED),
       out_specs=BATCH,
   )
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
 
-  def of_all(params, *others):
+  def predict(params, *others):
     result = mapped(unrounded(params), *others)
     return jax.sharding.reshard(result, everywhere)
 
-  compiled = jit_for(mesh.devices.flat[0], model.dtype, of_all)
+  compiled = jit_for(mesh.devices.flat[0], model.dtype, predict)
   return _Step(compiled, (images,))
 
 

@@ -102,7 +102,7 @@ def inference(
   weight = np.ones(case.batch_size, np.float32)
   batch = {'image': images, 'label': labels, 'weight': weight}
   batch = partitioning.put_batch(batch, mesh)
-  # Once, as the peers do, and not in every step.
+  # The largest once, as users have them; peers do so with all.
   params = rounded(params, jnp.dtype(case.dtype))
   return lambda: jax.block_until_ready(step(params, batch))
 
@@ -159,7 +159,9 @@ def _part(layer, part, dtype):
   function = _function(layer)
   arrays = [jnp.asarray(array, dtype) for array in layer.arrays()]
   if part == 'forward':
-    return _jit(function, dtype), arrays
+    # As training computes it: what only predicts may take another form.
+    forward = lambda *arrays: jax.vjp(function, *arrays)[0]
+    return _jit(forward, dtype), arrays
   index = 0 if part == 'input gradient' else 1
 
   def pull_back(*arrays):

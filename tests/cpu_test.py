@@ -3,6 +3,7 @@
 from tests import testing  # isort: skip
 
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,6 @@ _CONVOLUTIONS = (
     (23, 3, 8, 11, 4, (0, 3)),  # of the authors' code.
     (24, 3, 8, 11, 4, (0, 0)),  # A row and a column that nobody reads.
     (9, 8, 12, 5, 1, (2, 2)),
-    (31, 8, 12, 5, 1, (2, 2)),  # So many pixels that it is not one product.
     (7, 16, 6, 3, 1, (1, 1)),
     (5, 2, 3, 3, 1, (0, 1)),
     (6, 4, 5, 1, 1, (0, 0)),
@@ -108,8 +108,11 @@ class DirectConvolutionTest(parameterized.TestCase):
 
 class ConvolutionTest(parameterized.TestCase):
 
-  @parameterized.parameters(*_CONVOLUTIONS)
-  def test_tensorflow(self, size, channels, features, kernel, stride, padding):
+  @parameterized.product(few=(0, cpu.FEW), shape=_CONVOLUTIONS)
+  def test_tensorflow(self, few, shape):
+    # A product for each row of the kernel, and one of all.
+    self.enter_context(mock.patch.object(cpu, 'FEW', few))
+    size, channels, features, kernel, stride, padding = shape
     x = bfloat16(2, size, size, channels)
     w = normal(kernel, kernel, channels, features, seed=1)
     out = (size + sum(padding) - kernel) // stride + 1
@@ -146,18 +149,20 @@ class ConvolutionTest(parameterized.TestCase):
   def test_layers_use_it(self):
     """On a CPU, in bfloat16; and not otherwise, or on a GPU."""
 
-    def products(dtype, platform):
+    def products(dtype, platform, size=32):
       loss = lambda x, w: layers.grouped_convolution(
           x, w, padding=(1, 1), groups=2
       ).sum()
       traced = jax.jit(jax.grad(loss, (0, 1))).trace(
-          jnp.ones((1, 32, 32, 4), dtype), jnp.ones((3, 3, 2, 6))
+          jnp.ones((1, size, size, 4), dtype), jnp.ones((3, 3, 2, 6))
       )
       text = traced.lower(lowering_platforms=(platform,)).as_text()
       return text.count('dot_general'), text.count('stablehlo.convolution')
 
     # Three rows of a kernel, two gradients, two groups.
     self.assertEqual(products(jnp.bfloat16, 'cpu'), (12, 0))
+    # Of a few pixels one for that of the images.
+    self.assertEqual(products(jnp.bfloat16, 'cpu', size=31), (8, 0))
     self.assertEqual(products(jnp.float32, 'cpu')[0], 0)
     self.assertEqual(products(jnp.bfloat16, 'cuda')[0], 0)
 
@@ -175,7 +180,7 @@ class ProductTest(parameterized.TestCase):
     rounded = jnp.asarray(w, jnp.bfloat16)
     exact, (exact_dx, exact_dw) = exactly(tf.matmul, g, x, rounded)
     assert_rounded(y, exact)
-    assert_rounded(jax.jit(cpu.product)(x, w), exact)  # No gradient.
+    assert_rounded(jax.jit(cpu.product_to_predict)(x, w), exact)
     assert_rounded(dx, exact_dx)
     assert_not_rounded(dw, exact_dw)
 
@@ -188,19 +193,28 @@ class ProductTest(parameterized.TestCase):
     assert_not_rounded(y, exact)
     for one, other in zip(gradients, exact_gradients):
       assert_not_rounded(one, other)
+    np.testing.assert_array_equal(jax.jit(cpu.product_to_predict)(x, w), y)
 
   def test_layers_use_it(self):
     x, w = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 6))
-    text = lambda platform: (
-        jax.jit(lambda x, w: layers.grouped_dense(x, w, 1))
-        .trace(x, w)
-        .lower(lowering_platforms=(platform,))
-        .as_text()
-    )
-    # Its result is rounded afterwards.
-    product = r'dot_general .*-> tensor<\d+x\d+xf32>'
-    self.assertRegex(text('cpu'), product)
-    self.assertNotRegex(text('cuda'), product)
+
+    def products(function, platform):
+      traced = jax.jit(function).trace(x, w)
+      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      return re.findall(r'dot_general .*-> tensor<(.*)>', text)
+
+    def predict(x, w):
+      return layers.grouped_dense(x, w, 1)
+
+    def train(x, w):
+      return jax.vjp(predict, x, w)[0]
+
+    # Its result is rounded afterwards; only that of a prediction is transposed,
+    # and of 16 rows.
+    self.assertEqual(products(predict, 'cpu'), ['6x16xf32'])
+    self.assertEqual(products(train, 'cpu'), ['2x6xf32'])
+    for function in predict, train:
+      self.assertEqual(products(function, 'cuda'), ['2x6xbf16'])
 
 
 class SumsTest(parameterized.TestCase):

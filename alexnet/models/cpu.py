@@ -18,6 +18,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 Padding = tuple[int, int]
 
+# Pixels of a batch of maps, below which a product takes no longer than all that
+# is around it. Measured on 13 x 13 of them: conv3 to conv5 of up to 6 images.
+FEW = 1024
+
 
 def stored(x: jax.Array) -> jax.Array:
   """The same, but as an array of its own, row-major.
@@ -215,11 +219,6 @@ def matrix_product(a: jax.Array, b: jax.Array) -> jax.Array:
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The product x @ kernel, rounded to x's dtype once; sums are float32.
 
-  In bfloat16, where no gradient is asked for, of the transposed: of the two
-  YNNPACK brings the second operand into an order of its own, each time, which
-  for the kernel takes as long as the product of 32 rows. So the kernel should
-  be the transpose of an array, see rounded.py.
-
   Args:
     x: [rows, inputs] bfloat16 or float32.
     kernel: [inputs, features] of x's dtype, or float32, which is rounded first;
@@ -228,33 +227,16 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [rows, features] of x's dtype.
   """
-  if x.dtype != jnp.bfloat16:
-    return _product_forward(x, kernel)[0]
   rows = len(x)
-  kernel = stored(kernel.astype(x.dtype).T)
-  if rows == 1:
-    return _vector_product(kernel, x[0]).astype(x.dtype)[None]
-  # Fewer than 16 take longer than 16.
-  x = pad_axis(x, 0, 0, -rows % 16)
-  return matrix_product(kernel, stored(x.T))[:, :rows].astype(x.dtype).T
-
-
-def _vector_product(kernel, x):
-  # XLA converts the kernel to float32 and stores that. A sixth of the time:
-  # parts of each row are multiplied and added element by element.
-  size = len(x)
-  parts = max(n for n in range(1, 17) if size % n == 0)
-  total = 0.0
-  for i in range(parts):
-    part = slice(i * size // parts, (i + 1) * size // parts)
-    # Converted after they are taken apart: before, XLA would store that too.
-    total += kernel[:, part].astype(jnp.float32) * x[part].astype(jnp.float32)
-  return stored(total) @ jnp.ones(size // parts)
+  if rows == 1 and x.dtype == jnp.bfloat16:
+    # Of a vector XLA would convert the kernel to float32, and store that.
+    x = pad_axis(x, 0, 0, 1)
+  y = matrix_product(x, stored(kernel.astype(x.dtype)))
+  return y[:rows].astype(x.dtype)
 
 
 def _product_forward(x, kernel):
-  y = matrix_product(x, stored(kernel.astype(x.dtype)))
-  return y.astype(x.dtype), (x, kernel)
+  return product(x, kernel), (x, kernel)
 
 
 def _product_backward(saved, g):
@@ -266,6 +248,38 @@ def _product_backward(saved, g):
 
 
 product.defvjp(_product_forward, _product_backward)
+
+
+def product_to_predict(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`product`, where nobody asks for gradients.
+
+  In bfloat16 that of the transposed arrays: YNNPACK brings the second of two
+  into an order of its own, each time, which for the kernel takes as long as to
+  multiply 32 rows. So the kernel should be the transpose of an array that is
+  there, see rounded.py.
+  """
+  if x.dtype != jnp.bfloat16:
+    return product(x, kernel)
+  rows = len(x)
+  kernel = stored(kernel.astype(x.dtype).T)
+  if rows == 1:
+    return _vector_product(kernel, x[0]).astype(x.dtype)[None]
+  # Fewer than 16 take longer than 16.
+  x = pad_axis(x, 0, 0, -rows % 16)
+  return matrix_product(kernel, stored(x.T))[:, :rows].astype(x.dtype).T
+
+
+def _vector_product(kernel, x):
+  # Parts of each row are multiplied and added element by element: a sixth of
+  # the time of XLA's, see `product`.
+  size = len(x)
+  parts = max(n for n in range(1, 17) if size % n == 0)
+  kernel = kernel.reshape(-1, parts, size // parts)
+  total = 0.0
+  for i, part in enumerate(x.reshape(parts, -1)):
+    # Converted after they are taken apart: before, XLA would store that too.
+    total += kernel[:, i].astype(jnp.float32) * part.astype(jnp.float32)
+  return stored(total) @ jnp.ones(size // parts)
 
 
 # --- Convolutions in float32 -------------------------------------------------
@@ -460,17 +474,16 @@ def neighbours_transposed(x: jax.Array, columns: int, size: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x, kernel, padding):
-  # Next to each pixel its neighbours that a row of the kernel reads; then a
-  # product for each row of the kernel, and their sum, each moved by its row.
-  # All of im2col would be `size` times as much to write.
   size, features = kernel.shape[0], kernel.shape[-1]
+  few = math.prod(x.shape[:3]) < FEW
   x = stored(_pad(x, padding, padding))
-  height = x.shape[1] - size + 1
+  height, width = (s - size + 1 for s in x.shape[1:3])
   kernel = stored(kernel.astype(x.dtype))
-  if math.prod(x.shape[:3]) < 1024:
-    # That little is written fast; one product takes 0.75 of the time of three.
+  if few:
+    # All pixels that the kernel reads, next to each other (im2col): what is
+    # small is written fast, and one product takes 0.75 of the time of three.
     whole = [
-        x[:, i : i + height, j : j + x.shape[2] - size + 1]
+        x[:, i : i + height, j : j + width]
         for i in range(size)
         for j in range(size)
     ]
@@ -479,6 +492,9 @@ def _convolution(x, kernel, padding):
         whole.reshape(-1, whole.shape[-1]), kernel.reshape(-1, features)
     )
     return y.reshape(*whole.shape[:3], features).astype(x.dtype)
+  # Next to each pixel its neighbours that a row of the kernel reads; then a
+  # product for each row of the kernel, and their sum, each moved by its row.
+  # All of im2col would be `size` times as much to write.
   columns = neighbours(x, size)
   rows = columns.reshape(-1, columns.shape[-1])
   y = 0.0

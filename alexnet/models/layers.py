@@ -614,12 +614,15 @@ def _product_plain(x, kernel):
 @jax.custom_vjp
 def _product(x, kernel):
   return lax.platform_dependent(
-      x, kernel, cpu=cpu.product, default=_product_plain
+      x, kernel, cpu=cpu.product_to_predict, default=_product_plain
   )
 
 
 def _product_forward(x, kernel):
-  return _product(x, kernel), (x, kernel)
+  y = lax.platform_dependent(
+      x, kernel, cpu=cpu.product, default=_product_plain
+  )
+  return y, (x, kernel)
 
 
 def _product_backward(saved, g):

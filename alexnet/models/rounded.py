@@ -1,9 +1,10 @@
 """Parameters that are rounded once, for those who predict more than once.
 
 A network that computes in bfloat16 rounds its float32 parameters wherever it
-uses them: in training anew in each step, as they change. What is rounded for a
-prediction is 95 % the kernels of the fully connected layers: on two CPU cores
-one image takes 13.3 ms with kernels of float32, 6.8 with those from here.
+uses them: in training anew in each step, as they change. For predictions the
+kernels of the fully connected layers, 96 % of all, are rounded here, once: the
+step for one image takes 6.8 ms instead of 13.3 on two CPU cores, and
+`TrainedNetwork.predict` 8 instead of 36.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ class Rounded:
   """Parameters, the kernels of fully connected layers as products read them.
 
   Attributes:
-    arrays: {layer: {'kernel', 'bias'}} float32, except those kernels:
+    arrays: {layer: {name: array}} float32, except those kernels:
       [features, inputs], of the dtype that the network computes in.
   """
 
@@ -28,10 +29,10 @@ class Rounded:
 
 
 def rounded(params: Any, dtype: jnp.dtype) -> Any:
-  """Parameters for predictions, which are the same with them.
+  """Parameters for the same predictions: on a CPU to the bit.
 
   Args:
-    params: {layer: {'kernel', 'bias'}} float32.
+    params: {layer: {name: array}} float32.
     dtype: that the network computes in.
 
   Returns:
@@ -63,5 +64,5 @@ def unrounded(params: Any) -> Any:
 
 
 def _is_dense(array):
-  # Biases have one axis, kernels of convolutions four or more.
+  # Biases have one axis or three, kernels of convolutions four or more.
   return array.ndim == 2

@@ -140,7 +140,8 @@ def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
     return _ROUNDED_ROWS_5 if rounded else _ROWS_5
   if blocks == 3 and stride > 1:
     return _ROWS_3
-  if blocks == 3 and smallest >= 128 and math.prod(x.shape[:3]) >= 1024:
+  many = math.prod(x.shape[:3]) >= cpu.FEW
+  if blocks == 3 and smallest >= 128 and many:
     return _ROUNDED_SQUARE_3 if rounded else _SQUARE_3
   return None
 
