@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from alexnet import host_memory, partitioning
 from alexnet.models import Module, layers
-from alexnet.models.rounded import unrounded
+from alexnet.models.rounded import for_module
 from alexnet.partitioning import BATCH, DATA, REPLICATED, TOWER
 
 Batch = dict[str, jax.Array]
@@ -328,7 +328,7 @@ def make_eval_step(
   )
 
   def step(params, *others):
-    return mapped(unrounded(params), *others)
+    return mapped(for_module(params), *others)
 
   compiled = jit_for(mesh.devices.flat[0], model.dtype, step)
   return _Step(compiled, (images,))
@@ -371,7 +371,7 @@ def make_predict_step(
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
 
   def predict(params, *others):
-    result = mapped(unrounded(params), *others)
+    result = mapped(for_module(params), *others)
     return jax.sharding.reshard(result, everywhere)
 
   compiled = jit_for(mesh.devices.flat[0], model.dtype, predict)

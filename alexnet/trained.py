@@ -38,7 +38,7 @@ from alexnet import workdir as workdir_lib
 from alexnet.errors import CheckpointError, ConfigError
 from alexnet.inputs import Inputs
 from alexnet.models import OUTPUTS, Module, create_model, kept
-from alexnet.models.rounded import rounded, unrounded
+from alexnet.models.rounded import for_module, rounded
 from alexnet.photos import ImageLike, Images
 from input_pipeline import datasets, preprocessing, threads
 from input_pipeline.errors import DataError, ImageError
@@ -250,7 +250,7 @@ class TrainedNetwork:
       on_device = train_step.jit_for(
           device,
           self.model.dtype,
-          lambda params, *others: function(unrounded(params), *others),
+          lambda params, *others: function(for_module(params), *others),
       )
       views = jax.device_put(self.views, device)
       self._compiled[name] = lambda images: on_device(

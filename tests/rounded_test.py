@@ -13,18 +13,18 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from alexnet import (
-    dense_evaluation,
-    evaluation,
-    metrics,
-    partitioning,
-    train,
-    train_step,
-    trained,
+  dense_evaluation,
+  evaluation,
+  metrics,
+  partitioning,
+  train,
+  train_step,
+  trained,
 )
 from alexnet.analysis import images as images_lib
 from alexnet.analysis import layer_features
 from alexnet.models import create_model
-from alexnet.models.rounded import Rounded, rounded, unrounded
+from alexnet.models.rounded import Rounded, for_module, rounded
 from tests import tiny
 
 
@@ -97,13 +97,13 @@ class RoundedTest(parameterized.TestCase):
           self.assertEqual(got.dtype, jnp.bfloat16)
           array = array.T.astype(jnp.bfloat16)
         np.testing.assert_array_equal(got, array)
-    shapes = jax.tree.map(jnp.shape, unrounded(rounded(params, model.dtype)))
+    shapes = jax.tree.map(jnp.shape, for_module(rounded(params, model.dtype)))
     self.assertEqual(shapes, jax.tree.map(jnp.shape, params))
 
   def test_float32_stays(self):
     params = {'fc6': {'kernel': jnp.ones((3, 2)), 'bias': jnp.zeros(2)}}
     self.assertIs(rounded(params, jnp.float32), params)
-    self.assertIs(unrounded(params), params)
+    self.assertIs(for_module(params), params)
 
 
 class CommandsTest(absltest.TestCase):
@@ -116,10 +116,10 @@ class CommandsTest(absltest.TestCase):
 
     def spy(params):
       self.given.append(type(params))
-      return unrounded(params)
+      return for_module(params)
 
     for module in train_step, trained, layer_features:
-      self.enter_context(mock.patch.object(module, 'unrounded', spy))
+      self.enter_context(mock.patch.object(module, 'for_module', spy))
 
   def assert_rounded(self):
     """What has been compiled since the last time."""

@@ -13,7 +13,7 @@ import numpy as np
 from alexnet import train_step
 from alexnet.analysis.images import Images
 from alexnet.models import OUTPUTS, kept
-from alexnet.models.rounded import rounded, unrounded
+from alexnet.models.rounded import for_module, rounded
 from alexnet.trained import TrainedNetwork
 from input_pipeline import threads
 from input_pipeline.errors import DataError, ImageError
@@ -43,7 +43,7 @@ class Layers:
     def outputs(params, squares, views):
       crops = views.centre({'image': squares})[:, 0]
       _, kinds = network.model.apply(
-          {'params': unrounded(params)}, crops, mutable=OUTPUTS
+          {'params': for_module(params)}, crops, mutable=OUTPUTS
       )
       return {
           name: average_cells(

@@ -50,7 +50,7 @@ def _rounded(params, dtype):
   )
 
 
-def unrounded(params: Any) -> Any:
+def for_module(params: Any) -> Any:
   """The parameters that a module takes, inside of what is compiled.
 
   Args:
