@@ -31,6 +31,8 @@ _MARGIN = 128
 _FREE_BLOCKS = tuple(
     size * 2**20 for size in 24 * (64,) + 12 * (112,) + 14 * (160,)
 )
+# So many other free blocks of a program's size are looked for.
+_BETTER = 8
 # Free addresses after working memory: more than any of those blocks, so that
 # nothing is cut out of them as long as there are others.
 _AFTER = 256 * 2**20
@@ -91,7 +93,9 @@ def make_room(size: int, count: int) -> None:
   """Gives programs' working memory a place, where each call finds it again.
 
   Call it when the programs are compiled, before they run. Without `keep_freed`,
-  or when there is enough room already, it does nothing.
+  or when there is enough room already, it does nothing. All programs work in
+  the same place: one that wants more gets a larger one for all of them, and the
+  smaller is left without memory.
 
   Args:
     size: bytes of a program's working memory, one block.
@@ -99,9 +103,14 @@ def make_room(size: int, count: int) -> None:
   """
   if not _kept or size < _SMALL or any(room.size >= size for room in _rooms):
     return
-  if not _rooms:
-    # What starting and compiling took; not the free addresses above.
-    _libc().malloc_trim(_RESERVE)
+  if _rooms:
+    keep_room()
+  # What starting and compiling took, which nobody will use, and smaller rooms.
+  give_back()
+  if _rooms:
+    # Those stay in use, without memory: otherwise smaller programs would go on
+    # in them, and there would be two places.
+    _take_rooms(_rooms[0].size)
   _take_pieces()
   # Everything is taken before anything is freed, as the next would be cut out
   # of that.
@@ -109,15 +118,26 @@ def make_room(size: int, count: int) -> None:
   if not _rooms:
     blocks = [_in_huge_pages(size) for size in _FREE_BLOCKS]
     for block in filter(None, blocks):
-      # The first page stays in use, so that the free ones do not become one:
-      # of memory that page alone, not the huge one around it.
-      second = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE
-      length = _libc().malloc_usable_size(block) - 3 * mmap.PAGESIZE
-      _libc().madvise(second, length, mmap.MADV_DONTNEED)
+      # The first page stays in use, so that the free ones do not become one.
       _libc().realloc(block, mmap.PAGESIZE)
   _rooms[:] = [room for room in rooms if room.first]
   for room in _rooms:
     room.open(_BEFORE)
+  # Free blocks that would fit better than the rooms stay in use.
+  _free(_take_rooms(size))
+  # The first pages of all those blocks, which may be huge.
+  give_back()
+
+
+def give_back() -> None:
+  """Gives what is free at the moment to the system, as if never used.
+
+  Call it after something that is seldom done, and takes more memory than what
+  follows. That takes new pages, once: a tenth of a second for each gigabyte.
+  """
+  if _kept:
+    # The addresses above all blocks are kept.
+    _libc().malloc_trim(_RESERVE)
 
 
 def keep_room() -> None:
@@ -139,6 +159,27 @@ def keep_room() -> None:
     room.widen()
 
 
+def _take_rooms(size):
+  """Takes a free block of each room, and free blocks that fit better.
+
+  Returns:
+    Addresses of the former.
+  """
+  blocks = []
+  for _ in range(len(_rooms) + _BETTER):
+    if len(blocks) == len(_rooms):
+      break
+    block = _libc().malloc(size + _MARGIN)
+    if any(block and block in room for room in _rooms):
+      blocks.append(block)
+  return blocks
+
+
+def _free(blocks):
+  for block in filter(None, blocks):
+    _libc().free(block)
+
+
 def _closed_rooms():
   """Those that have no free block of their size."""
   libc = _libc()
@@ -148,8 +189,7 @@ def _closed_rooms():
       for room in _rooms
       if not any(block and block in room for block in blocks)
   ]
-  for block in filter(None, blocks):
-    libc.free(block)
+  _free(blocks)
   return closed
 
 
@@ -196,6 +236,13 @@ def _take_pieces():
   if not end:
     return
   useful = []
+  # Otherwise pieces would be cut out of those that are there.
+  for size in _FREE_BLOCKS:
+    block = libc.malloc(size - 2 * mmap.PAGESIZE) or end
+    if block >= end:
+      _free([block] if block > end else ())
+      break
+    useful.append(block)
   size = _RESERVE // 2
   while size >= _SMALLEST_PIECE:
     size //= 2
@@ -204,8 +251,7 @@ def _take_pieces():
         useful.append(piece)
     if piece > end:
       libc.free(piece)
-  for block in (*useful, end):
-    libc.free(block)
+  _free((*useful, end))
 
 
 def _in_huge_pages(size):
@@ -226,7 +272,5 @@ def _libc():
   libc.realloc.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
   libc.free.argtypes = (ctypes.c_void_p,)
   libc.malloc_trim.argtypes = (ctypes.c_size_t,)
-  libc.malloc_usable_size.argtypes = (ctypes.c_void_p,)
-  libc.malloc_usable_size.restype = ctypes.c_size_t
   libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
   return libc

@@ -21,6 +21,7 @@ from alexnet import (
   environment,
   evaluation,
   faults,
+  host_memory,
   inputs,
   layer_statistics,
   lock,
@@ -498,6 +499,7 @@ class Run:
     line = evaluation.format_result('centre', result)
     self._console.print(f'step {step}: {line}')
     self._observer.observe(writer, step, self.state, self._rates())
+    host_memory.give_back()
     self.progress.evaluated_step = step
     if self.observe_error(1 - result['top1']):
       self._console.print(

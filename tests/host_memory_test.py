@@ -53,16 +53,18 @@ addresses.sort()
 print(1 + sum(b - a > size // 2 for a, b in zip(addresses, addresses[1:])))
 """
 
+_RESIDENT = """
+def resident():
+  with open('/proc/self/statm') as file:
+    return 4096 * int(file.read().split()[1])
+"""
+
 # What was written to and freed before there is room for programs: how many
 # bytes of it the process still has, and of the room before anybody uses it.
 _START = """
 import numpy as np
 from alexnet import host_memory
-
-def resident():
-  with open('/proc/self/statm') as file:
-    return 4096 * int(file.read().split()[1])
-
+{resident}
 print(int(host_memory.keep_freed()))
 before = resident()
 kept = [np.ones(2**24, np.uint8)]
@@ -71,6 +73,38 @@ kept += [np.ones(2**24, np.uint8)]
 del block
 host_memory.make_room(2**29, 1)
 print(resident() - before - 2**25)
+"""
+
+# A program's block, then a larger program's, then the first one's again: how
+# many bytes the process has more than the larger block, and how far the last
+# block is from it. Then what is left when all is given back.
+_LARGER = """
+import ctypes
+from alexnet import host_memory
+{resident}
+print(int(host_memory.keep_freed()))
+libc = host_memory._libc()
+libc.memalign.restype = ctypes.c_void_p
+libc.memalign.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
+before = resident()
+
+def work(size):
+  host_memory.make_room(size, {count})
+  host_memory.keep_room()
+  blocks = [libc.memalign(64, size) for _ in range({count})]
+  for block in blocks:
+    ctypes.memset(block, 1, size)
+  for block in blocks:
+    libc.free(block)
+  return blocks
+
+work(2**28)
+larger = work(2**29)
+smaller = work(2**28)
+print(resident() - before - {count} * 2**29)
+print(max(abs(a - b) for a, b in zip(sorted(larger), sorted(smaller))))
+host_memory.give_back()
+print(resident() - before)
 """
 
 
@@ -108,8 +142,17 @@ class HostMemoryTest(parameterized.TestCase):
     self.assertGreater(places, 10 * count)
 
   def test_room_costs_no_memory_before_it_is_used(self):
-    (more,) = self.numbers(_START)
+    (more,) = self.numbers(_START, resident=_RESIDENT)
     self.assertLess(more, 2**26)
+
+  @parameterized.parameters(1, 2)
+  def test_a_larger_program_moves_all_to_its_place(self, count):
+    more, distance, left = self.numbers(
+        _LARGER, count=count, resident=_RESIDENT
+    )
+    self.assertLess(more, 2**26)
+    self.assertLess(distance, 2**20)
+    self.assertLess(left, 2**26)
 
 
 if __name__ == '__main__':

@@ -6,11 +6,13 @@ import gc
 import io
 import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 from absl.testing import absltest
 
-from alexnet import metrics, train
+from alexnet import host_memory, metrics, train
 
 _EVERY = 50
 _STEPS = 300
@@ -34,6 +36,35 @@ class Watch(metrics.Console):
     self.memory.append(1024 * int(line.split()[1]))
 
 
+def _config():
+  config = testing.narrow_config('digits')
+  config.dataset.size, config.augmentation.crop_size = 96, 88
+  config.augmentation.crop_offsets = 9
+  config.batch_size = 16
+  config.evaluate_every = config.checkpoint_every = 'never'
+  config.ten_views = False
+  config.schedule.name = 'constant'
+  config.schedule.learning_rate = 0.0005
+  return config
+
+
+def evaluate_often(directory):
+  """Prints whether memory is kept, and what there is after each 4 steps.
+
+  After each 8 is an evaluation, which looks at layers in six times the memory
+  of a step.
+  """
+  print(int(host_memory.keep_freed()))
+  config = _config()
+  config.model.conv1.features = 96
+  config.batch_size, config.layer_statistics_images = 160, 960
+  config.duration, config.log_every = '32 steps', '4 steps'
+  config.evaluate_every = '8 steps'
+  watch = Watch()
+  train.Run(config, pathlib.Path(directory), watch).train()
+  print(*watch.memory)
+
+
 class MemoryTest(absltest.TestCase):
 
   def setUp(self):
@@ -43,16 +74,9 @@ class MemoryTest(absltest.TestCase):
 
   def test_flat(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
-    config = testing.narrow_config('digits')
-    config.dataset.size, config.augmentation.crop_size = 96, 88
-    config.augmentation.crop_offsets = 9
-    config.batch_size = 16
+    config = _config()
     config.duration = f'{_STEPS} steps'
     config.log_every = f'{_EVERY} steps'
-    config.evaluate_every = config.checkpoint_every = 'never'
-    config.ten_views = False
-    config.schedule.name = 'constant'
-    config.schedule.learning_rate = 0.0005
     watch = Watch()
     train.Run(config, directory / 'run', watch).train()
     self.assertLen(watch.memory, _STEPS // _EVERY)
@@ -63,6 +87,24 @@ class MemoryTest(absltest.TestCase):
     # A quarter of what one batch of 8-bit images kept at each step would be.
     batches = 16 * 88 * 88 * 3 * _EVERY * (len(memory) - 1)
     self.assertLess(memory[-1] - memory[0], batches / 4, memory)
+
+  def test_flat_with_evaluations(self):
+    directory = pathlib.Path(self.create_tempdir().full_path) / 'run'
+    program = (
+        'from tests import memory_test as test; '
+        f'test.evaluate_often({str(directory)!r})'
+    )
+    output = subprocess.run(
+        [sys.executable, '-c', program],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    if output[0] == '0':
+      self.skipTest('not with this C library, or too little memory')
+    memory = [int(number) for number in output[1:]]
+    # The programs of an evaluation stay, 1 GB that it worked in does not.
+    self.assertLess(max(memory[2:]) - memory[1], 2**29, memory)
 
 
 if __name__ == '__main__':
