@@ -160,7 +160,7 @@ def keep_room() -> None:
 
 
 def _take_rooms(size):
-  """Takes a free block of each room, and free blocks that fit better.
+  """Takes a free block of each room, and any that fits better, for good.
 
   Returns:
     Addresses of the former.
