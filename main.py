@@ -14,7 +14,8 @@ another process of the run was lost.
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet import cli, compilation, distributed, host_memory
+from alexnet.runtime import compilation_cache, distributed, heap
+from input_pipeline import command
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration, FILE[:DATASET].'
@@ -27,15 +28,17 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  from alexnet import train  # JAX and TensorFlow: seconds that --help can save.
+  from alexnet.training import (
+    loop,  # JAX and TensorFlow: seconds that --help can save.
+  )
 
-  host_memory.keep_freed()
-  compilation.use_cache()
+  heap.keep_freed()
+  compilation_cache.use_cache()
   with distributed.session():
-    results = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-  return cli.STOPPED if results is None else 0
+    results = loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  return command.STOPPED if results is None else 0
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  cli.run(main)
+  command.run(main)

@@ -20,8 +20,9 @@ import pathlib
 
 from absl import app, flags
 
-from alexnet import cli, compilation, host_memory
-from alexnet.analysis import run_flags
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
 
 # As in evaluation.py and dense.py, which import JAX.
 _VIEWS = ('centre', 'ten')
@@ -33,38 +34,37 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and TensorFlow, which --help does not need.
-  from alexnet import (
-    checkpoints,
-    dense,
-    dense_evaluation,
-    ensemble,
-    evaluation,
-    metrics,
-    train,
+  from alexnet.checkpointing import manager
+  from alexnet.evaluation import ensemble
+  from alexnet.evaluation import (
+    fully_convolutional as fully_convolutional_evaluation,
   )
+  from alexnet.inference import fully_convolutional
+  from alexnet.metrics.console import Console, format_result
+  from alexnet.training import loop
 
-  host_memory.keep_freed()
-  compilation.use_cache()
-  console = metrics.Console()
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  console = Console()
   values = flags.FLAGS
   overrides = run_flags.moved()
   if values.tower is not None:
     overrides['mesh.tower'] = values.tower
   workdirs = [pathlib.Path(workdir) for workdir in values.workdir]
-  scales = dense.parse_scales(values.scales)
+  scales = fully_convolutional.parse_scales(values.scales)
   weights = ensemble.parse_weights(values.weights, len(workdirs))
-  step = checkpoints.parse_step(values.step)
+  step = manager.parse_step(values.step)
   if len(workdirs) > 1:
     ensemble.evaluate(
         workdirs, weights, values.views, console, overrides, scales, step
     )
     return
-  run = train.open_run(workdirs[0], console, overrides, step)
+  run = loop.open_run(workdirs[0], console, overrides, step)
   for views in values.views:
     if views == _DENSE:
-      dense_evaluation.evaluate(run, scales, console)
+      fully_convolutional_evaluation.evaluate(run, scales, console)
       continue
-    console.print(evaluation.format_result(views, run.evaluate(views)))
+    console.print(format_result(views, run.evaluate(views)))
 
 
 if __name__ == '__main__':
@@ -91,4 +91,4 @@ if __name__ == '__main__':
   run_flags.define_moved()
   flags.DEFINE_integer('tower', None, 'Devices for the towers.')
   flags.mark_flag_as_required('workdir')
-  cli.run(main)
+  command.run(main)

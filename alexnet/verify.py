@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from alexnet import cli, compilation, host_memory
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
 
 if TYPE_CHECKING:
-  from alexnet.replay import Report
+  from alexnet.training.replay import Report
 
 
 def lines(report: 'Report') -> list[str]:
@@ -47,10 +48,11 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and TensorFlow, which --help does not need.
-  from alexnet import metrics, replay
+  from alexnet.metrics.console import Console
+  from alexnet.training import replay
 
-  host_memory.keep_freed()
-  compilation.use_cache()
+  heap.keep_freed()
+  compilation_cache.use_cache()
   values = flags.FLAGS
   given = {
       'dataset.train_dir': values.train_dir,
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> int:
       'mesh.data': values.data,
       'mesh.tower': values.tower,
   }
-  console = metrics.Console()
+  console = Console()
   report = replay.verify(
       pathlib.Path(values.workdir).expanduser(),
       console,
@@ -96,4 +98,4 @@ if __name__ == '__main__':
       'tower', None, "Devices for the towers; unset: as in the run's config."
   )
   flags.mark_flag_as_required('workdir')
-  cli.run(main)
+  command.run(main)

@@ -16,8 +16,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alexnet import optimizer, partitioning, train_step
 from alexnet.models import create_model
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding as sharding_lib
+from alexnet.training import optimizer, train_step
 
 _BYTES = {'f32': 4, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'pred': 1}
 _KINDS = (
@@ -98,7 +100,7 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
     ConfigError: the mesh cannot be made, see `partitioning.create_mesh`.
     ValueError: the module has something that this file cannot read.
   """
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
   crop = config.augmentation.crop_size
@@ -115,7 +117,7 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
       seed=0,
       accumulation=config.accumulation,
   )
-  over_data = NamedSharding(mesh, partitioning.BATCH)
+  over_data = NamedSharding(mesh, sharding_lib.BATCH)
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
   )
@@ -130,16 +132,16 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
       lambda _: jax.ShapeDtypeStruct((), jnp.float32), state.params
   )
   lowered = step.lower(
-      jax.tree.map(place, state, partitioning.shardings(state, mesh)),
+      jax.tree.map(place, state, sharding_lib.shardings(state, mesh)),
       batch,
       rates,
   )
   compiled = lowered.compile()
   costs = compiled.cost_analysis()
   memory = compiled.memory_analysis()
-  tower = mesh.shape[partitioning.TOWER]
+  tower = mesh.shape[mesh_lib.TOWER]
   return Report(
-      data=mesh.shape[partitioning.DATA],
+      data=mesh.shape[mesh_lib.DATA],
       tower=tower,
       parameters=_local_bytes(state.params, mesh),
       arguments=memory.argument_size_in_bytes,
@@ -147,14 +149,14 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
       flops=costs['flops'],
       analytic_flops=sum(step_flops(config).values())
       * count
-      / (mesh.shape[partitioning.DATA] * tower),
+      / (mesh.shape[mesh_lib.DATA] * tower),
       collectives=read_collectives(compiled.as_text(), tower),
       before_xla=_count_before_xla(lowered.as_text()),
   )
 
 
 def _local_bytes(tree, mesh):
-  shardings = partitioning.shardings(tree, mesh)
+  shardings = sharding_lib.shardings(tree, mesh)
   sizes = jax.tree.map(
       lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape))
       * leaf.dtype.itemsize,

@@ -25,7 +25,10 @@ from typing import Any
 
 from absl import app, flags
 
-from alexnet import checkpoints, cli, metrics
+from alexnet.checkpointing import manager
+from alexnet.metrics import writer
+from alexnet.metrics.console import Console
+from input_pipeline import command
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -153,7 +156,7 @@ class Crash:
       moment = STEP  # It was quick.
     # The log of a session that made no step is that of the one before.
     reached = None if moment == START else self._last_logged()
-    saved = checkpoints.newest_step(self.workdir) or 0
+    saved = manager.newest_step(self.workdir) or 0
     lost = 0 if reached is None else max(0, reached - saved)
     kill = Kill(moment, reached, saved, lost)
     self.kills.append(kill)
@@ -188,13 +191,13 @@ class Crash:
     folder = self.workdir / 'checkpoints'
     if any(folder.glob('*.orbax-checkpoint-tmp*')):
       return True
-    complete = checkpoints.complete_steps(self.workdir)
+    complete = manager.complete_steps(self.workdir)
     newest = max(complete, default=0)
     steps = [int(p.name) for p in folder.glob('*') if p.name.isdecimal()]
     return max(steps, default=0) > newest
 
   def _last_logged(self):
-    records = metrics.read_records(self.workdir / metrics.FILE)
+    records = writer.read_records(self.workdir / writer.FILE)
     return max((r['step'] for r in records), default=None)
 
 
@@ -203,12 +206,12 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
   import jax
   import numpy as np
 
-  from alexnet import train
+  from alexnet.training import loop
 
-  console = metrics.Console()
+  console = Console()
   states = [
       jax.tree.leaves_with_path(
-          jax.device_get(train.open_run(workdir, console).state)
+          jax.device_get(loop.open_run(workdir, console).state)
       )
       for workdir in (one, other)
   ]
@@ -220,7 +223,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
   losses = [
       {
           record['step']: record['loss']
-          for record in metrics.read_records(workdir / metrics.FILE)
+          for record in writer.read_records(workdir / writer.FILE)
           if record['kind'] == 'train'
       }
       for workdir in (one, other)
@@ -305,4 +308,4 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('work', None, "For the runs; unset: the system's.")
   flags.DEFINE_string('json', None, 'File for the results.')
-  cli.run(main)
+  command.run(main)

@@ -18,16 +18,12 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet import (
-    compilation,
-    host_memory,
-    optimizer,
-    partitioning,
-    train_step,
-    views,
-)
+from alexnet.inference import views
 from alexnet.models import create_model
-from benchmarks import input_pipeline as images
+from alexnet.runtime import compilation_cache, heap, sharding
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.training import optimizer, schedules, train_step
+from benchmarks import input_pipeline
 from configs import alexnet_2012
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
@@ -40,7 +36,7 @@ def _batches(config, mesh, directory) -> tuple[Pipeline, Iterator[Any]]:
   config.dataset.dir = str(directory)
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   pipeline = Pipeline(config, train, evaluation)
-  batches = partitioning.put_ahead(pipeline.training_batches(0), mesh)
+  batches = sharding.put_ahead(pipeline.training_batches(0), mesh)
   return pipeline, batches
 
 
@@ -53,12 +49,12 @@ def measure(
 ):
   """{source of the batches: [seconds a step, of each round]}."""
   # As main.py does.
-  host_memory.keep_freed()
-  compilation.use_cache()
+  heap.keep_freed()
+  compilation_cache.use_cache()
   config = alexnet_2012.get_config('prepared')
   config.batch_size = batch_size
   config.model.num_classes = 1000
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   pipeline, from_jpeg = _batches(config, mesh, work / 'jpeg')
   _, from_raw = _batches(config, mesh, work / 'raw')
   inputs = views.Views(
@@ -79,17 +75,17 @@ def measure(
       images=inputs.training,
       seed=0,
   )
-  state = partitioning.initialize(create, mesh, 0)
+  state = sharding.initialize(create, mesh, 0)
   # So low that the network stays as it is, and as fast.
   rates = jax.tree.map(
       lambda _: np.float32(1e-12),
-      optimizer.rates_at(
+      schedules.rates_at(
           config,
           optimizer.layer_names(shapes.params),
           step=0,
           total_steps=1,
           steps_per_epoch=1,
-          plateau=optimizer.Plateau(),
+          plateau=schedules.Plateau(),
       ),
   )
   constant = next(from_jpeg)
@@ -131,7 +127,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
-  with images.images_to_read(
+  with input_pipeline.images_to_read(
       values.source, values.images, values.work
   ) as (_, work):
     seconds = measure(

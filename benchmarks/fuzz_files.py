@@ -16,13 +16,12 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from alexnet.errors import UserError
 from benchmarks import fuzz_mutations
 from benchmarks.fuzz_worker import Finding
-from input_pipeline.errors import DataError
+from input_pipeline.errors import UserError
 
 # What the command line shows as a message; all else would be a traceback.
-REFUSALS = (UserError, DataError, OSError)
+REFUSALS = (UserError, OSError)
 _WORDS = (
     b'PK\3\4', b'PK\1\2', b'PK\5\6', b'PK\6\6', b'\x93NUMPY\1\0', b'NUMPY\3\0',
     b"'descr': '|O'", b"'descr': '<f8'", b"'shape': (1000000000000,)",
@@ -128,13 +127,14 @@ class Definitions(_Folder):
         path.write_text(definitions.text(sections))
 
   def use(self, name):
-    from alexnet import config_checks, definitions
+    from alexnet.config import validation
+    from alexnet.cuda_convnet import config as definitions
     from configs import cuda_convnet
 
     which = name.rpartition('-')[2]
     config = cuda_convnet.get_config(str(self.folder / f'layers-{which}'))
     config.layer_params = str(self.folder / f'params-{which}')
-    config_checks.check(config)
+    validation.check(config)
     definitions.read_files(config)
     for of_layer in definitions.rules(config).values():
       for rule in of_layer.values():
@@ -149,16 +149,16 @@ class Workdirs(_Folder):
   """What is read of a run besides its checkpoints."""
 
   def write(self):
-    from alexnet import inputs, workdir
+    from alexnet.checkpointing import input_spec, workdir
     from tests import testing
 
     config = testing.narrow_config()
     config.model.num_classes = 10
     workdir.save_config(self.folder, config)
     mean = np.full((16, 16, 3), 120, np.float32)
-    inputs.save(
+    input_spec.save(
         self.folder,
-        inputs.Inputs(tuple('ab'), mean, 'keep', np.ones(3), np.eye(3)),
+        input_spec.Inputs(tuple('ab'), mean, 'keep', np.ones(3), np.eye(3)),
     )
     result = dict(count=3, loss=1.5, top1=0.5, top5=0.75, views=10)
     values = {'step': 3, 'train_seconds': 1.5, 'centre': result, 'ten': result}
@@ -180,17 +180,20 @@ class Workdirs(_Folder):
     (self.folder / 'metrics.jsonl').write_text(''.join(lines))
 
   def use(self, name):
-    from alexnet import config_checks, evaluation, inputs, models
-    from alexnet.analysis import history
+    from alexnet import models
+    from alexnet.analysis.report import run_history
+    from alexnet.checkpointing import input_spec
+    from alexnet.config import validation
+    from alexnet.metrics.console import VIEWS, format_result
 
-    run = history.read(self.folder)
+    run = run_history.read(self.folder)
     for kind in ('train', 'eval_centre'):
       run.points(kind, 'loss')
-    for views in evaluation.VIEWS:
+    for views in VIEWS:
       if run.results and views in run.results:
-        evaluation.format_result(views, run.results[views])
-    inputs.load(self.folder)
-    config_checks.check(run.config)
+        format_result(views, run.results[views])
+    input_spec.load(self.folder)
+    validation.check(run.config)
     if name == 'config.json':
       models.create_model(run.config.model)
     return name
@@ -200,25 +203,27 @@ class Prepared(_Folder):
   """Prepared data, JPEG files or pixels."""
 
   def write(self):
-    from input_pipeline import preparation, sources
+    from input_pipeline import sources
+    from input_pipeline.prepared import writer as writer_lib
 
     photos = self.folder.parent / 'photos'
     _pictures(photos)
     for storage in ('jpeg', 'raw'):
       quality = 90 if storage == 'jpeg' else None
-      work = preparation.Preparation(
+      work = writer_lib.Preparation(
           {'train': sources.open_folder(photos)},
           self.folder / storage,
-          preparation.Settings(storage, quality, 'keep', 16),
+          writer_lib.Settings(storage, quality, 'keep', 16),
           workers=1,
       )
       work.run()
       work.merge()
 
   def use(self, name):
-    from input_pipeline import prepared, preprocessing
+    from input_pipeline import preprocessing
+    from input_pipeline.prepared import format
 
-    train, _ = prepared.open_prepared(self.folder / name.split('/')[0])
+    train, _ = format.open_prepared(self.folder / name.split('/')[0])
     for index in range(len(train)):
       image, label = train.image(index, preprocessing.whole(train.size))
       if image.shape != (train.size, train.size, 3) or not 0 <= label < 2:
@@ -232,7 +237,8 @@ class Features(_Folder):
   """Features, as a folder with codes and as one file."""
 
   def write(self):
-    from alexnet.analysis import codes, feature_sets
+    from alexnet.analysis.features import hashing
+    from alexnet.analysis.features import store as store_lib
 
     rng = np.random.default_rng(0)
     about = {
@@ -240,27 +246,28 @@ class Features(_Folder):
         'set': 'train', 'class_names': ['a', 'b'],
     }
     for name in ('set', 'set.npz'):
-      writer = feature_sets.Writer(self.folder / name, about)
+      writer = store_lib.Writer(self.folder / name, about)
       vectors = rng.standard_normal((24, 20)).astype(np.float32)
       names = [f'{i}.jpg' for i in range(24)]
       writer.add(vectors, np.arange(24) % 2, np.arange(24), names)
       writer.close()
     # Without training, which would take longer than everything else here.
-    coder = codes.rotated(codes.fit_components(vectors), 16)
-    found = feature_sets.load(self.folder / 'set')
-    codes.save(codes.CodeIndex(coder, coder.encode(found.vectors)), found)
+    coder = hashing.rotated(hashing.fit_components(vectors), 16)
+    found = store_lib.load(self.folder / 'set')
+    hashing.save(hashing.CodeIndex(coder, coder.encode(found.vectors)), found)
 
   def use(self, name):
-    from alexnet.analysis import codes, feature_sets
+    from alexnet.analysis.features import hashing
+    from alexnet.analysis.features import store as store_lib
 
-    found = feature_sets.load(self.folder / name.split('/')[0])
+    found = store_lib.load(self.folder / name.split('/')[0])
     [found.names[i] for i in range(len(found))]
     found.vectors.sum()
-    feature_sets.require(found, 'class_names', 'layer', 'source', 'step')
+    store_lib.require(found, 'class_names', 'layer', 'source', 'step')
     for label in found.labels.tolist():
       found.about['class_names'][label]
     if name.startswith('set/code'):
-      codes.open_index(found, 16).search(np.zeros((1, 20), np.float32), 2)
+      hashing.open_index(found, 16).search(np.zeros((1, 20), np.float32), 2)
     return name
 
 
@@ -285,8 +292,9 @@ class Archives(_Folder):
           archive.write(path, path.relative_to(photos))
 
   def use(self, name):
-    from input_pipeline import archives, preprocessing
+    from input_pipeline import preprocessing
     from input_pipeline.errors import ImageError
+    from input_pipeline.prepared import archives
 
     scratch = self.folder.parent / 'scratch'
     outside = set(self.folder.parent.iterdir()) | {scratch}
@@ -313,7 +321,8 @@ class Checkpoints(_Folder):
   def write(self):
     import jax
 
-    from alexnet import checkpoints, progress
+    from alexnet.checkpointing import manager
+    from alexnet.training import progress as progress_lib
 
     rng = np.random.default_rng(0)
     params = {
@@ -327,9 +336,9 @@ class Checkpoints(_Folder):
         {'params': params, 'velocity': jax.tree.map(np.ones_like, params)}
     )
     self.progress = json.loads(
-        json.dumps(dataclasses.asdict(progress.Progress(step=self.step)))
+        json.dumps(dataclasses.asdict(progress_lib.Progress(step=self.step)))
     )
-    store = checkpoints.Checkpoints(self.folder, 1)
+    store = manager.Checkpoints(self.folder, 1)
     store.save(self.step, self.state, self.progress)
     store.close()
     self.target = jax.tree.map(
@@ -341,13 +350,13 @@ class Checkpoints(_Folder):
 
   def _restore(self):
     """As when a run is continued."""
-    from alexnet import checkpoints
-    from alexnet import progress as progress_lib
-    from alexnet.errors import CheckpointError
+    from alexnet.checkpointing import manager
+    from alexnet.config.errors import CheckpointError
+    from alexnet.training import progress as progress_lib
 
-    if self.step not in checkpoints.complete_steps(self.folder):
+    if self.step not in manager.complete_steps(self.folder):
       raise CheckpointError('incomplete')
-    store = checkpoints.Checkpoints(self.folder, 1)
+    store = manager.Checkpoints(self.folder, 1)
     try:
       state, progress = store.restore(self.step, self.target)
       try:
@@ -391,12 +400,13 @@ class ForgedCheckpoints(Checkpoints):
   def use(self, name):
     import jax
 
-    from alexnet import checkpoints, trained
-    from alexnet import manifest as manifest_lib
+    from alexnet.checkpointing import manager
+    from alexnet.checkpointing import manifest as manifest_lib
+    from alexnet.inference import loading
 
     directory = self.folder / 'checkpoints' / str(self.step)
     manifest = directory / manifest_lib.FILE
-    store = checkpoints.Checkpoints(self.folder, 1)
+    store = manager.Checkpoints(self.folder, 1)
     try:
       manifest.unlink()
       manifest_lib.write(directory)
@@ -405,7 +415,7 @@ class ForgedCheckpoints(Checkpoints):
       # As when a network is used: without what a run has besides.
       shapes = store.parameter_shapes(self.step)
       wanted = self.target['params']
-      trained.check_shapes(self.folder, self.step, shapes, wanted)
+      loading.check_shapes(self.folder, self.step, shapes, wanted)
       params = store.restore_parameters(self.step, wanted)
       jax.tree.map(self._check_leaf, params, wanted)
     finally:

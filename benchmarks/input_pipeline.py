@@ -98,14 +98,15 @@ def images_to_read(
 
 def prepare(source: str, work: pathlib.Path) -> None:
   """Writes all forms of the images that contestants read."""
-  from input_pipeline import origins, preparation
+  from input_pipeline.prepared import origins
+  from input_pipeline.prepared import writer as writer_lib
 
   train, evaluation = origins.open_origin(source, scratch=work)
   sets = {'train': train, 'evaluation': evaluation}
-  for storage in preparation.STORAGES:
-    quality = preparation.DEFAULT_QUALITY if storage == 'jpeg' else None
-    work_on = preparation.Preparation(
-        sets, work / storage, preparation.Settings(storage, quality)
+  for storage in writer_lib.STORAGES:
+    quality = writer_lib.DEFAULT_QUALITY if storage == 'jpeg' else None
+    work_on = writer_lib.Preparation(
+        sets, work / storage, writer_lib.Settings(storage, quality)
     )
     work_on.run()
     work_on.merge()
@@ -115,10 +116,10 @@ def prepare(source: str, work: pathlib.Path) -> None:
 def _write_peers_files(work):
   from array_record.python import array_record_module
 
-  from input_pipeline import prepared
-  from input_pipeline.tensorflow_cpu import tf
+  from input_pipeline.files.tensorflow_cpu import tf
+  from input_pipeline.prepared import format
 
-  train, _ = prepared.open_prepared(work / 'jpeg')
+  train, _ = format.open_prepared(work / 'jpeg')
   writers = [
       tf.io.TFRecordWriter(str(work / f'{i:02d}.tfrecord')) for i in range(8)
   ]
@@ -145,8 +146,10 @@ def _write_peers_files(work):
 
 
 def _ours(data, **dataset):
+  from torchvision import datasets
+
   from configs import alexnet_2012
-  from input_pipeline import datasets, pipeline
+  from input_pipeline import pipeline
 
   config = alexnet_2012.get_config(data)
   config.dataset.update(dataset)
@@ -175,9 +178,9 @@ class _Lighting:
   """Colour shift and mean, as torchvision users write them."""
 
   def __init__(self, work):
-    from input_pipeline import prepared
+    from input_pipeline.prepared import format
 
-    train, _ = prepared.open_prepared(work / 'jpeg')
+    train, _ = format.open_prepared(work / 'jpeg')
     deviations, vectors = train.statistics().principal_components()
     self._components = (vectors * deviations).astype(np.float32)
     mean = train.statistics().mean_image[16:240, 16:240]
@@ -237,7 +240,7 @@ def pytorch_dataloader_256(source, work):
 def tfrecord(source, work):
   """Plain tf.data."""
   del source
-  from input_pipeline.tensorflow_cpu import tf
+  from input_pipeline.files.tensorflow_cpu import tf
 
   files = sorted(map(str, work.glob('*.tfrecord')))
   features = {

@@ -22,18 +22,19 @@ import time
 import numpy as np
 from absl import app, flags
 
-from alexnet import cli
-from alexnet.analysis import codes, feature_sets, nearest, retrieval_table
-from alexnet.analysis.document import Table, to_text
+from alexnet.analysis import retrieval_table
+from alexnet.analysis.features import hashing, nearest, store
+from alexnet.analysis.tables import Table, to_text
+from input_pipeline import command
 
 _VECTORS = flags.DEFINE_integer('vectors', 1_000_000, 'Number of vectors.')
 _DIMENSIONS = flags.DEFINE_integer('dimensions', 4096, 'Of each.')
 _CLASSES = flags.DEFINE_integer('classes', 1000, 'Number of centres.')
 _QUERIES = flags.DEFINE_integer('queries', 100, 'Number of queries.')
 _DTYPE = flags.DEFINE_enum(
-    'dtype', 'float16', feature_sets.DTYPES, 'Of the features on disk.'
+    'dtype', 'float16', store.DTYPES, 'Of the features on disk.'
 )
-_STEPS = flags.DEFINE_integer('steps', codes.STEPS, 'Of the autoencoder.')
+_STEPS = flags.DEFINE_integer('steps', hashing.STEPS, 'Of the autoencoder.')
 _WORK = flags.DEFINE_string('work', None, 'Folder for the features.')
 _NEIGHBOURS = 10
 _PART = 4096
@@ -94,26 +95,26 @@ def synthetic(
 
 def write(
     path: pathlib.Path, count: int, centres: np.ndarray, dtype: str
-) -> feature_sets.FeatureSet:
+) -> store.FeatureSet:
   """Writes synthetic features."""
   rng = np.random.default_rng(1)
-  writer = feature_sets.Writer(path, {'layer': 'synthetic'}, dtype)
+  writer = store.Writer(path, {'layer': 'synthetic'}, dtype)
   for start in range(0, count, _PART):
     vectors, labels = synthetic(rng, centres, min(_PART, count - start))
     indices = np.arange(start, start + len(labels))
     writer.add(vectors, labels, indices, [f'{i:08d}.jpg' for i in indices])
   writer.close()
-  return feature_sets.load(path)
+  return store.load(path)
 
 
-def measure(found: feature_sets.FeatureSet, centres: np.ndarray, count: int):
+def measure(found: store.FeatureSet, centres: np.ndarray, count: int):
   """Yields (name, bytes an image, seconds of the index, search), one by one."""
   vectors = found.vectors
   yield 'exact', vectors.itemsize * vectors.shape[1], 0.0, (
       nearest.Euclidean(vectors).search
   )
   start = time.perf_counter()
-  components = codes.fit_components(vectors)
+  components = hashing.fit_components(vectors)
   fitted = time.perf_counter() - start
   for number in (64, 256):
     start = time.perf_counter()
@@ -125,12 +126,12 @@ def measure(found: feature_sets.FeatureSet, centres: np.ndarray, count: int):
         )
     )
     del index
-  for bits in codes.BITS:
+  for bits in hashing.BITS:
     start = time.perf_counter()
-    coder = codes.train(
+    coder = hashing.train(
         vectors, bits, components=components, steps=_STEPS.value
     )
-    index = codes.CodeIndex(coder, coder.encode(vectors))
+    index = hashing.CodeIndex(coder, coder.encode(vectors))
     seconds = fitted + time.perf_counter() - start
     yield f'{bits} bits of the autoencoder', bits // 8, seconds, index.search
 
@@ -186,4 +187,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('work')
-  cli.run(main)
+  command.run(main)

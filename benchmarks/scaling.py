@@ -26,10 +26,10 @@ os.environ['XLA_FLAGS'] = (
 import jax
 from absl import app, flags
 
-from alexnet import cli
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
 from benchmarks import compiled_step, scaling_model
 from configs import alexnet_2012
+from input_pipeline import command
 
 ACCELERATORS = (2, 8, 64, 512)
 _MESH = re.compile(r'([1-9]\d*)x([1-9]\d*)')
@@ -252,4 +252,4 @@ if __name__ == '__main__':
       )
   flags.DEFINE_string('output', None, 'PNG file to draw the prediction to.')
   flags.DEFINE_string('json', None, 'File to write everything to.')
-  cli.run(main)
+  command.run(main)

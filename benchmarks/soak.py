@@ -22,7 +22,9 @@ import numpy as np
 import psutil
 from absl import app, flags
 
-from alexnet import checkpoints, cli, metrics
+from alexnet.checkpointing import manager
+from alexnet.metrics import writer
+from input_pipeline import command
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -125,8 +127,8 @@ class Soak:
   def _stop(self, process):
     process.terminate()
     process.communicate()
-    if process.returncode != cli.STOPPED:
-      raise RuntimeError(f'status {process.returncode}, not {cli.STOPPED}')
+    if process.returncode != command.STOPPED:
+      raise RuntimeError(f'status {process.returncode}, not {command.STOPPED}')
 
   def seconds_a_step(self) -> float:
     """Makes some steps, and saves the run."""
@@ -216,11 +218,11 @@ def main(argv: list[str]) -> int:
     every = max(1, round(values.every / seconds))
     print(f'{seconds:.3f} s a step: something every {every} steps', flush=True)
     samples = soak.run(values.minutes, every, values.pause)
-    records = metrics.read_records(soak.workdir / metrics.FILE)
+    records = writer.read_records(soak.workdir / writer.FILE)
     results = {
         **judge(samples),
         'every_steps': every,
-        'steps': checkpoints.newest_step(soak.workdir),
+        'steps': manager.newest_step(soak.workdir),
         'evaluations': sum(r['kind'] == 'eval_centre' for r in records),
         'samples': samples,
     }
@@ -237,4 +239,4 @@ if __name__ == '__main__':
   flags.DEFINE_float('width', 0.25, 'Of the network: model.width.')
   flags.DEFINE_string('work', None, "For the run; unset: the system's.")
   flags.DEFINE_string('json', None, 'File for the results.')
-  cli.run(main)
+  command.run(main)

@@ -7,16 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet import (
-    compilation,
-    host_memory,
-    optimizer,
-    partitioning,
-    train_step,
-)
+from alexnet.evaluation import eval_steps
 from alexnet.models import create_model
-from alexnet.models import layers as ours
-from alexnet.models.rounded import rounded
+from alexnet.models.inference_params import rounded
+from alexnet.ops import convolution, dense, normalization, pooling
+from alexnet.runtime import compilation, compilation_cache, heap, sharding
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.training import optimizer, train_step
 from benchmarks import network
 
 
@@ -34,7 +31,7 @@ def _training(case, towers):
   """(step, state, batch, rates) of the project's own step."""
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
   params = network.parameters(case)
@@ -43,7 +40,7 @@ def _training(case, towers):
       params=params,
       opt_state=rule.init(params),
   )
-  state = jax.device_put(state, partitioning.shardings(state, mesh))
+  state = jax.device_put(state, sharding.shardings(state, mesh))
   # As training has them: the first step cannot put its results in place of
   # arrays that are NumPy's.
   state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(state)
@@ -56,15 +53,15 @@ def _training(case, towers):
       seed=0,
   )
   images, labels = network.batch(case)
-  batch = partitioning.put_batch({'image': images, 'label': labels}, mesh)
+  batch = sharding.put_batch({'image': images, 'label': labels}, mesh)
   return step, state, batch, _rates(params, case)
 
 
 def _prepare():
   """What main.py and alexnet.evaluate begin with."""
-  host_memory.keep_freed()
+  heap.keep_freed()
   flags.FLAGS.mark_as_parsed()  # This process has no command line.
-  compilation.use_cache()
+  compilation_cache.use_cache()
 
 
 def training(
@@ -89,10 +86,10 @@ def inference(
   _prepare()
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   params = network.parameters(case)
-  params = jax.device_put(params, partitioning.shardings(params, mesh))
-  step = train_step.make_predict_step(
+  params = jax.device_put(params, sharding.shardings(params, mesh))
+  step = eval_steps.make_predict_step(
       model=create_model(config.model),
       mesh=mesh,
       params=params,
@@ -101,7 +98,7 @@ def inference(
   images, labels = network.batch(case)
   weight = np.ones(case.batch_size, np.float32)
   batch = {'image': images, 'label': labels, 'weight': weight}
-  batch = partitioning.put_batch(batch, mesh)
+  batch = sharding.put_batch(batch, mesh)
   # The largest once, as users have them; peers do so with all.
   params = rounded(params, jnp.dtype(case.dtype))
   return lambda: jax.block_until_ready(step(params, batch))
@@ -123,7 +120,7 @@ def _function(layer):
   """Of (input, kernel if there is one)."""
   spec = network.config_of(network.Case()).model
   if layer.kind == 'convolution':
-    return lambda x, kernel: ours.grouped_convolution(
+    return lambda x, kernel: convolution.grouped_convolution(
         x,
         kernel,
         stride=layer.stride,
@@ -131,9 +128,9 @@ def _function(layer):
         groups=layer.groups,
     )
   if layer.kind == 'dense':
-    return lambda x, kernel: ours.grouped_dense(x, kernel, 1)
+    return lambda x, kernel: dense.grouped_dense(x, kernel, 1)
   if layer.kind == 'lrn':
-    return lambda x: ours.local_response_normalization(
+    return lambda x: normalization.local_response_normalization(
         x,
         n=spec.lrn.n,
         k=spec.lrn.k,
@@ -143,16 +140,16 @@ def _function(layer):
     )
   if layer.kind == 'spatial_norm':
     norm = spec.spatial_norm
-    return lambda x: ours.spatial_response_normalization(
+    return lambda x: normalization.spatial_response_normalization(
         x, size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta
     )
   pool = spec.pool
-  return lambda x: ours.max_pool(x, window=pool.window, stride=pool.stride)
+  return lambda x: pooling.max_pool(x, window=pool.window, stride=pool.stride)
 
 
 def _jit(function, dtype):
   """Compiled as a step is."""
-  return train_step.jit_for(jax.devices()[0], dtype, function)
+  return compilation.jit_for(jax.devices()[0], dtype, function)
 
 
 def _part(layer, part, dtype):

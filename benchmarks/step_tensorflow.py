@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks import network
+from input_pipeline.files.tensorflow_cpu import tf
 
 # Its fast kernels, which the rest of this project has no use for.
 os.environ['TF_ENABLE_ONEDNN_OPTS'] = '1'
 
-from input_pipeline.tensorflow_cpu import tf
 
 # 'lrn': tf.nn.lrn; 'band': response normalization by a product with a band
 # matrix; 'xla': the latter, compiled by XLA. The fastest is the competitor.

@@ -3,7 +3,7 @@
   python -m alexnet.sweep --config=configs/figure1.py:folder \
       --set=dataset.train_dir=CIFAR10/train \
       --set=dataset.eval_dir=CIFAR10/test --workdir=runs/figure1
-  python -m alexnet.analysis.figure1 --workdir=runs/figure1
+  python -m alexnet.analysis.paper.figure1 --workdir=runs/figure1
 
 or, from TensorFlow Datasets, --config=configs/figure1.py:cifar10 and
 --set=dataset.eval_split=test. As a config for main.py it is one run.

@@ -1,4 +1,4 @@
-"""Errors of the data that a user can mend."""
+"""The errors that a user can mend: shown as a message, without a traceback."""
 
 import errno
 
@@ -6,7 +6,11 @@ import errno
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class DataError(Exception):
+class UserError(Exception):
+  """Something outside the program is wrong; the message says what to do."""
+
+
+class DataError(UserError):
   """Data is missing or cannot be used; the message says what to do."""
 
 

@@ -24,12 +24,11 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from input_pipeline import preprocessing, stalls
-from input_pipeline import statistics as statistics_lib
-from input_pipeline import threads as threads_lib
+from input_pipeline import preprocessing, statistics, statistics_cache
 from input_pipeline.errors import DataError
+from input_pipeline.files import stalls, threads
+from input_pipeline.files.tensorflow_cpu import tf
 from input_pipeline.sources import Source
-from input_pipeline.tensorflow_cpu import tf
 
 # Examples that a thread works on at a time.
 _CHUNK = 16
@@ -124,19 +123,19 @@ class Pipeline:
     self._process = process
     self._processes = processes
     self._watch = stalls.Watch(config.dataset.stalled_after, report)
-    self._threads = futures.ThreadPoolExecutor(threads_lib.cores())
+    self._threads = futures.ThreadPoolExecutor(threads.cores())
     # Neighbouring batches are made at once, and may be of two epochs.
     self._order = functools.lru_cache(maxsize=3)(
         lambda epoch: preprocessing.epoch_order(
             config.seed, epoch, len(train)
         )
     )
-    self.statistics: statistics_lib.Statistics | None = None
+    self.statistics: statistics.Statistics | None = None
     wanted = config.dataset.mean, config.dataset.pca
     if wanted != ('imagenet_channels', 'imagenet'):
       self.statistics = train.statistics()
       if self.statistics is None:
-        self.statistics = statistics_lib.load_or_compute(
+        self.statistics = statistics_cache.load_or_compute(
             train,
             self._squares(train),
             config.dataset.statistics_dir,
@@ -144,8 +143,8 @@ class Pipeline:
         )
     if config.dataset.pca == 'imagenet':
       self.components = (
-          statistics_lib.IMAGENET_DEVIATIONS,
-          statistics_lib.IMAGENET_EIGENVECTORS,
+          statistics.IMAGENET_DEVIATIONS,
+          statistics.IMAGENET_EIGENVECTORS,
       )
     else:
       self.components = self.statistics.principal_components()
@@ -301,7 +300,7 @@ class Pipeline:
     if config.mean == 'channels':
       means = self.statistics.channel_means
     else:
-      means = statistics_lib.IMAGENET_CHANNEL_MEANS
+      means = statistics.IMAGENET_CHANNEL_MEANS
     shape = (self._size, self._size, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
@@ -338,7 +337,7 @@ class Pipeline:
         {'image': tf.uint8},
         0,
         -(-len(source) // _CHUNK),
-        at_once=threads_lib.cores(),
+        at_once=threads.cores(),
     )
     for batch in chunks:
       yield from batch['image']

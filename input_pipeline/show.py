@@ -16,9 +16,9 @@ from absl import app, flags
 from ml_collections import config_flags
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from alexnet import cli
-from input_pipeline import datasets, decoding, preprocessing
+from input_pipeline import command, datasets, preprocessing
 from input_pipeline.errors import DataError, printable
+from input_pipeline.files import decoding
 from input_pipeline.sources import Source
 
 # Side of a tile, in pixels; smaller images are enlarged.
@@ -224,4 +224,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('epochs', 5, 'Number of epochs to look ahead.')
   flags.DEFINE_enum('set', 'train', ('train', 'evaluation'), 'Which images.')
   flags.mark_flags_as_required(['config', 'output'])
-  cli.run(main)
+  command.run(main)

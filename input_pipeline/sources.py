@@ -13,16 +13,15 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from input_pipeline import decoding, preprocessing
+from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError, printable
-
-if TYPE_CHECKING:  # It imports this module.
-  from input_pipeline.statistics import Statistics
+from input_pipeline.files import decoding
+from input_pipeline.statistics import Statistics
 
 # Names of the folders of sets; of several evaluation sets the first counts.
 TRAIN_FOLDERS = ('train', 'training')
@@ -104,7 +103,7 @@ class Source(abc.ABC):
     box = preprocessing.whole(size)
     return preprocessing.resized(Image.fromarray(square), box=box), label
 
-  def statistics(self) -> 'Statistics | None':
+  def statistics(self) -> Statistics | None:
     """The statistics of these images, where they came with the data."""
     return None
 

@@ -1,8 +1,6 @@
 """Mean image and principal colours of a training set."""
 
 import dataclasses
-import functools
-import os
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -11,13 +9,12 @@ from typing import BinaryIO
 import numpy as np
 import tqdm
 
-from input_pipeline import atomic, preprocessing, untrusted
+from input_pipeline import preprocessing
 from input_pipeline.errors import DataError
-from input_pipeline.sources import Source
+from input_pipeline.files import untrusted
 
 # Bytes of the arrays of a file.
 _LARGEST = 2**24
-
 # ImageNet's, from cuda-convnet2's released statistics, levels of 0..255;
 # eigenvectors are columns.
 IMAGENET_CHANNEL_MEANS = np.array([127.30, 119.72, 104.91])
@@ -121,49 +118,6 @@ def progress_bar(items, description: str, total: int, initial: int = 0):
       # In a file every state of the bar stays.
       mininterval=0.2 if sys.stderr.isatty() else 30,
   )
-
-
-def load_or_compute(
-    source: Source,
-    squares: Iterable[np.ndarray],
-    directory: str | None,
-    size: int = preprocessing.SQUARE,
-) -> Statistics:
-  """Returns a source's statistics, from the cache if they are there.
-
-  Args:
-    source: the training set.
-    squares: its images; only read if there is no cache.
-    directory: where the cache lies; None for beside the data, or in the user's
-      cache directory if that cannot be written.
-    size: side of the images, in pixels.
-  """
-  key = source.fingerprint()
-  if size != preprocessing.SQUARE:
-    key += f'_{size}'
-  file = f'alexnet_statistics_{key}.npz'
-  places = _places(source, directory)
-  for place in places:
-    if (place / file).exists():
-      return load(place / file)
-  statistics = compute(squares, len(source), size)
-  for place in places:
-    try:
-      place.mkdir(parents=True, exist_ok=True)
-      atomic.write(place / file, functools.partial(write, statistics), place)
-      break
-    except OSError:
-      continue  # Not writable: the next place, or no cache at all.
-  return statistics
-
-
-def _places(source, directory):
-  if directory is not None:
-    return [pathlib.Path(directory).expanduser()]
-  if source.directory is None:
-    return []
-  cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return [source.directory, pathlib.Path(cache) / 'alexnet']
 
 
 def write(statistics: Statistics, file: BinaryIO) -> None:

@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from input_pipeline import archives
 from input_pipeline.errors import ImageError
+from input_pipeline.prepared import archives
 from tests import preparing
 from tests.packing import (
   CLASSES,

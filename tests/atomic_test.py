@@ -7,7 +7,7 @@ from unittest import mock
 
 from absl.testing import absltest
 
-from input_pipeline import atomic
+from input_pipeline.files import atomic
 
 
 class AtomicTest(absltest.TestCase):

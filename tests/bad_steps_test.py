@@ -14,9 +14,13 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from alexnet import faults, optimizer, partitioning, train_step
-from alexnet.errors import BadStepError, ConfigError, NonFiniteLossError
+from alexnet.config.errors import BadStepError, ConfigError, NonFiniteLossError
 from alexnet.models import create_model
+from alexnet.ops import losses as losses_lib
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import bad_steps, optimizer
+from alexnet.training import train_step as train_step_lib
 from tests import faulty
 
 _CROP = 72
@@ -27,11 +31,11 @@ def step_on(data, tower, classes=10):
   config = testing.narrow_config()
   config.mesh.data, config.mesh.tower = data, tower
   config.model.num_classes = classes
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
-  create = lambda key: train_step.create_state(model, rule, key, _CROP)
-  state = partitioning.initialize(create, mesh, 0)
+  create = lambda key: train_step_lib.create_state(model, rule, key, _CROP)
+  state = sharding.initialize(create, mesh, 0)
   rates = {
       layer: dict.fromkeys(kinds, np.float32(0.01))
       for layer, kinds in state.params.items()
@@ -45,7 +49,7 @@ def step_on(data, tower, classes=10):
   )
   batch = testing.random_batch(np.random.default_rng(0), 8, classes)
   batch['image'] = batch['image'][:, :_CROP, :_CROP]
-  step = train_step.make_train_step(
+  step = train_step_lib.make_train_step(
       model=model,
       optimizer=rule,
       mesh=mesh,
@@ -54,7 +58,7 @@ def step_on(data, tower, classes=10):
       seed=0,
       guarded=True,
   )
-  put = lambda batch: partitioning.put_batch(batch, mesh)
+  put = lambda batch: sharding.put_batch(batch, mesh)
   return state, batch, rates, step, put, model
 
 
@@ -91,7 +95,7 @@ class GuardedStepTest(parameterized.TestCase):
     """Beside optax's, of the plain module; a head of 11 is on both towers."""
     state, batch, rates, step, put, model = step_on(data, tower, classes)
     params = jax.device_get(state.params)
-    keys = train_step.dropout_keys(
+    keys = train_step_lib.dropout_keys(
         jax.random.key(0), jnp.int32(0), jnp.int32(0), 8
     )
 
@@ -99,7 +103,7 @@ class GuardedStepTest(parameterized.TestCase):
       logits = model.apply(
           {'params': params}, batch['image'], dropout_keys=keys
       )
-      return train_step.example_losses(logits, batch['label']).mean()
+      return losses_lib.example_losses(logits, batch['label']).mean()
 
     expected = optax.global_norm(jax.jit(jax.grad(loss))(params))
     _, result = step(state, put(batch), rates, np.float32(np.inf))
@@ -111,7 +115,7 @@ class UsualLossTest(absltest.TestCase):
   def test_mean(self):
     """A plain mean at first, then one that forgets; by NumPy."""
     losses = np.random.default_rng(0).random(200)
-    usual = faults.UsualLoss()
+    usual = bad_steps.UsualLoss()
     for step, loss in enumerate(losses):
       usual.add(step, loss)
       expected = losses[0]
@@ -126,14 +130,14 @@ class UsualLossTest(absltest.TestCase):
     )
 
   def _mean_of(self, losses):
-    usual = faults.UsualLoss()
+    usual = bad_steps.UsualLoss()
     for step, loss in enumerate(losses):
       usual.add(step, loss)
     return usual.before(len(losses) + 1)
 
   def test_read_early_or_late_is_the_same(self):
     """At the start of update 30 that of 29 is known or not: no difference."""
-    late, early = faults.UsualLoss(), faults.UsualLoss()
+    late, early = bad_steps.UsualLoss(), bad_steps.UsualLoss()
     for step in range(29):
       for usual in (late, early):
         usual.add(step, 1.0 + step)
@@ -178,7 +182,7 @@ class BadStepsTest(faulty.RunTestCase):
         'bad_steps.action to skip or rollback',
     ):
       self.open(bad=[3]).train()
-    (record,) = self.records(faults.KIND)
+    (record,) = self.records(bad_steps.KIND)
     self.assertEqual((record['bad_step'], record['action']), (4, 'stop'))
     self.assertEqual(self.steps(), [1, 2, 3])
     # 18 images: the fourth batch of 8 begins the second epoch after 6 of it.
@@ -233,7 +237,7 @@ class BadStepsTest(faulty.RunTestCase):
     self.assert_same_end(run, whole)
     self.assertEqual(self.steps(), [1, 2, 4, 5, 7, 8])
     self.assertEqual(
-        [record['bad_step'] for record in self.records(faults.KIND)], [3, 6]
+        [record['bad_step'] for record in self.records(bad_steps.KIND)], [3, 6]
     )
 
   def test_skip_has_a_limit(self):
@@ -245,7 +249,7 @@ class BadStepsTest(faulty.RunTestCase):
       self.open(
           bad=[1, 3, 4, 5], bad_steps__action='skip', bad_steps__limit=2
       ).train()
-    self.assertLen(self.records(faults.KIND), 4)
+    self.assertLen(self.records(bad_steps.KIND), 4)
 
   def test_roll_back(self):
     """As a run that never saw batches 2 and 3, but the state of step 2.
@@ -263,7 +267,7 @@ class BadStepsTest(faulty.RunTestCase):
     self.assertEqual(
         losses, [record['loss'] for record in self.records('train', elsewhere)]
     )
-    records = self.records(faults.KIND)
+    records = self.records(bad_steps.KIND)
     self.assertEqual([record['batch'] for record in records], bad)
     self.assertEqual([record['step'] for record in records], sorted(left))
 
@@ -323,7 +327,7 @@ class BadStepsTest(faulty.RunTestCase):
         bad=bad, bad_steps__action='rollback', checkpoint_every=every
     )
     batches = lambda: [
-        (r['step'], r['batch']) for r in self.records(faults.KIND)
+        (r['step'], r['batch']) for r in self.records(bad_steps.KIND)
     ]
     both = [(step, batch) for batch in bad]
     lines = []
@@ -353,7 +357,7 @@ class BadStepsTest(faulty.RunTestCase):
     run = self.open(**fields)
     self.assertEqual((run.progress.step, run.progress.left_out), (0, 1))
     run.train()
-    self.assertEqual([r['batch'] for r in self.records(faults.KIND)], [0])
+    self.assertEqual([r['batch'] for r in self.records(bad_steps.KIND)], [0])
     self.assert_same_end(run, self.undisturbed(**fields))
 
   def test_rolling_back_has_a_limit(self):
@@ -369,7 +373,7 @@ class BadStepsTest(faulty.RunTestCase):
     # Two batches are ready when that of step 4 is waited for.
     with self.assertRaisesRegex(NonFiniteLossError, 'nan near step 3'):
       self.open(bad=[2], stalled=5, log_every='100 steps').train()
-    (record,) = self.records(faults.KIND)
+    (record,) = self.records(bad_steps.KIND)
     self.assertEqual((record['bad_step'], record['action']), (3, 'stop'))
     self.assertEqual(self.open().progress.step, 2)
 
@@ -386,7 +390,7 @@ class BadStepsTest(faulty.RunTestCase):
     run.train()
     whole = self.undisturbed(**fields)
     self.assert_same_end(run, whole)
-    for kind, name in (('train', 'loss'), (faults.KIND, 'batch')):
+    for kind, name in (('train', 'loss'), (bad_steps.KIND, 'batch')):
       numbers = lambda workdir, kind=kind, name=name: [
           (r['step'], r[name]) for r in self.records(kind, workdir)
       ]
@@ -397,7 +401,7 @@ class BadStepsTest(faulty.RunTestCase):
 
   def test_spike(self):
     """The step that is most above the mean of those before it but one."""
-    self.enterContext(absltest.mock.patch.object(faults, '_WARM', 2))
+    self.enterContext(absltest.mock.patch.object(bad_steps, '_WARM', 2))
     self.undisturbed()
     losses = [
         record['loss']
@@ -410,7 +414,7 @@ class BadStepsTest(faulty.RunTestCase):
     self.assertGreater(ratios[spike], 1)
     limit = max(1 + 1e-6, 0.9999 * ratios[spike])
     self.open(bad_steps__action='skip', bad_steps__spike=limit).train()
-    record = self.records(faults.KIND)[0]
+    record = self.records(bad_steps.KIND)[0]
     self.assertEqual(record['bad_step'], spike + 1)
     self.assertRegex(
         record['reason'],
@@ -429,7 +433,7 @@ class BadStepsTest(faulty.RunTestCase):
     rule = self.config().bad_steps
     rule.update(fields)
     with self.assertRaisesRegex(ConfigError, f'bad_steps.{message}'):
-      faults.check(rule)
+      bad_steps.check(rule)
 
 
 if __name__ == '__main__':

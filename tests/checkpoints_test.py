@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import checkpoints, manifest, metrics
-from alexnet.errors import CheckpointError, UnsavedError
+from alexnet.checkpointing import manager, manifest
+from alexnet.config.errors import CheckpointError, UnsavedError
+from alexnet.metrics import writer
 from tests import faulty
 
 
@@ -28,7 +29,7 @@ class CheckpointsTestCase(parameterized.TestCase):
     super().setUp()
     self.workdir = pathlib.Path(self.create_tempdir().full_path)
     self.folder = self.workdir / 'checkpoints'
-    self.store = checkpoints.Checkpoints(self.workdir, keep=3)
+    self.store = manager.Checkpoints(self.workdir, keep=3)
     self.addCleanup(self.store.close)
 
   def save(self, *steps, **options):
@@ -36,7 +37,7 @@ class CheckpointsTestCase(parameterized.TestCase):
       self.store.save(step, state_of(step), {'step': step}, **options)
 
   def reader(self):
-    store = checkpoints.Checkpoints(self.workdir, read_only=True)
+    store = manager.Checkpoints(self.workdir, read_only=True)
     self.addCleanup(store.close)
     return store
 
@@ -192,7 +193,7 @@ class KeptTest(CheckpointsTestCase):
     def delete(path, delete=shutil.rmtree):
       manifest.check(self.folder / '4')
       # Half deleted, it does not count either.
-      seen.append((path.name, checkpoints.complete_steps(self.workdir)))
+      seen.append((path.name, manager.complete_steps(self.workdir)))
       delete(path)
 
     with absltest.mock.patch.object(shutil, 'rmtree', delete):
@@ -214,7 +215,7 @@ class KeptTest(CheckpointsTestCase):
       self.save(4, report=said.append)
     (text,) = said
     self.assertRegex(text, f'{self.folder}/1 is old .*Directory not empty')
-    self.assertEqual(checkpoints.complete_steps(self.workdir), [2, 3, 4])
+    self.assertEqual(manager.complete_steps(self.workdir), [2, 3, 4])
     # All else is deleted, and this one when the run starts again.
     self.assertEqual([p.name for p in (self.folder / '1').iterdir()], ['state'])
     self.save(5, report=said.append)
@@ -243,7 +244,7 @@ class KeptTest(CheckpointsTestCase):
     Nor of a step whose records are not.
     """
     synced = {}
-    records = self.workdir / metrics.FILE
+    records = self.workdir / writer.FILE
     records.write_text('{"kind": "train", "step": 1}\n')
 
     def fsync(descriptor):
@@ -273,7 +274,7 @@ class KeptTest(CheckpointsTestCase):
 
   def test_records_that_cannot_be_synced(self):
     """As on a disk that fails; the checkpoint may be on it all the same."""
-    records = self.workdir / metrics.FILE
+    records = self.workdir / writer.FILE
     self.save(1)  # Without any.
     records.write_text('')
 
@@ -324,7 +325,7 @@ class KeptTest(CheckpointsTestCase):
   def test_best_of_records_that_have_a_top1(self):
     self.save(1, 2, 3)
     record = '{"kind": "eval_centre", "step": %d%s}\n'
-    (self.workdir / metrics.FILE).write_text(''.join(
+    (self.workdir / writer.FILE).write_text(''.join(
         record % (step, rest)
         for step, rest in (
             (1, ''), (3, ', "top1": NaN'), (1, ', "top1": "1"'),
@@ -333,7 +334,7 @@ class KeptTest(CheckpointsTestCase):
         )
     ))
     self.assertEqual(self.reader().find('best'), 2)
-    (self.workdir / metrics.FILE).write_text(record % (1, ''))
+    (self.workdir / writer.FILE).write_text(record % (1, ''))
     with self.assertRaisesRegex(CheckpointError, 'of a step that was evalua'):
       self.reader().find('best')
 
@@ -341,11 +342,11 @@ class KeptTest(CheckpointsTestCase):
       (None, 'newest'), ('newest', 'newest'), ('best', 'best'), ('12', 12)
   )
   def test_flag(self, value, wanted):
-    self.assertEqual(checkpoints.parse_step(value), wanted)
+    self.assertEqual(manager.parse_step(value), wanted)
 
   def test_bad_flag(self):
     with self.assertRaisesRegex(CheckpointError, "--step is 'last': wanted"):
-      checkpoints.parse_step('last')
+      manager.parse_step('last')
 
 
 class NoRoomTest(CheckpointsTestCase):
@@ -388,7 +389,7 @@ class NoRoomTest(CheckpointsTestCase):
     if mount is None or mount.returncode:
       self.skipTest('this user may not mount a small disk')
     self.addCleanup(subprocess.run, ['umount', '-l', disk], check=True)
-    store = checkpoints.Checkpoints(disk, keep=1)
+    store = manager.Checkpoints(disk, keep=1)
     self.addCleanup(store.close)
     store.save(1, self.large, {'step': 1})
     (disk / 'other').write_bytes(bytes(3 * 2**19))
@@ -404,10 +405,10 @@ class NoRoomTest(CheckpointsTestCase):
       ):
         store.save(2, self.large, {'step': 2})
     self.assertEqual(shutil.disk_usage(disk).free, before)
-    self.assertEqual(checkpoints.complete_steps(disk), [1])
+    self.assertEqual(manager.complete_steps(disk), [1])
     (disk / 'other').unlink()
     self.assert_saves_again(store)
-    self.assertEqual(checkpoints.complete_steps(disk), [3])
+    self.assertEqual(manager.complete_steps(disk), [3])
 
   def test_room_is_looked_for_first(self):
     usage = shutil.disk_usage(self.workdir)._replace(free=1000)

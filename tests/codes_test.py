@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import blocks, codes, feature_sets, nearest
-from alexnet.models.autoencoder import Autoencoder
+from alexnet.analysis.features import hashing, nearest, store
+from alexnet.analysis.features.hashing import Autoencoder
 
 
 def clusters(count, each, dimensions=24, seed=0):
@@ -32,7 +32,7 @@ class ComponentsTest(parameterized.TestCase):
     scales = 2.0 ** -np.arange(12)
     turn = np.linalg.qr(rng.standard_normal((12, 12)))[0]
     vectors = rng.standard_normal((rows, 12)) * scales @ turn + 5
-    got = codes.fit_components(vectors.astype(np.float32), 4)
+    got = hashing.fit_components(vectors.astype(np.float32), 4)
     values, directions = np.linalg.eigh(np.cov(vectors.T))
     np.testing.assert_allclose(
         got.deviations, np.sqrt(values[::-1][:4]), rtol=1e-3
@@ -52,14 +52,14 @@ class CoderTest(parameterized.TestCase):
   @parameterized.parameters(1, 7, 10_000)
   def test_encode_is_the_formula(self, rows):
     rng = np.random.default_rng(0)
-    components = codes.Components(
+    components = hashing.Components(
         rng.standard_normal(9), rng.standard_normal((5, 9)), np.ones(5)
     )
-    coder = codes.Coder(
+    coder = hashing.Coder(
         components, rng.standard_normal((5, 16)), rng.standard_normal(16)
     )
     vectors = rng.standard_normal((20, 9)).astype(np.float32)
-    with mock.patch.object(blocks, '_BYTES', rows * 9 * 4):
+    with mock.patch.object(nearest, '_BYTES', rows * 9 * 4):
       got = coder.encode(vectors)
     read = (vectors - components.mean) @ components.directions.T
     bits = read @ coder.kernel + coder.bias > 0
@@ -67,14 +67,14 @@ class CoderTest(parameterized.TestCase):
     self.assertEqual(coder.bits, 16)
 
   def test_rotated(self):
-    components = codes.Components(
+    components = hashing.Components(
         np.zeros(40, np.float32), np.eye(40, dtype=np.float32), np.ones(40)
     )
-    kernel = codes.rotated(components, 32).kernel
+    kernel = hashing.rotated(components, 32).kernel
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(32), atol=1e-5)
     self.assertFalse(kernel[32:].any())
-    with self.assertRaisesRegex(feature_sets.FeaturesError, '48 bits of 40'):
-      codes.rotated(components, 48)
+    with self.assertRaisesRegex(store.FeaturesError, '48 bits of 40'):
+      hashing.rotated(components, 48)
 
 
 class AutoencoderTest(absltest.TestCase):
@@ -115,7 +115,7 @@ class TrainTest(parameterized.TestCase):
 
   def test_clusters_keep_codes_of_their_own(self):
     vectors, labels = clusters(12, 40)
-    coder = codes.train(vectors, 32, steps=200)
+    coder = hashing.train(vectors, 32, steps=200)
     bits = np.unpackbits(coder.encode(vectors), axis=1)
     # The same bits in nearly all of a cluster; others in every other one.
     typical = np.stack([
@@ -144,21 +144,21 @@ class TrainTest(parameterized.TestCase):
     turn = np.linalg.qr(rng.standard_normal((6, 6)))[0][:2]
     vectors = signs @ turn + 0.05 * rng.standard_normal((1000, 6))
     for steps, least, most in ((1, 0, 0.5), (300, 0.9, 1)):
-      layer = codes._fit(vectors.astype(np.float32), 2, 0, steps)['encoder']
+      layer = hashing._fit(vectors.astype(np.float32), 2, 0, steps)['encoder']
       bits = np.sign(vectors @ layer['kernel'] + layer['bias'])
       alike = np.abs(signs.T @ bits / 1000).max(axis=1)
       self.assertBetween(alike.min(), least, most)
 
   def test_the_same_again(self):
     vectors, _ = clusters(3, 10)
-    first, second = (codes.train(vectors, 16, steps=5) for _ in range(2))
+    first, second = (hashing.train(vectors, 16, steps=5) for _ in range(2))
     np.testing.assert_array_equal(first.kernel, second.kernel)
 
   @parameterized.parameters(0, 8, 20)
   def test_bits_that_cannot_be(self, bits):
     vectors, _ = clusters(2, 5)
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'multiple of 16'):
-      codes.train(vectors, bits)
+    with self.assertRaisesRegex(store.FeaturesError, 'multiple of 16'):
+      hashing.train(vectors, bits)
 
 
 class OpenIndexTest(absltest.TestCase):
@@ -167,24 +167,24 @@ class OpenIndexTest(absltest.TestCase):
     super().setUp()
     self.path = pathlib.Path(self.create_tempdir().full_path) / 'set'
     self.vectors, self.labels = clusters(4, 25)
-    patch = mock.patch.object(codes, 'STEPS', 20)
+    patch = mock.patch.object(hashing, 'STEPS', 20)
     patch.start()
     self.addCleanup(patch.stop)
 
   def write(self, count=100):
-    writer = feature_sets.Writer(self.path, {})
+    writer = store.Writer(self.path, {})
     names = [str(i) for i in range(count)]
     writer.add(
         self.vectors[:count], self.labels[:count], np.arange(count), names
     )
     writer.close()
-    return feature_sets.load(self.path)
+    return store.load(self.path)
 
   def test_is_trained_once_and_finds(self):
     found = self.write()
-    first = codes.open_index(found, 32)
-    with mock.patch.object(codes, 'train', side_effect=AssertionError):
-      second = codes.open_index(found, 32)
+    first = hashing.open_index(found, 32)
+    with mock.patch.object(hashing, 'train', side_effect=AssertionError):
+      second = hashing.open_index(found, 32)
     np.testing.assert_array_equal(first.codes, second.codes)
     _, rows = second.search(self.vectors[:8], 5)
     self.assertEqual(
@@ -192,15 +192,15 @@ class OpenIndexTest(absltest.TestCase):
     )
 
   def test_goes_with_its_features(self):
-    codes.open_index(self.write(), 32)
+    hashing.open_index(self.write(), 32)
     found = self.write(count=60)
-    self.assertLen(codes.open_index(found, 32).codes, 60)
+    self.assertLen(hashing.open_index(found, 32).codes, 60)
 
   def test_damaged(self):
     found = self.write()
     (self.path / 'code-32.npz').write_bytes(b'nothing')
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'remove it'):
-      codes.open_index(found, 32)
+    with self.assertRaisesRegex(store.FeaturesError, 'remove it'):
+      hashing.open_index(found, 32)
 
 
 if __name__ == '__main__':

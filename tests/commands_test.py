@@ -14,16 +14,21 @@ import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics, partitioning, sweep, workdir
-from alexnet.errors import ConfigError
+from alexnet import sweep as sweep_lib
+from alexnet.analysis.paper import sweep_table
+from alexnet.checkpointing import workdir
+from alexnet.config import sweep
+from alexnet.config.errors import ConfigError
+from alexnet.metrics.console import Console
 from alexnet.models import create_model
+from alexnet.runtime import mesh
 from configs import (
-    alexnet,
-    alexnet_2012,
-    alexnet_2012_geometric,
-    alexnet_2012_six,
-    alexnet_2012_six_finetuning,
-    alexnet_2012_six_pretraining,
+  alexnet,
+  alexnet_2012,
+  alexnet_2012_geometric,
+  alexnet_2012_six,
+  alexnet_2012_six_finetuning,
+  alexnet_2012_six_pretraining,
 )
 from input_pipeline.errors import DataError
 from tests import definitions
@@ -196,18 +201,18 @@ class SweepTest(absltest.TestCase):
 
   def test_runs_are_made_once(self):
     runs = self.directory / 'runs'
-    console = metrics.Console(io.StringIO())
-    self.assertEqual(sweep.run(self.sweep, runs, [1], console), [])
-    table = sweep.table(self.sweep, runs).splitlines()
+    console = Console(io.StringIO())
+    self.assertEqual(sweep_lib.run(self.sweep, runs, [1], console), [])
+    table = sweep_table.table(self.sweep, runs).splitlines()
     self.assertRegex(table[2], r'^\| slow +\| 0 +\| -- +\| -- ')
     self.assertRegex(table[3], r'^\| fast +\| 1 +\| \d+\.\d\d +\| 0\.00 ')
     second = runs / self.sweep.folder(1)
     before = (second / 'metrics.jsonl').stat().st_mtime_ns
-    self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [])
+    self.assertEqual(sweep_lib.run(self.sweep, runs, [0, 1], console), [])
     # The finished one was left alone.
     self.assertEqual((second / 'metrics.jsonl').stat().st_mtime_ns, before)
     self.assertRegex(
-        sweep.table(self.sweep, runs).splitlines()[2], r'^\| slow +\| 1 '
+        sweep_table.table(self.sweep, runs).splitlines()[2], r'^\| slow +\| 1 '
     )
     config = workdir.load_config(runs / self.sweep.folder(0))
     self.assertEqual(config.schedule.learning_rate, 0.0001)
@@ -216,9 +221,9 @@ class SweepTest(absltest.TestCase):
     rate = {'schedule.learning_rate': 1e15}
     self.sweep.variants[0] = sweep.Variant('slow', rate)
     runs = self.directory / 'runs'
-    console = metrics.Console(io.StringIO())
-    self.assertEqual(sweep.run(self.sweep, runs, [0, 1], console), [0])
-    lines = sweep.table(self.sweep, runs).splitlines()
+    console = Console(io.StringIO())
+    self.assertEqual(sweep_lib.run(self.sweep, runs, [0, 1], console), [0])
+    lines = sweep_table.table(self.sweep, runs).splitlines()
     self.assertRegex(lines[2], r'^\| slow +\| 0 \(1 failed\) +\| -- ')
     self.assertRegex(lines[3], r'^\| fast +\| 1 +\| \d')
 
@@ -226,16 +231,16 @@ class SweepTest(absltest.TestCase):
     offsets = {'augmentation.crop_offsets': 40}
     self.sweep.variants.insert(1, sweep.Variant('many offsets', offsets))
     runs = self.directory / 'runs'
-    console = metrics.Console(io.StringIO())
-    self.assertEqual(sweep.run(self.sweep, runs, [1, 2], console), [1])
-    lines = sweep.table(self.sweep, runs).splitlines()
+    console = Console(io.StringIO())
+    self.assertEqual(sweep_lib.run(self.sweep, runs, [1, 2], console), [1])
+    lines = sweep_table.table(self.sweep, runs).splitlines()
     self.assertRegex(lines[3], r'^\| many offsets +\| 0 \(1 failed\) ')
     self.assertRegex(lines[4], r'^\| fast +\| 1 +\| \d')
     # But if the base cannot, there is nothing to do.
     self.sweep.variants[0] = sweep.Variant('base', {})
     self.images.rename(self.directory / 'gone')
     with self.assertRaisesRegex(DataError, 'is not a folder'):
-      sweep.run(self.sweep, runs, [0], console)
+      sweep_lib.run(self.sweep, runs, [0], console)
 
   def test_list_and_bad_index(self):
     status, output, _ = run_command(
@@ -308,7 +313,7 @@ class SweepTest(absltest.TestCase):
       workdir.write_json(folder / 'results.json', results)
     head, _, slow, fast = [
         [cell.strip() for cell in line.strip('|').split('|')]
-        for line in sweep.table(one, runs).splitlines()
+        for line in sweep_table.table(one, runs).splitlines()
     ]
     self.assertEqual(head[0], 'small (centre crop)')
     self.assertEqual(
@@ -343,7 +348,7 @@ class SweepTest(absltest.TestCase):
         model = create_model(config.model)
         image = jnp.zeros((1, size, size, 3))
         jax.eval_shape(model.init, jax.random.key(0), image)
-        partitioning.create_mesh(config)
+        mesh.create_mesh(config)
 
 
 class ConfigTest(parameterized.TestCase):
@@ -450,7 +455,7 @@ class FenceTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
 
   def test_tensorflow_sees_no_accelerator(self):
-    from input_pipeline.tensorflow_cpu import tf
+    from input_pipeline.files.tensorflow_cpu import tf
 
     self.assertEmpty(tf.config.get_visible_devices('GPU'))
 

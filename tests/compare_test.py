@@ -10,10 +10,11 @@ import sys
 import ml_collections
 from absl.testing import absltest, parameterized
 
-from alexnet import workdir as workdir_lib
-from alexnet.analysis import compare, document, references
-from alexnet.analysis.document import Bullets, Table
-from alexnet.errors import CheckpointError
+from alexnet.analysis import tables as tables_lib
+from alexnet.analysis.paper import comparison, config_differences, references
+from alexnet.analysis.tables import Bullets, Table
+from alexnet.checkpointing import workdir
+from alexnet.config.errors import CheckpointError
 from configs import alexnet, alexnet_2012, cuda_convnet
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,11 +65,11 @@ def definition_of(data='imagenet2012', **fields):
 
 
 def section(config, results, title):
-  return dict(compare.compare(config, results))[title]
+  return dict(comparison.compare(config, results))[title]
 
 
 def text_of(config, results):
-  return document.to_text(compare.compare(config, results))
+  return tables_lib.to_text(comparison.compare(config, results))
 
 
 def row_of(config, results, name):
@@ -90,7 +91,7 @@ class IntervalTest(parameterized.TestCase):
 
   @parameterized.parameters((20_332, 50_000), (6, 360), (0, 360), (360, 360))
   def test_closed_form(self, wrong, count):
-    measured = compare.measure(1 - wrong / count, count)
+    measured = comparison.measure(1 - wrong / count, count)
     self.assertAlmostEqual(measured.error, 100 * wrong / count)
     low, high = wilson(wrong, count)
     self.assertAlmostEqual(measured.low, low, places=4)
@@ -102,7 +103,7 @@ class IntervalTest(parameterized.TestCase):
     The middle is (.1 + .192073) / 1.384146, the half of the width
     1.959964 / 1.384146 * sqrt(.009 + .009604) = 1.416010 * .136396.
     """
-    measured = compare.measure(0.9, 10)
+    measured = comparison.measure(0.9, 10)
     self.assertEqual(f'{measured}', '10.00 % (1.79 to 40.42)')
 
   @parameterized.parameters(
@@ -115,8 +116,8 @@ class IntervalTest(parameterized.TestCase):
       ((41.1, 45.0), 'outside: the run is 0.60 points better'),
   )
   def test_place(self, reported, expected):
-    measured = compare.Measured(40.5, 40.0, 41.0)
-    self.assertEqual(compare.place(measured, reported), expected)
+    measured = comparison.Measured(40.5, 40.0, 41.0)
+    self.assertEqual(comparison.place(measured, reported), expected)
 
 
 class ReportedTest(parameterized.TestCase):
@@ -203,11 +204,11 @@ class ReportedTest(parameterized.TestCase):
   def test_which_set(self, data, classes, count, expected):
     config = config_of(data=data, classes=classes)
     results = results_of(count, (10, 5), (9, 4))
-    self.assertEqual(compare.evaluated_on(config, results), expected)
+    self.assertEqual(comparison.evaluated_on(config, results), expected)
 
   def test_a_part_of_the_training_set(self):
     config = config_of(dataset__eval_split='train[:50000]')
-    self.assertIsNone(compare.evaluated_on(config, results_of()))
+    self.assertIsNone(comparison.evaluated_on(config, results_of()))
 
   @parameterized.parameters(
       ('imagenet2012', '1,000 classes: ILSVRC-2012 validation.'),
@@ -355,7 +356,7 @@ class ConfigTest(absltest.TestCase):
   def names(self, config, own=None):
     return [
         field.name
-        for field in compare.differing_fields(config)
+        for field in config_differences.differing_fields(config)
         if own is None or field.own == own
     ]
 
@@ -373,7 +374,7 @@ class ConfigTest(absltest.TestCase):
     config = config_of(
         model__conv1__padding=(1, 2), duration='30 epochs', log_every='5 steps'
     )
-    fields = {f.name: f for f in compare.differing_fields(config)}
+    fields = {f.name: f for f in config_differences.differing_fields(config)}
     self.assertEqual(self.names(config, own=True), ['duration'])
     duration = fields['duration']
     self.assertEqual(
@@ -447,7 +448,7 @@ class DefinitionTest(absltest.TestCase):
             'Every other field is as in the paper or as in run #145.',
         ],
     )
-    for field in compare.differing_fields(config):
+    for field in config_differences.differing_fields(config):
       self.assertTrue(
           field.name == 'duration' or field.name.startswith('augmentation.'),
           field.name,
@@ -467,7 +468,7 @@ class DefinitionTest(absltest.TestCase):
         optimizer__momentum=0.5,
         augmentation__flip=False,
     )
-    own = [f.name for f in compare.differing_fields(config) if f.own]
+    own = [f.name for f in config_differences.differing_fields(config) if f.own]
     self.assertEqual(
         own, ['augmentation.flip', 'optimizer.momentum', 'schedule.name']
     )
@@ -477,7 +478,7 @@ class DefinitionTest(absltest.TestCase):
   def test_a_history_of_its_own(self):
     steps = ((3.0, 'conv1a', 'both', 0.0),)
     config = definition_of(schedule__steps=steps)
-    own = [f.name for f in compare.differing_fields(config) if f.own]
+    own = [f.name for f in config_differences.differing_fields(config) if f.own]
     self.assertEqual(own, ['schedule.steps'])
 
 
@@ -509,15 +510,15 @@ class CommandTest(absltest.TestCase):
     self.assertIn('is not the workdir of a run', error)
 
   def test_not_finished(self):
-    workdir_lib.save_config(self.workdir, config_of())
+    workdir.save_config(self.workdir, config_of())
     with self.assertRaisesRegex(
         CheckpointError, 'has no results.json, so the run is not finished'
     ):
-      compare.load(self.workdir)
+      comparison.load(self.workdir)
 
   def test_text_and_markdown(self):
-    workdir_lib.save_config(self.workdir, config_of())
-    workdir_lib.write_json(self.workdir / 'results.json', results_of())
+    workdir.save_config(self.workdir, config_of())
+    workdir.write_json(self.workdir / 'results.json', results_of())
     status, output, error = self.run_command()
     self.assertEqual(status, 0, error)
     self.assertIn('ten views    40.66 % (40.23 to 41.10)', output)
@@ -544,7 +545,7 @@ class DocumentTest(absltest.TestCase):
                    Bullets(('one two three',))]),
     ]
     self.assertEqual(
-        document.to_text(sections, width=9),
+        tables_lib.to_text(sections, width=9),
         'Title\n-----\n\na b c d\n\nx     long\nwide  1\n\n'
         '* one two\n  three\n',
     )
@@ -554,7 +555,7 @@ class DocumentTest(absltest.TestCase):
         ('Title', [Table(('x', 'y'), (('a|b', '1'),)), Bullets(('one',))]),
     ]
     self.assertEqual(
-        document.to_markdown(sections),
+        tables_lib.to_markdown(sections),
         '## Title\n\n| x | y |\n| --- | --- |\n| a\\|b | 1 |\n\n* one\n',
     )
 

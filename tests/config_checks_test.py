@@ -9,9 +9,12 @@ import jax
 import ml_collections
 from absl.testing import absltest, parameterized
 
-from alexnet import config_checks, definitions, metrics, train
-from alexnet.errors import ConfigError
-from alexnet.workdir import flatten
+from alexnet.checkpointing.workdir import flatten
+from alexnet.config import validation
+from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet import config as definitions
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from configs import alexnet, alexnet_2012_six_finetuning, cuda_convnet, figure1
 from input_pipeline import datasets
 
@@ -96,26 +99,26 @@ class ConfigChecksTest(parameterized.TestCase):
   def test_is_of_every_field(self, name):
     """A new field needs a row in config_checks.py."""
     config = CONFIGS[name]()
-    config_checks.check(config)
+    validation.check(config)
     fields = set(flatten(config.to_dict()))
-    self.assertEqual(fields - set(config_checks.checks(config)), set())
-    self.assertEqual(set(config_checks.checks(config)) - fields, set())
+    self.assertEqual(fields - set(validation.checks(config)), set())
+    self.assertEqual(set(validation.checks(config)) - fields, set())
 
   @parameterized.parameters(*CONFIGS)
   def test_every_field_refuses(self, name):
-    for field in config_checks.checks(CONFIGS[name]()):
+    for field in validation.checks(CONFIGS[name]()):
       for value in NEVER:
         config = CONFIGS[name]()
         put(config, field, value)
         with self.assertRaisesRegex(
             ConfigError, rf'^{field} is .*: wanted ', msg=f'{field} {value}'
         ):
-          config_checks.check(config)
+          validation.check(config)
 
   @parameterized.parameters(*CONFIGS)
   def test_a_field_that_is_not_there(self, name):
     """As in the config.json of another program."""
-    for field in config_checks.checks(CONFIGS[name]()):
+    for field in validation.checks(CONFIGS[name]()):
       config = CONFIGS[name]()
       *path, last = field.split('.')
       part = config
@@ -125,7 +128,7 @@ class ConfigChecksTest(parameterized.TestCase):
       if field == 'model.name':
         continue  # It says which network the other fields are of.
       with self.assertRaisesRegex(ConfigError, f'^{field} is not there'):
-        config_checks.check(config)
+        validation.check(config)
 
   @parameterized.parameters(*WRONG)
   def test_wrong_values(self, field, values):
@@ -135,7 +138,7 @@ class ConfigChecksTest(parameterized.TestCase):
       with self.assertRaisesRegex(
           ConfigError, rf'^{field} is .*wanted', msg=f'{value!r}'
       ):
-        config_checks.check(config)
+        validation.check(config)
 
   @parameterized.parameters(
       (dict(dataset__size=200), 'crop_size is 224 and dataset.size is 200'),
@@ -151,12 +154,12 @@ class ConfigChecksTest(parameterized.TestCase):
     for name, value in fields.items():
       put(config, name.replace('__', '.'), value)
     with self.assertRaisesRegex(ConfigError, message):
-      config_checks.check(config)
+      validation.check(config)
 
   def test_before_data_is_opened(self):
     config = testing.narrow_config('folder')
     config.optimizer.momentum = 1.5
-    console = metrics.Console()
+    console = Console()
     folder = pathlib.Path(self.create_tempdir()) / 'run'
     with (
         absltest.mock.patch.object(
@@ -164,7 +167,7 @@ class ConfigChecksTest(parameterized.TestCase):
         ),
         self.assertRaisesRegex(ConfigError, r'^optimizer.momentum is 1\.5'),
     ):
-      train.Run(config, folder, console)
+      loop.Run(config, folder, console)
     self.assertFalse(folder.exists())
 
   def test_too_many_parameters(self):
@@ -177,7 +180,7 @@ class ConfigChecksTest(parameterized.TestCase):
         ),
         self.assertRaisesRegex(ConfigError, r'has 1(,\d+){4} parameters'),
     ):
-      train.Run(config, pathlib.Path('/nowhere'), metrics.Console())
+      loop.Run(config, pathlib.Path('/nowhere'), Console())
 
   def test_numbers_of_numpy(self):
     import numpy as np
@@ -185,12 +188,12 @@ class ConfigChecksTest(parameterized.TestCase):
     config = alexnet.get_config()
     put(config, 'batch_size', np.int64(8))
     put(config, 'schedule.learning_rate', np.float32(0.5))
-    config_checks.check(config)
+    validation.check(config)
 
   def test_a_config_that_is_none(self):
     config = ml_collections.ConfigDict({'model': {'name': definitions.NAME}})
     with self.assertRaisesRegex(ConfigError, 'is not there: wanted'):
-      config_checks.check(config)
+      validation.check(config)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,11 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from alexnet.models import cpu, layers
+from alexnet.ops import convolution, dense, normalization, pooling
+from alexnet.ops.cpu import convolution as cpu_convolution
+from alexnet.ops.cpu import matmul
+from alexnet.ops.cpu import pooling as cpu_pooling
+from alexnet.ops.cpu import reductions as cpu_reductions
 from tests.exact import exactly, normal, output_and_gradients
 
 del testing
@@ -66,7 +70,7 @@ class DirectConvolutionTest(parameterized.TestCase):
     g = normal(2, out, out, features, seed=2)
     y, gradients = output_and_gradients(
         jax.jit(
-            lambda x, w: cpu.direct_convolution(
+            lambda x, w: cpu_convolution.direct_convolution(
                 x, w, stride, (padding, padding)
             )
         ),
@@ -95,7 +99,7 @@ class DirectConvolutionTest(parameterized.TestCase):
 
     def add(total, part):
       loss = lambda x, w: jnp.square(
-          layers.grouped_convolution(x, w, stride=stride, padding=padding)
+          convolution.grouped_convolution(x, w, stride=stride, padding=padding)
       ).sum()
       of_x, of_w = jax.grad(loss, (0, 1))(part, w)
       return total + of_w, of_x
@@ -108,10 +112,10 @@ class DirectConvolutionTest(parameterized.TestCase):
 
 class ConvolutionTest(parameterized.TestCase):
 
-  @parameterized.product(few=(0, cpu.FEW), shape=_CONVOLUTIONS)
+  @parameterized.product(few=(0, cpu_convolution.FEW), shape=_CONVOLUTIONS)
   def test_tensorflow(self, few, shape):
     # A product for each row of the kernel, and one of all.
-    self.enter_context(mock.patch.object(cpu, 'FEW', few))
+    self.enter_context(mock.patch.object(cpu_convolution, 'FEW', few))
     size, channels, features, kernel, stride, padding = shape
     x = bfloat16(2, size, size, channels)
     w = normal(kernel, kernel, channels, features, seed=1)
@@ -119,7 +123,7 @@ class ConvolutionTest(parameterized.TestCase):
     g = bfloat16(2, out, out, features, seed=2)
     y, (dx, dw) = output_and_gradients(
         jax.jit(
-            lambda x, w: cpu.convolution(x, w, stride=stride, padding=padding)
+            lambda x, w: cpu_convolution.convolution(x, w, stride=stride, padding=padding)
         ),
         g,
         x,
@@ -138,7 +142,7 @@ class ConvolutionTest(parameterized.TestCase):
 
   def test_sums_are_not_bfloat16(self):
     # A sum of ones in bfloat16 stops at 256.
-    y = cpu.convolution(
+    y = cpu_convolution.convolution(
         jnp.ones((1, 5, 5, 64), jnp.bfloat16),
         jnp.ones((5, 5, 64, 1)),
         stride=1,
@@ -150,7 +154,7 @@ class ConvolutionTest(parameterized.TestCase):
     """On a CPU, in bfloat16; and not otherwise, or on a GPU."""
 
     def products(dtype, platform, size=32):
-      loss = lambda x, w: layers.grouped_convolution(
+      loss = lambda x, w: convolution.grouped_convolution(
           x, w, padding=(1, 1), groups=2
       ).sum()
       traced = jax.jit(jax.grad(loss, (0, 1))).trace(
@@ -176,11 +180,11 @@ class ProductTest(parameterized.TestCase):
   def test_tensorflow(self, rows, inputs, features):
     x, w = bfloat16(rows, inputs), normal(inputs, features, seed=1)
     g = bfloat16(rows, features, seed=2)
-    y, (dx, dw) = output_and_gradients(jax.jit(cpu.product), g, x, w)
+    y, (dx, dw) = output_and_gradients(jax.jit(matmul.product), g, x, w)
     rounded = jnp.asarray(w, jnp.bfloat16)
     exact, (exact_dx, exact_dw) = exactly(tf.matmul, g, x, rounded)
     assert_rounded(y, exact)
-    assert_rounded(jax.jit(cpu.product_to_predict)(x, w), exact)
+    assert_rounded(jax.jit(matmul.product_to_predict)(x, w), exact)
     assert_rounded(dx, exact_dx)
     assert_not_rounded(dw, exact_dw)
 
@@ -188,12 +192,12 @@ class ProductTest(parameterized.TestCase):
   def test_float32(self, rows, inputs, features):
     x, w = jnp.asarray(normal(rows, inputs)), normal(inputs, features, seed=1)
     g = normal(rows, features, seed=2)
-    y, gradients = output_and_gradients(jax.jit(cpu.product), g, x, w)
+    y, gradients = output_and_gradients(jax.jit(matmul.product), g, x, w)
     exact, exact_gradients = exactly(tf.matmul, g, x, w)
     assert_not_rounded(y, exact)
     for one, other in zip(gradients, exact_gradients):
       assert_not_rounded(one, other)
-    np.testing.assert_array_equal(jax.jit(cpu.product_to_predict)(x, w), y)
+    np.testing.assert_array_equal(jax.jit(matmul.product_to_predict)(x, w), y)
 
   def test_layers_use_it(self):
     x, w = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 6))
@@ -204,7 +208,7 @@ class ProductTest(parameterized.TestCase):
       return re.findall(r'dot_general .*-> tensor<(.*)>', text)
 
     def predict(x, w):
-      return layers.grouped_dense(x, w, 1)
+      return dense.grouped_dense(x, w, 1)
 
     def train(x, w):
       return jax.vjp(predict, x, w)[0]
@@ -222,21 +226,21 @@ class SumsTest(parameterized.TestCase):
   @parameterized.parameters(jnp.float32, jnp.bfloat16)
   def test_rows(self, dtype):
     rows = jnp.asarray(normal(700, 5), dtype)
-    total = cpu.sum_of_rows(rows, jnp.float32)
+    total = cpu_reductions.sum_of_rows(rows, jnp.float32)
     assert_not_rounded(total, np.asarray(rows, np.float64).sum(0))
 
   @parameterized.parameters((64, 5), (33, 7), (9,), (3, 3, 4, 8), (1, 1))
   def test_squares(self, *shape):
     x = normal(*shape)
     np.testing.assert_allclose(
-        cpu.sum_of_squares(jnp.asarray(x)), np.square(np.float64(x)).sum(),
+        cpu_reductions.sum_of_squares(jnp.asarray(x)), np.square(np.float64(x)).sum(),
         rtol=1e-6,
     )
 
   def test_window(self):
     x = np.arange(1.0, 7.0, dtype=np.float32).reshape(1, 2, 3)
     # 1 2 3 over 4 5 6: windows of both rows (the one below) and three columns.
-    total = cpu.window_sum(
+    total = cpu_reductions.window_sum(
         jnp.asarray(x), (1, 2, 3), ((0, 0), (0, 1), (1, 1))
     )
     np.testing.assert_array_equal(total, [[[12, 21, 16], [9, 15, 11]]])
@@ -247,8 +251,8 @@ class SumsTest(parameterized.TestCase):
     window = (1, size, size, 1)
     padding = tuple((w // 2, w - 1 - w // 2) for w in window)
     np.testing.assert_allclose(
-        cpu.window_sum(x, window, padding),
-        layers._window_sum_plain(x, window, padding),
+        cpu_reductions.window_sum(x, window, padding),
+        normalization._window_sum_plain(x, window, padding),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -259,8 +263,8 @@ class SumsTest(parameterized.TestCase):
     window = (1, 1, 1, size)
     padding = tuple((w // 2, w - 1 - w // 2) for w in window)
     np.testing.assert_allclose(
-        cpu.window_sum(x, window, padding, groups),
-        layers._window_sum_plain(x, window, padding, groups),
+        cpu_reductions.window_sum(x, window, padding, groups),
+        normalization._window_sum_plain(x, window, padding, groups),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -268,7 +272,7 @@ class SumsTest(parameterized.TestCase):
   def test_neighbours_that_are_not_numbers(self):
     # Of the other group, or of the pixel before or after: not a channel's.
     x = jnp.ones((3, 4)).at[1, :2].set(jnp.nan)
-    total = cpu.window_sum(x, (1, 3), ((0, 0), (1, 1)), 2)
+    total = cpu_reductions.window_sum(x, (1, 3), ((0, 0), (1, 1)), 2)
     np.testing.assert_array_equal(np.isnan(total), np.isnan(x))
 
 
@@ -284,7 +288,7 @@ class MaxPoolTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     maps = np.stack([rng.permutation(size**2) - 9.0 for _ in range(6)])
     x = maps.reshape(2, 3, size, size).transpose(0, 2, 3, 1)
-    pooled = layers.pooled_size(size, window, stride)
+    pooled = pooling.pooled_size(size, window, stride)
     g = jnp.asarray(normal(2, pooled, pooled, 3, seed=1), dtype)
 
     def by_tensorflow(x):
@@ -296,16 +300,16 @@ class MaxPoolTest(parameterized.TestCase):
     x = jnp.asarray(x, dtype)
     settings = dict(window=window, stride=stride)
     np.testing.assert_array_equal(
-        np.float64(cpu.max_pool(x, **settings)), y
+        np.float64(cpu_pooling.max_pool(x, **settings)), y
     )
-    gradient = cpu.max_pool_gradient(x, g, **settings)
+    gradient = cpu_pooling.max_pool_gradient(x, g, **settings)
     self.assertEqual(gradient.dtype, dtype)
     error = _ROUNDING if dtype == jnp.bfloat16 else 1e-6
     np.testing.assert_allclose(np.float64(gradient), dx, rtol=error, atol=1e-6)
 
   def test_the_first_of_equals_takes_all(self):
     x = jnp.zeros((1, 3, 3, 1)).at[0, 1:, :2, 0].set(5.0)
-    gradient = cpu.max_pool_gradient(
+    gradient = cpu_pooling.max_pool_gradient(
         x, jnp.full((1, 1, 1, 1), 7.0), window=3, stride=2
     )
     np.testing.assert_array_equal(
@@ -313,7 +317,7 @@ class MaxPoolTest(parameterized.TestCase):
     )
 
   def test_a_gpu_gets_the_plain_form(self):
-    pool = lambda x: layers.max_pool(x, window=3, stride=2).sum()
+    pool = lambda x: pooling.max_pool(x, window=3, stride=2).sum()
     traced = jax.jit(jax.grad(pool)).trace(jnp.ones((1, 9, 9, 2)))
     text = lambda platform: traced.lower(
         lowering_platforms=(platform,)

@@ -7,7 +7,8 @@ import shutil
 
 from absl.testing import absltest
 
-from alexnet import checkpoints, metrics
+from alexnet.checkpointing import manager
+from alexnet.metrics import writer
 from benchmarks import crash, soak
 
 MiB = 2**20
@@ -33,7 +34,7 @@ class CrashTest(absltest.TestCase):
     self.assertEqual(moments[0], crash.SAVE)
     for kill in killed.kills:
       self.assertLessEqual(kill.lost, 2, killed.kills)
-    self.assertLess(checkpoints.newest_step(killed.workdir), steps)
+    self.assertLess(manager.newest_step(killed.workdir), steps)
     output = killed.finish(steps)
     self.assertRegex(output, r'continuing from step \d+')
     killed.finish(steps, work / 'undisturbed')
@@ -43,7 +44,7 @@ class CrashTest(absltest.TestCase):
     self.assertEqual(found(), [])
     self.assertIn('3 kills', crash.table(killed.kills, 2))
     # That it would have seen a difference.
-    path = work / 'killed' / metrics.FILE
+    path = work / 'killed' / writer.FILE
     path.write_text(path.read_text().replace('"loss": 0', '"loss": 1', 1))
     self.assertLen(found(), 1)
     shutil.rmtree(work / 'killed' / 'checkpoints' / str(steps))

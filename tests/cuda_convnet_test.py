@@ -11,22 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import (
-    cuda_convnet,
-    cuda_convnet_rates,
-    definitions,
-    metrics,
-    optimizer,
-    pairing,
-    partitioning,
-    train,
-    train_step,
-)
-from alexnet.cuda_convnet_layers import Neuron
-from alexnet.cuda_convnet_rates import Rule, Schedule
-from alexnet.errors import CheckpointError, ConfigError
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.cuda_convnet import config as definitions
+from alexnet.cuda_convnet import parser, towers
+from alexnet.cuda_convnet import rates as rates_lib
+from alexnet.cuda_convnet.model import CudaConvnet
+from alexnet.cuda_convnet.rates import Rule, Schedule
+from alexnet.cuda_convnet.schema import Neuron
+from alexnet.metrics.console import Console
+from alexnet.metrics.writer import read_records
 from alexnet.models import create_model
-from alexnet.models.cuda_convnet import CudaConvnet
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import loop, optimizer, schedules, train_step
 from configs import alexnet_2012
 from configs import cuda_convnet as recipe
 from tests import definitions as texts
@@ -39,7 +36,7 @@ LAYERS = {
 
 
 def parse(layers, params, side=224, **options):
-  return cuda_convnet.parse(
+  return parser.parse(
       texts.text(layers), texts.text(params), side=side, **options
   )
 
@@ -119,7 +116,7 @@ anything=1
 coeff=1
 topk=5
 '''
-    definition = cuda_convnet.parse(layers, params)
+    definition = parser.parse(layers, params)
     names = [layer.name for layer in definition.layers]
     self.assertEqual(names, ['data', 'fc'])
     self.assertEqual(definition.output, 'fc')
@@ -294,7 +291,7 @@ class ErrorTest(parameterized.TestCase):
     layers = texts.text(layers)
     params = '# two\n# lines\n' + texts.text(params)
     with self.assertRaisesRegex(ConfigError, '^' + message):
-      cuda_convnet.parse(layers, params, side=12)
+      parser.parse(layers, params, side=12)
 
   @parameterized.parameters(
       ('type=data\n[data]\n', "layers:1: 'type=data' .*first line has to be"),
@@ -308,13 +305,13 @@ class ErrorTest(parameterized.TestCase):
   )
   def test_malformed(self, layers, message):
     with self.assertRaisesRegex(ConfigError, '^' + message):
-      cuda_convnet.parse(layers, '')
+      parser.parse(layers, '')
 
   def test_default_section_in_the_parameter_file(self):
     with self.assertRaisesRegex(
         ConfigError, r'^params:2: \[DEFAULT\] cannot be read'
     ):
-      cuda_convnet.parse('', '# of all\n[DEFAULT]\nepsW=0.1\n')
+      parser.parse('', '# of all\n[DEFAULT]\nepsW=0.1\n')
 
 
 class ScheduleTest(parameterized.TestCase):
@@ -342,12 +339,12 @@ class ScheduleTest(parameterized.TestCase):
       ('jdexp[1000,4]', 0.95, 1e-5),
   )
   def test_rate(self, text, progress, wanted):
-    schedule = cuda_convnet_rates.parse_schedule(text)
+    schedule = rates_lib.parse_schedule(text)
     self.assertAlmostEqual(schedule.rate(0.01, progress) / wanted, 1, places=6)
     self.assertEqual(schedule.rate(0.0, progress), 0.0)
 
   def test_noise(self):
-    schedule = cuda_convnet_rates.parse_schedule('dexp[2,0.5,2]')
+    schedule = rates_lib.parse_schedule('dexp[2,0.5,2]')
     self.assertAlmostEqual(schedule.rate(0.01, 0.1, normal=-2.0), 0.02)
     layers, params = texts.run_145(
         schedules=dict(schedW='dexp[2,0.5,2]'), **texts.NARROW
@@ -356,9 +353,9 @@ class ScheduleTest(parameterized.TestCase):
     rules = definitions.rules(config)
 
     def rates(step):
-      return optimizer.rates_at(
+      return schedules.rates_at(
           config, tuple(rules), step=step, total_steps=100, steps_per_epoch=10,
-          plateau=optimizer.Plateau(), rules=rules,
+          plateau=schedules.Plateau(), rules=rules,
       )
 
     self.assertEqual(rates(3), rates(3))
@@ -371,7 +368,7 @@ class ScheduleTest(parameterized.TestCase):
 
   def test_one_schedule_for_both_in_older_files(self):
     layers, params = texts.run_145(schedules=dict(sched='exp[10]'))
-    rules = pairing.pair(parse(layers, params)).rules()
+    rules = towers.pair(parse(layers, params)).rules()
     for name in ('kernel', 'bias'):
       self.assertEqual(rules['conv2'][name].schedule, Schedule('exp', 10.0))
 
@@ -426,7 +423,7 @@ class TypeTest(parameterized.TestCase):
   def _run(self, middle, params=None, reads='data', side=12):
     """(images, parameters, logits) of a network with these layers."""
     layers, params = texts.small(middle, params, reads=reads)
-    network = pairing.pair(parse(layers, params, side=side))
+    network = towers.pair(parse(layers, params, side=side))
     model = CudaConvnet(network)
     x = images(2, side)
     variables = jax.jit(model.init)(jax.random.key(0), x)
@@ -635,12 +632,12 @@ class TypeTest(parameterized.TestCase):
 
   def test_derivative_of_cnorm_takes_means_for_constants(self):
     """As convContrastNormUndo does; the full derivative differs."""
-    from alexnet.models import layers
+    from alexnet.ops import normalization
 
     x = images(1, 6).astype(np.float64) / 60
 
     def value(x):
-      return jnp.sum(layers.contrast_normalization(
+      return jnp.sum(normalization.contrast_normalization(
           x, size=3, k=1.0, alpha=0.9, beta=0.75) * jnp.cos(jnp.arange(3.0)))
 
     got = jax.grad(value)(jnp.asarray(x, jnp.float32))
@@ -656,7 +653,7 @@ class TypeTest(parameterized.TestCase):
 class PairingTest(absltest.TestCase):
 
   def test_run_145(self):
-    network = pairing.pair(parse(*texts.run_145()))
+    network = towers.pair(parse(*texts.run_145()))
     self.assertEqual(network.towers, 2)
     reads = {
         node.name: [(source.node, source.reads) for source in node.sources]
@@ -697,12 +694,12 @@ class PairingTest(absltest.TestCase):
         'one half': half,
     }
     layers, params = texts.run_145()
-    self.assertEqual(pairing.pair(parse(layers, params)).towers, 2)
+    self.assertEqual(towers.pair(parse(layers, params)).towers, 2)
     for name, change in changes.items():
       with self.subTest(name):
         layers, params = texts.run_145()
         change(layers, params)
-        network = pairing.pair(parse(layers, params))
+        network = towers.pair(parse(layers, params))
         self.assertEqual(network.towers, 1)
         self.assertFalse(any(node.paired for node in network.nodes))
 
@@ -725,7 +722,7 @@ class PairingTest(absltest.TestCase):
           padding='2,2', stride='1,1', initW='0.01,0.01',
       )
       params['conv2' + tower] = texts.trained(2)
-    network = pairing.pair(parse(layers, params))
+    network = towers.pair(parse(layers, params))
     self.assertEqual(network.towers, 1)
     model = CudaConvnet(network)
     x = images(2)
@@ -740,7 +737,7 @@ class PairingTest(absltest.TestCase):
     layers, params = texts.run_145(**texts.NARROW)
     layers['fcxba'].update(inputs='hs1a,hs1b', initW='1,2')
     layers['fcxbb'].update(inputs='hs1b,hs1a', initW='3,4')
-    network = pairing.pair(parse(layers, params))
+    network = towers.pair(parse(layers, params))
     self.assertEqual(network.towers, 2)
     model = CudaConvnet(network)
     shapes = dict(fc6=200, fc7=200)
@@ -749,7 +746,7 @@ class PairingTest(absltest.TestCase):
     layers['fcxbb'].update(inputs='hs1b,hs1a', initW='3,4', initB=6)
     # And with pixels: the channels of a tower are not all in one block.
     layers['fcxb'].update(inputs='pool3b,pool3a', initW='7,8')
-    model = CudaConvnet(pairing.pair(parse(layers, params)))
+    model = CudaConvnet(towers.pair(parse(layers, params)))
     tree = jax.jit(model.init)(jax.random.key(0), images(1))['params']
     kernel = np.asarray(tree['fcxb']['kernel']).reshape(2, 200, 2, 200)
     np.testing.assert_allclose(
@@ -781,7 +778,7 @@ class PairingTest(absltest.TestCase):
       params['conv2' + tower] = {
           **texts.trained(2), 'epsW': '0.01,0.001', 'wc': '0,0.0005',
       }
-    network = pairing.pair(parse(layers, params))
+    network = towers.pair(parse(layers, params))
     self.assertEqual(network.towers, 2)
     shapes = jax.eval_shape(
         CudaConvnet(network).init, jax.random.key(0), images(1)
@@ -858,9 +855,9 @@ class SameAsAlexNetTest(parameterized.TestCase):
     rules = definitions.rules(self.config)
     self.other.schedule.name = 'constant'
     rates = [
-        optimizer.rates_at(
+        schedules.rates_at(
             config, tuple(layers), step=5, total_steps=10, steps_per_epoch=1.0,
-            plateau=optimizer.Plateau(), rules=of_rules,
+            plateau=schedules.Plateau(), rules=of_rules,
         )
         for config, layers, of_rules in (
             (self.config, rules, rules), (self.other, LAYERS.values(), None)
@@ -891,13 +888,13 @@ class SameAsAlexNetTest(parameterized.TestCase):
         'imagenet2012'
     ).schedule.steps
     rules = definitions.rules(config)
-    optimizer.check_schedule(config.schedule, tuple(rules), rules)
+    schedules.check_schedule(config.schedule, tuple(rules), rules)
     self.other.schedule.name = 'steps'
     for epoch in (25, 30, 51, 67, 72, 79, 90):
       step = dict(step=epoch, total_steps=91, steps_per_epoch=1.0,
-                  plateau=optimizer.Plateau())
-      one = optimizer.rates_at(config, tuple(rules), rules=rules, **step)
-      other = optimizer.rates_at(self.other, tuple(LAYERS.values()), **step)
+                  plateau=schedules.Plateau())
+      one = schedules.rates_at(config, tuple(rules), rules=rules, **step)
+      other = schedules.rates_at(self.other, tuple(LAYERS.values()), **step)
       self.assertEqual(one, renamed(other))
 
   def test_restart(self):
@@ -923,9 +920,9 @@ class SameAsAlexNetTest(parameterized.TestCase):
     config.schedule.steps = ((1.0, 'conv2', 'kernel', 0.5),)
     rules = definitions.rules(config)
     rules['conv2']['kernel1'] = rules['conv2']['kernel']
-    rates = optimizer.rates_at(
+    rates = schedules.rates_at(
         config, tuple(rules), step=1, total_steps=2, steps_per_epoch=1.0,
-        plateau=optimizer.Plateau(), rules=rules,
+        plateau=schedules.Plateau(), rules=rules,
     )
     self.assertEqual(
         rates['conv2'], {'kernel': 0.5, 'kernel1': 0.5, 'bias': 0.02}
@@ -937,12 +934,12 @@ class MeshTest(parameterized.TestCase):
 
   def _losses(self, config, mesh_shape):
     config.mesh.data, config.mesh.tower = mesh_shape
-    mesh = partitioning.create_mesh(config)
+    mesh = mesh_lib.create_mesh(config)
     model = create_model(config.model)
     rules = definitions.rules(config)
     rule = optimizer.create_optimizer(config.optimizer, rules)
     create = lambda key: train_step.create_state(model, rule, key)
-    state = partitioning.initialize(create, mesh, 0)
+    state = sharding.initialize(create, mesh, 0)
     step = train_step.make_train_step(
         model=model, optimizer=rule, mesh=mesh, state=state,
         images=lambda batch: batch['image'], seed=1,
@@ -951,12 +948,12 @@ class MeshTest(parameterized.TestCase):
     losses = []
     for index in range(3):
       batch = testing.random_batch(rng, 8, 10)
-      rates = optimizer.rates_at(
+      rates = schedules.rates_at(
           config, tuple(rules), step=index, total_steps=3, steps_per_epoch=1.0,
-          plateau=optimizer.Plateau(), rules=rules,
+          plateau=schedules.Plateau(), rules=rules,
       )
       state, result = step(
-          state, partitioning.put_batch(batch, mesh),
+          state, sharding.put_batch(batch, mesh),
           jax.tree.map(np.float32, rates),
       )
       losses.append(float(result['loss']))
@@ -1006,7 +1003,7 @@ class MeshTest(parameterized.TestCase):
     config = config_of(layers, params)
     config.mesh.tower = 2
     with self.assertRaisesRegex(ConfigError, 'mesh.*towers.*mesh.tower=1'):
-      partitioning.create_mesh(config)
+      mesh_lib.create_mesh(config)
 
 
 class RunTest(absltest.TestCase):
@@ -1048,9 +1045,9 @@ class RunTest(absltest.TestCase):
     return config
 
   def _run(self, config=None, **kwargs):
-    return train.Run(
+    return loop.Run(
         config or self._config(), self.directory / 'run',
-        metrics.Console(io.StringIO()), **kwargs,
+        Console(io.StringIO()), **kwargs,
     )
 
   def test_trains_restarts_and_opens(self):
@@ -1060,7 +1057,7 @@ class RunTest(absltest.TestCase):
     self.assertEqual(run.train()['step'], 6)
     records = [
         record for record in
-        metrics.read_records(self.directory / 'run' / 'metrics.jsonl')
+        read_records(self.directory / 'run' / 'metrics.jsonl')
         if record['kind'] == 'train'
     ]
     # Three steps to the end of the first stage, which includes it. The line of
@@ -1071,8 +1068,8 @@ class RunTest(absltest.TestCase):
     self.assertLess(losses[-1], losses[0])
     # The workdir has all that it needs.
     shutil.move(self.layers, self.directory / 'elsewhere.cfg')
-    opened = train.open_run(
-        self.directory / 'run', metrics.Console(io.StringIO())
+    opened = loop.open_run(
+        self.directory / 'run', Console(io.StringIO())
     )
     self.assertEqual(opened.parameters, run.parameters)
     # From a copy of the same files it goes on, with other files it does not.

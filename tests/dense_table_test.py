@@ -9,9 +9,12 @@ import tempfile
 import numpy as np
 from absl.testing import absltest
 
-from alexnet import metrics, models, train, trained
-from alexnet.analysis import dense_table
-from alexnet.evaluation import Predictions
+from alexnet import models
+from alexnet.analysis.paper import dense_table
+from alexnet.evaluation.evaluator import Predictions
+from alexnet.inference import loading
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from tests import tiny
 from tests.features_test import run_command
 from tests.train_test import logits_of
@@ -82,10 +85,10 @@ class RunTest(absltest.TestCase):
     config.duration = '1 steps'
     config.ten_views = False
     cls.workdir = cls.directory / 'run'
-    cls.console = metrics.Console(io.StringIO())
-    train.Run(config, cls.workdir, cls.console).train()
-    cls.finished = train.open_run(cls.workdir, cls.console)
-    cls.network = trained.load(cls.workdir)
+    cls.console = Console(io.StringIO())
+    loop.Run(config, cls.workdir, cls.console).train()
+    cls.finished = loop.open_run(cls.workdir, cls.console)
+    cls.network = loading.load(cls.workdir)
 
   def test_places(self):
     found = dense_table.places(self.network, self.finished, self.console)

@@ -14,20 +14,19 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import (
-  cuda_convnet,
-  dense,
-  dense_evaluation,
-  metrics,
-  models,
-  pairing,
-  train,
-  trained,
+from alexnet import models
+from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet import parser
+from alexnet.cuda_convnet import towers as towers_lib
+from alexnet.cuda_convnet.model import CudaConvnet
+from alexnet.evaluation import (
+  fully_convolutional as fully_convolutional_evaluation,
 )
-from alexnet.errors import ConfigError
+from alexnet.inference import fully_convolutional, loading
+from alexnet.inference.views import Views
+from alexnet.metrics.console import Console
 from alexnet.models import create_model
-from alexnet.models.cuda_convnet import CudaConvnet
-from alexnet.views import Views
+from alexnet.training import loop
 from input_pipeline.errors import ImageError
 from tests import definitions, oracle, tiny
 from tests.train_test import logits_of
@@ -127,7 +126,7 @@ class NetworkTest(parameterized.TestCase):
 
   def test_definition_files(self):
     texts = map(definitions.text, definitions.run_145(**definitions.NARROW))
-    of_file = CudaConvnet(pairing.pair(cuda_convnet.parse(*texts)))
+    of_file = CudaConvnet(towers_lib.pair(parser.parse(*texts)))
     with self.assertRaisesRegex(ConfigError, 'definition file: use --views'):
       models.everywhere(of_file)
 
@@ -214,16 +213,16 @@ class HeatMapTest(absltest.TestCase):
     """1 x 2 places, 32 pixels apart, of an image of 224 x 256."""
     config = testing.narrow_config()
     probabilities = np.array([[[0.2, 0.8], [0.6, 0.4]]], np.float32)
-    one = dense.Map(probabilities, (224, 256))
-    heat = dense.heat_map([one], 0, (224, 256), config.model, 224)
+    one = fully_convolutional.Map(probabilities, (224, 256))
+    heat = fully_convolutional.heat_map([one], 0, (224, 256), config.model, 224)
     self.assertEqual(heat.shape, (224, 256))
     # Middles at 112 and 144; between these linear.
     np.testing.assert_allclose(heat[:, [0, 100, 111]], 0.2, atol=0.01)
     np.testing.assert_allclose(heat[:, 127], 0.2 + 0.4 * 15.5 / 32, atol=1e-6)
     np.testing.assert_allclose(heat[:, [145, 255]], 0.6, rtol=1e-6)
     # Another scale, of which this size is a half.
-    other = dense.Map(np.full((9, 10, 2), 0.5, np.float32), (480, 512))
-    both = dense.heat_map([one, other], 0, (224, 256), config.model, 224)
+    other = fully_convolutional.Map(np.full((9, 10, 2), 0.5, np.float32), (480, 512))
+    both = fully_convolutional.heat_map([one, other], 0, (224, 256), config.model, 224)
     np.testing.assert_allclose(both, (heat + 0.5) / 2, rtol=1e-6)
 
   def test_scales_that_are_cut_to_other_multiples(self):
@@ -231,8 +230,8 @@ class HeatMapTest(absltest.TestCase):
     config = testing.narrow_config()
     hot = np.zeros((4, 5, 2), np.float32)
     hot[:, 4, 0] = 1  # Its middle is at 240 of 352, 64 from that of the photo.
-    one = dense.Map(hot, (320, 352))
-    heat = dense.heat_map([one], 0, (448, 480), config.model, 224)
+    one = fully_convolutional.Map(hot, (320, 352))
+    heat = fully_convolutional.heat_map([one], 0, (448, 480), config.model, 224)
     # So it is 64 * 448 / 320 = 89.6 from 240 here. Pixel 328's middle is 1.1
     # before that, 11 / 14 of a pixel of the map; 329's is 0.1 before.
     np.testing.assert_allclose(heat[:, 328], 1 - 11 / 14 / 32, atol=1e-6)
@@ -241,15 +240,15 @@ class HeatMapTest(absltest.TestCase):
 
   def test_scale_of_a_map(self):
     config = testing.narrow_config()
-    self.assertEqual(dense.map_scale(config), 448)
+    self.assertEqual(fully_convolutional.map_scale(config), 448)
     config.dataset.size = 512
-    self.assertEqual(dense.map_scale(config), 512)
+    self.assertEqual(fully_convolutional.map_scale(config), 512)
 
   def test_stride(self):
     config = testing.narrow_config()
-    self.assertEqual(dense.stride(config.model), 32)
+    self.assertEqual(fully_convolutional.stride(config.model), 32)
     config.model.conv1.after = ('activation',)
-    self.assertEqual(dense.stride(config.model), 16)
+    self.assertEqual(fully_convolutional.stride(config.model), 16)
 
 
 class StreamTest(absltest.TestCase):
@@ -259,7 +258,7 @@ class StreamTest(absltest.TestCase):
     super().setUp()
     self.batches = []
     self.read = 0
-    self.enterContext(mock.patch.object(dense, '_maps_of', lambda model: model))
+    self.enterContext(mock.patch.object(fully_convolutional, '_maps_of', lambda model: model))
 
   def compiled(self, name, function):
     def brightness(batch):
@@ -283,7 +282,7 @@ class StreamTest(absltest.TestCase):
         else functools.partial(photo, number, size)
         for number, size in enumerate(sizes)
     ]
-    return dense.stream(network, photos, scales, batch_size)
+    return fully_convolutional.stream(network, photos, scales, batch_size)
 
   def check(self, results, sizes):
     self.assertEqual(len(results), len(sizes))
@@ -311,7 +310,7 @@ class StreamTest(absltest.TestCase):
     """The first is alone of its shape; four of the others are held."""
     sizes = [(288, 256), *[(256, 256)] * 200]
     room = 5 * 256 * 256 * 3
-    self.enterContext(mock.patch.object(dense, '_WAITING', room))
+    self.enterContext(mock.patch.object(fully_convolutional, '_WAITING', room))
     stream = self.stream(sizes, batch_size=2)
     results = [next(stream)]
     # Four wait, one is over; two times two (and one) are read ahead.
@@ -343,10 +342,10 @@ class RunTest(parameterized.TestCase):
     config.duration = '2 steps'
     config.ten_views = False
     cls.workdir = cls.directory / 'run'
-    console = metrics.Console(io.StringIO())
-    train.Run(config, cls.workdir, console).train()
-    cls.finished = train.open_run(cls.workdir, console)
-    cls.network = trained.load(cls.workdir)
+    console = Console(io.StringIO())
+    loop.Run(config, cls.workdir, console).train()
+    cls.finished = loop.open_run(cls.workdir, console)
+    cls.network = loading.load(cls.workdir)
     cls.mean = np.float64(cls.finished.pipeline.mean_image)
 
   def by_hand(self, image):
@@ -374,14 +373,14 @@ class RunTest(parameterized.TestCase):
         maps = self.by_hand(np.asarray(image) - mean)
         of_scale.append(maps.mean((0, 1)))
       expected.append(np.stack(of_scale))
-    got = dense_evaluation.predict(self.finished, (256, 288))
+    got = fully_convolutional_evaluation.predict(self.finished, (256, 288))
     np.testing.assert_allclose(
         np.exp(got.log_probabilities), np.mean(expected, 0), rtol=2e-3
     )
     self.assertEqual(got.views, 2 * (2 * 2 + 3 * 3))
     output = io.StringIO()
-    dense_evaluation.evaluate(
-        self.finished, (256, 288), metrics.Console(output)
+    fully_convolutional_evaluation.evaluate(
+        self.finished, (256, 288), Console(output)
     )
     lines = output.getvalue().splitlines()
     self.assertLen(lines, 3)
@@ -399,7 +398,7 @@ class RunTest(parameterized.TestCase):
     cut = [
         photos[0], photos[1][:, 11:331], photos[2][6:294], photos[3][:, 10:330]
     ]
-    results = [*dense.stream(self.network, photos, None)]
+    results = [*fully_convolutional.stream(self.network, photos, None)]
     for seen, (one,) in zip(cut, results):
       mean = jax.image.resize(self.mean, seen.shape, 'linear')
       expected = self.by_hand(np.float64(seen) - np.asarray(mean))
@@ -413,13 +412,13 @@ class RunTest(parameterized.TestCase):
 
   def test_scales(self):
     config = self.network.config
-    self.assertEqual(dense.check_scales(None, config), (256,))
-    self.assertEqual(dense.parse_scales(['224', '300']), (224, 300))
-    self.assertIsNone(dense.parse_scales(None))
+    self.assertEqual(fully_convolutional.check_scales(None, config), (256,))
+    self.assertEqual(fully_convolutional.parse_scales(['224', '300']), (224, 300))
+    self.assertIsNone(fully_convolutional.parse_scales(None))
     with self.assertRaisesRegex(ConfigError, '--scales is 256,200: wanted at'):
-      dense.check_scales((256, 200), config)
+      fully_convolutional.check_scales((256, 200), config)
     with self.assertRaisesRegex(ConfigError, '--scales is large: wanted num'):
-      dense.parse_scales(['large'])
+      fully_convolutional.parse_scales(['large'])
 
 
 if __name__ == '__main__':

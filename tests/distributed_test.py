@@ -16,14 +16,12 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import (
-  distributed,
-  layer_statistics,
-  metrics,
-  processes,
-  train,
-)
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
+from alexnet.evaluation import layer_statistics
+from alexnet.metrics.console import Console
+from alexnet.metrics.writer import read_records
+from alexnet.runtime import distributed, multihost
+from alexnet.training import loop
 from tests import several, tiny
 
 STEPS = 20
@@ -32,7 +30,7 @@ STEPS = 20
 def predictions(config, workdir):
   """What a process of several says of the evaluation set, into a file."""
   del config
-  run = train.open_run(pathlib.Path(workdir), metrics.Console())
+  run = loop.open_run(pathlib.Path(workdir), Console())
   found = run.predict('centre')
   np.savez(
       f'{workdir}.{jax.process_index()}.npz',
@@ -45,13 +43,13 @@ def predictions(config, workdir):
 def one_fails(config, workdir):
   """One process ends, as the workdir's name says; the other waits for it."""
   del config
-  processes.wait_for_all('meeting')
+  multihost.wait_for_all('meeting')
   how, index = pathlib.Path(workdir).name.split('-')
-  if processes.place()[0] == int(index):
+  if multihost.place()[0] == int(index):
     if how.startswith('SIG'):
       os.kill(os.getpid(), signal.Signals[how])
     raise ConfigError('nothing to be done') if how == 'mend' else KeyError
-  processes.wait_for_all('never')
+  multihost.wait_for_all('never')
 
 
 @contextlib.contextmanager
@@ -71,7 +69,7 @@ def records(workdir, kind):
           for name, value in record.items()
           if name != 'images_per_second'
       }
-      for record in metrics.read_records(workdir / 'metrics.jsonl')
+      for record in read_records(workdir / 'metrics.jsonl')
       if record['kind'] == kind
   }
 
@@ -114,7 +112,7 @@ class SeveralTestCase(parameterized.TestCase):
     config = tiny.get_config()
     with config.ignore_type():
       config.update_from_flattened_dict(self.fields(**fields))
-    run = train.Run(config, workdir, metrics.Console(io.StringIO()))
+    run = loop.Run(config, workdir, Console(io.StringIO()))
     run.train()
     return run
 
@@ -196,8 +194,8 @@ class RunTest(SeveralTestCase):
         self.flags(workdir), instead=['tests.distributed_test:predictions'] * 2
     )
     self.assertEqual(statuses, [0, 0], logs)
-    expected = train.open_run(
-        workdir, metrics.Console(io.StringIO())
+    expected = loop.open_run(
+        workdir, Console(io.StringIO())
     ).predict('centre')
     for index in range(2):
       found = np.load(f'{workdir}.{index}.npz')
@@ -239,7 +237,7 @@ class RunTest(SeveralTestCase):
     results = json.loads((workdir / 'results.json').read_text())
     self.assertEqual(results['step'], expected.progress.step)
     self.assertEqual(results['centre']['count'], 9)
-    state = train.open_run(workdir, metrics.Console(io.StringIO())).state
+    state = loop.open_run(workdir, Console(io.StringIO())).state
     jax.tree.map(
         lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-6),
         jax.device_get(state),

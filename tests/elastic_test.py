@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics, train
+from alexnet.metrics.console import Console
+from alexnet.metrics.writer import read_records
+from alexnet.training import loop
 from tests import several, tiny
 
 SAVED, END = 4, 8
@@ -53,7 +55,7 @@ class ElasticTest(parameterized.TestCase):
     config = tiny.get_config()
     with config.ignore_type():
       config.update_from_flattened_dict(cls.flags(mesh, **fields))
-    return train.Run(config, workdir, metrics.Console(io.StringIO()))
+    return loop.Run(config, workdir, Console(io.StringIO()))
 
   def setUp(self):
     super().setUp()
@@ -86,7 +88,7 @@ class ElasticTest(parameterized.TestCase):
     self.assertEqual(starter.wait(number), 0, log.read_text())
     self.assertIn(f'continuing from step {SAVED}', log.read_text())
     self.assertIn('data=4, tower=2 on 8', log.read_text())
-    run = train.open_run(self.workdir, metrics.Console(io.StringIO()))
+    run = loop.open_run(self.workdir, Console(io.StringIO()))
     self.check(jax.device_get(run.state.params))
 
   def check(self, params):
@@ -94,7 +96,7 @@ class ElasticTest(parameterized.TestCase):
     ours, expected = (
         {
             (record['kind'], record['step']): record
-            for record in metrics.read_records(workdir / 'metrics.jsonl')
+            for record in read_records(workdir / 'metrics.jsonl')
         }
         for workdir in (self.workdir, self.undisturbed.workdir)
     )

@@ -12,10 +12,12 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import ensemble, metrics, train
-from alexnet import workdir as workdir_lib
-from alexnet.errors import CheckpointError, ConfigError
-from alexnet.evaluation import Predictions, score
+from alexnet.checkpointing import workdir as workdir_lib
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.evaluation import ensemble
+from alexnet.evaluation.evaluator import Predictions, score
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from tests import tiny
 from tests.train_test import logits_of, softmax, squares_of
 
@@ -73,8 +75,8 @@ class EnsembleTest(parameterized.TestCase):
 
   @classmethod
   def make(cls, name, **fields):
-    console = metrics.Console(io.StringIO())
-    train.Run(cls.config(**fields), cls.directory / name, console).train()
+    console = Console(io.StringIO())
+    loop.Run(cls.config(**fields), cls.directory / name, console).train()
 
   def pretend(self, name, **fields):
     """A run as far as it can be seen before it is opened."""
@@ -87,7 +89,7 @@ class EnsembleTest(parameterized.TestCase):
   @classmethod
   def work_out(cls, name):
     """{(run, views): [images, classes]}: pixels by Pillow, the plain module."""
-    run = train.open_run(cls.directory / name, metrics.Console(io.StringIO()))
+    run = loop.open_run(cls.directory / name, Console(io.StringIO()))
     images, cls.labels = squares_of(run.pipeline.evaluation)
     mean = squares_of(run.pipeline.train)[0].mean(0)
     if name == 'b':
@@ -110,7 +112,7 @@ class EnsembleTest(parameterized.TestCase):
         self.workdirs(names),
         ensemble.parse_weights(weights, len(names)),
         ('centre', 'ten'),
-        metrics.Console(self.output),
+        Console(self.output),
         {name.replace('__', '.'): value for name, value in overrides.items()},
     )
 
@@ -158,8 +160,8 @@ class EnsembleTest(parameterized.TestCase):
 
   def test_one_run_alone_is_as_ever(self):
     """The numbers of the loop that adds up on the device, to the last bit."""
-    console = metrics.Console(io.StringIO())
-    run = train.open_run(self.directory / 'b', console)
+    console = Console(io.StringIO())
+    run = loop.open_run(self.directory / 'b', console)
     for views in ('centre', 'ten'):
       expected = run.evaluate(views)
       result = score(run.predict(views))
@@ -208,7 +210,7 @@ class EnsembleTest(parameterized.TestCase):
     self.held_out('ef', dataset__split_seed=5)
     with (
         absltest.mock.patch.object(
-            train, 'open_run', side_effect=InterruptedError
+            loop, 'open_run', side_effect=InterruptedError
         ),
         self.assertRaises(InterruptedError),  # So it has come to that.
     ):
@@ -237,7 +239,7 @@ class EnsembleTest(parameterized.TestCase):
           [self.directory / 'a', self.directory / 'nothing'],
           [0.5, 0.5],
           ('centre',),
-          metrics.Console(io.StringIO()),
+          Console(io.StringIO()),
       )
 
 

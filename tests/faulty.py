@@ -16,7 +16,9 @@ import numpy as np
 from absl.testing import parameterized
 from jax.experimental.compilation_cache import compilation_cache
 
-from alexnet import metrics, train
+from alexnet.metrics import writer
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from tests import tiny
 
 
@@ -62,10 +64,10 @@ class RunTestCase(parameterized.TestCase):
     return config
 
   def open(self, workdir=None, console=None, **fields):
-    return train.Run(
+    return loop.Run(
         self.config(**fields),
         workdir or self.workdir,
-        console or metrics.Console(self.said),
+        console or Console(self.said),
     )
 
   def undisturbed(self, **fields):
@@ -75,8 +77,8 @@ class RunTestCase(parameterized.TestCase):
     return run
 
   def records(self, kind, workdir=None):
-    path = (workdir or self.workdir) / metrics.FILE
-    return [r for r in metrics.read_records(path) if r['kind'] == kind]
+    path = (workdir or self.workdir) / writer.FILE
+    return [r for r in writer.read_records(path) if r['kind'] == kind]
 
   def assert_same_end(self, one, other):
     self.assertEqual(one.progress.step, other.progress.step)
@@ -87,7 +89,7 @@ class RunTestCase(parameterized.TestCase):
     )
 
 
-class AtSteps(metrics.Console):
+class AtSteps(Console):
   """Calls functions when a step's line is due: {step: function}."""
 
   def __init__(self, stream, calls):

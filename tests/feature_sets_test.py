@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import feature_sets
+from alexnet.analysis.features import store
 
 _NAMES = ['a/1.jpg', 'b/häßlich\n.jpg', 'c/3.jpg', 'c/4.jpg', 'e.jpg']
 
@@ -18,7 +18,7 @@ def write(path, dtype='float32', shape=(2, 3), count=5, **about):
   features = rng.standard_normal((count, *shape)).astype(np.float32)
   labels = np.arange(count) - 1
   names = [_NAMES[i % 5] for i in range(count)]
-  writer = feature_sets.Writer(path, {'layer': 'fc7', **about}, dtype)
+  writer = store.Writer(path, {'layer': 'fc7', **about}, dtype)
   for start in range(0, count, 2):
     part = slice(start, start + 2)
     indices = np.arange(count)[part] * 10
@@ -35,12 +35,12 @@ class FeatureSetTest(parameterized.TestCase):
 
   @parameterized.product(
       name=('set', 'set.npz'),
-      dtype=feature_sets.DTYPES,
+      dtype=store.DTYPES,
       shape=((4,), (2, 3, 2)),
   )
   def test_comes_back(self, name, dtype, shape):
     features, labels = write(self.directory / name, dtype, shape)
-    got = feature_sets.load(self.directory / name)
+    got = store.load(self.directory / name)
     np.testing.assert_array_equal(got.features, features.astype(dtype))
     self.assertEqual(got.features.dtype, dtype)
     self.assertEqual(got.vectors.shape, (5, np.prod(shape)))
@@ -62,7 +62,7 @@ class FeatureSetTest(parameterized.TestCase):
     np.testing.assert_array_equal(
         np.load(self.directory / 'set' / 'labels.npy'), labels
     )
-    got = feature_sets.load(self.directory / 'set')
+    got = store.load(self.directory / 'set')
     self.assertIsInstance(got.features, np.memmap)
     self.assertEqual(got.names[-1], _NAMES[1233 % 5])
     self.assertEqual(got.names[2:4], ['c/3.jpg', 'c/4.jpg'])
@@ -73,20 +73,20 @@ class FeatureSetTest(parameterized.TestCase):
       features, _ = write(path)
       with (
           self.assertRaises(KeyboardInterrupt),
-          feature_sets.Writer(path, {}) as writer,
+          store.Writer(path, {}) as writer,
       ):
         writer.add(np.zeros((1, 2)), [0], [0], ['a'])
         raise KeyboardInterrupt
-      np.testing.assert_array_equal(feature_sets.load(path).features, features)
-      writer = feature_sets.Writer(path, {})
-      with self.assertRaisesRegex(feature_sets.FeaturesError, 'no image'):
+      np.testing.assert_array_equal(store.load(path).features, features)
+      writer = store.Writer(path, {})
+      with self.assertRaisesRegex(store.FeaturesError, 'no image'):
         writer.close()
-      np.testing.assert_array_equal(feature_sets.load(path).features, features)
+      np.testing.assert_array_equal(store.load(path).features, features)
       # A killed process.
-      feature_sets.Writer(path, {}).add(np.zeros((1, 2)), [0], [0], ['a'])
-      np.testing.assert_array_equal(feature_sets.load(path).features, features)
+      store.Writer(path, {}).add(np.zeros((1, 2)), [0], [0], ['a'])
+      np.testing.assert_array_equal(store.load(path).features, features)
       write(path, count=3)
-      self.assertLen(feature_sets.load(path), 3)
+      self.assertLen(store.load(path), 3)
     self.assertEqual(
         {path.name for path in (self.directory / 'set').iterdir()},
         {'features.npy', 'labels.npy', 'indices.npy', 'names.txt',
@@ -108,28 +108,28 @@ class FeatureSetTest(parameterized.TestCase):
     write(path)
     with open(path / 'names.txt', 'a') as f:
       f.write('one more\n')
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'make them again'):
-      feature_sets.load(path)
+    with self.assertRaisesRegex(store.FeaturesError, 'make them again'):
+      store.load(path)
     (self.directory / 'bad.npz').write_bytes(b'PK')
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'cannot read'):
-      feature_sets.load(self.directory / 'bad.npz')
+    with self.assertRaisesRegex(store.FeaturesError, 'cannot read'):
+      store.load(self.directory / 'bad.npz')
 
   def test_no_pickle(self):
     path = self.directory / 'set'
     write(path)
     np.save(path / 'labels.npy', np.array([{}] * 5, object))
-    with self.assertRaisesRegex(feature_sets.FeaturesError, r"type '\|O'"):
-      feature_sets.load(path)
+    with self.assertRaisesRegex(store.FeaturesError, r"type '\|O'"):
+      store.load(path)
 
   def test_leaves_other_folders_alone(self):
     (self.directory / 'photos').mkdir()
     (self.directory / 'photos' / 'a.jpg').write_text('')
-    with self.assertRaisesRegex(feature_sets.FeaturesError, '--output'):
-      feature_sets.Writer(self.directory / 'photos', {})
+    with self.assertRaisesRegex(store.FeaturesError, '--output'):
+      store.Writer(self.directory / 'photos', {})
 
   def test_empty(self):
-    writer = feature_sets.Writer(self.directory / 'set', {})
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'no image'):
+    writer = store.Writer(self.directory / 'set', {})
+    with self.assertRaisesRegex(store.FeaturesError, 'no image'):
       writer.close()
     self.assertFalse((self.directory / 'set').exists())
 

@@ -12,8 +12,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet.analysis import feature_sets, features, images, retrieve
-from alexnet.errors import ConfigError
+from alexnet.analysis import retrieve
+from alexnet.analysis.features import extract as extract_lib
+from alexnet.analysis.features import images, store
+from alexnet.config.errors import ConfigError
 from input_pipeline.errors import DataError
 from tests import tiny_run
 
@@ -48,12 +50,12 @@ class FeaturesTest(parameterized.TestCase):
 
   def extract(self, source, name, layer='fc7', **arguments):
     path = self.directory / name
-    writer = feature_sets.Writer(path, {})
-    left_out = features.extract(
+    writer = store.Writer(path, {})
+    left_out = extract_lib.extract(
         self.network, source, layer, writer, **arguments
     )
     writer.close()
-    return feature_sets.load(path), left_out
+    return store.load(path), left_out
 
   @parameterized.parameters('fc7', 'pool5', 'fc8')
   def test_are_those_of_the_network(self, layer):
@@ -124,7 +126,7 @@ class FeaturesTest(parameterized.TestCase):
     )
     self.assertEqual(status, 0, error)
     self.assertIn('fc7 (32 float32) of 15 images', text)
-    found = feature_sets.load(output)
+    found = store.load(output)
     np.testing.assert_allclose(
         found.features, self.by_hand, rtol=1e-4, atol=1e-5
     )
@@ -145,7 +147,7 @@ class FeaturesTest(parameterized.TestCase):
       self.assertGreater(drawn.width, 3 * drawn.height)
 
     # Features of a network with other parameters, of the same shape and step.
-    manifest = output / feature_sets.MANIFEST
+    manifest = output / store.MANIFEST
     values = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**values, 'parameters': 'others'}))
     status, _, error = run_command(
@@ -162,17 +164,17 @@ class FeaturesTest(parameterized.TestCase):
     )
     self.assertEqual(status, 1)
     self.assertRegex(error, "'fc9'.*wanted one of pool1, pool2, .*fc8")
-    feature_sets.load(output)  # As it was.
+    store.load(output)  # As it was.
 
 
 class RetrieveTest(absltest.TestCase):
 
   def found(self, path):
-    writer = feature_sets.Writer(path, {'class_names': ['cat', 'dog']})
+    writer = store.Writer(path, {'class_names': ['cat', 'dog']})
     vectors = np.array([[0, 0], [3, 4], [0, 1], [9, 9]], np.float32)
     writer.add(vectors, [0, 1, -1, 1], [5, 6, 7, 8], ['a', 'b', 'c', 'd'])
     writer.close()
-    return feature_sets.load(path)
+    return store.load(path)
 
   def test_finds(self):
     found = self.found(pathlib.Path(self.create_tempdir().full_path) / 'set')
@@ -191,11 +193,11 @@ class RetrieveTest(absltest.TestCase):
     source = images.open_sets(
         str(folder), config=testing.narrow_config('folder')
     )['train']
-    writer = feature_sets.Writer(directory / 'set', {})
+    writer = store.Writer(directory / 'set', {})
     names = [source.source.relative_name(i) for i in range(4)]
     writer.add(np.eye(4), [0, 0, 1, 1], np.arange(4), names)
     writer.close()
-    found = feature_sets.load(directory / 'set')
+    found = store.load(directory / 'set')
     neighbour = retrieve.Neighbour(2, names[2], '', 0.0)
     (got,) = retrieve.pictures(found, source, [neighbour])
     photo = Image.open(folder / 'class1' / '000.jpg').resize(
@@ -206,7 +208,7 @@ class RetrieveTest(absltest.TestCase):
     fewer = images.open_sets(
         str(folder), config=testing.narrow_config('folder')
     )['train']
-    with self.assertRaisesRegex(feature_sets.FeaturesError, 'other images'):
+    with self.assertRaisesRegex(store.FeaturesError, 'other images'):
       retrieve.pictures(found, fewer, [neighbour])
 
   def test_picture_of_an_unknown_type(self):

@@ -8,9 +8,9 @@ import pathlib
 from absl.testing import absltest
 from PIL import Image
 
-from alexnet import workdir
-from alexnet.analysis import figure1
-from alexnet.errors import ConfigError
+from alexnet.analysis.paper import figure1
+from alexnet.checkpointing import workdir
+from alexnet.config.errors import ConfigError
 from configs import figure1 as recipe
 
 

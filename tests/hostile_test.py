@@ -24,29 +24,20 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import (
-  checkpoints,
-  config_checks,
-  cuda_convnet,
-  inputs,
-  manifest,
-  metrics,
-  trained,
-  workdir,
-)
-from alexnet.analysis import codes, feature_sets
-from alexnet.errors import CheckpointError, ConfigError, UserError
+from alexnet.analysis.features import hashing
+from alexnet.analysis.features import store as store_lib
+from alexnet.checkpointing import input_spec, manager, manifest, workdir
+from alexnet.config import validation
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.cuda_convnet import parser
+from alexnet.inference import loading
+from alexnet.metrics import writer
 from benchmarks import fuzz_images
 from benchmarks.fuzz_mutations import png_chunk
-from input_pipeline import (
-  archives,
-  decoding,
-  prepared,
-  sources,
-  statistics,
-  untrusted,
-)
-from input_pipeline.errors import DataError, ImageError
+from input_pipeline import sources, statistics
+from input_pipeline.errors import DataError, ImageError, UserError
+from input_pipeline.files import decoding, untrusted
+from input_pipeline.prepared import archives, format
 from tests import definitions, preparing, tiny_run
 from tests.packing import tar
 
@@ -382,7 +373,7 @@ class JsonTest(parameterized.TestCase):
     folder = pathlib.Path(self.create_tempdir())
     (folder / 'config.json').write_text(text)
     with self.assertRaises(UserError):
-      config_checks.check(workdir.load_config(folder))
+      validation.check(workdir.load_config(folder))
 
   @parameterized.parameters(
       '[]', '{"step": "3"}', '{"step": 3}', 'null', '[' * 99_999,
@@ -404,12 +395,12 @@ class JsonTest(parameterized.TestCase):
            '\xff', '{"kind": "train", "step": -1}', '[' * 99_999,
            '{"step": 1e9}')
     path.write_text('\n'.join((*bad, json.dumps(good), *bad)))
-    self.assertEqual(metrics.read_records(path), [good])
+    self.assertEqual(writer.read_records(path), [good])
     with (
-        absltest.mock.patch.object(metrics, '_MOST_RECORDS', 0),
+        absltest.mock.patch.object(writer, '_MOST_RECORDS', 0),
         self.assertRaisesRegex(CheckpointError, 'more than 0 records'),
     ):
-      metrics.read_records(path)
+      writer.read_records(path)
 
 
 class PickleTest(parameterized.TestCase):
@@ -426,10 +417,10 @@ class PickleTest(parameterized.TestCase):
     self.assertTrue(self.marker.exists())
 
   @parameterized.parameters(
-      (inputs.load, 'inputs.npz', CheckpointError),
+      (input_spec.load, 'inputs.npz', CheckpointError),
       (lambda f: statistics.load(f / 'x.npz'), 'x.npz', DataError),
-      (lambda f: feature_sets.load(f / 'x.npz'), 'x.npz', UserError),
-      (lambda f: codes._load(f / 'x.npz'), 'x.npz', UserError),
+      (lambda f: store_lib.load(f / 'x.npz'), 'x.npz', UserError),
+      (lambda f: hashing._load(f / 'x.npz'), 'x.npz', UserError),
   )
   def test_arrays(self, read, name, kind):
     names = (
@@ -449,7 +440,7 @@ class PickleTest(parameterized.TestCase):
     """cuda-convnet's own checkpoints are pickles; they are not read."""
     text = pickle.dumps(Bomb(self.marker), 0).decode('latin-1')
     with self.assertRaises(ConfigError):
-      cuda_convnet.parse(text, text)
+      parser.parse(text, text)
     self.assertFalse(self.marker.exists())
 
   def test_nothing_can_read_one(self):
@@ -691,7 +682,7 @@ class DefinitionsTest(parameterized.TestCase):
     texts = map(definitions.text, (layers, params))
     with self.assertRaisesRegex(ConfigError, message):
       one, two = texts
-      cuda_convnet.parse(one + lines, two)
+      parser.parse(one + lines, two)
 
   def conv(self, **options):
     return {'data2': dict(
@@ -735,7 +726,7 @@ class DefinitionsTest(parameterized.TestCase):
     )
 
   def test_a_file_that_is_too_large(self):
-    from alexnet import definitions as of_config
+    from alexnet.cuda_convnet import config as definitions_lib
     from configs import cuda_convnet as recipe
 
     path = pathlib.Path(self.create_tempdir()) / 'layers.cfg'
@@ -743,7 +734,7 @@ class DefinitionsTest(parameterized.TestCase):
     config = recipe.get_config(str(path))
     config.layer_params = str(path)
     with self.assertRaisesRegex(ConfigError, '2,097,152 bytes, wanted at most'):
-      of_config.read_files(config)
+      definitions_lib.read_files(config)
 
 
 class PreparedTest(preparing.PreparingTest):
@@ -766,7 +757,7 @@ class PreparedTest(preparing.PreparingTest):
 
   def refused(self, message):
     with self.assertRaisesRegex(DataError, message):
-      train, _ = prepared.open_prepared(self.out)
+      train, _ = format.open_prepared(self.out)
       for index in range(len(train)):
         train.image(index)
         train.describe(index)
@@ -816,12 +807,12 @@ class PreparedTest(preparing.PreparingTest):
     with np.load(self.out / 'train.npz') as arrays:
       arrays = dict(arrays)
     right = arrays['sizes']
-    train, _ = prepared.open_prepared(self.out)
+    train, _ = format.open_prepared(self.out)
     pixels = train.image(1)[0]
     for kind in (np.uint64, np.uint32, np.int64):
       arrays['sizes'] = right.astype(kind)
       np.savez(self.out / 'train.npz', **arrays)
-      train, _ = prepared.open_prepared(self.out)
+      train, _ = format.open_prepared(self.out)
       np.testing.assert_array_equal(train.image(1)[0], pixels)
     for size in (0, -1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):
       kind = np.uint64 if size > 0 else np.int64
@@ -877,7 +868,7 @@ class CheckpointShapesTest(absltest.TestCase):
 
   def save_again(self, params):
     shutil.rmtree(self.workdir / 'checkpoints')
-    store = checkpoints.Checkpoints(self.workdir, 1)
+    store = manager.Checkpoints(self.workdir, 1)
     store.save(2, {'params': params}, {})
     store.close()
 
@@ -888,7 +879,7 @@ class CheckpointShapesTest(absltest.TestCase):
     self.save_again(params)
     with (
         absltest.mock.patch.object(
-            checkpoints.Checkpoints, 'restore_parameters',
+            manager.Checkpoints, 'restore_parameters',
             side_effect=AssertionError('restored'),
         ),
         self.assertRaisesRegex(
@@ -897,7 +888,7 @@ class CheckpointShapesTest(absltest.TestCase):
             r'float32 \(32, 32\)',
         ),
     ):
-      trained.load(self.workdir)
+      loading.load(self.workdir)
 
   def test_a_petabyte_of_nothing(self):
     """An array that says its shape, and has no chunk on disk."""
@@ -922,7 +913,7 @@ class CheckpointShapesTest(absltest.TestCase):
         create=True, delete_existing=True,
     ).result()
     self.assertIn('tree_metadata', metadata)
-    store = checkpoints.Checkpoints(self.workdir, 1)
+    store = manager.Checkpoints(self.workdir, 1)
     (self.workdir / 'checkpoints/2' / manifest.FILE).unlink()
     manifest.write(self.workdir / 'checkpoints/2')
     # As a run that is continued, which knows its shapes, and one that is used.
@@ -936,7 +927,7 @@ class CheckpointShapesTest(absltest.TestCase):
       store.restore(2, target)
     store.close()
     with self.assertRaises(CheckpointError):
-      trained.load(self.workdir)
+      loading.load(self.workdir)
 
   def test_another_config(self):
     path = self.workdir / 'config.json'
@@ -945,7 +936,7 @@ class CheckpointShapesTest(absltest.TestCase):
     values['model']['fc7']['features'] = 2**20
     path.write_text(json.dumps(values))
     with self.assertRaisesRegex(ConfigError, 'parameters, wanted at most'):
-      trained.load(self.workdir)
+      loading.load(self.workdir)
 
 
 if __name__ == '__main__':

@@ -10,8 +10,9 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from input_pipeline import preparation, sources
+from input_pipeline import sources
 from input_pipeline.errors import DataError
+from input_pipeline.prepared import writer
 from tests import preparing
 from tests.preparing import manifest, run, snapshot
 
@@ -110,9 +111,9 @@ class InterruptedTest(preparing.PreparingTest):
         mock.patch.object(os, 'fsync', fsync),
         mock.patch.object(os, 'replace', replace),
     ):
-      one = preparation.Preparation(
+      one = writer.Preparation(
           dict(train=sources.open_folder(self.photos)), self.out,
-          preparation.Settings(),
+          writer.Settings(),
       )
       one.run()
       one.merge()
@@ -181,9 +182,9 @@ class OtherOutputTest(preparing.PreparingTest):
     self.out.mkdir()
     (self.out / 'a.txt').write_text('precious')
     with self.assertRaisesRegex(DataError, 'is not empty'):
-      preparation.Preparation(
+      writer.Preparation(
           dict(train=sources.open_folder(self.photos)), self.out,
-          preparation.Settings(),
+          writer.Settings(),
       )
 
   @parameterized.product(
@@ -287,11 +288,11 @@ class PartsTest(preparing.PreparingTest):
   def test_another_process_ends_first(self, what):
     """And has removed all notes, just when this one wants to go on."""
     sets = dict(train=sources.open_folder(self.photos))
-    of = lambda: preparation.Preparation(
-        sets, self.out, preparation.Settings(), origin='o'
+    of = lambda: writer.Preparation(
+        sets, self.out, writer.Settings(), origin='o'
     )
     self.out.mkdir()
-    with mock.patch.object(preparation, '_SHARD', 4):
+    with mock.patch.object(writer, '_SHARD', 4):
       slow, fast = of(), of()
       # Both have begun, and the fast one ends.
       fast.run()

@@ -17,8 +17,9 @@ import numpy as np
 import yaml
 from absl.testing import absltest, flagsaver, parameterized
 
-from alexnet import cli, distributed, partitioning, processes
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
+from alexnet.runtime import distributed, multihost, sharding
+from alexnet.runtime import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -163,11 +164,11 @@ class MeshTest(parameterized.TestCase):
         for index in range(count)
     ]
     with (
-        mock.patch.object(processes, 'place', return_value=(0, len(own))),
+        mock.patch.object(multihost, 'place', return_value=(0, len(own))),
         mock.patch.object(jax, 'devices', return_value=devices),
-        mock.patch.object(partitioning, 'Mesh') as mesh,
+        mock.patch.object(sharding, 'Mesh') as mesh,
     ):
-      partitioning.create_mesh(config)
+      mesh_lib.create_mesh(config)
     (grid, _), _ = mesh.call_args
     return np.vectorize(lambda device: device.process_index)(grid).tolist()
 
@@ -206,11 +207,11 @@ class MeshTest(parameterized.TestCase):
 class ProcessesTest(absltest.TestCase):
 
   def test_alone(self):
-    self.assertEqual(processes.place(), (0, 1))
-    self.assertTrue(processes.is_first())
-    self.assertEqual(processes.of_first({'a': 0.1}), {'a': 0.1})
-    with processes.first_before_others('here'):
-      processes.wait_for_all('there')
+    self.assertEqual(multihost.place(), (0, 1))
+    self.assertTrue(multihost.is_first())
+    self.assertEqual(multihost.of_first({'a': 0.1}), {'a': 0.1})
+    with multihost.first_before_others('here'):
+      multihost.wait_for_all('there')
 
 
 class LocalTest(absltest.TestCase):
@@ -367,7 +368,7 @@ class ExamplesTest(absltest.TestCase):
     self.assertEqual(
         rule['onExitCodes'],
         {'containerName': pod['containers'][0]['name'], 'operator': 'In',
-         'values': [cli.STOPPED, distributed.LOST]},
+         'values': [command.STOPPED, distributed.LOST]},
     )
     mounts = {mount['name'] for mount in pod['containers'][0]['volumeMounts']}
     self.assertEqual(mounts, {volume['name'] for volume in pod['volumes']})

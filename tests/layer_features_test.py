@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import images, layer_features
+from alexnet.analysis.features import images, layer_features
 from tests import tiny_run
 
 

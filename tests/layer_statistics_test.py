@@ -13,19 +13,17 @@ import optax
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import (
-    definitions,
-    image_log,
-    layer_statistics,
-    metrics,
-    partitioning,
-    train,
-    train_step,
-)
-from alexnet import views as views_lib
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet import config as definitions
+from alexnet.evaluation import image_summaries, layer_statistics
+from alexnet.inference import views
+from alexnet.metrics.console import Console
+from alexnet.metrics.writer import read_records
 from alexnet.models import create_model
-from alexnet.optimizer import create_optimizer
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import loop, train_step
+from alexnet.training.optimizer import create_optimizer
 from configs import cuda_convnet
 from tests import definitions as definitions_text
 from tests import tiny
@@ -51,7 +49,7 @@ class MeasureTest(parameterized.TestCase):
         'image': rng.integers(0, 256, (8, _CROP + 4, _CROP + 4, 3), np.uint8),
         'label': rng.integers(0, 10, 8).astype(np.int32),
     }
-    self.views = views_lib.Views(
+    self.views = views.Views(
         np.full((_CROP + 4, _CROP + 4, 3), 120, np.float32), 'under',
         mirror=True, crop=_CROP,
     )
@@ -70,20 +68,20 @@ class MeasureTest(parameterized.TestCase):
   def measured(self, mesh, params=None, batch=None):
     params = self.state.params if params is None else params
     put = lambda tree: jax.device_put(
-        tree, partitioning.shardings(tree, mesh)
+        tree, sharding.shardings(tree, mesh)
     )
     measure = layer_statistics.make_measure(
         model=self.model, mesh=mesh, params=params, images=self.views.centre
     )
     result = measure(
         put(params), put(self.velocity),
-        partitioning.put_batch(batch or self.batch, mesh),
+        sharding.put_batch(batch or self.batch, mesh),
     )
     return {name: float(value) for name, value in result.items()}
 
   def mesh(self, data, tower):
     config = small_config(**{'mesh.data': data, 'mesh.tower': tower})
-    return partitioning.create_mesh(config)
+    return mesh_lib.create_mesh(config)
 
   def test_by_torch(self):
     """Both passes again, in torch, layer by layer as in Figure 2."""
@@ -246,11 +244,11 @@ class RunTest(absltest.TestCase):
     config.dataset.size, config.augmentation.crop_size = _CROP + 4, _CROP
     config.augmentation.crop_offsets = 5
     config.update_from_flattened_dict(fields)
-    console = metrics.Console(io.StringIO())
-    return train.Run(config, cls.directory / name, console)
+    console = Console(io.StringIO())
+    return loop.Run(config, cls.directory / name, console)
 
   def records(self, name, kind='layers'):
-    records = metrics.read_records(self.directory / name / 'metrics.jsonl')
+    records = read_records(self.directory / name / 'metrics.jsonl')
     return [record for record in records if record['kind'] == kind]
 
   def test_training_is_the_same_to_the_bit(self):
@@ -285,7 +283,7 @@ class RunTest(absltest.TestCase):
     )
 
   def test_pictures(self):
-    folder = self.directory / 'watched' / image_log.FOLDER
+    folder = self.directory / 'watched' / image_summaries.FOLDER
     self.assertEqual(
         {path.name for path in folder.iterdir()},
         {f'{name}_{step:08d}.png'
@@ -303,7 +301,7 @@ class RunTest(absltest.TestCase):
         'more', {**_EVERYTHING, 'model.num_classes': 30, 'duration': '1 step'}
     )
     more.train()
-    folder = self.directory / 'more' / image_log.FOLDER
+    folder = self.directory / 'more' / image_summaries.FOLDER
     self.assertTrue((folder / 'predictions_00000001.png').exists())
 
   def test_tensorboard(self):

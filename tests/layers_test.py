@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 from jax.test_util import check_grads
 
-from alexnet.models import layers
+from alexnet.ops import convolution, dropout, normalization, pooling
 
 del testing
 
@@ -62,7 +62,7 @@ def output_and_gradients(function, g, *inputs):
 class LocalResponseNormalizationTest(parameterized.TestCase):
 
   def test_worked_example(self):
-    y = layers.local_response_normalization(
+    y = normalization.local_response_normalization(
         jnp.arange(1.0, 9.0), n=5, k=0.0, alpha=1.0, beta=1.0
     )
     # 1 / (1 + 4 + 9), 2 / (1 + 4 + 9 + 16), ..., 8 / (36 + 49 + 64).
@@ -73,7 +73,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
     np.testing.assert_allclose(y, expected, rtol=2e-6)
 
   def test_no_window_crosses_the_seam(self):
-    y = layers.local_response_normalization(
+    y = normalization.local_response_normalization(
         jnp.arange(1.0, 9.0), n=5, k=0.0, alpha=1.0, beta=1.0, groups=2
     )
     # By hand: channels 1..4 know nothing of 5..8.
@@ -83,7 +83,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
     np.testing.assert_allclose(y, expected, rtol=2e-6)
 
   def test_even_window_reaches_down(self):
-    y = layers.local_response_normalization(
+    y = normalization.local_response_normalization(
         jnp.array([1.0, 2.0, 3.0]), n=2, k=0.0, alpha=1.0, beta=1.0
     )
     np.testing.assert_allclose(y, [1 / 1, 2 / 5, 3 / 13], rtol=2e-6)
@@ -92,7 +92,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
   def test_tensorflow(self, alpha, beta):
     x, g = normal(2, 5, 6, 16, scale=40), normal(2, 5, 6, 16, seed=1)
     y, (dx,) = output_and_gradients(
-        lambda x: layers.local_response_normalization(
+        lambda x: normalization.local_response_normalization(
             x, n=5, k=2.0, alpha=alpha, beta=beta
         ),
         g,
@@ -109,7 +109,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
   @parameterized.parameters(1e-4, 2e-5)
   def test_onnxruntime(self, alpha):
     x = normal(2, 5, 6, 16, scale=40)
-    y = layers.local_response_normalization(
+    y = normalization.local_response_normalization(
         jnp.asarray(x), n=5, k=2.0, alpha=alpha, beta=0.75
     )
     # ONNX divides alpha by the window.
@@ -122,7 +122,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
   def test_gradient_by_differences(self, n, beta, groups):
     with jax.enable_x64(False):
       check_grads(
-          lambda x: layers.local_response_normalization(
+          lambda x: normalization.local_response_normalization(
               x, n=n, k=1.0, alpha=0.5, beta=beta, groups=groups
           ),
           (normal(2, 8),),
@@ -135,7 +135,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
   def test_bfloat16_sums_are_float32(self):
     # 256 ones: a bfloat16 sum of their squares would stop at 256.
     x = jnp.ones((1, 512), jnp.bfloat16)
-    y = layers.local_response_normalization(
+    y = normalization.local_response_normalization(
         x, n=511, k=0.0, alpha=1.0, beta=1.0
     )
     self.assertEqual(y.dtype, jnp.bfloat16)
@@ -143,7 +143,7 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
 
   def test_bad_groups(self):
     with self.assertRaisesRegex(ValueError, '9 channels.*groups=2'):
-      layers.local_response_normalization(
+      normalization.local_response_normalization(
           jnp.ones(9), n=5, k=2.0, alpha=1.0, beta=1.0, groups=2
       )
 
@@ -153,7 +153,7 @@ class SpatialResponseNormalizationTest(absltest.TestCase):
   def test_numpy_from_the_formula(self):
     x, g = normal(2, 7, 6, 3, scale=30), normal(2, 7, 6, 3, seed=1)
     y, (dx,) = output_and_gradients(
-        lambda x: layers.spatial_response_normalization(
+        lambda x: normalization.spatial_response_normalization(
             x, size=5, k=1.0, alpha=1e-2, beta=0.75
         ),
         g,
@@ -193,9 +193,9 @@ class MaxPoolTest(parameterized.TestCase):
     x = normal(2, size, size, 4)
     g = normal(2, expected, expected, 4, seed=1)
     y, (dx,) = output_and_gradients(
-        lambda x: layers.max_pool(x, window=window, stride=stride), g, x
+        lambda x: pooling.max_pool(x, window=window, stride=stride), g, x
     )
-    self.assertEqual(layers.pooled_size(size, window, stride), expected)
+    self.assertEqual(pooling.pooled_size(size, window, stride), expected)
     out = onnx_output(
         'MaxPool',
         [x],
@@ -217,7 +217,7 @@ class MaxPoolTest(parameterized.TestCase):
 
   def test_gap_between_windows(self):
     with self.assertRaisesRegex(ValueError, 'window=2, stride=3'):
-      layers.max_pool(jnp.ones((1, 9, 9, 1)), window=2, stride=3)
+      pooling.max_pool(jnp.ones((1, 9, 9, 1)), window=2, stride=3)
 
 # size, in, out, kernel, stride, padding, groups
 _CONVOLUTIONS = (
@@ -245,7 +245,7 @@ class GroupedConvolutionTest(parameterized.TestCase):
     stride, padding, groups = case[4:]
     x, w, g = self._arrays(*case)
     y, (dx, dw) = output_and_gradients(
-        lambda x, w: layers.grouped_convolution(
+        lambda x, w: convolution.grouped_convolution(
             x, w, stride=stride, padding=padding, groups=groups
         ),
         g,
@@ -279,10 +279,10 @@ class GroupedConvolutionTest(parameterized.TestCase):
     full[:, :, :4, :6] = w[..., :6]
     full[:, :, 4:, 6:] = w[..., 6:]
     np.testing.assert_allclose(
-        layers.grouped_convolution(
+        convolution.grouped_convolution(
             jnp.asarray(x), jnp.asarray(w), padding=(2, 2), groups=2
         ),
-        layers.grouped_convolution(
+        convolution.grouped_convolution(
             jnp.asarray(x), jnp.asarray(full), padding=(2, 2)
         ),
         rtol=1e-4,
@@ -295,13 +295,13 @@ class GroupedConvolutionTest(parameterized.TestCase):
     stride, padding, groups = case[4:]
     x, w, g = self._arrays(*case)
     plain = output_and_gradients(
-        lambda x, w: layers._convolution_plain(x, w, stride, padding, groups),
+        lambda x, w: convolution._convolution_plain(x, w, stride, padding, groups),
         g,
         x,
         w,
     )
     ours = output_and_gradients(
-        lambda x, w: layers.grouped_convolution(
+        lambda x, w: convolution.grouped_convolution(
             x, w, stride=stride, padding=padding, groups=groups
         ),
         g,
@@ -316,7 +316,7 @@ class GroupedConvolutionTest(parameterized.TestCase):
 
   def test_a_gpu_gets_the_plain_grouped_form(self):
     def loss(x, w):
-      return layers.grouped_convolution(x, w, padding=(1, 1), groups=2).sum()
+      return convolution.grouped_convolution(x, w, padding=(1, 1), groups=2).sum()
 
     traced = jax.jit(jax.grad(loss, (0, 1))).trace(
         jnp.ones((1, 5, 5, 4)), jnp.ones((3, 3, 2, 6))
@@ -336,7 +336,7 @@ class DropoutTest(parameterized.TestCase):
 
   @parameterized.parameters(('paper', 3.0, 1.5), ('inverted', 6.0, 3.0))
   def test_values(self, kind, kept, tested):
-    call = lambda keys: layers.dropout(
+    call = lambda keys: dropout.dropout(
         self.x, rate=0.5, kind=kind, keys=keys
     )
     np.testing.assert_array_equal(call(None), np.full((64, 500), tested))
@@ -347,13 +347,13 @@ class DropoutTest(parameterized.TestCase):
 
   @parameterized.parameters(('paper', 0.75), ('inverted', 1.0))
   def test_test_pass_is_the_mean_of_training(self, kind, mean):
-    y = layers.dropout(self.x, rate=0.25, kind=kind, keys=self.keys)
+    y = dropout.dropout(self.x, rate=0.25, kind=kind, keys=self.keys)
     self.assertAlmostEqual(float(y.mean()) / 3, mean, delta=0.012)
-    tested = layers.dropout(self.x, rate=0.25, kind=kind, keys=None)
+    tested = dropout.dropout(self.x, rate=0.25, kind=kind, keys=None)
     np.testing.assert_allclose(tested, 3 * mean)
 
   def test_examples_differ(self):
-    y = layers.dropout(self.x, rate=0.5, kind='paper', keys=self.keys)
+    y = dropout.dropout(self.x, rate=0.5, kind='paper', keys=self.keys)
     self.assertLen(np.unique(np.asarray(y), axis=0), 64)
 
 

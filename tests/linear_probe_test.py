@@ -13,8 +13,9 @@ import numpy as np
 from absl.testing import absltest
 from PIL import Image
 
-from alexnet import metrics
-from alexnet.analysis import images, linear_probe, probe
+from alexnet.analysis import linear_probe
+from alexnet.analysis.features import images, logistic_regression
+from alexnet.metrics import console
 from tests import tiny_run
 from tests.features_test import run_command
 
@@ -80,7 +81,7 @@ class LinearProbeTest(absltest.TestCase):
     sets = images.open_sets(str(folder), config=self.network.config)
     results = linear_probe.measure(
         self.network, sets, ['pixels', 'fc6'], train=72, test=24, seeds=2,
-        largest=10**6, console=metrics.Console(io.StringIO()),
+        largest=10**6, console=console.Console(io.StringIO()),
     )
     got = {
         key: [one.accuracy for one in some] for key, some in results.items()
@@ -107,7 +108,7 @@ class LinearProbeTest(absltest.TestCase):
             x.append(crops.reshape(len(part), -1) - 120)
           else:
             x.append(networks[kind].features(squares, layer))
-        fitted = probe.fit(x[0], labels[0], x[1], labels[1], seed=seed)
+        fitted = logistic_regression.fit(x[0], labels[0], x[1], labels[1], seed=seed)
         by_hand[kind, layer].append(fitted.accuracy)
     self.assertEqual(got, by_hand)
     # Else it would not matter which seed or network is whose.
@@ -146,7 +147,7 @@ class LinearProbeTest(absltest.TestCase):
     self.assertEqual(text.count('fc8 '), 1)
 
   def test_table(self):
-    one = lambda accuracy: probe.Result(accuracy, 1.0, 4096)
+    one = lambda accuracy: logistic_regression.Result(accuracy, 1.0, 4096)
     table = linear_probe.table(
         {
             ('trained', 'pixels'): [one(0.25), one(0.35)],

@@ -14,8 +14,8 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 
-from alexnet import lock
-from alexnet.errors import WorkdirInUseError
+from alexnet.checkpointing import lock
+from alexnet.config.errors import WorkdirInUseError
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from absl.testing import absltest
 
-from alexnet.analysis import logit_spread
+from alexnet.analysis.paper import logit_spread
 from alexnet.models import create_model
 from input_pipeline import datasets
 from tests import tiny

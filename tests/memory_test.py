@@ -12,13 +12,15 @@ import sys
 import jax
 from absl.testing import absltest
 
-from alexnet import host_memory, metrics, train
+from alexnet.metrics.console import Console
+from alexnet.runtime import heap
+from alexnet.training import loop
 
 _EVERY = 50
 _STEPS = 300
 
 
-class Watch(metrics.Console):
+class Watch(Console):
   """Looks at the process each time a line of the log is due."""
 
   def __init__(self):
@@ -54,14 +56,14 @@ def evaluate_often(directory):
   After each 8 is an evaluation, which looks at layers in six times the memory
   of a step.
   """
-  print(int(host_memory.keep_freed()))
+  print(int(heap.keep_freed()))
   config = _config()
   config.model.conv1.features = 96
   config.batch_size, config.layer_statistics_images = 160, 960
   config.duration, config.log_every = '32 steps', '4 steps'
   config.evaluate_every = '8 steps'
   watch = Watch()
-  train.Run(config, pathlib.Path(directory), watch).train()
+  loop.Run(config, pathlib.Path(directory), watch).train()
   print(*watch.memory)
 
 
@@ -78,7 +80,7 @@ class MemoryTest(absltest.TestCase):
     config.duration = f'{_STEPS} steps'
     config.log_every = f'{_EVERY} steps'
     watch = Watch()
-    train.Run(config, directory / 'run', watch).train()
+    loop.Run(config, directory / 'run', watch).train()
     self.assertLen(watch.memory, _STEPS // _EVERY)
     # By the second line whatever is made once has been made.
     arrays, files, memory = watch.arrays[1:], watch.files[1:], watch.memory[1:]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
 from alexnet.models import create_model
 
 
@@ -129,9 +129,7 @@ class CountTest(parameterized.TestCase):
 def trace_sizes(config):
   """Heights of the feature maps after each operation of the network."""
   sizes = []
-  from alexnet.models import alexnet, layers
-
-  real = layers.grouped_convolution, layers.max_pool
+  real = layers.grouped_convolution, pooling.max_pool
 
   def convolution(*args, **kwargs):
     y = real[0](*args, **kwargs)
@@ -143,8 +141,9 @@ def trace_sizes(config):
     sizes.append(y.shape[1])
     return y
 
-  with absltest.mock.patch.multiple(
-      alexnet.layers, grouped_convolution=convolution, max_pool=pool
+  with (
+      absltest.mock.patch.object(layers, 'grouped_convolution', convolution),
+      absltest.mock.patch.object(pooling, 'max_pool', pool),
   ):
     shapes_of(config)
   return sizes

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import blocks, nearest
+from alexnet.analysis.features import nearest
 
 
 def brute_force_hamming(index, queries, count):
@@ -64,7 +64,7 @@ class EuclideanTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     index = rng.standard_normal((200, 12)).astype(dtype)
     queries = rng.standard_normal((9, 12)).astype(np.float32)
-    self.enter_context(mock.patch.object(blocks, '_BYTES', rows * 12 * 4))
+    self.enter_context(mock.patch.object(nearest, '_BYTES', rows * 12 * 4))
     self.enter_context(
         mock.patch.object(nearest, '_CONVERTED_BYTES', 2**30 * kept)
     )

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from alexnet import durations, optimizer
-from alexnet.errors import ConfigError
+from alexnet.config import intervals
+from alexnet.config.errors import ConfigError
+from alexnet.training import optimizer, schedules
 from configs import alexnet, alexnet_2012, alexnet_2012_geometric
 
 LAYERS = ('conv1', 'conv2', 'fc8')
@@ -96,7 +97,7 @@ class PlateauTest(absltest.TestCase):
   def test_written_sequence(self):
     schedule = alexnet.get_config('imagenet2012').schedule
     schedule.plateau.patience = 2
-    plateau = optimizer.Plateau()
+    plateau = schedules.Plateau()
     errors = [.9, .8, .8, .85, .7, .7, .7, .7, .7, .7, .7, .7, .6, .7, .7]
     drops = [plateau.observe(error, schedule) for error in errors]
     # Two evaluations that are no better than the best: a drop, three at most.
@@ -108,11 +109,11 @@ class PlateauTest(absltest.TestCase):
     schedule = alexnet.get_config('imagenet2012').schedule
     schedule.plateau.patience = 2
     errors = [.9, .8, .8, .85, .7, .7, .7]
-    whole, parts = optimizer.Plateau(), optimizer.Plateau()
+    whole, parts = schedules.Plateau(), schedules.Plateau()
     for error in errors:
       whole.observe(error, schedule)
       parts.observe(error, schedule)
-      parts = optimizer.Plateau(**json.loads(json.dumps(vars(parts))))
+      parts = schedules.Plateau(**json.loads(json.dumps(vars(parts))))
     self.assertEqual(whole, parts)
 
 
@@ -121,21 +122,21 @@ class RatesTest(parameterized.TestCase):
   def _rates(
       self, config, step, plateau=None, total=9000, layers=LAYERS, rules=None
   ):
-    optimizer.check_schedule(config.schedule, layers, rules)
-    return optimizer.rates_at(
+    schedules.check_schedule(config.schedule, layers, rules)
+    return schedules.rates_at(
         config,
         layers,
         step=step,
         total_steps=total,
         steps_per_epoch=100,
-        plateau=plateau or optimizer.Plateau(),
+        plateau=plateau or schedules.Plateau(),
         rules=rules,
     )
 
   def test_plateau(self):
     config = alexnet.get_config('imagenet2012')
     for drops, rate in enumerate((0.01, 1e-3, 1e-4, 1e-5)):
-      rates = self._rates(config, 5, optimizer.Plateau(drops=drops))
+      rates = self._rates(config, 5, schedules.Plateau(drops=drops))
       self.assertAlmostEqual(rates['fc8']['kernel'], rate)
       self.assertAlmostEqual(rates['fc8']['bias'], rate)
 
@@ -196,7 +197,7 @@ class RatesTest(parameterized.TestCase):
         )
     config = alexnet.get_config('imagenet2012')
     config.optimizer.layer_rate_factors = (('fc8', 3.0),)
-    rates = self._rates(config, 0, optimizer.Plateau(drops=1))
+    rates = self._rates(config, 0, schedules.Plateau(drops=1))
     self.assertAlmostEqual(rates['fc8']['bias'], 0.003)
 
   @parameterized.parameters(
@@ -241,7 +242,7 @@ class RatesTest(parameterized.TestCase):
     config = alexnet.get_config('imagenet2012')
     config.batch_size = batch_size
     config.schedule.batch_scaling = scaling
-    rates = self._rates(config, 0, optimizer.Plateau(drops=1))
+    rates = self._rates(config, 0, schedules.Plateau(drops=1))
     self.assertAlmostEqual(rates['fc8']['kernel'], 0.001 * factor)
     config = alexnet_2012_geometric.get_config('imagenet2012')
     config.batch_size = batch_size
@@ -334,7 +335,7 @@ class DurationTest(parameterized.TestCase):
   )
   def test_steps(self, duration, expected):
     # 1,281 examples by 128: ten steps and one example an epoch.
-    steps = durations.to_steps('d', duration, batch_size=128, examples=1281)
+    steps = intervals.to_steps('d', duration, batch_size=128, examples=1281)
     self.assertEqual(steps, expected)
 
   @parameterized.parameters(
@@ -343,7 +344,7 @@ class DurationTest(parameterized.TestCase):
   )
   def test_message(self, duration):
     with self.assertRaisesRegex(ConfigError, r"^duration is .*'90 epochs'"):
-      durations.to_steps('duration', duration, batch_size=8, examples=80)
+      intervals.to_steps('duration', duration, batch_size=8, examples=80)
 
 
 del testing

@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import optimizer, partitioning, train_step
+from alexnet.inference.views import Views
 from alexnet.models import create_model
-from alexnet.views import Views
+from alexnet.ops import losses as losses_lib
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import optimizer, schedules, train_step
 from input_pipeline import sources
 from input_pipeline.pipeline import Pipeline
 from tests import oracle
@@ -107,7 +110,7 @@ def compiled(recipe, fields=()):
 
     def loss(params):
       logits = model.apply({'params': params}, images, dropout_keys=keys)
-      return train_step.example_losses(logits, labels).mean()
+      return losses_lib.example_losses(logits, labels).mean()
 
     return (
         *jax.value_and_grad(loss)(params),
@@ -433,19 +436,19 @@ class UpdateTest(parameterized.TestCase):
     config.schedule = (
         testing.RECIPES[recipe].get_config('imagenet2012').schedule
     )
-    optimizer.check_schedule(config.schedule, tuple(parameters()))
+    schedules.check_schedule(config.schedule, tuple(parameters()))
     losses, state = [], make_state()
     for number, (epoch, _, _) in enumerate(RATES[recipe]):
-      rates = optimizer.rates_at(
+      rates = schedules.rates_at(
           config,
           tuple(parameters()),
           step=100 * epoch,
           total_steps=9000,
           steps_per_epoch=100,
-          plateau=optimizer.Plateau(drops=epoch if recipe == 'paper' else 0),
+          plateau=schedules.Plateau(drops=epoch if recipe == 'paper' else 0),
       )
       rates = jax.tree.map(np.float32, rates)
-      batch = partitioning.put_batch(noise(seed=number), mesh)
+      batch = sharding.put_batch(noise(seed=number), mesh)
       state, metrics = step(state, batch, rates)
       losses.append(float(metrics['loss']))
     return losses, jax.device_get(state.params)
@@ -455,13 +458,13 @@ class UpdateTest(parameterized.TestCase):
 def compiled_step(recipe, fields):
   """(maker of a first state, step, mesh)."""
   config = config_for(recipe, fields)
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
 
   def make_state():
     params = jax.tree.map(jnp.asarray, parameters())
-    return partitioning.initialize(
+    return sharding.initialize(
         lambda key: train_step.TrainState(
             jnp.zeros((), jnp.int32), params, rule.init(params)
         ),

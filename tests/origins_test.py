@@ -584,7 +584,7 @@ class TFDSTest(OriginsTest):
 
   def test_prepared(self):
     """By the same work as the command; TensorFlow stays out of its process."""
-    from input_pipeline.preparation import Preparation, Settings
+    from input_pipeline.prepared.writer import Preparation, Settings
 
     train, evaluation = self.open(
         'tfds:tiny_origins', data_dir=str(self.root / 'data')

@@ -10,8 +10,8 @@ import zipfile
 
 from PIL import Image
 
-from input_pipeline import origins
 from input_pipeline.errors import DataError
+from input_pipeline.prepared import origins
 from tests.preparing import PreparingTest
 
 

@@ -18,7 +18,7 @@ import scipy.stats
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet.views import Views
+from alexnet.inference.views import Views
 from configs import alexnet, alexnet_2012
 from input_pipeline import datasets, preprocessing, sources
 from input_pipeline import pipeline as pipeline_lib
@@ -789,7 +789,7 @@ class ThreadsTest(absltest.TestCase):
           barrier.wait(timeout=60)
         return super().image(index, box)
 
-    with mock.patch.object(pipeline_lib.threads_lib, 'cores', return_value=2):
+    with mock.patch.object(threads, 'cores', return_value=2):
       pipeline = make(flat(2), Meeting(flat(20)))
     (batch,) = pipeline.evaluation_batches(20)
     np.testing.assert_array_equal(batch['label'], np.arange(20))

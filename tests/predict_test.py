@@ -18,8 +18,15 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import dense, metrics, photos, train, trained
-from alexnet.analysis import predict, prediction_files
+from alexnet.inference import (
+  fully_convolutional,
+  image_files,
+  loading,
+  prediction_writers,
+  predictions,
+)
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from input_pipeline.errors import ImageError, printable
 from tests import tiny
 
@@ -36,7 +43,7 @@ GREY = np.full((256, 256, 3), 100, np.uint8)
 
 def prediction(path, *probabilities):
   order = np.argsort(probabilities)[::-1]
-  return predict.Prediction(
+  return predictions.Prediction(
       pathlib.Path(path),
       tuple((int(i), CLASSES[i], probabilities[i]) for i in order),
   )
@@ -46,7 +53,7 @@ class TextTest(parameterized.TestCase):
 
   def test_bars_by_hand(self):
     """24 characters are 1; 0.26 are 6.24 of them, 6 and 2 eighths."""
-    text = predict.to_text(prediction('a/b.jpg', 0.24, 0.26, 0.5, 0.0))
+    text = predictions.to_text(prediction('a/b.jpg', 0.24, 0.26, 0.5, 0.0))
     self.assertEqual(
         text.splitlines(),
         [
@@ -59,7 +66,7 @@ class TextTest(parameterized.TestCase):
     )
 
   def test_terminal_without_such_characters(self):
-    text = predict.to_text(prediction('b.jpg', 0.2, 0.3, 0.5, 0.0), 'ascii')
+    text = predictions.to_text(prediction('b.jpg', 0.2, 0.3, 0.5, 0.0), 'ascii')
     self.assertIn('50.00%  ' + '#' * 12 + '\n', text)
     text.encode('ascii')
 
@@ -75,14 +82,14 @@ class FilesTest(parameterized.TestCase):
     network = types.SimpleNamespace(
         class_names=CLASSES, step=1, square=lambda path: GREY
     )
-    return prediction_files.create(
+    return prediction_writers.create(
         self.folder / name, network, views='centre', top=4
     )
 
   def picture(self, network, result, **arguments):
     """[height, width, 3] of the picture of one prediction, 100 dots an inch."""
     path = self.folder / 'picture.png'
-    with prediction_files.create(
+    with prediction_writers.create(
         path, network, top=4, **arguments
     ) as writer:
       writer.add(result)
@@ -97,8 +104,8 @@ class FilesTest(parameterized.TestCase):
     coarse = np.full((2, 2, 4), 0.0, np.float32)
     fine = np.zeros((8, 8, 4), np.float32)
     fine[4:, 4:, 2] = 1
-    maps = [dense.Map(fine, (448, 448)), dense.Map(coarse, (256, 256))]
-    result = predict.Prediction(photo, ((2, 'dog', 0.4),), maps)
+    maps = [fully_convolutional.Map(fine, (448, 448)), fully_convolutional.Map(coarse, (256, 256))]
+    result = predictions.Prediction(photo, ((2, 'dog', 0.4),), maps)
     network = FakeNetwork(testing.narrow_config(), 'keep')
     pixels = self.picture(network, result, views='dense', scales=(448, 256))
     # Images are 240 dots wide, the photo from 20 and its map from 260 on, and
@@ -124,7 +131,7 @@ class FilesTest(parameterized.TestCase):
     photo = self.folder / 'photo.png'
     Image.new('RGB', (900, 300)).save(photo)
     network = types.SimpleNamespace(square=lambda path: GREY)
-    result = predict.Prediction(photo, ((2, 'dog', 0.4),))
+    result = predictions.Prediction(photo, ((2, 'dog', 0.4),))
     pixels = self.picture(network, result, views='centre')
     self.assertTrue((pixels[30:260, 25:255] == 100).all())
 
@@ -168,13 +175,13 @@ class CommandTest(parameterized.TestCase):
     config.duration = '2 steps'
     config.ten_views = False
     config.evaluation_batch_size = 8
-    console = metrics.Console(io.StringIO())
+    console = Console(io.StringIO())
     cls.workdir = cls.directory / 'run'
-    train.Run(config, cls.workdir, console).train()
+    loop.Run(config, cls.workdir, console).train()
     cls.images = sorted(images.rglob('*.jpg'))
     shutil.move(images, cls.directory / 'moved')
     cls.images = sorted((cls.directory / 'moved').rglob('*.jpg'))
-    cls.network = trained.load(cls.workdir)
+    cls.network = loading.load(cls.workdir)
 
   def setUp(self):
     super().setUp()
@@ -183,7 +190,7 @@ class CommandTest(parameterized.TestCase):
   def run_command(self, *arguments):
     result = subprocess.run(
         [
-            sys.executable, '-m', 'alexnet.analysis.predict',
+            sys.executable, '-m', 'alexnet.predict',
             f'--workdir={self.workdir}', *map(str, arguments),
         ],
         cwd=ROOT,
@@ -275,13 +282,13 @@ class CommandTest(parameterized.TestCase):
   @parameterized.parameters((None, (448, 544)), ((224, 288), (288, 352)))
   def test_scales_of_a_picture(self, scales, size):
     """Without --scales predictions are at 256 pixels and the map is at 448."""
-    results = [*predict.predictions(
+    results = [*predictions.predictions(
         self.network, self.images[:1], views='dense', scales=scales
     )]
     path = self.folder / 'a.png'
     with (
-        mock.patch.object(dense, 'heat_map', wraps=dense.heat_map) as heat,
-        prediction_files.create(
+        mock.patch.object(fully_convolutional, 'heat_map', wraps=fully_convolutional.heat_map) as heat,
+        prediction_writers.create(
             path, self.network, views='dense', top=2, scales=scales
         ) as writer,
     ):
@@ -336,7 +343,7 @@ class CommandTest(parameterized.TestCase):
 
   def test_predictions_of_ten_views(self):
     results = [
-        *predict.predictions(self.network, self.images[:3], views='ten', top=1)
+        *predictions.predictions(self.network, self.images[:3], views='ten', top=1)
     ]
     expected = self.network.predict(self.images[:3], views='ten')
     for result, probabilities in zip(results, expected):
@@ -347,10 +354,10 @@ class CommandTest(parameterized.TestCase):
 
   @absltest.skipUnless(SAMPLES.is_dir(), f'{SAMPLES} is not there')
   def test_awkward_images(self):
-    paths, _ = photos.find([str(SAMPLES)])
+    paths, _ = image_files.find([str(SAMPLES)])
     self.assertLen(paths, 117)
     for views in ('centre', 'dense'):
-      results = [*predict.predictions(self.network, paths, views=views)]
+      results = [*predictions.predictions(self.network, paths, views=views)]
       self.assertLen(results, len(paths))
       for result in results:
         self.assertNotIsInstance(result, ImageError)
@@ -384,7 +391,7 @@ class WholeTest(parameterized.TestCase):
   def test_sizes(self, size, scale, expected):
     network = FakeNetwork(testing.narrow_config(), 'keep')
     image = Image.new('RGB', size)
-    seen = dense.whole(network, image, scale)
+    seen = fully_convolutional.whole(network, image, scale)
     self.assertEqual(seen.shape, (*expected, 3))
 
   def test_middle_of_a_long_image(self):
@@ -393,17 +400,17 @@ class WholeTest(parameterized.TestCase):
     pixels[:, :6] = pixels[:, -6:] = (255, 0, 0)
     network = FakeNetwork(testing.narrow_config(), 'keep')
     # 224 x 448 have 7 x 32 more; at 230 pixels 460 have 7 x 32 and 6 over.
-    seen = dense.whole(network, Image.fromarray(pixels), 224)
+    seen = fully_convolutional.whole(network, Image.fromarray(pixels), 224)
     self.assertEqual(seen.shape, (224, 448, 3))
     np.testing.assert_array_equal(seen[:, 20], [[255, 0, 0]] * 224)
     long = Image.fromarray(np.repeat(pixels, 4, axis=1))
-    seen = dense.whole(network, long, 224)  # Half of it.
+    seen = fully_convolutional.whole(network, long, 224)  # Half of it.
     self.assertEqual(seen.shape, (224, 896, 3))
     np.testing.assert_array_equal(seen, 100)
 
   def test_warped(self):
     network = FakeNetwork(testing.narrow_config(), 'warp')
-    seen = dense.whole(network, Image.new('RGB', (500, 100)), 256)
+    seen = fully_convolutional.whole(network, Image.new('RGB', (500, 100)), 256)
     self.assertEqual(seen.shape, (256, 256, 3))
 
 

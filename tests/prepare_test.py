@@ -22,7 +22,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from input_pipeline import preparation, prepared, preprocessing, sources
+from input_pipeline import preprocessing, sources
+from input_pipeline.prepared import format, writer
 from tests import preparing
 from tests.preparing import manifest, run, sha256
 
@@ -109,7 +110,7 @@ class ResultTest(preparing.PreparingTest):
   @parameterized.parameters('raw', 'jpeg')
   def test_size(self, storage):
     self.prepare(self.photos, '--size=32', f'--storage={storage}')
-    train, _ = prepared.open_prepared(self.out)
+    train, _ = format.open_prepared(self.out)
     self.assertEqual(train.size, 32)
     squares = []
     for index, path in enumerate(self.paths('train')):
@@ -578,7 +579,7 @@ class MemoryTest(preparing.PreparingTest):
 
   def test_does_not_grow_with_the_set(self):
     """A slow disk: at most a fixed number of images waits for it."""
-    merge = preparation._Done.merge
+    merge = writer._Done.merge
     most = []
     for length in (60, 240):
       source = Counting(length)
@@ -591,12 +592,12 @@ class MemoryTest(preparing.PreparingTest):
       self.out = self.root / str(length)
       self.out.mkdir()
       with (
-          mock.patch.object(preparation, '_CHUNK', 2),
-          mock.patch.object(preparation, '_SHARD', 1000),
-          mock.patch.object(preparation._Done, 'merge', slow_merge),
+          mock.patch.object(writer, '_CHUNK', 2),
+          mock.patch.object(writer, '_SHARD', 1000),
+          mock.patch.object(writer._Done, 'merge', slow_merge),
       ):
-        preparation.Preparation(
-            {'train': source}, self.out, preparation.Settings(), workers=2
+        writer.Preparation(
+            {'train': source}, self.out, writer.Settings(), workers=2
         ).run()
       self.assertEqual(source.inside, 0)
       most.append(source.most)

@@ -23,8 +23,9 @@ import tqdm
 from absl.testing import parameterized
 from PIL import Image
 
-from alexnet import cli
-from input_pipeline import preparation, prepare
+from input_pipeline import command
+from input_pipeline import prepare as prepare_lib
+from input_pipeline.prepared import writer
 
 _CONTEXT = multiprocessing.get_context('forkserver')
 _CONTEXT.set_forkserver_preload([__name__])
@@ -99,7 +100,7 @@ def _child(
   for descriptor, file in enumerate(files, 1):
     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
   if shard:
-    preparation._SHARD = shard
+    writer._SHARD = shard
   if die_at is not None:
     _die_at(die_at, by)
   if limit:
@@ -115,8 +116,8 @@ def _child(
   # Its own is shared by processes, and would be kept by one that is killed.
   tqdm.tqdm.set_lock(threading.RLock())
   sys.argv = ['prepare', *flags]
-  prepare._define_flags()
-  cli.run(prepare.main)
+  prepare_lib._define_flags()
+  command.run(prepare_lib.main)
 
 
 def _give_up_reading_everything():

@@ -16,8 +16,9 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from input_pipeline import decoding, preprocessing
+from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError
+from input_pipeline.files import decoding
 
 del testing
 

@@ -15,9 +15,12 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from alexnet import checkpoints, metrics, train
-from alexnet import workdir as workdir_lib
-from alexnet.errors import CheckpointError, ConfigError
+from alexnet.checkpointing import manager
+from alexnet.checkpointing import workdir as workdir_lib
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.metrics.console import Console
+from alexnet.metrics.writer import read_records
+from alexnet.training import loop
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -48,7 +51,7 @@ class PretrainedTestCase(parameterized.TestCase):
     config.dataset.train_dir = str(three)
     config.duration = '3 steps'
     config.ten_views = False
-    run = train.Run(config, cls.other, metrics.Console(io.StringIO()))
+    run = loop.Run(config, cls.other, Console(io.StringIO()))
     run.train()
     cls.theirs = host(run.state.params)
 
@@ -68,10 +71,10 @@ class PretrainedTestCase(parameterized.TestCase):
     return config
 
   def run_here(self, other=None, workdir=None, console=None, **fields):
-    return train.Run(
+    return loop.Run(
         self.config(other, **fields),
         workdir or self.workdir,
-        console or metrics.Console(io.StringIO()),
+        console or Console(io.StringIO()),
     )
 
 
@@ -97,7 +100,7 @@ class CarryOverTest(PretrainedTestCase):
     velocity = host(optax.tree.get(run.state.opt_state, 'trace'))
     jax.tree.map(lambda v: self.assertFalse(v.any()), velocity)
     # Which the other run's are not.
-    other = train.open_run(self.other, metrics.Console(io.StringIO()))
+    other = loop.open_run(self.other, Console(io.StringIO()))
     theirs = optax.tree.get(other.state.opt_state, 'trace')
     self.assertTrue(host(theirs)['conv1']['kernel'].any())
     self.assertEqual(int(run.state.step), 0)
@@ -127,7 +130,7 @@ class CarryOverTest(PretrainedTestCase):
 
   def test_what_is_said_and_recorded(self):
     output = io.StringIO()
-    results = self.run_here(console=metrics.Console(output)).train()
+    results = self.run_here(console=Console(output)).train()
     self.assertIn(
         f'started  with {", ".join(CARRIED)} from {self.other}, step 3; new: '
         'fc8',
@@ -161,7 +164,7 @@ class CarryOverTest(PretrainedTestCase):
   def losses(self, workdir):
     return [
         record['loss']
-        for record in metrics.read_records(workdir / 'metrics.jsonl')
+        for record in read_records(workdir / 'metrics.jsonl')
         if record['kind'] == 'train'
     ]
 
@@ -290,7 +293,7 @@ class MessageTest(PretrainedTestCase):
   def test_damaged(self):
     damaged = self.directory / 'damaged'
     shutil.copytree(self.other, damaged)
-    for step in checkpoints.complete_steps(damaged):
+    for step in manager.complete_steps(damaged):
       files = (damaged / 'checkpoints' / str(step)).rglob('*')
       largest = max(files, key=lambda path: path.stat().st_size)
       largest.write_bytes(largest.read_bytes()[:-1] + b'x')

@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from sklearn import linear_model
 
-from alexnet.analysis import probe
+from alexnet.analysis.features import logistic_regression
 
 
 def noisy(images, dimensions, classes=3, seed=0):
@@ -26,7 +26,7 @@ class FitTest(parameterized.TestCase):
     """More dimensions than images, too."""
     features, labels = noisy(200, dimensions)
     train, test = features[:120], features[120:]
-    got = probe.fit(train, labels[:120], test, labels[120:], seed=3)
+    got = logistic_regression.fit(train, labels[:120], test, labels[120:], seed=3)
 
     varies = train.std(axis=0) > 0
     scaled = (features - train.mean(axis=0))[:, varies]
@@ -53,7 +53,7 @@ class FitTest(parameterized.TestCase):
     """Labels of the test images decide nothing."""
     features, labels = noisy(150, 30)
     results = [
-        probe.fit(features[:100], labels[:100], features[100:], wanted)
+        logistic_regression.fit(features[:100], labels[:100], features[100:], wanted)
         for wanted in (labels[100:], labels[100:][::-1])
     ]
     self.assertEqual(results[0].strength, results[1].strength)
@@ -62,8 +62,8 @@ class FitTest(parameterized.TestCase):
   def test_nothing_to_learn(self):
     features, _ = noisy(20, 5)
     one = np.zeros(20, int)
-    with self.assertRaisesRegex(probe.ProbeError, 'at least two'):
-      probe.fit(features, one, features, one)
+    with self.assertRaisesRegex(logistic_regression.ProbeError, 'at least two'):
+      logistic_regression.fit(features, one, features, one)
 
 
 class StandardizedTest(absltest.TestCase):
@@ -71,7 +71,7 @@ class StandardizedTest(absltest.TestCase):
   def test_formula(self):
     train = np.array([[1, 5, 100], [3, 5, 300]], np.float32)
     test = np.array([[4, 6, 200]], np.float32)
-    got, got_test = probe.standardized(train, test)
+    got, got_test = logistic_regression.standardized(train, test)
     root = np.sqrt(3)
     np.testing.assert_allclose(
         got, np.array([[-1, 0, -1], [1, 0, 1]]) / root, rtol=1e-6
@@ -84,7 +84,7 @@ class StandardizedTest(absltest.TestCase):
     """The features of a network that has not been trained."""
     rng = np.random.default_rng(0)
     small = rng.standard_normal((500, 4)).astype(np.float32)
-    got, _ = probe.standardized(1 + 1e-3 * small, small)
+    got, _ = logistic_regression.standardized(1 + 1e-3 * small, small)
     np.testing.assert_allclose(got.std(axis=0), 0.5, rtol=1e-3)
     np.testing.assert_allclose(got.mean(axis=0), 0, atol=1e-6)
 
@@ -96,14 +96,14 @@ class RotatedTest(absltest.TestCase):
     train = rng.standard_normal((9, 40)).astype(np.float32)
     train[8] = train[0]  # Eight dimensions are spanned.
     test = rng.standard_normal((5, 40)).astype(np.float32)
-    got, got_test = probe.rotated(train, test)
+    got, got_test = logistic_regression.rotated(train, test)
     self.assertEqual(got.shape, (9, 8))
     np.testing.assert_allclose(got @ got.T, train @ train.T, atol=1e-4)
     np.testing.assert_allclose(got_test @ got.T, test @ train.T, atol=1e-4)
 
   def test_leaves_few_dimensions(self):
     train = np.ones((9, 4), np.float32)
-    self.assertIs(probe.rotated(train, train)[0], train)
+    self.assertIs(logistic_regression.rotated(train, train)[0], train)
 
 
 if __name__ == '__main__':

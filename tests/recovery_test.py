@@ -14,9 +14,18 @@ import threading
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import board, evaluate, lock, metrics, train, trained
-from alexnet import workdir as workdir_lib
-from alexnet.errors import CheckpointError, UnsavedError, WorkdirInUseError
+from alexnet import evaluate
+from alexnet.checkpointing import lock, workdir
+from alexnet.config.errors import (
+  CheckpointError,
+  UnsavedError,
+  WorkdirInUseError,
+)
+from alexnet.inference import loading
+from alexnet.metrics import tensorboard
+from alexnet.metrics import writer as writer_lib
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from input_pipeline.errors import DataError
 from tests import faulty
 
@@ -47,7 +56,7 @@ class DamagedTest(faulty.RunTestCase):
     name = damage(newest)
     before = snapshot(self.workdir)
     # Who reads says so, and changes nothing.
-    run = train.open_run(self.workdir, metrics.Console(self.said))
+    run = loop.open_run(self.workdir, Console(self.said))
     self.assertEqual(run.progress.step, 6)
     self.assertIn(
         f'warning: {newest} is damaged: {name} is not as it was written. Using '
@@ -55,13 +64,13 @@ class DamagedTest(faulty.RunTestCase):
         self.said.getvalue(),
     )
     with self.assertLogs(level='WARNING') as logs:
-      self.assertEqual(trained.load(self.workdir).step, 6)
+      self.assertEqual(loading.load(self.workdir).step, 6)
     self.assertIn('Using step 6 instead', logs.output[0])
     with self.assertRaisesRegex(CheckpointError, '8 is damaged'):
-      trained.load(self.workdir, step=8)
+      loading.load(self.workdir, step=8)
     self.assertEqual(snapshot(self.workdir), before)
     # Who trains sets it aside and makes it again.
-    (self.workdir / workdir_lib.RESULTS).unlink()
+    (self.workdir / workdir.RESULTS).unlink()
     run = self.open()
     self.assertEqual(run.progress.step, 6)
     self.assertIn(
@@ -84,7 +93,7 @@ class DamagedTest(faulty.RunTestCase):
         self.open()
     self.assertEqual(snapshot(self.workdir / 'checkpoints'), before)
     with self.assertRaisesRegex(CheckpointError, 'no checkpoint is left to'):
-      trained.load(self.workdir)
+      loading.load(self.workdir)
 
   def test_an_unfinished_one_is_reported(self):
     self.open().train()
@@ -117,11 +126,11 @@ class BestTest(faulty.RunTestCase):
     self.assertEqual(kept, {3, 5, 8})
     # When it was among the best two of those that were there, and at the end.
     self.assertEqual(saved, [1, 2, 3, 5, 8])
-    best = train.open_run(
-        self.workdir, metrics.Console(self.said), step='best'
+    best = loop.open_run(
+        self.workdir, Console(self.said), step='best'
     )
     self.assertEqual(best.progress.step, 3)
-    self.assertEqual(trained.load(self.workdir, step='best').step, 3)
+    self.assertEqual(loading.load(self.workdir, step='best').step, 3)
 
   def test_after_a_restart(self):
     fields = dict(
@@ -192,7 +201,7 @@ class FullDiskTest(faulty.RunTestCase):
     ):
       run.train()
     self.full.close()
-    self.assertIsNone(workdir_lib.load_results(self.workdir))
+    self.assertIsNone(workdir.load_results(self.workdir))
     run = self.open()
     self.assertEqual(run.progress.step, 4)
     run.train()
@@ -216,21 +225,21 @@ class WriterTest(parameterized.TestCase):
     self.said = []
 
   def writer(self, step=0):
-    return metrics.Writer(self.workdir, step, report=self.said.append)
+    return writer_lib.Writer(self.workdir, step, report=self.said.append)
 
   def steps(self):
     return [
-        r['step'] for r in metrics.read_records(self.workdir / metrics.FILE)
+        r['step'] for r in writer_lib.read_records(self.workdir / writer_lib.FILE)
     ]
 
   def test_lines_wait(self):
     writer = self.writer()
     writer.write('train', 1, {'loss': 0.5})
-    size = (self.workdir / metrics.FILE).stat().st_size
+    size = (self.workdir / writer_lib.FILE).stat().st_size
     with faulty.full_disk(size + 20):  # Half a line more.
       for step in (2, 3, 4):
         writer.write('train', step, {'loss': 0.5})
-      self.assertEqual((self.workdir / metrics.FILE).stat().st_size, size)
+      self.assertEqual((self.workdir / writer_lib.FILE).stat().st_size, size)
       with self.assertRaises(OSError):
         writer.flush()
     self.assertEqual(self.steps(), [1])
@@ -261,7 +270,7 @@ class WriterTest(parameterized.TestCase):
     self.assertEqual(self.steps(), [1, 1, 2, 3])
 
   def test_tensorboard_does_not_wait_for_ever(self):
-    writer = board.create_writer(self.workdir, 0)
+    writer = tensorboard.create_writer(self.workdir, 0)
     for step in range(3):
       writer.add_scalar('a', step, step)
     writer.flush()

@@ -10,8 +10,9 @@ import unittest
 
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics, train
-from alexnet.analysis import history, report
+from alexnet.analysis.report import build, run_history
+from alexnet.metrics import console
+from alexnet.training import loop
 from docs import screenshots
 from tests import tiny
 
@@ -39,10 +40,10 @@ class BrowserTest(parameterized.TestCase):
     config.dataset.eval_fraction = 0.34
     config.layer_statistics_images = 4
     one, other = folders = [directory / name for name in ('one', 'other')]
-    train.Run(config, one, metrics.Console(io.StringIO())).train()
+    loop.Run(config, one, console.Console(io.StringIO())).train()
     shutil.copytree(one, other)
-    report.of_one(history.read(one)).write(one, 'run', 'a test')
-    report.of_several([history.read(folder) for folder in folders]).write(
+    build.of_one(run_history.read(one)).write(one, 'run', 'a test')
+    build.of_several([run_history.read(folder) for folder in folders]).write(
         directory, 'runs', 'a test'
     )
     cls.pages = {'one': one, 'several': directory}

@@ -22,22 +22,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from alexnet import filters, inputs, metrics, pictures, train, workdir
-from alexnet.analysis import (
-    chapters,
-    charts,
-    classes,
-    colours,
-    confusion,
-    document,
-    gallery,
-    history,
-    images,
-    page,
-    report,
-    run_flags,
+from alexnet.analysis import tables
+from alexnet.analysis.features import images as images_lib
+from alexnet.analysis.report import (
+  build,
+  classes,
+  colours,
+  confusion,
+  examples,
+  page,
+  run_history,
+  sections,
 )
-from alexnet.errors import CheckpointError, ConfigError
+from alexnet.checkpointing import input_spec, workdir
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.inference import run_flags
+from alexnet.metrics.console import Console
+from alexnet.training import loop
+from alexnet.visualization import charts, filters
+from alexnet.visualization import images as visualization_images
 from configs import cuda_convnet as cuda_convnet_recipe
 from input_pipeline import sources
 from input_pipeline.errors import DataError, ImageError
@@ -146,10 +149,10 @@ class RunTest(PageTestCase):
     config.augmentation.crop_offsets = 5
     config.ten_views = False
     cls.folder = cls.directory / 'run'
-    console = metrics.Console(io.StringIO())
-    cls.run_of_it = train.Run(config, cls.folder, console)
+    console = Console(io.StringIO())
+    cls.run_of_it = loop.Run(config, cls.folder, console)
     cls.results = cls.run_of_it.train()
-    cls.report = report.of_one(history.read(cls.folder))
+    cls.report = build.of_one(run_history.read(cls.folder))
     cls.report.write(cls.folder, 'run', 'a test')
 
   def blocks(self, title, kind=object):
@@ -184,7 +187,7 @@ class RunTest(PageTestCase):
   def test_predictions_by_the_run_itself(self):
     (cards,) = self.blocks('Predictions', page.Cards)
     said = self.run_of_it.predict('centre')
-    places = gallery.places(8, 9)
+    places = examples.places(8, 9)
     names = ('class0', 'class1', 'class2')
     self.assertLen(cards.cards, 8)
     for card, place in zip(cards.cards, places):
@@ -203,7 +206,7 @@ class RunTest(PageTestCase):
   def test_neighbours_by_numpy(self):
     (strips,) = self.blocks('Nearest neighbours', page.Strips)
     self.assertLen(strips.strips, 5)
-    opened = report.Lazily(self.folder, {})
+    opened = build.Lazily(self.folder, {})
     readers = [opened.reader(train) for train in (True, False)]
     features = [
         opened.network.features(
@@ -212,7 +215,7 @@ class RunTest(PageTestCase):
         for r in readers
     ]
     names = opened.network.class_names
-    for place, (text, tiles) in zip(gallery.places(5, 9), strips.strips):
+    for place, (text, tiles) in zip(examples.places(5, 9), strips.strips):
       apart = np.sqrt(((features[0] - features[1][place]) ** 2).sum(1))
       nearest = np.argsort(apart)[:6]
       labels = readers[0].labels[nearest]
@@ -232,8 +235,8 @@ class RunTest(PageTestCase):
     shutil.copytree(self.folder, folder)
     (folder / 'results.json').unlink()
     (folder / 'environment.json').unlink()
-    one = report.of_one(
-        history.read(folder), {'dataset.train_dir': str(folder / 'gone')}
+    one = build.of_one(
+        run_history.read(folder), {'dataset.train_dir': str(folder / 'gone')}
     )
     one.write(folder, 'copy', '')
     parsed = self.read(folder / 'report.html')
@@ -250,9 +253,9 @@ class RunTest(PageTestCase):
     values = json.loads((other / 'config.json').read_text())
     values['schedule']['learning_rate'] = 0.25
     (other / 'config.json').write_text(json.dumps(values))
-    runs = history.read_all([self.folder, self.directory / 'runs'])
+    runs = run_history.read_all([self.folder, self.directory / 'runs'])
     self.assertEqual([run.name for run in runs], ['run', 'other'])
-    report.of_several(runs).write(self.directory, '2 runs', 'run, other')
+    build.of_several(runs).write(self.directory, '2 runs', 'run, other')
     parsed = self.read(self.directory / 'report.html')
     self.assertEqual(
         parsed.titles, ['The runs', 'Curves', 'Kernels', 'Config',
@@ -279,7 +282,7 @@ class OldRunTest(PageTestCase):
     workdir.save_config(self.folder, config)
 
   def test_just_begun(self):
-    one = report.of_one(history.read(self.folder))
+    one = build.of_one(run_history.read(self.folder))
     one.write(self.folder, 'begun', '')
     parsed = self.read(self.folder / 'report.html')
     self.assertEqual(parsed.titles, _SECTIONS)
@@ -295,25 +298,25 @@ class OldRunTest(PageTestCase):
         '{"kind": "eval", "step": 8, "views": "centre", "loss": 2.0, '
         '"top1": 0.5, "top5": 0.75, "count": 4}\n{"kind": "tra'
     )
-    run = history.read(self.folder)
+    run = run_history.read(self.folder)
     # Half an epoch in 4 steps.
     self.assertEqual(run.points('eval_centre', 'loss'), [(1.0, 2.0)])
     self.assertEqual(run.points('train', 'images_per_second'), [])
     self.assertEqual(run.last('eval_centre')['top5'], 0.75)
     self.assertIsNone(run.images_per_second)
     self.assertIn(
-        ('top-1 error, centre crop', '50.00 %'), chapters.facts(run)[0].items
+        ('top-1 error, centre crop', '50.00 %'), sections.facts(run)[0].items
     )
 
   def test_no_run(self):
     with self.assertRaisesRegex(CheckpointError, 'is not the workdir'):
-      history.read_all([pathlib.Path(self.create_tempdir('empty'))])
+      run_history.read_all([pathlib.Path(self.create_tempdir('empty'))])
     with self.assertRaisesRegex(CheckpointError, 'is not a folder'):
-      history.read_all([self.folder / 'nothing'])
+      run_history.read_all([self.folder / 'nothing'])
 
   def test_command(self):
     """As a user types it, for a run and for none."""
-    command = [sys.executable, '-m', 'alexnet.analysis.report', '--workdir']
+    command = [sys.executable, '-m', 'alexnet.report', '--workdir']
     run = lambda folder: subprocess.run(
         [*command, folder], cwd=_ROOT, capture_output=True, text=True
     )
@@ -343,7 +346,7 @@ class OldRunTest(PageTestCase):
     for folder in folders:
       folder.mkdir(parents=True)
       shutil.copy(self.folder / 'config.json', folder)
-    runs = history.read_all([*folders, folders[0]])
+    runs = run_history.read_all([*folders, folders[0]])
     self.assertEqual([run.name for run in runs], ['a/run', 'b/run'])
 
 
@@ -367,7 +370,7 @@ class OtherClassesTest(absltest.TestCase):
   def test_report(self):
     """The names that a user gives classes are not those of the data."""
     names = {'class0': 'cat'}
-    opened = report.Lazily(self.workdir, {}, names)
+    opened = build.Lazily(self.workdir, {}, names)
     self.assertNotEmpty(opened.reader(True).labels)
     self.assertEqual(opened.network.class_names, ('cat', 'class1', 'class2'))
     moved = {'dataset.train_dir': str(self.renamed)}
@@ -377,18 +380,18 @@ class OtherClassesTest(absltest.TestCase):
     )
     for train_set in (True, False):
       with self.assertRaisesRegex(DataError, message):
-        report.Lazily(self.workdir, moved, names).reader(train_set)
+        build.Lazily(self.workdir, moved, names).reader(train_set)
 
   def test_own_images_of_a_run(self):
     config = self.network.config.copy_and_resolve_references()
     names = self.network.inputs.class_names
-    opened = images.open_sets('train', config=config, class_names=names)
+    opened = images_lib.open_sets('train', config=config, class_names=names)
     self.assertEqual(opened['train'].class_names, names)
     config.dataset.train_dir = str(self.renamed)
     with self.assertRaisesRegex(DataError, "not 'class0', as number 0"):
-      images.open_sets('evaluation', config=config, class_names=names)
+      images_lib.open_sets('evaluation', config=config, class_names=names)
     # Any others may have any classes.
-    images.open_sets(str(self.renamed), config=config, class_names=names)
+    images_lib.open_sets(str(self.renamed), config=config, class_names=names)
 
   def test_fewer_and_more(self):
     source = ManySource()
@@ -397,8 +400,8 @@ class OtherClassesTest(absltest.TestCase):
         DataError, "'class 990', not none, as number 990, .* and 5 more "
         r'\(of 1000 and 990\)',
     ):
-      inputs.check_classes(source, names)
-    inputs.check_classes(source, ManySource.class_names)
+      input_spec.check_classes(source, names)
+    input_spec.check_classes(source, ManySource.class_names)
 
 
 class WhatWasDoneTest(absltest.TestCase):
@@ -414,7 +417,7 @@ class WhatWasDoneTest(absltest.TestCase):
           '{"kind": "train", "step": 1, "epoch": 1, "loss": 1, "top1": 0}\n'
       )
       folders.append(folder)
-    return chapters.curves(history.read_all(folders))[0]
+    return sections.curves(run_history.read_all(folders))[0]
 
   def test_training(self):
     folder = testing.narrow_config('folder')
@@ -604,7 +607,7 @@ class ManyNetwork:
 class ManyClassesTest(PageTestCase):
 
   def test_section(self):
-    reader = gallery.Reader(ManySource(), 16)
+    reader = examples.Reader(ManySource(), 16)
     part = classes.classes(ManyNetwork(), reader, limit=5000)
     text, left_out, figures, table, _, strips = part.blocks
     self.assertRegex(left_out, '^20 images were left out: .* and 17 more')
@@ -627,16 +630,16 @@ class ManyClassesTest(PageTestCase):
 
   def test_places_of_broken_images(self):
     """Every hundredth is broken, the last one of each."""
-    reader = gallery.Reader(ManySource(), 16)
-    with mock.patch.object(gallery, 'places', lambda *_: np.array([99, 198])):
+    reader = examples.Reader(ManySource(), 16)
+    with mock.patch.object(examples, 'places', lambda *_: np.array([99, 198])):
       indices, squares, left_out = reader.chosen(2)
     self.assertEqual(indices, [100, 198])
     self.assertEqual(squares[:, 0, 0, 0].tolist(), [100, 198])
     self.assertEqual(reader.labels[indices].tolist(), [50, 99])
     self.assertLen(left_out, 1)
     self.assertIn('image 99', left_out[0])
-    self.assertRegex(gallery.left_out_text(left_out)[0], '^1 image was left ou')
-    self.assertEmpty(gallery.left_out_text([]))
+    self.assertRegex(examples.left_out_text(left_out)[0], '^1 image was left ou')
+    self.assertEmpty(examples.left_out_text([]))
     with (
         mock.patch.object(ManySource, 'read', lambda self, index: (b'', 0)),
         self.assertRaisesRegex(DataError, 'no image of many can be read'),
@@ -645,14 +648,14 @@ class ManyClassesTest(PageTestCase):
 
   def test_a_sample(self):
     part = classes.classes(
-        ManyNetwork(), gallery.Reader(ManySource(), 16), limit=100
+        ManyNetwork(), examples.Reader(ManySource(), 16), limit=100
     )
     self.assertIn('Of 100 of 2,000 evaluation images', part.blocks[0])
 
   def test_places_by_hand(self):
-    self.assertEqual(gallery.places(5, 9).tolist(), [0, 2, 4, 6, 8])
-    self.assertEqual(gallery.places(3, 10).tolist(), [1, 5, 8])
-    self.assertEqual(gallery.places(9, 4).tolist(), [0, 1, 2, 3])
+    self.assertEqual(examples.places(5, 9).tolist(), [0, 2, 4, 6, 8])
+    self.assertEqual(examples.places(3, 10).tolist(), [1, 5, 8])
+    self.assertEqual(examples.places(9, 4).tolist(), [0, 1, 2, 3])
 
 
 class ChartTest(PageTestCase):
@@ -746,14 +749,14 @@ class ChartTest(PageTestCase):
       self.assertFalse(axes.lines[0].get_clip_on())
 
   def test_plain(self):
-    self.assertEqual(pictures.plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
+    self.assertEqual(visualization_images.plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
     self.assertEqual(
-        pictures.plain('photos/$x_{$', 6, keep_end=True), '…' + r'\$x_{\$'
+        visualization_images.plain('photos/$x_{$', 6, keep_end=True), '…' + r'\$x_{\$'
     )
     square = np.zeros((8, 8, 3), np.uint8)
     for name in ('$x_{$', '$' * 30):
-      pictures.rows([[square]], [[name]])
-      pictures.predictions([square], np.eye(1), [0], [name])
+      visualization_images.rows([[square]], [[name]])
+      visualization_images.predictions([square], np.eye(1), [0], [name])
 
   @parameterized.parameters(0.001, 0.0)
   def test_a_logarithm_of_nothing_is_not_drawn(self, lowest):
@@ -799,7 +802,7 @@ class PageTest(PageTestCase):
     ]
     text = page.render('a', 'b', [page.Section('c', [
         page.Strips((('row', tuple(tiles)),)),
-        document.Table(('run & epoch', '', 'loss'), (('1', '2', '3'),)),
+        tables.Table(('run & epoch', '', 'loss'), (('1', '2', '3'),)),
     ])])
     self.assertIn(
         '<div class="table" tabindex="0" role="region" '
@@ -817,14 +820,14 @@ class PageTest(PageTestCase):
     png = sources.encode_png(np.zeros((9, 9), np.uint8))
     draw = charts.bars({'a': 0.5}, xlabel='x')
     figures = page.Figures((charts.chart('one', 'One', 'a one', draw),))
-    first = report.Report()
+    first = build.Report()
     first.add('A', lambda: [figures])
     first.files = {'two_2': png, 'three': png}
     first.write(folder, 'first', '')
     names = lambda: {p.name for p in (folder / 'report').iterdir()}
     self.assertEqual(names(), {'one.png', 'two_2.png', 'three.png'})
     (folder / 'report' / 'own.png').write_bytes(png)
-    second = report.Report()
+    second = build.Report()
     second.files = {'three': png}
     second.write(folder, 'second', '')
     self.assertEqual(names(), {'three.png', 'own.png'})
@@ -836,9 +839,9 @@ class PageTest(PageTestCase):
 
   def test_top(self):
     probabilities = np.array([[0.1, 0.4, 0.4, 0.05, 0.03, 0.02]])
-    (best,) = pictures.top(probabilities, 3)
+    (best,) = visualization_images.top(probabilities, 3)
     self.assertEqual(best, [(1, 0.4), (2, 0.4), (0, 0.1)])
-    self.assertEqual([len(row) for row in pictures.top(probabilities)], [5])
+    self.assertEqual([len(row) for row in visualization_images.top(probabilities)], [5])
 
 
 if __name__ == '__main__':

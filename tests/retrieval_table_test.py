@@ -8,7 +8,8 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis import codes, feature_sets, retrieval_table
+from alexnet.analysis import retrieval_table
+from alexnet.analysis.features import hashing, store
 from tests.codes_test import clusters
 from tests.features_test import run_command
 
@@ -18,11 +19,11 @@ def write(path, vectors, labels, **about):
       'layer': 'fc7', 'step': 1, 'class_names': ['a', 'b'],
       'source': path.name, **about,
   }
-  writer = feature_sets.Writer(path, about)
+  writer = store.Writer(path, about)
   indices = np.arange(len(labels))
   writer.add(vectors, labels, indices, [*map(str, indices)])
   writer.close()
-  return feature_sets.load(path)
+  return store.load(path)
 
 
 class RetrievalTableTest(parameterized.TestCase):
@@ -30,7 +31,7 @@ class RetrievalTableTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(self.create_tempdir().full_path)
-    self.enter_context(mock.patch.object(codes, 'STEPS', 3))
+    self.enter_context(mock.patch.object(hashing, 'STEPS', 3))
 
   def test_measures(self):
     vectors, labels = clusters(6, 30, dimensions=40)
@@ -79,13 +80,13 @@ class RetrievalTableTest(parameterized.TestCase):
       )
       (got,) = by_name[f'{count} principal components'].precision
       self.assertAlmostEqual(got, by_hand, delta=0.01)
-    components = codes.fit_components(vectors[:150], 256)
+    components = hashing.fit_components(vectors[:150], 256)
     for count in (16, 32):
       for kind, make in {
-          'signs of rotated components': lambda count, seed: codes.rotated(
+          'signs of rotated components': lambda count, seed: hashing.rotated(
               components, count, seed
           ),
-          'bits of the autoencoder': lambda count, seed: codes.train(
+          'bits of the autoencoder': lambda count, seed: hashing.train(
               vectors[:150], count, components=components, seed=seed
           ),
       }.items():
@@ -148,7 +149,7 @@ class RetrievalTableTest(parameterized.TestCase):
     measure = lambda queries: retrieval_table.measure(
         index, queries, neighbours=10, components=[], bits=[]
     )
-    error = feature_sets.FeaturesError
+    error = store.FeaturesError
     with self.assertRaisesRegex(error, 'the same layer'):
       measure(write(self.directory / 'a', vectors, labels, layer='fc6'))
     with self.assertRaisesRegex(error, 'the same layer'):

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import (
-  dense_evaluation,
-  evaluation,
-  metrics,
-  partitioning,
-  train,
-  train_step,
-  trained,
+from alexnet.analysis.features import images as images_lib
+from alexnet.analysis.features import layer_features
+from alexnet.evaluation import eval_steps, evaluator
+from alexnet.evaluation import (
+  fully_convolutional as fully_convolutional_evaluation,
 )
-from alexnet.analysis import images as images_lib
-from alexnet.analysis import layer_features
+from alexnet.inference import loading, predictor
+from alexnet.metrics.console import Console
 from alexnet.models import create_model
-from alexnet.models.rounded import Rounded, for_module, rounded
+from alexnet.models.inference_params import Rounded, for_module, rounded
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import loop, train_step
 from tests import tiny
 
 
@@ -35,9 +35,9 @@ class RoundedTest(parameterized.TestCase):
     config.model.num_classes = classes
     config.model.dtype = 'bfloat16'
     config.mesh.data, config.mesh.tower = data, tower
-    mesh = partitioning.create_mesh(config)
+    mesh = mesh_lib.create_mesh(config)
     model = create_model(config.model)
-    params = partitioning.initialize(
+    params = sharding.initialize(
         lambda key: model.init(key, jnp.zeros((1, 224, 224, 3)))['params'],
         mesh,
         0,
@@ -52,21 +52,21 @@ class RoundedTest(parameterized.TestCase):
         params=params,
         images=lambda batch: batch['image'][:, None],
     )
-    return step, model, params, partitioning.put_batch(batch, mesh)
+    return step, model, params, sharding.put_batch(batch, mesh)
 
   # Eleven classes are on both towers, all of them.
   @parameterized.product(mesh=testing.MESHES, classes=(10, 11))
   def test_same_predictions(self, mesh, classes):
     step, model, params, batch = self.setup(*mesh, classes=classes)
     once = rounded(params, model.dtype)
-    predict = step(train_step.make_predict_step)
+    predict = step(eval_steps.make_predict_step)
     plain, fast = (
         np.asarray(predict(p, batch)['log_probabilities'])
         for p in (params, once)
     )
     self.assertGreater(np.ptp(plain), 0.1)
     np.testing.assert_array_equal(plain, fast)
-    evaluate = step(train_step.make_eval_step)
+    evaluate = step(eval_steps.make_eval_step)
     self.assertEqual(
         jax.device_get(evaluate(params, batch)),
         jax.device_get(evaluate(once, batch)),
@@ -76,7 +76,7 @@ class RoundedTest(parameterized.TestCase):
   def test_kernels_are_multiplied_as_they_lie(self, mesh, examples):
     step, model, params, batch = self.setup(*mesh, examples=examples)
     params = rounded(params, model.dtype)
-    predict = step(train_step.make_predict_step)
+    predict = step(eval_steps.make_predict_step)
     text = predict.lower(params, batch).compile().as_text()
     text = text[text.index('\nENTRY') :]
     for name in ('fc6', 'fc7', 'fc8'):
@@ -118,7 +118,7 @@ class CommandsTest(absltest.TestCase):
       self.given.append(type(params))
       return for_module(params)
 
-    for module in train_step, trained, layer_features:
+    for module in train_step, predictor, layer_features:
       self.enter_context(mock.patch.object(module, 'for_module', spy))
 
   def assert_rounded(self):
@@ -133,17 +133,17 @@ class CommandsTest(absltest.TestCase):
     config.model.dtype = 'bfloat16'
     config.duration = '2 steps'
     config.log_images = True
-    console = metrics.Console(io.StringIO())
-    run = train.Run(config, self.directory / 'run', console)
+    console = Console(io.StringIO())
+    run = loop.Run(config, self.directory / 'run', console)
     run.train()  # Evaluates, and draws pictures.
     self.assert_rounded()
-    result = evaluation.score(run.predict('ten'))
+    result = evaluator.score(run.predict('ten'))
     self.assertAlmostEqual(result['loss'], run.evaluate('ten')['loss'], 5)
     self.assert_rounded()
-    dense_evaluation.predict(run, (256,))
+    fully_convolutional_evaluation.predict(run, (256,))
     self.assert_rounded()
 
-    network = trained.load(self.directory / 'run')
+    network = loading.load(self.directory / 'run')
     photos = sorted(images.rglob('*.jpg'))
     logits = jax.jit(network.model.apply)(
         {'params': network.params},

@@ -8,7 +8,7 @@ import functools
 
 from absl.testing import absltest, parameterized
 
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
 from benchmarks import compiled_step, scaling, scaling_model
 
 REPLICA = 4

@@ -93,7 +93,7 @@ class Starter:
 def _serve():
   import tensorboardX  # noqa: F401
 
-  import alexnet.train  # noqa: F401
+  import alexnet.training.loop  # noqa: F401
   import main  # noqa: F401
   import tests.tiny  # noqa: F401
 
@@ -131,7 +131,8 @@ def _child(flags, log, devices, signal_at, instead):
   import jax
 
   import main
-  from alexnet import cli, train
+  from alexnet.training import loop
+  from input_pipeline import command
 
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -144,14 +145,14 @@ def _child(flags, log, devices, signal_at, instead):
     module, function = instead.split(':')
     called = getattr(importlib.import_module(module), function)
     # Nothing would mean that a signal has stopped it.
-    train.train_and_evaluate = lambda *arguments: called(*arguments) or {}
+    loop.train_and_evaluate = lambda *arguments: called(*arguments) or {}
   sys.argv = ['main.py', *flags]
-  cli.run(main.main)
+  command.run(main.main)
   os._exit(0)  # It does not return.
 
 
 def _signal_before_step(number, n):
-  from alexnet import train_step
+  from alexnet.training import train_step
 
   make = train_step.make_train_step
 

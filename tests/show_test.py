@@ -11,7 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import views
+from alexnet.inference import views
 from input_pipeline import datasets, show
 from input_pipeline.pipeline import Pipeline
 

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import cli, signals, waiting
-from input_pipeline import stalls
+from alexnet.runtime import preemption
+from input_pipeline import command
 from input_pipeline.errors import DataError
+from input_pipeline.files import stalls
 
 _MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
 
@@ -116,9 +117,9 @@ class WaitingTest(absltest.TestCase):
       finally:
         closed.append(threading.current_thread())
 
-    self.assertEqual(list(waiting.until(lambda: False, items())), [0, 1, 2])
+    self.assertEqual(list(preemption.until(lambda: False, items())), [0, 1, 2])
     self.assertLen(closed, 1)
-    some = waiting.until(lambda: False, items())
+    some = preemption.until(lambda: False, items())
     self.assertEqual(next(some), 0)
     some.close()
     self.assertLen(closed, 2)
@@ -130,7 +131,7 @@ class WaitingTest(absltest.TestCase):
       yield 1
       raise error
 
-    found = waiting.until(lambda: False, items())
+    found = preemption.until(lambda: False, items())
     self.assertEqual(next(found), 1)
     with self.assertRaises(DataError) as caught:
       next(found)
@@ -144,7 +145,7 @@ class WaitingTest(absltest.TestCase):
         made.append(number)
         yield number
 
-    found = waiting.until(lambda: False, items())
+    found = preemption.until(lambda: False, items())
     next(found)
     self.assertEqual(made, [0])
     found.close()
@@ -159,11 +160,11 @@ class WaitingTest(absltest.TestCase):
       os.kill(os.getpid(), signal.SIGTERM)
       ever.wait()
 
-    stop = signals.Stop(_MESH)
+    stop = preemption.Stop(_MESH)
     with stop.listening():
-      found = waiting.until(stop.__bool__, items())
+      found = preemption.until(stop.__bool__, items())
       next(found)
-      with self.assertRaises(waiting.Stopped):
+      with self.assertRaises(preemption.Stopped):
         next(found)
     self.assertEqual(stop.name, 'SIGTERM')
 
@@ -179,7 +180,7 @@ class WaitingTest(absltest.TestCase):
       finally:
         ever.wait()
 
-    found = waiting.until(lambda: False, items())
+    found = preemption.until(lambda: False, items())
     next(found)
     found.close()
 
@@ -187,7 +188,7 @@ class WaitingTest(absltest.TestCase):
 class SignalsTest(absltest.TestCase):
 
   def test_a_second_sigterm_changes_nothing(self):
-    stop = signals.Stop(_MESH)
+    stop = preemption.Stop(_MESH)
     with stop.listening():
       self.assertFalse(stop)
       for _ in range(3):
@@ -196,7 +197,7 @@ class SignalsTest(absltest.TestCase):
     self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
 
   def test_a_second_ctrl_c_ends_the_process(self):
-    stop = signals.Stop(_MESH)
+    stop = preemption.Stop(_MESH)
     with stop.listening():
       os.kill(os.getpid(), signal.SIGINT)
       self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_DFL)
@@ -224,7 +225,7 @@ class EndTest(absltest.TestCase):
       self.addCleanup(process.kill)
       self.assertEqual(process.wait(timeout=120), 75)
       self.assertEqual(process.stdout.read(), 'saved\n')
-    self.assertEqual(cli.STOPPED, 75)
+    self.assertEqual(command.STOPPED, 75)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ import sys
 
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics
+from alexnet.metrics.writer import read_records
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -75,11 +75,11 @@ class HelpTest(parameterized.TestCase):
 
   @parameterized.parameters(
       'main.py', 'alexnet.evaluate', 'alexnet.sweep', 'alexnet.verify',
-      'alexnet.analysis.compare', 'alexnet.analysis.figure1',
-      'alexnet.analysis.logit_spread', 'alexnet.analysis.predict',
+      'alexnet.analysis.compare', 'alexnet.analysis.paper.figure1',
+      'alexnet.analysis.paper.logit_spread', 'alexnet.predict',
       'alexnet.analysis.features', 'alexnet.analysis.retrieve',
       'alexnet.analysis.retrieval_table', 'alexnet.analysis.linear_probe',
-      'alexnet.analysis.report', 'input_pipeline.prepare',
+      'alexnet.report', 'input_pipeline.prepare',
       'input_pipeline.show',
   )
   def test_imports_nothing_heavy(self, command):
@@ -126,7 +126,7 @@ class CompilationTest(absltest.TestCase):
     self.assertNotIn('warning', text.lower())
     losses = [
         (record['kind'], record['step'], record['loss'])
-        for record in metrics.read_records(folder / 'metrics.jsonl')
+        for record in read_records(folder / 'metrics.jsonl')
     ]
     return events, losses
 

@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from input_pipeline import sources, statistics
+from input_pipeline import sources, statistics, statistics_cache
 from input_pipeline.errors import DataError
 
 del testing
@@ -277,7 +277,7 @@ class CacheTest(absltest.TestCase):
 
   def load(self, source, squares=None, directory=None):
     squares = images() if squares is None else squares
-    return statistics.load_or_compute(source, iter(squares), directory)
+    return statistics_cache.load_or_compute(source, iter(squares), directory)
 
   def assert_cached_in(self, path, source, directory=None):
     """A first call writes one file and a second one reads no image."""

@@ -19,8 +19,10 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import optimizer, partitioning, train_step
 from alexnet.models import create_model
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import optimizer, schedules, train_step
 
 try:
   import torch
@@ -86,10 +88,10 @@ def config_for(recipe):
 def ours(recipe):
   """(losses, initial parameters, parameters) of the step that is run."""
   config = config_for(recipe)
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
-  state = partitioning.initialize(
+  state = sharding.initialize(
       lambda key: train_step.create_state(model, rule, key), mesh, 0
   )
   initial = jax.device_get(state.params)
@@ -103,15 +105,15 @@ def ours(recipe):
   )
   losses = []
   for number in range(STEPS):
-    rates = optimizer.rates_at(
+    rates = schedules.rates_at(
         config,
         optimizer.layer_names(initial),
         step=number,
         total_steps=STEPS,
         steps_per_epoch=DROP,
-        plateau=optimizer.Plateau(drops=int(number >= DROP)),
+        plateau=schedules.Plateau(drops=int(number >= DROP)),
     )
-    batch = partitioning.put_batch(batches()[number % 4], mesh)
+    batch = sharding.put_batch(batches()[number % 4], mesh)
     state, metrics = step(state, batch, jax.tree.map(np.float32, rates))
     losses.append(float(metrics['loss']))
   return np.array(losses), initial, jax.device_get(state.params)

@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import optimizer, partitioning, train_step
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
+from alexnet.evaluation import eval_steps
 from alexnet.models import create_model
+from alexnet.ops import losses as losses_lib
+from alexnet.runtime import compilation, sharding
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.training import optimizer, train_step
 
 STEPS = 3
 # The meshes sum in another order. Losses are near 2. Where a last bit decides
@@ -46,10 +50,10 @@ def three_steps(**kwargs):
   # With some other seeds the rounding of a sum decides which of two pixels is
   # the largest of a window, and shares of the way differ by 1e-2, not 3e-5.
   batch = testing.random_batch(np.random.default_rng(1), 8, classes)
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
-  state = partitioning.initialize(
+  state = sharding.initialize(
       lambda key: train_step.create_state(model, rule, key), mesh, 0
   )
   step = train_step.make_train_step(
@@ -65,7 +69,7 @@ def three_steps(**kwargs):
   initial = jax.tree.map(np.asarray, state.params)
   rates = rates_of(state.params)
   for _ in range(STEPS):
-    state, metrics = step(state, partitioning.put_batch(batch, mesh), rates)
+    state, metrics = step(state, sharding.put_batch(batch, mesh), rates)
     losses.append(float(metrics['loss']))
   return losses, initial, jax.tree.map(np.asarray, state.params)
 
@@ -146,7 +150,7 @@ class EvalStepTest(parameterized.TestCase):
 
   def _sums(self, data, tower, views=3, classes=10):
     config = config_for(data, tower, classes=classes)
-    mesh = partitioning.create_mesh(config)
+    mesh = mesh_lib.create_mesh(config)
     model = create_model(config.model)
     rng = np.random.default_rng(1)
     images = testing.random_batch(rng, 4 * views, classes)['image']
@@ -155,20 +159,20 @@ class EvalStepTest(parameterized.TestCase):
         'label': np.array([1, 7, 3, 3], np.int32),
         'weight': np.array([1, 1, 1, 0], np.float32),
     }
-    params = partitioning.initialize(
+    params = sharding.initialize(
         lambda key: model.init(key, jnp.zeros((1, 224, 224, 3)))['params'],
         mesh,
         0,
     )
     # Far from all classes being the same.
     params = jax.tree.map(lambda x: 3 * x, params)
-    step = train_step.make_eval_step(
+    step = eval_steps.make_eval_step(
         model=model,
         mesh=mesh,
         params=params,
         images=lambda batch: batch['image'],
     )
-    sums = step(params, partitioning.put_batch(self.batch, mesh))
+    sums = step(params, sharding.put_batch(self.batch, mesh))
     return jax.device_get(sums), model, jax.device_get(params)
 
   @parameterized.parameters(*testing.MESHES)
@@ -198,7 +202,7 @@ class CompilerTest(absltest.TestCase):
       return sum((jnp.sin(x * i) @ x @ x).sum() for i in range(1, 9))
 
     x = jnp.ones((512, 512))
-    program = train_step.jit_for(jax.devices('cpu')[0], x.dtype, sums)
+    program = compilation.jit_for(jax.devices('cpu')[0], x.dtype, sums)
     memory = program.lower(x).compile().memory_analysis()
     self.assertLess(memory.temp_size_in_bytes, 4 * x.nbytes)
 
@@ -216,7 +220,7 @@ class RanksTest(absltest.TestCase):
     ])
     labels = jnp.array([1, 0, 0, 2, 0, 1])
     np.testing.assert_array_equal(
-        train_step.ranks(scores, labels), [0, 2, 0, 2, 3, 3]
+        losses_lib.ranks(scores, labels), [0, 2, 0, 2, 3, 3]
     )
 
 
@@ -233,8 +237,8 @@ class PutAheadTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 1), (2, 1), (1, 2), (2, 2))
   def test_all_in_order(self, data, tower):
-    mesh = partitioning.create_mesh(config_for(data=data, tower=tower))
-    got = list(partitioning.put_ahead(self.batches(5), mesh))
+    mesh = mesh_lib.create_mesh(config_for(data=data, tower=tower))
+    got = list(sharding.put_ahead(self.batches(5), mesh))
     self.assertLen(got, 5)
     for number, batch in enumerate(got):
       np.testing.assert_array_equal(
@@ -247,8 +251,8 @@ class PutAheadTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1, 2)
   def test_how_far_ahead(self, ahead):
-    mesh = partitioning.create_mesh(config_for())
-    batches = partitioning.put_ahead(self.batches(5), mesh, ahead=ahead)
+    mesh = mesh_lib.create_mesh(config_for())
+    batches = sharding.put_ahead(self.batches(5), mesh, ahead=ahead)
     self.assertEqual(self.asked, 0)
     for number in range(5):
       next(batches)
@@ -257,9 +261,9 @@ class PutAheadTest(parameterized.TestCase):
       next(batches)
 
   def test_fewer_than_it_is_ahead(self):
-    mesh = partitioning.create_mesh(config_for())
-    self.assertLen(list(partitioning.put_ahead(self.batches(1), mesh)), 1)
-    self.assertEmpty(list(partitioning.put_ahead(self.batches(0), mesh)))
+    mesh = mesh_lib.create_mesh(config_for())
+    self.assertLen(list(sharding.put_ahead(self.batches(1), mesh)), 1)
+    self.assertEmpty(list(sharding.put_ahead(self.batches(0), mesh)))
 
 
 class PartOfProcessTest(parameterized.TestCase):
@@ -273,7 +277,7 @@ class PartOfProcessTest(parameterized.TestCase):
   def test_parts(self, owners, parts):
     for process, part in parts.items():
       self.assertEqual(
-          partitioning.part_of_process(self.devices(owners), process), part
+          sharding.part_of_process(self.devices(owners), process), part
       )
 
   @parameterized.parameters(
@@ -284,7 +288,7 @@ class PartOfProcessTest(parameterized.TestCase):
   )
   def test_refused(self, owners, process, message):
     with self.assertRaisesRegex(ConfigError, message):
-      partitioning.part_of_process(self.devices(owners), process)
+      sharding.part_of_process(self.devices(owners), process)
 
   def devices(self, owners):
     make = lambda owner: types.SimpleNamespace(process_index=owner)
@@ -305,23 +309,23 @@ class MeshTest(parameterized.TestCase):
     if fields.get('tower') == 8:
       config.mesh.data, config.mesh.tower = 4, 2
     with self.assertRaisesRegex(ConfigError, message):
-      partitioning.create_mesh(config)
+      mesh_lib.create_mesh(config)
 
   def test_one_tower_is_not_split(self):
     config = config_for(tower=2)
     config.model.towers = 1
     with self.assertRaisesRegex(ConfigError, r'--config\.mesh\.tower=1'):
-      partitioning.create_mesh(config)
+      mesh_lib.create_mesh(config)
 
   def test_normalization_across_towers_is_not_split(self):
     config = config_for(tower=2)
     config.model.lrn.across_towers = True
     with self.assertRaisesRegex(ConfigError, 'across_towers'):
-      partitioning.create_mesh(config)
+      mesh_lib.create_mesh(config)
 
   def test_without_accelerators_one_device_is_the_default(self):
     config = config_for(data=None, tower=None)
-    mesh = partitioning.create_mesh(config)
+    mesh = mesh_lib.create_mesh(config)
     self.assertEqual(dict(mesh.shape), {'data': 1, 'tower': 1})
 
   @parameterized.parameters(
@@ -339,17 +343,17 @@ class MeshTest(parameterized.TestCase):
         ),
         absltest.mock.patch.object(jax, 'make_mesh') as make_mesh,
     ):
-      partitioning.create_mesh(config)
+      mesh_lib.create_mesh(config)
     self.assertEqual(make_mesh.call_args.args[0], expected)
 
   def test_every_leaf_is_cut_on_its_last_axis(self):
     config = config_for(tower=2, data=2, classes=11)
-    mesh = partitioning.create_mesh(config)
+    mesh = mesh_lib.create_mesh(config)
     model = create_model(config.model)
     params = jax.eval_shape(
         model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3))
     )['params']
-    specs = partitioning.specs(params, mesh)
+    specs = sharding.specs(params, mesh)
     cut = jax.sharding.PartitionSpec
     self.assertEqual(
         specs['conv2']['kernel'], cut(None, None, None, 'tower')

@@ -21,14 +21,20 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import checkpoints, cli, environment, metrics, train, train_step
-from alexnet import workdir as workdir_lib
-from alexnet.errors import (
-    CheckpointError,
-    ConfigError,
-    NonFiniteLossError,
+from alexnet.checkpointing import manager
+from alexnet.checkpointing import workdir as workdir_lib
+from alexnet.config.errors import (
+  CheckpointError,
+  ConfigError,
+  NonFiniteLossError,
 )
-from alexnet.progress import Progress
+from alexnet.metrics import clock as clock_lib
+from alexnet.metrics.console import Console, format_duration
+from alexnet.metrics.writer import Writer, read_records
+from alexnet.runtime import environment
+from alexnet.training import loop, train_step
+from alexnet.training.progress import Progress
+from input_pipeline import command
 from input_pipeline.errors import DataError
 from tests import tiny
 
@@ -36,14 +42,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def silent():
-  return metrics.Console(io.StringIO())
+  return Console(io.StringIO())
 
 
 def losses(workdir, kind='train'):
   """{step: loss} of a metrics.jsonl."""
   return {
       record['step']: record['loss']
-      for record in metrics.read_records(workdir / 'metrics.jsonl')
+      for record in read_records(workdir / 'metrics.jsonl')
       if record['kind'] == kind
   }
 
@@ -94,8 +100,8 @@ class RunTestCase(parameterized.TestCase):
     )
     cls.reference_dir = pathlib.Path(cls.create_tempdir_of_class()) / 'run'
     cls.output = io.StringIO()
-    cls.reference = train.Run(
-        cls.config(), cls.reference_dir, metrics.Console(cls.output)
+    cls.reference = loop.Run(
+        cls.config(), cls.reference_dir, Console(cls.output)
     )
     cls.results = cls.reference.train()
 
@@ -117,7 +123,7 @@ class RunTestCase(parameterized.TestCase):
     self.workdir = pathlib.Path(self.create_tempdir().full_path) / 'run'
 
   def run_here(self, workdir=None, **fields):
-    return train.Run(self.config(**fields), workdir or self.workdir, silent())
+    return loop.Run(self.config(**fields), workdir or self.workdir, silent())
 
   def copy_of_reference(self):
     shutil.copytree(self.reference_dir, self.workdir)
@@ -142,7 +148,7 @@ class FinishedRunTest(RunTestCase):
     """The run ends at the first line of the log that is as good as wanted."""
     errors = [
         1 - record['top1']
-        for record in metrics.read_records(self.reference_dir / 'metrics.jsonl')
+        for record in read_records(self.reference_dir / 'metrics.jsonl')
         if record['kind'] == 'train'
     ]
     goal = min(errors[:4])
@@ -150,7 +156,7 @@ class FinishedRunTest(RunTestCase):
     results = self.run_here(until_train_error=goal, ten_views=False).train()
     self.assertEqual(results['step'], wanted)
     self.assertEqual(
-        [r['step'] for r in metrics.read_records(self.workdir / 'metrics.jsonl')
+        [r['step'] for r in read_records(self.workdir / 'metrics.jsonl')
          if r['kind'] == 'train'],
         list(range(1, wanted + 1)),
     )
@@ -185,7 +191,7 @@ class FinishedRunTest(RunTestCase):
     self.assertEqual(list(losses(self.reference_dir)), [1, 2, 3, 4, 5, 6])
     self.assertEqual(list(losses(self.reference_dir, 'eval_centre')), [3, 6])
     self.assertEqual(list(losses(self.reference_dir, 'eval_ten')), [6])
-    first = metrics.read_records(self.reference_dir / 'metrics.jsonl')[0]
+    first = read_records(self.reference_dir / 'metrics.jsonl')[0]
     self.assertEqual(first['learning_rate'], 0.0005)
     # 18 images in batches of 8.
     self.assertAlmostEqual(first['epoch'], 8 / 18)
@@ -296,8 +302,8 @@ class FinishedRunTest(RunTestCase):
 
   def test_again_says_that_it_is_finished(self):
     output = io.StringIO()
-    run = train.Run(
-        self.config(), self.reference_dir, metrics.Console(output)
+    run = loop.Run(
+        self.config(), self.reference_dir, Console(output)
     )
     self.assertEqual(run.train(), self.results)
     self.assertIn('finished already', output.getvalue())
@@ -310,7 +316,7 @@ class FinishedRunTest(RunTestCase):
 
   def test_evaluate_again(self):
     workdir = self.copy_of_reference()
-    run = train.open_run(workdir, silent())
+    run = loop.open_run(workdir, silent())
     self.assertEqual(run.evaluate('centre'), self.results['centre'])
 
 
@@ -367,7 +373,7 @@ class RestartTest(RunTestCase):
     self._wait_for_step(process, 1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
-    self.assertEqual(process.returncode, cli.STOPPED, output)
+    self.assertEqual(process.returncode, command.STOPPED, output)
     self.assertRegex(output, 'stopped by SIGTERM; saved step [1-5] of 6')
     self.assertIn('Run the same command again to continue', output)
     # In this process, where a signal handler is set for the time of a run.
@@ -473,7 +479,7 @@ class BadRunTest(RunTestCase):
     self.copy_of_reference()
     images = self.workdir / 'copy'
     shutil.copytree(self.images, images)
-    run = train.open_run(
+    run = loop.open_run(
         self.workdir, silent(), {'dataset.train_dir': str(images)}
     )
     self.assertEqual(run.progress.step, 6)
@@ -490,24 +496,24 @@ class BadRunTest(RunTestCase):
 
   def test_no_run_there(self):
     with self.assertRaisesRegex(CheckpointError, 'not the workdir of a run'):
-      train.open_run(self.workdir, silent())
+      loop.open_run(self.workdir, silent())
 
   def test_no_checkpoint_there(self):
     self.copy_of_reference()
     shutil.rmtree(self.workdir / 'checkpoints')
     with self.assertRaisesRegex(CheckpointError, 'no checkpoint yet'):
-      train.open_run(self.workdir, silent())
+      loop.open_run(self.workdir, silent())
 
   def test_checkpoint_of_step_0(self):
     """Of a run that went back to its beginning, and was stopped there."""
     self.copy_of_reference()
     folder = self.workdir / 'checkpoints'
-    newest = checkpoints.newest_step(self.workdir)
+    newest = manager.newest_step(self.workdir)
     (folder / str(newest)).rename(folder / '0')
-    for step in checkpoints.complete_steps(self.workdir)[1:]:
+    for step in manager.complete_steps(self.workdir)[1:]:
       shutil.rmtree(folder / str(step))
     self.assertEqual(
-        train.config_of_run(self.workdir).model.conv1.features, 8
+        loop.config_of_run(self.workdir).model.conv1.features, 8
     )
 
   def test_diverged(self):
@@ -560,7 +566,7 @@ class CheckpointsTest(absltest.TestCase):
 
   def test_old_ones_go_after_the_new_one_is_complete(self):
     directory = pathlib.Path(self.create_tempdir().full_path)
-    store = checkpoints.Checkpoints(directory, keep=2)
+    store = manager.Checkpoints(directory, keep=2)
     state = train_step.TrainState(
         jnp.int32(3), {'fc8': {'kernel': jnp.ones(3)}}, ()
     )
@@ -588,7 +594,7 @@ class ConsoleTest(absltest.TestCase):
 
   def test_a_file_gets_lines_and_no_passing_ones(self):
     stream = io.StringIO()
-    console = metrics.Console(stream)
+    console = Console(stream)
     console.progress('one')
     console.progress('passing', transient=True)
     console.print('two')
@@ -597,7 +603,7 @@ class ConsoleTest(absltest.TestCase):
   def test_a_terminal_gets_one_line(self):
     stream = io.StringIO()
     stream.isatty = lambda: True
-    console = metrics.Console(stream)
+    console = Console(stream)
     console.progress('long line')
     console.progress('short')
     console.print('two')
@@ -614,11 +620,11 @@ class WriterTest(absltest.TestCase):
         '{"kind": "train", "step": 2}\n{"kind": "train", "step": 4}\n'
         '{"kind": "tra'
     )
-    writer = metrics.Writer(workdir, first_step=2)
+    writer = Writer(workdir, first_step=2)
     writer.write('train', 3, {'loss': 0.5})
     writer.close()
     self.assertEqual(
-        metrics.read_records(workdir / 'metrics.jsonl'),
+        read_records(workdir / 'metrics.jsonl'),
         [
             {'kind': 'train', 'step': 2},
             {'kind': 'train', 'step': 3, 'loss': 0.5},
@@ -629,7 +635,7 @@ class WriterTest(absltest.TestCase):
 class ClockTest(absltest.TestCase):
 
   def test_only_steps_count(self):
-    clock = metrics.Clock(seconds=100.0)
+    clock = clock_lib.Clock(seconds=100.0)
     with absltest.mock.patch.object(time, 'perf_counter') as now:
       self.assertIsNone(clock.lap())
       now.return_value = 10.0
@@ -646,8 +652,8 @@ class ClockTest(absltest.TestCase):
       self.assertEqual(clock.lap(), 3.0)
       self.assertEqual(clock.remaining(5), 15.0)
     self.assertEqual(clock.seconds, 109.0)
-    self.assertEqual(metrics.format_duration(3725), '1h02m')
-    self.assertEqual(metrics.format_duration(65), '1m05s')
+    self.assertEqual(format_duration(3725), '1h02m')
+    self.assertEqual(format_duration(65), '1m05s')
 
 
 if __name__ == '__main__':

@@ -13,24 +13,21 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from alexnet import (
-  inputs,
-  metrics,
-  models,
-  pairing,
-  train,
-  trained,
-  workdir,
-)
-from alexnet.errors import CheckpointError, ConfigError
-from alexnet.models.cuda_convnet import CudaConvnet
+from alexnet import models
+from alexnet.checkpointing import input_spec, workdir
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.cuda_convnet import towers as towers_lib
+from alexnet.cuda_convnet.model import CudaConvnet
+from alexnet.inference import loading
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from input_pipeline.errors import DataError, ImageError
 from tests import cuda_convnet_test, definitions, oracle, tiny
 from tests.train_test import logits_of, softmax
 
 
 def silent():
-  return metrics.Console(io.StringIO())
+  return Console(io.StringIO())
 
 
 class TrainedTest(parameterized.TestCase):
@@ -46,12 +43,12 @@ class TrainedTest(parameterized.TestCase):
     config.dataset.train_dir = str(cls.images)
     config.duration = '2 steps'
     config.ten_views = False
-    cls.finished = train.Run(config, cls.directory / 'run', silent())
+    cls.finished = loop.Run(config, cls.directory / 'run', silent())
     cls.finished.train()
     # All that a user has taken with him; the images have gone.
     cls.workdir = shutil.copytree(cls.directory / 'run', cls.directory / 'copy')
     cls.photos = sorted(cls.images.rename(cls.directory / 'x').rglob('*.jpg'))
-    cls.network = trained.load(cls.workdir)
+    cls.network = loading.load(cls.workdir)
     # Pixels by Pillow, the plain module.
     cls.squares = np.stack([cls.square_of(photo) for photo in cls.photos])
 
@@ -90,7 +87,7 @@ class TrainedTest(parameterized.TestCase):
 
   def test_fingerprint(self):
     same = self.network.fingerprint()
-    self.assertEqual(trained.load(self.workdir).fingerprint(), same)
+    self.assertEqual(loading.load(self.workdir).fingerprint(), same)
     params = jax.tree.map(np.array, self.network.params)
     params['fc8']['bias'][-1] += 1e-6
     other = dataclasses.replace(self.network, params=params)
@@ -185,19 +182,19 @@ class TrainedTest(parameterized.TestCase):
       self.network.features(self.squares[:1], 'conv1')
 
   def test_steps(self):
-    self.assertEqual(trained.load(self.workdir, step=2).step, 2)
+    self.assertEqual(loading.load(self.workdir, step=2).step, 2)
     with self.assertRaisesRegex(CheckpointError, 'step 3: it has 2'):
-      trained.load(self.workdir, step=3)
+      loading.load(self.workdir, step=3)
     with self.assertRaisesRegex(CheckpointError, 'is not the workdir of a run'):
-      trained.load(self.directory)
+      loading.load(self.directory)
 
   def test_older_run(self):
     """Without inputs.npz the data is asked."""
     older = shutil.copytree(self.workdir, self.directory / 'older')
-    (older / inputs.FILE).unlink()
+    (older / input_spec.FILE).unlink()
     with self.assertRaisesRegex(DataError, 'no inputs.npz, .*is not a folder'):
-      trained.load(older)
-    network = trained.load(
+      loading.load(older)
+    network = loading.load(
         older, overrides={'dataset.train_dir': str(self.directory / 'x')}
     )
     np.testing.assert_array_equal(
@@ -208,7 +205,7 @@ class TrainedTest(parameterized.TestCase):
   def test_older_run_with_some_of_its_classes(self):
     """Two of three would be taken for the first two outputs."""
     older = shutil.copytree(self.workdir, self.directory / 'two classes')
-    (older / inputs.FILE).unlink()
+    (older / input_spec.FILE).unlink()
     folder = self.directory / 'two'
     for name in ('class1', 'class2'):
       shutil.copytree(self.directory / 'x' / name, folder / name)
@@ -216,23 +213,23 @@ class TrainedTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         DataError, 'two has 2 classes and the network 3 outputs'
     ):
-      trained.load(older, overrides=moved)
+      loading.load(older, overrides=moved)
     # A run may have been asked for more outputs than classes.
-    network = trained.load(older, overrides={**moved, 'model.num_classes': 3})
+    network = loading.load(older, overrides={**moved, 'model.num_classes': 3})
     names = ('class1', 'class2', 'output 2')
     self.assertEqual(network.class_names, names)
     (older / workdir.ENVIRONMENT).write_text(
         '{"sessions": [{"command": ["main.py", "--config.model.num_classes=3"]}'
         ']}'
     )
-    self.assertEqual(trained.load(older, overrides=moved).class_names, names)
+    self.assertEqual(loading.load(older, overrides=moved).class_names, names)
 
   def test_damaged_inputs(self):
     damaged = shutil.copytree(self.workdir, self.directory / 'damaged')
-    data = (damaged / inputs.FILE).read_bytes()
-    (damaged / inputs.FILE).write_bytes(data[:1000])
+    data = (damaged / input_spec.FILE).read_bytes()
+    (damaged / input_spec.FILE).write_bytes(data[:1000])
     with self.assertRaisesRegex(CheckpointError, r'inputs\.npz .*copy it'):
-      trained.load(damaged)
+      loading.load(damaged)
 
 
 class DefinitionTest(absltest.TestCase):
@@ -240,7 +237,7 @@ class DefinitionTest(absltest.TestCase):
   def test_outputs_of_run_145(self):
     """Of the authors' file and of configs/alexnet_2012.py, by their names."""
     texts = definitions.run_145(**definitions.NARROW)
-    of_file = CudaConvnet(pairing.pair(cuda_convnet_test.parse(*texts)))
+    of_file = CudaConvnet(towers_lib.pair(cuda_convnet_test.parse(*texts)))
     config = cuda_convnet_test.narrow_2012()
     model = models.create_model(config.model)
     images = cuda_convnet_test.images(2)
@@ -271,18 +268,18 @@ class InputsTest(absltest.TestCase):
     directory = pathlib.Path(self.create_tempdir().full_path)
     rng = np.random.default_rng(0)
     names = ('a', 'ünï ', b'\xff'.decode(errors='surrogateescape'))
-    one = inputs.Inputs(
+    one = input_spec.Inputs(
         names, rng.random((4, 4, 3), np.float32), 'warp', np.arange(3.0),
         np.eye(3),
     )
-    inputs.save(directory, one)
-    other = inputs.load(directory)
+    input_spec.save(directory, one)
+    other = input_spec.load(directory)
     self.assertEqual(other.class_names, names)
     self.assertEqual(other.aspect, 'warp')
     np.testing.assert_array_equal(other.mean_image, one.mean_image)
     np.testing.assert_array_equal(other.deviations, one.deviations)
     np.testing.assert_array_equal(other.eigenvectors, one.eigenvectors)
-    self.assertIsNone(inputs.load(directory / 'none'))
+    self.assertIsNone(input_spec.load(directory / 'none'))
 
 
 def outputs_by_numpy(params, images):

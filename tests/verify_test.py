@@ -12,16 +12,13 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import (
-  checkpoints,
-  metrics,
-  partitioning,
-  replay,
-  train,
-  verify,
-  workdir,
-)
-from alexnet.errors import CheckpointError, ConfigError
+from alexnet import verify as verify_lib
+from alexnet.checkpointing import manager, workdir
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.metrics import writer
+from alexnet.metrics.console import Console
+from alexnet.runtime import sharding
+from alexnet.training import loop, replay
 from input_pipeline.pipeline import Pipeline
 from tests import tiny
 
@@ -67,7 +64,7 @@ class VerifyTest(parameterized.TestCase):
     config.update_from_flattened_dict(
         {name.replace('__', '.'): value for name, value in fields.items()}
     )
-    train.Run(config, run_dir, metrics.Console(io.StringIO())).train()
+    loop.Run(config, run_dir, Console(io.StringIO())).train()
 
   @staticmethod
   def _temporary():
@@ -80,7 +77,7 @@ class VerifyTest(parameterized.TestCase):
     shutil.copytree(self.run_dir, self.workdir)
 
   def verify(self, **options):
-    console = metrics.Console(io.StringIO())
+    console = Console(io.StringIO())
     return replay.verify(self.workdir, console, **options)
 
   def bad_batch(self, bad):
@@ -111,11 +108,11 @@ class VerifyTest(parameterized.TestCase):
     self.assertEqual(report.losses, 1)
     self.assertEqual(report.environment, [])
     self.assertEqual(contents(self.workdir), before)
-    self.assertEqual(verify.lines(report)[-1], 'result   equal to the bit')
+    self.assertEqual(verify_lib.lines(report)[-1], 'result   equal to the bit')
 
   def test_a_loss_that_is_recorded_otherwise(self):
     path = self.workdir / 'metrics.jsonl'
-    records = metrics.read_records(path)
+    records = writer.read_records(path)
     for record in records:
       if record['kind'] == 'train' and record['step'] == 6:
         record['loss'] = loss = float(np.nextafter(record['loss'], 9))
@@ -126,20 +123,20 @@ class VerifyTest(parameterized.TestCase):
   def test_one_bit_of_an_array(self):
     """With a manifest made anew: nothing else can notice it."""
     config = workdir.load_config(self.workdir)
-    run = train.Run(
-        config, self.workdir, metrics.Console(io.StringIO()), training=False
+    run = loop.Run(
+        config, self.workdir, Console(io.StringIO()), training=False
     )
     kernel = np.array(run.state.params['fc7']['kernel'])
     kernel.view(np.uint32)[3, 5] ^= 4
     run.state.params['fc7']['kernel'] = jax.device_put(
-        kernel, partitioning.shardings(kernel, run.mesh)
+        kernel, sharding.shardings(kernel, run.mesh)
     )
     run.close()
     progress = json.loads(
         (self.workdir / 'checkpoints/6/progress/metadata').read_text()
     )
     shutil.rmtree(self.workdir / 'checkpoints/6')
-    store = checkpoints.Checkpoints(self.workdir, 2)
+    store = manager.Checkpoints(self.workdir, 2)
     store.save(6, run.state, progress)
     store.close()
     (difference,) = self.verify().differences
@@ -154,7 +151,7 @@ class VerifyTest(parameterized.TestCase):
     report = self.verify()
     self.assertRegex(report.differences[0], '^step 6: the loss is .* now$')
     self.assertRegex(report.differences[1], '^params/conv1/')
-    self.assertEqual(verify.lines(report)[-1], 'result   DIFFERENT')
+    self.assertEqual(verify_lib.lines(report)[-1], 'result   DIFFERENT')
 
   def test_twice_from_the_only_checkpoint(self):
     shutil.rmtree(self.workdir / 'checkpoints/6')
@@ -173,14 +170,14 @@ class VerifyTest(parameterized.TestCase):
 
   def test_twice_and_not_the_same(self):
     """As on a machine that is not deterministic."""
-    make_step, calls = train.Run.make_step, []
+    make_step, calls = loop.Run.make_step, []
 
     def unsteady(run, batch):
       calls.append(0)
       result = make_step(run, batch)
       return {**result, 'loss': result['loss'] + len(calls) * 1e-9}
 
-    with absltest.mock.patch.object(train.Run, 'make_step', unsteady):
+    with absltest.mock.patch.object(loop.Run, 'make_step', unsteady):
       report = self.verify(checkpoint=4, steps=1)
     self.assertRegex(
         report.differences[0], '^step 5: the loss was .* in the first replay'
@@ -212,7 +209,7 @@ class VerifyTest(parameterized.TestCase):
     report = self.verify()
     self.assertEqual((report.first, report.last, report.losses), (2, 6, 2))
     self.assertEqual(report.differences, [])
-    path = self.workdir / metrics.FILE
+    path = self.workdir / writer.FILE
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(''.join(line for line in lines if 'fault' not in line))
     with self.assertRaisesRegex(

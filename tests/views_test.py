@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import optimizer, partitioning, train_step
+from alexnet.evaluation import eval_steps
+from alexnet.inference.views import Views
 from alexnet.models import create_model
-from alexnet.views import Views
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import sharding
+from alexnet.training import optimizer, train_step
 
 CENTRE = np.s_[16:240, 16:240]
 
@@ -56,16 +59,16 @@ def on_mesh(function, data, tower):
   """The function as the training step maps it over a mesh."""
   config = testing.narrow_config()
   config.mesh.data, config.mesh.tower = data, tower
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   mapped = jax.jit(
       jax.shard_map(
           function,
           mesh=mesh,
-          in_specs=partitioning.BATCH,
-          out_specs=partitioning.BATCH,
+          in_specs=sharding.BATCH,
+          out_specs=sharding.BATCH,
       )
   )
-  return lambda batch: mapped(partitioning.put_batch(batch, mesh))
+  return lambda batch: mapped(sharding.put_batch(batch, mesh))
 
 
 class TrainingTest(parameterized.TestCase):
@@ -219,10 +222,10 @@ def losses_of(batch, images, data=1, tower=1, accumulation=1):
   config = testing.narrow_config()
   config.model.num_classes = 10
   config.mesh.data, config.mesh.tower = data, tower
-  mesh = partitioning.create_mesh(config)
+  mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
-  state = partitioning.initialize(
+  state = sharding.initialize(
       lambda key: train_step.create_state(model, rule, key), mesh, 0
   )
   step = train_step.make_train_step(
@@ -232,7 +235,7 @@ def losses_of(batch, images, data=1, tower=1, accumulation=1):
   rates = jax.tree.map(lambda _: np.float32(0.001), state.params)
   losses = []
   for _ in range(2):
-    state, metrics = step(state, partitioning.put_batch(batch, mesh), rates)
+    state, metrics = step(state, sharding.put_batch(batch, mesh), rates)
     losses.append(float(metrics['loss']))
   return losses
 
@@ -269,7 +272,7 @@ class StepTest(parameterized.TestCase):
     config = testing.narrow_config()
     config.model.num_classes = 10
     config.mesh.data, config.mesh.tower = mesh
-    mesh = partitioning.create_mesh(config)
+    mesh = mesh_lib.create_mesh(config)
     model = create_model(config.model)
     rng = np.random.default_rng(2)
     batch = {
@@ -277,17 +280,17 @@ class StepTest(parameterized.TestCase):
         'label': np.array([1, 7, 3, 3], np.int32),
         'weight': np.array([1, 1, 1, 0], np.float32),
     }
-    params = partitioning.initialize(
+    params = sharding.initialize(
         lambda key: model.init(key, jnp.zeros((1, 224, 224, 3)))['params'],
         mesh,
         0,
     )
     mean = square()
-    step = train_step.make_eval_step(
+    step = eval_steps.make_eval_step(
         model=model, mesh=mesh, params=params,
         images=getattr(Views(mean, 'under', mirror=True, crop=224), views),
     )
-    sums = jax.device_get(step(params, partitioning.put_batch(batch, mesh)))
+    sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
     self.assertEqual(sums['count'], 3)
     self.assertEqual(sums['views'], 30 if views == 'ten' else 3)
     wide = batch['image'].astype(np.float64) - mean

@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from alexnet.models import cpu, layers, winograd
+from alexnet.ops import convolution as convolution_lib
+from alexnet.ops.cpu import convolution as cpu_convolution
+from alexnet.ops.cpu import winograd
 from tests.exact import exactly, normal, output_and_gradients
 
 del testing
@@ -165,11 +167,11 @@ class ConvolutionTest(parameterized.TestCase):
 
     if dtype == jnp.bfloat16:
       plain = errors(
-          lambda x, w: cpu.convolution(x, w, stride=stride, padding=padding)
+          lambda x, w: cpu_convolution.convolution(x, w, stride=stride, padding=padding)
       )
     else:
       plain = errors(
-          lambda x, w: layers._convolution_plain(x, w, stride, padding, 1)
+          lambda x, w: convolution_lib._convolution_plain(x, w, stride, padding, 1)
       )
     by_method = errors(
         lambda x, w: winograd.convolution(
@@ -206,7 +208,7 @@ class ConvolutionTest(parameterized.TestCase):
       self, batch, channels, features, stride, size, dtype, platform, products,
       convolutions,
   ):
-    loss = lambda x, w: layers.grouped_convolution(
+    loss = lambda x, w: convolution_lib.grouped_convolution(
         x, w, padding=(1, 1), stride=stride, groups=2
     ).sum()
     traced = jax.jit(jax.grad(loss, (0, 1))).trace(

@@ -8,8 +8,9 @@ import pathlib
 
 from absl.testing import absltest
 
-from alexnet import metrics, workdir
-from alexnet.errors import CheckpointError
+from alexnet.checkpointing import workdir
+from alexnet.config.errors import CheckpointError
+from alexnet.metrics import writer
 from configs import alexnet
 
 
@@ -84,13 +85,13 @@ class PowerCutTest(absltest.TestCase):
     )
 
   def test_metrics(self):
-    with open(self.workdir / metrics.FILE, 'w') as f:
+    with open(self.workdir / writer.FILE, 'w') as f:
       for step in range(9):
         f.write(json.dumps({'kind': 'train', 'step': step}) + '\n')
     self.check(
-        metrics.FILE, lambda: metrics.Writer(self.workdir, 7).close()
+        writer.FILE, lambda: writer.Writer(self.workdir, 7).close()
     )
-    self.assertLen(metrics.read_records(self.workdir / metrics.FILE), 8)
+    self.assertLen(writer.read_records(self.workdir / writer.FILE), 8)
 
 
 del testing

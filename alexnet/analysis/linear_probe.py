@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from alexnet import cli, compilation, host_memory
-from alexnet.analysis import run_flags
-from alexnet.analysis.document import Table, show
-from alexnet.errors import ConfigError
+from alexnet.analysis.tables import Table, show
+from alexnet.config.errors import ConfigError
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from alexnet.analysis.images import Images
-  from alexnet.analysis.probe import Result
-  from alexnet.metrics import Console
-  from alexnet.trained import TrainedNetwork
+  from alexnet.analysis.features.images import Images
+  from alexnet.analysis.features.logistic_regression import Result
+  from alexnet.inference.predictor import TrainedNetwork
+  from alexnet.metrics.console import Console
 
 # As in layer_features.py, which imports JAX.
 PIXELS = 'pixels'
@@ -95,7 +96,7 @@ def measure(
     {(kind of weights, layer): a result of each seed}; pixels have no weights
     and are with the trained ones.
   """
-  from alexnet.analysis import layer_features, probe
+  from alexnet.analysis.features import layer_features, logistic_regression
 
   results: dict[Key, list[Result]] = {}
   batch = min(network.config.evaluation_batch_size, train)
@@ -113,7 +114,7 @@ def measure(
       for name in layers:
         if name == PIXELS and kind == _RANDOM:
           continue  # They have no weights.
-        result = probe.fit(
+        result = logistic_regression.fit(
             x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
         )
         results.setdefault((kind, name), []).append(result)
@@ -154,12 +155,12 @@ def main(argv: list[str]) -> int | None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX, which --help does not need.
-  from alexnet import metrics
-  from alexnet.analysis import images as images_lib
-  from alexnet.analysis.probe import ProbeError
+  from alexnet.analysis.features import images
+  from alexnet.analysis.features.logistic_regression import ProbeError
+  from alexnet.metrics.console import Console
 
-  host_memory.keep_freed()
-  compilation.use_cache()
+  heap.keep_freed()
+  compilation_cache.use_cache()
   values = flags.FLAGS
   network = run_flags.load_network()
   known = [PIXELS, *network.layers]
@@ -168,7 +169,7 @@ def main(argv: list[str]) -> int | None:
     raise ConfigError(
         f"--layers has '{unknown[0]}': wanted some of {', '.join(known)}"
     )
-  sets = images_lib.open_sets(
+  sets = images.open_sets(
       values.source,
       config=network.config,
       aspect=network.inputs.aspect,
@@ -189,7 +190,7 @@ def main(argv: list[str]) -> int | None:
       test=values.test_images,
       seeds=values.seeds,
       largest=values.largest,
-      console=metrics.Console(),
+      console=Console(),
       left_out=left_out,
   )
   count = [len(part) for _, part in draw(
@@ -231,4 +232,4 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('output', None, 'File to write, as Markdown.')
   flags.mark_flag_as_required('source')
-  cli.run(main)
+  command.run(main)

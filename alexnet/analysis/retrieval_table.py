@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from alexnet import cli, compilation
-from alexnet.analysis.document import Table, show
-from alexnet.errors import ConfigError
+from alexnet.analysis.tables import Table, show
+from alexnet.config.errors import ConfigError
+from alexnet.runtime import compilation_cache
+from input_pipeline import command
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from alexnet.analysis.codes import Components
-  from alexnet.analysis.feature_sets import FeatureSet
+  from alexnet.analysis.features.hashing import Components
+  from alexnet.analysis.features.store import FeatureSet
 
   # From queries [queries, dimensions] to (distances, rows) [queries, count].
   Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -86,7 +87,7 @@ def measure(
   Raises:
     FeaturesError: the sets do not fit together.
   """
-  from alexnet.analysis import codes, nearest
+  from alexnet.analysis.features import hashing, nearest
 
   _check(index, queries, neighbours)
   vectors, wanted = index.vectors, queries.vectors
@@ -106,8 +107,8 @@ def measure(
   size = vectors.dtype.itemsize * vectors.shape[1]
   found = [result(f'exact, {vectors.dtype}', size, [exact])]
   progress('principal components')
-  most = max([codes.COMPONENTS, *components, *bits])
-  fitted = codes.fit_components(vectors, most)
+  most = max([hashing.COMPONENTS, *components, *bits])
+  fitted = hashing.fit_components(vectors, most)
   components = [n for n in components if n <= len(fitted.directions)]
   reduced = fitted.project(vectors, max(components, default=1))
   for count in components:
@@ -120,21 +121,21 @@ def measure(
         continue
       progress(f'{count} {name}')
       coders = [make(count, seed) for seed in range(seeds)]
-      searches = [codes.CodeIndex(c, c.encode(vectors)).search for c in coders]
+      searches = [hashing.CodeIndex(c, c.encode(vectors)).search for c in coders]
       found.append(result(f'{count} {name}', count // 8, searches))
   return found
 
 
 def _coders(vectors, fitted):
   """{name: from bits and a seed to a coder}."""
-  from alexnet.analysis import codes
+  from alexnet.analysis.features import hashing
 
-  read = fitted.first(codes.COMPONENTS)
+  read = fitted.first(hashing.COMPONENTS)
   return {
-      'bits of the autoencoder': lambda bits, seed: codes.train(
+      'bits of the autoencoder': lambda bits, seed: hashing.train(
           vectors, bits, components=read, seed=seed
       ),
-      _SIGNS: lambda bits, seed: codes.rotated(
+      _SIGNS: lambda bits, seed: hashing.rotated(
           fitted, bits, seed=seed
       ),
   }
@@ -145,7 +146,7 @@ def _by_components(
 ) -> 'Search':
   import numpy as np
 
-  from alexnet.analysis import nearest
+  from alexnet.analysis.features import nearest
 
   index = nearest.Euclidean(np.ascontiguousarray(reduced[:, :count]))
   return lambda queries, neighbours: index.search(
@@ -170,7 +171,7 @@ def milliseconds(
 
 
 def _check(index, queries, neighbours):
-  from alexnet.analysis.feature_sets import FeaturesError
+  from alexnet.analysis.features.store import FeaturesError
 
   if len(index) < neighbours:
     raise FeaturesError(
@@ -240,11 +241,11 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and scikit-learn, which --help does not need.
-  from alexnet import metrics
-  from alexnet.analysis import feature_sets
+  from alexnet.analysis.features import store
+  from alexnet.metrics.console import Console
 
-  compilation.use_cache()
-  values, console = flags.FLAGS, metrics.Console()
+  compilation_cache.use_cache()
+  values, console = flags.FLAGS, Console()
   components, bits = (
       _numbers(name) for name in ('components', 'bits')
   )
@@ -253,7 +254,7 @@ def main(argv: list[str]) -> None:
         f'--bits is {values.bits}: wanted multiples of 16, got {wrong[0]}'
     )
   index, queries = (
-      feature_sets.load(pathlib.Path(path))
+      store.load(pathlib.Path(path))
       for path in (values.features, values.queries)
   )
   found = measure(
@@ -265,7 +266,7 @@ def main(argv: list[str]) -> None:
       seeds=values.seeds,
       progress=lambda line: console.progress(line, transient=True),
   )
-  feature_sets.require(index, 'layer', 'step', 'workdir')
+  store.require(index, 'layer', 'step', 'workdir')
   about = (
       f'{index.about["layer"]} of step {index.about["step"]} of '
       f'{index.about["workdir"]}: {len(index):,} images to find, '
@@ -292,4 +293,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('seeds', 1, 'Autoencoders of a length.', lower_bound=1)
   flags.DEFINE_string('output', None, 'File to write, as Markdown.')
   flags.mark_flags_as_required(['features', 'queries'])
-  cli.run(main)
+  command.run(main)

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from alexnet import cli, compilation, host_memory
-from alexnet.analysis import run_flags
-from alexnet.errors import ConfigError
+from alexnet.config.errors import ConfigError
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
 from input_pipeline.errors import printable
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from alexnet.analysis.feature_sets import FeatureSet
-  from alexnet.analysis.images import Images
+  from alexnet.analysis.features.images import Images
+  from alexnet.analysis.features.store import FeatureSet
 
 # As in codes.py, which imports JAX; and no codes.
 _BITS = ('32', '64', '128', '256')
@@ -86,7 +87,7 @@ def find(
   Raises:
     FeaturesError: see `codes.open_index`.
   """
-  from alexnet.analysis import codes, nearest
+  from alexnet.analysis.features import hashing, nearest
 
   queries = queries.reshape(len(queries), -1)
   count = min(count, len(found))
@@ -95,7 +96,7 @@ def find(
         queries, count
     )
   else:
-    distances, rows = codes.open_index(found, bits).search(queries, count)
+    distances, rows = hashing.open_index(found, bits).search(queries, count)
   names = found.about['class_names']
 
   def neighbour(row, distance):
@@ -119,7 +120,7 @@ def pictures(
     FeaturesError: the source's images are other ones now.
     DataError: an image cannot be read.
   """
-  from alexnet.analysis.feature_sets import FeaturesError
+  from alexnet.analysis.features.store import FeaturesError
 
   squares = []
   for one in neighbours:
@@ -146,7 +147,7 @@ def draw(rows: Sequence[Row], output: pathlib.Path) -> None:
   matplotlib.use('agg')
   from matplotlib import pyplot
 
-  from alexnet.pictures import plain
+  from alexnet.visualization.images import plain
 
   columns = 1 + max(len(row.neighbours) for row in rows)
   figure, axes = pyplot.subplots(
@@ -200,22 +201,23 @@ def main(argv: list[str]) -> None:
   if output:
     check_picture(output)
   # JAX, which --help does not need.
-  from alexnet.analysis import document, feature_sets
-  from alexnet.analysis import images as images_lib
+  from alexnet.analysis import tables
+  from alexnet.analysis.features import images as images_lib
+  from alexnet.analysis.features import store
 
-  host_memory.keep_freed()
-  compilation.use_cache()
-  found = feature_sets.load(pathlib.Path(values.features))
-  feature_sets.require(found, 'class_names', 'layer', 'set', 'source', 'step')
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  found = store.load(pathlib.Path(values.features))
+  store.require(found, 'class_names', 'layer', 'set', 'source', 'step')
   # The features' own checkpoint, if no other one is named.
   step = found.about['step']
   if values.step not in (None, str(step)):
-    raise feature_sets.FeaturesError(
+    raise store.FeaturesError(
         f'{found.path} is of step {step}, --step is {values.step}: leave it out'
     )
   network = run_flags.load_network(step)
   if network.fingerprint() != found.about['parameters']:
-    raise feature_sets.FeaturesError(
+    raise store.FeaturesError(
         f'{found.path} was made by the network of {found.about["workdir"]}, '
         f'whose parameters are not those of {values.workdir}: give that run'
     )
@@ -224,8 +226,8 @@ def main(argv: list[str]) -> None:
   answers = find(found, queries, values.neighbours, bits)
   for query, neighbours in zip(values.query, answers):
     rows = tuple(_describe(one, bits) for one in neighbours)
-    table = document.Table(('distance', 'class', 'image'), rows)
-    print(document.to_text([(printable(query), [table])]))
+    table = tables.Table(('distance', 'class', 'image'), rows)
+    print(tables.to_text([(printable(query), [table])]))
   if not output:
     return
   images = images_lib.open_images(
@@ -261,4 +263,4 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('output', None, 'Picture to write, such as a .png file.')
   flags.mark_flags_as_required(['features', 'query'])
-  cli.run(main)
+  command.run(main)

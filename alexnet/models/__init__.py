@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
 
-from alexnet import definitions
-from alexnet.errors import ConfigError
-from alexnet.models import alexnet, cuda_convnet
-from alexnet.models.layers import OUTPUTS, kept, local_response_normalization
+from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet import config as definitions
+from alexnet.cuda_convnet import model as cuda_convnet_model
+from alexnet.models import alexnet
+from alexnet.models.layers import OUTPUTS, kept
+from alexnet.ops.normalization import local_response_normalization
 
 __all__ = [
     'OUTPUTS', 'Module', 'create_model', 'everywhere', 'kept',
@@ -38,7 +40,7 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
   """
   if config.name == definitions.NAME:
     _choice('dtype', config.dtype, tuple(_DTYPES))
-    return cuda_convnet.CudaConvnet(
+    return cuda_convnet_model.CudaConvnet(
         definitions.network(config), dtype=_DTYPES[config.dtype]
     )
   if config.name != 'alexnet':

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet.models import layers
+from alexnet.ops import collectives, normalization, pooling
+from alexnet.ops import dropout as dropout_lib
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid}
 DROPOUT_KINDS = ('paper', 'inverted')
@@ -166,7 +168,7 @@ class AlexNet(nn.Module):
       x = self._dropout(x, spec.dropout, dropout_keys, index)
     logits = self._dense(head, head_spec)(x)
     if logits.shape[-1] < head_spec.features:
-      logits = layers.gather_features(logits, self.tower_axis)
+      logits = collectives.gather_features(logits, self.tower_axis)
     layers.keep(self, head, logits)
     return logits.astype(jnp.float32)
 
@@ -195,7 +197,7 @@ class AlexNet(nn.Module):
     alpha = self.lrn.alpha
     if self.lrn.divide_alpha_by_n:
       alpha /= self.lrn.n
-    return layers.local_response_normalization(
+    return normalization.local_response_normalization(
         x,
         n=self.lrn.n,
         k=self.lrn.k,
@@ -205,7 +207,7 @@ class AlexNet(nn.Module):
     )
 
   def _spatial_norm(self, x):
-    return layers.spatial_response_normalization(
+    return normalization.spatial_response_normalization(
         x,
         size=self.spatial_norm.size,
         k=self.spatial_norm.k,
@@ -214,14 +216,14 @@ class AlexNet(nn.Module):
     )
 
   def _pool(self, x):
-    return layers.max_pool(
+    return pooling.max_pool(
         x, window=self.pool.window, stride=self.pool.stride
     )
 
   def _dropout(self, x, rate, keys, index):
     if keys is not None:
       keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-    return layers.dropout(
+    return dropout_lib.dropout(
         x,
         rate=rate,
         kind=self.dropout_kind,

@@ -22,7 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet import metrics, partitioning, train, trained
+from alexnet.inference import loading
+from alexnet.metrics.console import Console
+from alexnet.runtime import sharding
+from alexnet.training import loop
 
 FOLDER = pathlib.Path(__file__).parent
 BATCHES = FOLDER / 'batches.npz'
@@ -79,18 +82,18 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
     yield {name: array[step % 4] for name, array in arrays.items()}
 
 
-def open_run(recipe: str, mesh: tuple[int, int] = (1, 1)) -> train.Run:
+def open_run(recipe: str, mesh: tuple[int, int] = (1, 1)) -> loop.Run:
   """The recorded run on a mesh of (data, tower) devices."""
   overrides = {'mesh.data': mesh[0], 'mesh.tower': mesh[1]}
-  console = metrics.Console(io.StringIO())
-  return train.open_run(FOLDER / recipe, console, overrides)
+  console = Console(io.StringIO())
+  return loop.open_run(FOLDER / recipe, console, overrides)
 
 
 def losses(recipe: str, mesh: tuple[int, int]) -> list[float]:
   """The losses of the steps that follow the checkpoint."""
   run = open_run(recipe, mesh)
   return [
-      run.make_step(partitioning.put_batch(batch, run.mesh))['loss']
+      run.make_step(sharding.put_batch(batch, run.mesh))['loss']
       for batch in batches()
   ]
 
@@ -104,7 +107,7 @@ def prediction(recipe: str) -> list[list[float]]:
   """What the checkpoint says of the first recorded images."""
   with np.load(BATCHES) as file:
     some = list(file['image'][0, :2])
-  return trained.load(FOLDER / recipe).predict(some, views='ten').tolist()
+  return loading.load(FOLDER / recipe).predict(some, views='ten').tolist()
 
 
 def machine() -> dict[str, Any]:
@@ -130,7 +133,7 @@ def main() -> None:
   for recipe in testing.RECIPES:
     workdir = FOLDER / recipe
     shutil.rmtree(workdir, ignore_errors=True)
-    train.train_and_evaluate(config_of(recipe), str(workdir))
+    loop.train_and_evaluate(config_of(recipe), str(workdir))
     # Nothing reads them, and they name this machine.
     shutil.rmtree(workdir / 'tensorboard')
     (workdir / 'environment.json').unlink()

@@ -14,7 +14,9 @@ import shutil
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet import metrics, train, trained
+from alexnet.inference import loading
+from alexnet.metrics.console import Console
+from alexnet.training import loop
 from tests.witness import record
 
 _RECORD = json.loads(record.RESULTS.read_text())
@@ -57,10 +59,10 @@ class WitnessTest(parameterized.TestCase):
     config = record.config_of(recipe)
     config.duration = '4 steps'
     output = io.StringIO()
-    run = train.Run(config, workdir, metrics.Console(output))
+    run = loop.Run(config, workdir, Console(output))
     self.assertEqual(run.train()['step'], 4)
     self.assertIn('continuing from step 2', output.getvalue())
-    self.assertEqual(trained.load(workdir).step, 4)
+    self.assertEqual(loading.load(workdir).step, 4)
 
 
 if __name__ == '__main__':

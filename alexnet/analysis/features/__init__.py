@@ -1,0 +1,1 @@
+"""Features of images: extraction, search, binary codes, linear probes."""

@@ -1,0 +1,108 @@
+"""Writes what a layer of a trained network makes of images.
+
+  python -m alexnet.analysis.features --workdir=RUN --layer=fc7 \
+      --source=train --output=features/train
+
+of the centre crop of each image, for `retrieve` and for any other program:
+plain NumPy arrays, see `store.py`. The source is 'train' or 'evaluation'
+of the run, the path of a folder of photos or class folders, of an archive or of
+prepared data, 'digits' or 'tfds:NAME'. With --output=FILE.npz everything is in
+one file, and in memory until then.
+
+Images that cannot be read are told of and left out; the exit status is 1 then.
+"""
+
+import pathlib
+import sys
+import time
+
+from absl import app, flags
+
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
+
+# As in store.py and images.py, which import more than --help needs.
+_DTYPES = ('float32', 'float16')
+_SETS = ('train', 'evaluation')
+
+
+def main(argv: list[str]) -> int | None:
+  """Entry point of `python -m alexnet.analysis.features`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  # JAX, which --help does not need.
+  from alexnet.analysis.features import extract, store
+  from alexnet.analysis.features import images as images_lib
+  from alexnet.metrics.console import Console, format_duration
+
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  values, console = flags.FLAGS, Console()
+  network = run_flags.load_network()
+  run_flags.check_layer(network, values.layer)
+  # A run's own sets have their name as their source.
+  which = values.source if values.source in _SETS else values.set
+  images = images_lib.open_images(
+      values.source,
+      which,
+      config=network.config,
+      aspect=network.inputs.aspect,
+      class_names=network.inputs.class_names,
+  )
+  output = pathlib.Path(values.output)
+  about = {
+      'layer': values.layer,
+      'workdir': values.workdir,
+      'step': network.step,
+      'parameters': network.fingerprint(),
+      'source': values.source,
+      'set': which,
+      'class_names': images.class_names,
+  }
+  start = time.perf_counter()
+  with store.Writer(output, about, values.dtype) as writer:
+    left_out = extract.extract(
+        network, images, values.layer, writer, limit=values.limit,
+        console=console,
+    )
+    writer.close()
+  seconds = time.perf_counter() - start
+  written = store.load(output)
+  shape = ' x '.join(map(str, written.features.shape[1:]))
+  console.print(
+      f'{values.layer} ({shape} {values.dtype}) of {len(written):,} images of '
+      f'{images.source.name} in {output}, '
+      f'{format_duration(seconds)}, {len(written) / seconds:.0f} img/s'
+  )
+  for line in left_out:
+    print(f'left out: {line}', file=sys.stderr)
+  return 1 if left_out else None
+
+
+if __name__ == '__main__':
+  run_flags.define()
+  flags.DEFINE_string(
+      'layer', 'fc7', 'pool1, pool2, conv3, conv4, pool5, fc6, fc7 or fc8.'
+  )
+  flags.DEFINE_string(
+      'source',
+      None,
+      "'train' or 'evaluation' of the run, a folder, an archive, prepared "
+      "data, 'digits' or 'tfds:NAME'.",
+  )
+  flags.DEFINE_enum(
+      'set', 'train', _SETS, 'Of a source other than the run that has two sets.'
+  )
+  flags.DEFINE_string(
+      'output', None, 'Folder to write, or file that ends in .npz.'
+  )
+  flags.DEFINE_enum('dtype', 'float32', _DTYPES, 'To write the features in.')
+  flags.DEFINE_integer(
+      'limit',
+      None,
+      'The first images only: of class folders, the first classes.',
+      lower_bound=1,
+  )
+  flags.mark_flags_as_required(['source', 'output'])
+  command.run(main)

@@ -1,0 +1,70 @@
+"""Features of images, from a network to a file."""
+
+import functools
+import itertools
+import time
+
+import numpy as np
+
+from alexnet.analysis.features.images import Images
+from alexnet.analysis.features.store import Writer
+from alexnet.inference.predictor import TrainedNetwork
+from alexnet.metrics.console import Console
+from input_pipeline.errors import ImageError
+
+
+def extract(
+    network: TrainedNetwork,
+    images: Images,
+    layer: str,
+    writer: Writer,
+    *,
+    limit: int | None = None,
+    console: Console | None = None,
+) -> list[str]:
+  """Writes a layer's features of images, in memory that does not grow.
+
+  Args:
+    network: see `alexnet.load`.
+    images: see `images.open_images`.
+    layer: one of `network.layers`.
+    writer: takes them; is not closed.
+    limit: images to read, the first ones; None: all.
+    console: where to show progress.
+
+  Returns:
+    What is to be said of each image that was left out.
+
+  Raises:
+    ConfigError: no such layer.
+    DataError: the images cannot be read at all.
+  """
+  count = len(images) if limit is None else min(limit, len(images))
+  labels, left_out, start = {}, [], time.perf_counter()
+
+  def pixels(index):
+    square, labels[index] = images.read(index)
+    return square
+
+  batch = min(count, network.config.evaluation_batch_size)
+  readers = (functools.partial(pixels, index) for index in range(count))
+  results = enumerate(network.stream(readers, layer=layer, batch_size=batch))
+  while part := [*itertools.islice(results, batch)]:
+    left_out += [str(row) for _, row in part if isinstance(row, ImageError)]
+    good = [(i, row) for i, row in part if not isinstance(row, ImageError)]
+    if good:
+      indices, rows = zip(*good)
+      writer.add(
+          np.stack(rows),
+          np.array([labels.pop(index) for index in indices]),
+          np.array(indices),
+          [images.source.relative_name(index) for index in indices],
+      )
+    done = part[-1][0] + 1
+    if console:
+      rate = done / (time.perf_counter() - start)
+      console.progress(
+          f'{layer} of {done:,} of {count:,} images, {rate:.0f} img/s',
+          transient=True,
+      )
+  return left_out

@@ -1,0 +1,347 @@
+"""Short binary codes of features, by an autoencoder (paper §7).
+
+  coder = codes.train(features, bits=128)
+  index = coder.encode(features)          # [images, 16] uint8
+
+What the autoencoder reads is the first principal components of the features:
+they hold nearly all of the distances, and training on all 4,096 dimensions
+would take many times as long.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from alexnet.analysis.features import nearest, store
+from alexnet.analysis.features.store import FeaturesError
+from input_pipeline.files import atomic, untrusted
+
+BITS = (32, 64, 128, 256)
+# Vectors that components and autoencoder are fitted to.
+SAMPLE = 20_000
+COMPONENTS = 256
+HIDDEN = 512
+STEPS = 2_000
+BATCH = 256
+LEARNING_RATE = 1e-3
+BALANCE = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+  """Principal components of vectors.
+
+  Attributes:
+    mean: [dimensions] float32.
+    directions: [components, dimensions] float32, orthonormal, the one of the
+      greatest variance first.
+    deviations: [components] float32, standard deviations along them.
+  """
+
+  mean: np.ndarray
+  directions: np.ndarray
+  deviations: np.ndarray
+
+  def first(self, count: int) -> 'Components':
+    """The components of the greatest variances."""
+    return Components(
+        self.mean, self.directions[:count], self.deviations[:count]
+    )
+
+  def project(
+      self, vectors: np.ndarray, count: int | None = None
+  ) -> np.ndarray:
+    """[vectors, dimensions] on the first `count`: [vectors, count] float32."""
+    directions = self.directions[:count]
+    # The mean afterwards, so that the vectors need no copy.
+    offset = directions @ self.mean
+    out = np.empty((len(vectors), len(directions)), np.float32)
+    for start, block in nearest.each(vectors):
+      out[start : start + len(block)] = block @ directions.T - offset
+    return out
+
+
+def fit_components(
+    vectors: np.ndarray, count: int = COMPONENTS, seed: int = 0
+) -> Components:
+  """Finds principal components, of a sample if there are many vectors.
+
+  Args:
+    vectors: [vectors, dimensions] float32 or float16.
+    count: of components; fewer if there are not so many.
+    seed: of the sample, and of the randomized algorithm.
+  """
+  from sklearn import decomposition  # Slow to import.
+
+  some = nearest.sample(vectors, SAMPLE, seed)
+  count = min(count, *some.shape)
+  # Exact where that is no work.
+  solver = 'full' if max(some.shape) <= 1000 else 'randomized'
+  fit = decomposition.PCA(count, svd_solver=solver, random_state=seed).fit(some)
+  return Components(
+      fit.mean_.astype(np.float32),
+      fit.components_.astype(np.float32),
+      np.sqrt(fit.explained_variance_).astype(np.float32),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Coder:
+  """What makes a code of a vector: bit i is whether output i is positive.
+
+  Attributes:
+    components: what is read of a vector.
+    kernel: [components, bits] float32.
+    bias: [bits] float32.
+  """
+
+  components: Components
+  kernel: np.ndarray
+  bias: np.ndarray
+
+  @property
+  def bits(self) -> int:
+    """Length of the codes."""
+    return len(self.bias)
+
+  def encode(self, vectors: np.ndarray) -> np.ndarray:
+    """Codes of vectors.
+
+    Args:
+      vectors: [vectors, dimensions] float32 or float16; may be mapped into
+        memory.
+
+    Returns:
+      [vectors, bits / 8] uint8, see `nearest.pack`.
+    """
+    matrix, offset = self._from_vectors
+    parts = [
+        nearest.pack(block @ matrix + offset > 0)
+        for _, block in nearest.each(vectors)
+    ]
+    return np.concatenate(parts)
+
+  @functools.cached_property
+  def _from_vectors(self):
+    """Components and kernel in one: [dimensions, bits], and an offset."""
+    matrix = self.components.directions.T @ self.kernel
+    return matrix, self.bias - self.components.mean @ matrix
+
+
+def train(
+    vectors: np.ndarray,
+    bits: int,
+    *,
+    components: Components | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+) -> Coder:
+  """Trains an autoencoder on vectors, of a sample if there are many.
+
+  The loss is the squared error of the decoded components, which are divided by
+  the standard deviation of the first one, plus BALANCE times the mean squared
+  mean of the bits, -1 and 1, in a batch: a bit that is always 1 says nothing.
+
+  Args:
+    vectors: [vectors, dimensions] float32 or float16.
+    bits: of a code, divisible by 16.
+    components: of the vectors, if they have been fitted already.
+    seed: of sample, weights and order.
+    steps: of Adam, of BATCH vectors each; None: STEPS.
+
+  Raises:
+    FeaturesError: bits cannot be stored.
+  """
+  _check_bits(bits)
+  if components is None:
+    components = fit_components(vectors, seed=seed)
+  inputs = components.project(nearest.sample(vectors, SAMPLE, seed))
+  scale = max(components.deviations[0], 1e-12)
+  steps = STEPS if steps is None else steps
+  layer = _fit(inputs / scale, bits, seed, steps)['encoder']
+  return Coder(components, layer['kernel'] / scale, layer['bias'])
+
+
+def rotated(components: Components, bits: int, seed: int = 0) -> Coder:
+  """Codes without training, to compare with: signs of rotated components.
+
+  Args:
+    components: of which the first `bits` are rotated at random.
+    bits: of a code, divisible by 16, at most the number of components.
+    seed: of the rotation.
+
+  Raises:
+    FeaturesError: bits cannot be stored, or there are too few components.
+  """
+  _check_bits(bits)
+  count = len(components.directions)
+  if bits > count:
+    raise FeaturesError(f'{bits} bits of {count} components: wanted fewer')
+  noise = np.random.default_rng(seed).standard_normal((bits, bits))
+  kernel = np.zeros((count, bits), np.float32)
+  kernel[:bits] = np.linalg.qr(noise)[0]
+  return Coder(components, kernel, np.zeros(bits, np.float32))
+
+
+def _check_bits(bits):
+  if bits < 16 or bits % 16:
+    raise FeaturesError(f'a code of {bits} bits: wanted a multiple of 16')
+
+
+def _fit(inputs, bits, seed, steps):
+  model = Autoencoder(inputs.shape[1], bits, HIDDEN)
+  order = np.random.default_rng(seed)
+  params = model.init(jax.random.key(seed), inputs[:1])['params']
+  optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+  state = optimizer.init(params)
+
+  def loss(params, batch):
+    decoded, code = model.apply({'params': params}, batch)
+    error = jnp.mean(jnp.sum((decoded - batch) ** 2, axis=1))
+    return error + BALANCE * jnp.mean(jnp.mean(code, axis=0) ** 2)
+
+  @jax.jit
+  def step(params, state, batch):
+    gradients = jax.grad(loss)(params, batch)
+    updates, state = optimizer.update(gradients, state)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(steps):
+    batch = inputs[order.integers(0, len(inputs), BATCH)]
+    params, state = step(params, state, batch)
+  return jax.device_get(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeIndex:
+  """A coder, and the codes of a set of features.
+
+  Attributes:
+    coder: makes the codes of queries.
+    codes: [images, bits / 8] uint8.
+  """
+
+  coder: Coder
+  codes: np.ndarray
+
+  def search(
+      self, queries: np.ndarray, count: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest codes of vectors [queries, dimensions], as `nearest.Hamming`."""
+    return self._prepared.search(self.coder.encode(queries), count)
+
+  @functools.cached_property
+  def _prepared(self):
+    return nearest.Hamming(self.codes)
+
+
+def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
+  """Codes of a set, trained when they are first wanted and kept in its folder.
+
+  Args:
+    found: the set.
+    bits: of a code.
+
+  Raises:
+    FeaturesError: what is kept is damaged, or bits cannot be stored.
+  """
+  path = found.path / store.code_file(bits)
+  if path.exists():
+    index = _load(path)
+    if (
+        len(index.codes) != len(found)
+        or index.coder.bits != bits
+        or len(index.coder.components.mean) != found.vectors.shape[1]
+    ):
+      raise _unreadable(path, 'it is of other features')
+    return index
+  coder = train(found.vectors, bits)
+  index = CodeIndex(coder, coder.encode(found.vectors))
+  if found.path.is_dir():
+    save(index, found)
+  return index
+
+
+def save(index: CodeIndex, found: store.FeatureSet) -> None:
+  """Writes codes into the folder of the set that they are of."""
+  coder = index.coder
+  arrays = {
+      **vars(coder.components),
+      'kernel': coder.kernel,
+      'bias': coder.bias,
+      'codes': index.codes,
+  }
+  write = functools.partial(np.savez, **arrays)
+  path = found.path / store.code_file(coder.bits)
+  atomic.write(path, write, path.parent)
+
+
+def _load(path):
+  def read(kind, arrays):
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: arrays[name] for name in names if name in arrays}
+
+  try:
+    arrays = untrusted.load_arrays(path)
+    components = Components(**read(Components, arrays))
+    coder = Coder(components=components, **read(Coder, arrays))
+    _check_shapes(arrays)
+    return CodeIndex(coder, arrays['codes'])
+  except Exception as error:  # zipfile and NumPy raise many kinds.
+    raise _unreadable(path, f'{type(error).__name__}: {error}') from error
+
+
+def _check_shapes(arrays):
+  """Raises ValueError for arrays that do not fit each other."""
+  count, bits = arrays['kernel'].shape
+  dimensions = len(arrays['mean'])
+  shapes = {
+      'mean': (dimensions,), 'directions': (count, dimensions),
+      'deviations': (count,), 'kernel': (count, bits), 'bias': (bits,),
+  }
+  for name, shape in shapes.items():
+    untrusted.check_array(name, arrays[name], 'f', shape)
+  untrusted.check_array('codes', arrays['codes'], 'u', (None, bits // 8))
+
+
+def _unreadable(path, why):
+  return FeaturesError(
+      f'cannot use {path} ({why}): remove it to train the autoencoder again'
+  )
+
+
+class Autoencoder(nn.Module):
+  """One layer to a binary code, two layers back.
+
+  Attributes:
+    dimensions: of the vectors.
+    bits: of the code.
+    hidden: units between code and vectors.
+  """
+
+  dimensions: int
+  bits: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Encodes and decodes.
+
+    Args:
+      vectors: [vectors, dimensions] float32.
+
+    Returns:
+      (the vectors as decoded, their codes of -1 and 1 [vectors, bits]). A bit
+      is 1 where what the layer 'encoder' makes of the vector is positive.
+    """
+    units = nn.sigmoid(nn.Dense(self.bits, name='encoder')(vectors))
+    # Straight through: the value is rounded, the gradient is the unit's own.
+    code = 2 * (units + lax.stop_gradient(jnp.round(units) - units)) - 1
+    hidden = nn.relu(nn.Dense(self.hidden, name='hidden')(code))
+    return nn.Dense(self.dimensions, name='decoder')(hidden), code

@@ -1,0 +1,167 @@
+"""Features of several layers at once, with any parameters."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet.analysis.features.images import Images
+from alexnet.inference.predictor import TrainedNetwork
+from alexnet.models import OUTPUTS, kept
+from alexnet.models.inference_params import for_module, rounded
+from alexnet.runtime import compilation
+from input_pipeline.errors import DataError, ImageError
+from input_pipeline.files import threads
+
+# The network's input, in the place of a layer.
+PIXELS = 'pixels'
+
+
+class Layers:
+  """Several layers of a network at once, compiled once for any parameters."""
+
+  def __init__(
+      self,
+      network: TrainedNetwork,
+      names: Sequence[str],
+      largest: int,
+      batch_size: int | None = None,
+  ):
+    """Chooses the layers.
+
+    Args:
+      network: whose module and input are used.
+      names: of `network.layers`, and 'pixels' for the crop itself.
+      largest: see `average_cells`.
+      batch_size: None: as in the config's evaluation.
+    """
+    def outputs(params, squares, views):
+      crops = views.centre({'image': squares})[:, 0]
+      _, kinds = network.model.apply(
+          {'params': for_module(params)}, crops, mutable=OUTPUTS
+      )
+      return {
+          name: average_cells(
+              crops if name == PIXELS else kept(kinds, name), largest
+          )
+          for name in names
+      }
+
+    (device,) = jax.tree.leaves(network.params)[0].devices()
+    self._step = compilation.jit_for(device, network.model.dtype, outputs)
+    self._views = jax.device_put(network.views, device)
+    self._size = network.size
+    self._dtype = network.model.dtype
+    self._batch = batch_size or network.config.evaluation_batch_size
+    self._names = tuple(names)
+
+  def features(
+      self,
+      params: Any,
+      images: Images,
+      indices: np.ndarray,
+      left_out: dict[str, str] | None = None,
+  ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Features of the centre crops.
+
+    Args:
+      params: of the network, or others.
+      images: from which to read.
+      indices: of the images.
+      left_out: where to put {file: what is to be said of it} of those that
+        cannot be used, which are left out; None: they are an error.
+
+    Returns:
+      ({layer: [images, dimensions] float32}, labels [images]).
+
+    Raises:
+      DataError: an image cannot be read; names it. Or none of them can.
+    """
+    parts, labels = {name: [] for name in self._names}, []
+    params = rounded(params, self._dtype)
+    for squares, some in self._batches(images, indices, left_out):
+      found = jax.device_get(self._step(params, squares, self._views))
+      for name, array in found.items():
+        parts[name].append(array[: len(some)])
+      labels += some
+    if not labels:
+      raise DataError(
+          f'none of {len(indices):,} images of {images.source.name} can be read'
+      )
+    return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
+
+  def _batches(
+      self, images, indices, left_out
+  ) -> Iterator[tuple[Any, list[int]]]:
+    """Squares, always as many, and the labels of those that count."""
+
+    def read_or_error(index):
+      try:
+        return images.read(index)
+      except ImageError as error:
+        if left_out is None:
+          raise
+        left_out[error.name] = str(error)  # In a thread: no two write one.
+        return None
+
+    with futures.ThreadPoolExecutor(threads.cores()) as pool:
+      read = threads.in_order(
+          pool, read_or_error, indices.tolist(), ahead=self._batch
+      )
+      read = filter(None, read)
+      while part := [*itertools.islice(read, self._batch)]:
+        shape = (self._batch, self._size, self._size, 3)
+        squares = np.zeros(shape, np.uint8)
+        squares[: len(part)] = [square for square, _ in part]
+        yield squares, [label for _, label in part]
+
+
+def initial(network: TrainedNetwork, seed: int) -> Any:
+  """Parameters as at the start of a run like the network's."""
+  (device,) = jax.tree.leaves(network.params)[0].devices()
+  side = network.config.augmentation.crop_size
+  image = jnp.zeros((1, side, side, 3), jnp.float32)
+  init = jax.jit(network.model.init)
+  params = init(jax.random.key(seed), image)['params']
+  return jax.device_put(params, device)
+
+
+def average_cells(maps: jax.Array, largest: int) -> jax.Array:
+  """Averages maps over a grid of cells, so that few numbers are left.
+
+  Args:
+    maps: [images, height, width, channels], or [images, dimensions], which are
+      left as they are.
+    largest: number of numbers of an image; but one cell is left at least.
+
+  Returns:
+    [images, dimensions] float32. Cells overlap by a row or column where their
+    number does not divide that of the pixels.
+  """
+  if maps.ndim == 4:
+    _, height, width, channels = maps.shape
+    side = min(height, width)
+    while side > 1 and side * side * channels > largest:
+      side -= 1
+    # As it is, if it is small enough.
+    if height * width * channels > largest:
+      rows, columns = _averaging(height, side), _averaging(width, side)
+      maps = jnp.einsum(
+          'nhwc,ih,jw->nijc', maps, rows, columns, precision='highest'
+      )
+  return maps.reshape(len(maps), -1).astype(jnp.float32)
+
+
+@functools.cache
+def _averaging(pixels, cells):
+  """[cells, pixels], from pixels in a row to means over cells."""
+  matrix = np.zeros((cells, pixels), np.float32)
+  for cell in range(cells):
+    start, end = cell * pixels // cells, -(-(cell + 1) * pixels // cells)
+    matrix[cell, start:end] = 1 / (end - start)
+  return matrix

@@ -1,0 +1,1 @@
+"""The paper's numbers, and experiments beside them."""

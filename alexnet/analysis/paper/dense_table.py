@@ -1,0 +1,317 @@
+"""Dense views beside crops and ten views, as tables (docs/dense.md).
+
+  python -m alexnet.analysis.paper.dense_table --workdir=RUN --output=dense.md
+
+evaluates a run on its whole evaluation set: how far a place of the dense map
+is from the crop of the same pixels; what dense views of each of --scales, and
+of the first ones together, are worth beside ten views; and which mean to
+subtract. Differences of accuracy are of the same images, with intervals of
+95 %.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from absl import app, flags
+
+from alexnet.analysis.tables import Table, show
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from alexnet.evaluation.evaluator import Predictions
+  from alexnet.inference.predictor import TrainedNetwork
+  from alexnet.metrics.console import Console
+  from alexnet.training.loop import Run
+
+_SCALES = ('224', '256', '288', '320')
+# Of a normal distribution, for intervals of 95 %.
+_DEVIATIONS = 1.96
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+  """What a network says of the places of squares, without mirror images.
+
+  Each array but the labels is [images, places down, places across, classes]
+  float32, of probabilities.
+
+  Attributes:
+    dense: of the dense map.
+    crops: of the crops of the same pixels, less the same mean.
+    centre_mean: of the crops, less the centre of the mean image (run #145).
+    colour: of the dense map, less the mean colour instead of the mean image.
+    labels: [images] int32.
+    distance: of two places, in pixels.
+  """
+
+  dense: 'np.ndarray'
+  crops: 'np.ndarray'
+  centre_mean: 'np.ndarray'
+  colour: 'np.ndarray'
+  labels: 'np.ndarray'
+  distance: int
+
+
+class Row(NamedTuple):
+  """Predictions of all images, by one kind of views.
+
+  Attributes:
+    name: of the views.
+    predictions: of the images, in the order of other rows.
+    crops: pixels that the convolutions read of an image, in crops.
+  """
+
+  name: str
+  predictions: 'Predictions'
+  crops: float
+
+
+def places(
+    network: 'TrainedNetwork', run: 'Run', console: 'Console'
+) -> Places:
+  """Looks at all places of the squares of a run's evaluation set.
+
+  Args:
+    network: of the run.
+    run: the same, with its images.
+    console: where to show progress.
+  """
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from alexnet import models
+  from alexnet.inference import fully_convolutional
+
+  everywhere = models.everywhere(network.model)
+  crop = network.config.augmentation.crop_size
+  distance = fully_convolutional.stride(network.config.model)
+  count = (network.size - crop) // distance + 1
+  offsets = [distance * place for place in range(count)]
+
+  def cut(x):
+    return jnp.stack(
+        [
+            x[..., top : top + crop, left : left + crop, :]
+            for top in offsets for left in offsets
+        ],
+        axis=-4,
+    )
+
+  def of_maps(params, x):
+    return jax.nn.softmax(everywhere.apply({'params': params}, x))
+
+  def of_crops(params, x):
+    flat = x.reshape(-1, *x.shape[2:])
+    found = jax.nn.softmax(network.model.apply({'params': params}, flat))
+    return found.reshape(len(x), count, count, -1)
+
+  def centre(mean):
+    border = (network.size - crop) // 2
+    return mean[border : border + crop, border : border + crop]
+
+  ways = {
+      'dense': lambda p, x, views: of_maps(p, x - views.mean_image),
+      'crops': lambda p, x, views: of_crops(p, cut(x - views.mean_image)),
+      'centre_mean': lambda p, x, views: of_crops(
+          p, cut(x.astype(jnp.float32)) - centre(views.mean_image)
+      ),
+      'colour': lambda p, x, views: of_maps(
+          p, x - views.mean_image.mean((0, 1))
+      ),
+  }
+  batch_size = max(1, network.config.evaluation_batch_size // count**2)
+  parts = {name: [] for name in ways}
+  labels, total = [], len(run.pipeline.evaluation)
+  for batch in run.pipeline.evaluation_batches(batch_size):
+    real = batch['weight'] > 0
+    for name, way in ways.items():
+      step = network.compiled(f'places, {name}', way)
+      parts[name].append(np.asarray(step(batch['image']))[real])
+    labels.append(batch['label'][real])
+    done = sum(map(len, labels))
+    console.progress(f'places of {done:,} of {total:,} images', transient=True)
+  return Places(
+      **{name: np.concatenate(some) for name, some in parts.items()},
+      labels=np.concatenate(labels),
+      distance=distance,
+  )
+
+
+def deviations(found: Places) -> Table:
+  """How far places and crops are from each other, in points of percent."""
+  import numpy as np
+
+  pairs = [
+      ('place and crop', found.dense, found.crops),
+      ("crop, and crop less the mean image's centre", found.crops,
+       found.centre_mean),
+  ]
+  if found.crops.shape[2] > 1:
+    pairs.append((
+        f'crops {found.distance} pixels apart, sideways',
+        found.crops[:, :, :-1], found.crops[:, :, 1:],
+    ))
+  rows = []
+  for name, one, other in pairs:
+    change = 100 * np.abs(one - other).max(-1).ravel()
+    same = (one.argmax(-1) == other.argmax(-1)).mean()
+    rows.append((
+        name, f'{change.mean():.1f}', f'{np.median(change):.1f}',
+        f'{np.percentile(change, 95):.1f}', f'{change.max():.1f}',
+        f'{same:.1%}',
+    ))
+  return Table(
+      (
+          'largest change of a class, points', 'mean', 'median',
+          '95 % are below', 'largest', 'same best class',
+      ),
+      tuple(rows),
+  )
+
+
+def means(found: Places) -> list[Row]:
+  """Dense views less the mean image, and less the mean colour."""
+  import numpy as np
+
+  from alexnet.evaluation.evaluator import Predictions
+
+  rows = []
+  for name, maps in (
+      ('the mean image', found.dense), ('the mean colour', found.colour)
+  ):
+    log_mean = np.log(maps.mean((1, 2)))
+    views = maps.shape[1] * maps.shape[2]
+    rows.append(Row(name, Predictions(log_mean, found.labels, views), 0))
+  return rows
+
+
+def rows(run: 'Run', scales: Sequence[int], console: 'Console') -> list[Row]:
+  """Predictions by crops, by dense views, and by several scales of these.
+
+  Args:
+    run: an open run.
+    scales: see `dense.check_scales`.
+    console: where to show progress.
+
+  Returns:
+    'ten views' first, then the centre crop, each scale, and the first two,
+    three, ... of them together.
+  """
+  from alexnet.evaluation import (
+    fully_convolutional as fully_convolutional_evaluation,
+  )
+
+  ten = run.predict('ten')
+  found = [
+      Row('ten views', ten, ten.views),
+      Row('centre crop', run.predict('centre'), 1),
+  ]
+  crop = run.config.augmentation.crop_size
+  mirrored = 1 + run.config.augmentation.flip
+  of_scales = [
+      Row(
+          f'dense, {scale}',
+          fully_convolutional_evaluation.predict(run, (scale,), console),
+          mirrored * (scale / crop) ** 2,
+      )
+      for scale in scales
+  ]
+  found += of_scales
+  for count in range(2, len(scales) + 1):
+    some = of_scales[:count]
+    found.append(Row(
+        'dense, ' + ' + '.join(map(str, scales[:count])),
+        fully_convolutional_evaluation.mean([row.predictions for row in some]),
+        sum(row.crops for row in some),
+    ))
+  return found
+
+
+def table(found: Sequence[Row]) -> Table:
+  """Results in rows, and how far each is from the first one."""
+  import numpy as np
+
+  from alexnet.evaluation import evaluator
+
+  def right(row):
+    best = row.predictions.log_probabilities.argmax(-1)
+    return (best == row.predictions.labels).astype(np.float64)
+
+  lines = []
+  for row in found:
+    result = evaluator.score(row.predictions)
+    difference = 100 * (right(row) - right(found[0]))
+    around = _DEVIATIONS * difference.std() / np.sqrt(len(difference))
+    cells = [
+        row.name, *(f'{result[name]:.2%}' for name in ('top1', 'top5')),
+        f'{result["loss"]:.4f}',
+        '' if row is found[0] else f'{difference.mean():+.2f} ± {around:.2f}',
+    ]
+    if row.crops:
+      cells.append(f'{row.crops:.1f}')
+    lines.append(tuple(cells))
+  headings = ('', 'top-1', 'top-5', 'loss', 'top-1 to the first, points')
+  return Table(
+      headings + ('pixels, in crops',) * bool(found[0].crops), tuple(lines)
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.analysis.paper.dense_table`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  # JAX and TensorFlow, which --help does not need.
+  from alexnet.checkpointing import manager
+  from alexnet.inference import fully_convolutional
+  from alexnet.metrics.console import Console
+  from alexnet.training import loop
+
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  values, console = flags.FLAGS, Console()
+  scales = fully_convolutional.parse_scales(values.scales)
+  network = run_flags.load_network()
+  scales = fully_convolutional.check_scales(scales, network.config)
+  run = loop.open_run(
+      pathlib.Path(values.workdir),
+      console,
+      run_flags.moved(),
+      manager.parse_step(str(network.step)),
+  )
+  looked = places(network, run, console)
+  views = rows(run, scales, console)
+  count = looked.crops.shape[1:3]
+  about = (
+      f'Step {network.step:,} of {values.workdir}, all '
+      f'{len(looked.labels):,} images of its evaluation set. '
+  )
+  page = [
+      ('How far dense views are from crops', [
+          about + f'{count[0]} x {count[1]} places of squares of '
+          f'{network.size} pixels, without mirror images.',
+          deviations(looked),
+      ]),
+      ('What dense views are worth', [about, table(views)]),
+      ('What is subtracted', [
+          f'Dense views of {network.size} pixels, without mirror images.',
+          table(means(looked)),
+      ]),
+  ]
+  console.print()
+  show(page, values.output)
+
+
+if __name__ == '__main__':
+  run_flags.define()
+  flags.DEFINE_list(
+      'scales', list(_SCALES), 'Sides of the squares for dense views, pixels.'
+  )
+  flags.DEFINE_string('output', None, 'File to write, as Markdown.')
+  command.run(main)

@@ -1,0 +1,199 @@
+"""Figure 1 of the paper, from the runs of a sweep of configs/figure1.py.
+
+  python -m alexnet.analysis.paper.figure1 --workdir=runs/figure1 \
+      --output=figure1.png
+
+For each activation the learning rate that reaches a training error of 25 % in
+the fewest epochs is chosen, as in the paper's caption; the picture shows its
+runs, the table all.
+"""
+
+import collections
+import dataclasses
+import itertools
+import pathlib
+import statistics
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from alexnet.checkpointing.workdir import CONFIG, load_config
+from alexnet.config.errors import ConfigError
+from alexnet.metrics.writer import read_records
+from input_pipeline import command
+
+GOAL = 0.25
+# As in the paper: ReLU solid, tanh dashed.
+_STYLES = {'relu': '-', 'tanh': '--', 'sigmoid': ':'}
+_LABELS = {'relu': 'ReLU', 'tanh': 'tanh', 'sigmoid': 'sigmoid'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """What one run has to say.
+
+  Attributes:
+    activation: of its network.
+    rate: its learning rate.
+    seed: its seed.
+    epochs: end of each line of its log.
+    errors: mean training error, 0..1, since the line before.
+  """
+
+  activation: str
+  rate: float
+  seed: int
+  epochs: Sequence[float]
+  errors: Sequence[float]
+
+  def epochs_to(self, goal: float = GOAL) -> float | None:
+    """Epochs until the error is at most `goal`, between lines by a straight.
+
+    None if it never is.
+    """
+    points = list(zip(self.epochs, self.errors))
+    if points and points[0][1] <= goal:
+      return points[0][0]
+    for (e0, y0), (e1, y1) in itertools.pairwise(points):
+      if y1 <= goal:
+        return e0 + (e1 - e0) * (y0 - goal) / (y0 - y1)
+    return None
+
+
+def read_curves(workdir: pathlib.Path) -> list[Curve]:
+  """The runs in a sweep's folder.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  curves = []
+  for file in sorted(workdir.glob(f'*/{CONFIG}')):
+    config = load_config(file.parent)
+    if config.until_train_error != GOAL:
+      continue  # Of another sweep.
+    lines = [
+        record
+        for record in read_records(file.parent / 'metrics.jsonl')
+        if record['kind'] == 'train'
+    ]
+    curves.append(
+        Curve(
+            activation=config.model.activation,
+            rate=config.schedule.learning_rate,
+            seed=config.seed,
+            epochs=[line['epoch'] for line in lines],
+            errors=[1 - line['top1'] for line in lines],
+        )
+    )
+  if not curves:
+    raise ConfigError(
+        f'{workdir} has no run: make them with `python -m alexnet.sweep '
+        '--config=configs/figure1.py`'
+    )
+  return curves
+
+
+def best(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+  """The runs of each activation's fastest rate that reached the goal."""
+  groups = collections.defaultdict(list)
+  for curve in curves:
+    groups[curve.activation, curve.rate].append(curve)
+  means = {
+      key: _mean_epochs(group)
+      for key, group in groups.items()
+      if _mean_epochs(group) is not None
+  }
+  chosen = {}
+  for (activation, rate), _ in sorted(means.items(), key=lambda m: m[1]):
+    chosen.setdefault(activation, groups[activation, rate])
+  return chosen
+
+
+def _mean_epochs(group):
+  epochs = [curve.epochs_to() for curve in group]
+  return None if None in epochs else statistics.mean(epochs)
+
+
+def table(curves: Sequence[Curve]) -> str:
+  """All runs in Markdown, and the ratio of the activations."""
+  lines = [
+      '| activation | learning rate | seed | epochs to 25 % training error |',
+      '|---|---|---|---|',
+  ]
+  for curve in sorted(curves, key=lambda c: (c.activation, c.rate, c.seed)):
+    epochs = curve.epochs_to()
+    if epochs is not None:
+      text = f'{epochs:.2f}'
+    elif curve.errors:
+      text = f'{curve.errors[-1]:.1%} after {curve.epochs[-1]:.2f}'
+    else:
+      text = '--'
+    name = _LABELS[curve.activation]
+    lines.append(f'| {name} | {curve.rate:g} | {curve.seed} | {text} |')
+  chosen = {name: _mean_epochs(group) for name, group in best(curves).items()}
+  for name in chosen:
+    if name != 'relu' and 'relu' in chosen:
+      lines.append(
+          f'\nReLU is {chosen[name] / chosen["relu"]:.2f} times as fast as '
+          f'{_LABELS[name]} ({chosen["relu"]:.2f} and {chosen[name]:.2f} '
+          'epochs; the paper: about 6 times as fast as tanh).'
+      )
+  return '\n'.join(lines)
+
+
+def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
+  """Writes the picture.
+
+  Raises:
+    ConfigError: no run has reached the goal.
+  """
+  import matplotlib  # Slow to import, and only needed here.
+
+  matplotlib.use('agg')
+  from matplotlib import pyplot
+
+  if output.suffix not in ('.png', '.svg'):
+    raise ConfigError(f'--output is {output}: wanted a .png or .svg file')
+  chosen = best(curves)
+  if not chosen:
+    raise ConfigError(
+        f'no run has reached a training error of {GOAL:.0%} yet: let them go '
+        'on, or try other learning rates'
+    )
+  figure, axes = pyplot.subplots(figsize=(4.5, 3.6), layout='constrained')
+  for name, group in sorted(chosen.items()):
+    for number, curve in enumerate(group):
+      label = f'{_LABELS[name]}, learning rate {curve.rate:g}'
+      axes.plot(
+          curve.epochs,
+          curve.errors,
+          _STYLES[name],
+          color='black',
+          label=label if number == 0 else None,
+      )
+  axes.axhline(GOAL, color='grey', linewidth=0.8)
+  axes.set(
+      xlabel='Epochs', ylabel='Training error rate', xlim=(0, None),
+      ylim=(0, 0.75),
+  )
+  axes.legend(frameon=False)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(output, dpi=110)
+  pyplot.close(figure)
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.analysis.paper.figure1`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  curves = read_curves(pathlib.Path(flags.FLAGS.workdir))
+  print(table(curves))
+  if flags.FLAGS.output:
+    draw(curves, pathlib.Path(flags.FLAGS.output))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Folder of the sweep.')
+  flags.DEFINE_string('output', None, 'Picture to write, .png or .svg.')
+  flags.mark_flag_as_required('workdir')
+  command.run(main)

@@ -1,0 +1,108 @@
+"""How much an untrained network tells images apart, for a sweep's variants.
+
+  python -m alexnet.analysis.paper.logit_spread \
+      --config=configs/sweeps/paper_vs_code.py:folder \
+      --set=dataset.train_dir=PHOTOS --seeds=3
+
+A network whose logits are the same for all images learns nothing from their
+differences until its weights have grown: the "flat loss" at the beginning of
+training. The spread is the standard deviation of a logit over images, as the
+root of its mean square over the logits.
+"""
+
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
+from absl import app, flags
+
+from alexnet.analysis.paper.sweep_table import markdown, mean_and_deviation
+from alexnet.config.errors import ConfigError
+from alexnet.config.sweep import Sweep, parse_settings
+from alexnet.metrics.console import Console
+from alexnet.runtime import compilation_cache
+from input_pipeline import command, datasets
+
+
+def spread(logits: np.ndarray) -> float:
+  """The spread of logits [images, classes]."""
+  return float(np.sqrt(np.var(logits, axis=0, dtype=np.float64).mean()))
+
+
+def initial_logits(
+    config: ml_collections.ConfigDict, seeds: Sequence[int], images: int
+) -> list[np.ndarray]:
+  """Logits of untrained networks on images of the evaluation set.
+
+  Args:
+    config: the whole config.
+    seeds: of the networks' initialization.
+    images: number of images, from all over the set.
+
+  Returns:
+    [images, classes] float32 for each seed.
+  """
+  # Seconds that --help can save.
+  import jax
+
+  from alexnet.inference import views
+  from alexnet.models import create_model
+  from input_pipeline.pipeline import Pipeline
+
+  config = config.copy_and_resolve_references()
+  train, evaluation = datasets.create_sources(config.dataset, config.seed)
+  if config.model.num_classes is None:
+    config.model.num_classes = len(train.class_names)
+  pipeline = Pipeline(config, train, evaluation)
+  images = min(images, len(evaluation))
+  squares = pipeline.evaluation_squares(
+      np.linspace(0, len(evaluation) - 1, images).astype(int)
+  )
+  inputs = views.Views(
+      pipeline.mean_image,
+      config.augmentation.mean_crop,
+      mirror=config.augmentation.flip,
+      crop=config.augmentation.crop_size,
+  )
+  x = inputs.centre({'image': squares})[:, 0]
+  model = create_model(config.model)
+  init = jax.jit(lambda key: model.init(key, x[:1]))
+  apply = jax.jit(model.apply)
+  return [np.asarray(apply(init(jax.random.key(s)), x)) for s in seeds]
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.analysis.paper.logit_spread`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  if values.images < 2 or values.seeds < 1:
+    raise ConfigError(
+        f'--images is {values.images} and --seeds is {values.seeds}: wanted '
+        'at least 2 images and 1 seed'
+    )
+  compilation_cache.use_cache()
+  console = Console()
+  sweep = Sweep(values.config, parse_settings(values['set'].value))
+  lines = [('', 'n', 'spread of the logits')]
+  for index, variant in enumerate(sweep.variants):
+    config = sweep.config(index)
+    seeds = range(config.seed, config.seed + values.seeds)
+    of_seeds = [
+        spread(logits)
+        for logits in initial_logits(config, seeds, values.images)
+    ]
+    text = mean_and_deviation(of_seeds, '.3g')
+    lines.append((variant.name, str(len(of_seeds)), text))
+    console.progress(f'{variant.name}: {text}')
+  console.print(f'\n{values.images} images of {config.dataset.name}\n')
+  console.print(markdown(lines))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('config', None, 'File of the sweep, FILE[:DATASET].')
+  flags.DEFINE_multi_string('set', [], 'field=value for all variants.')
+  flags.DEFINE_integer('seeds', 1, 'Networks to make of every variant.')
+  flags.DEFINE_integer('images', 64, 'Images to look at.')
+  flags.mark_flag_as_required('config')
+  command.run(main)

@@ -1,0 +1,178 @@
+"""Builds the page about a run, or about several."""
+
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from alexnet.analysis.report import classes, colours, examples, page, sections
+from alexnet.analysis.report.page import Block, Missing, Section
+from alexnet.analysis.report.run_history import History
+from alexnet.checkpointing import input_spec, manager
+from alexnet.inference import loading, run_flags
+from input_pipeline import datasets
+from input_pipeline.errors import UserError
+from input_pipeline.files import atomic
+
+PAGE, FOLDER = 'report.html', 'report'
+
+
+class Report:
+  """The sections of a page, and files of pictures beside them."""
+
+  def __init__(self):
+    """Starts with nothing."""
+    self.sections: list[Section] = []
+    self.files: dict[str, bytes] = {}
+
+  def add(self, title: str, make: Callable[[], list[Block]]) -> None:
+    """Adds a section, or why it cannot be made."""
+    try:
+      blocks = make()
+    except UserError as error:
+      blocks = [Missing(f'This cannot be shown: {error}')]
+    self.sections.append(Section(title, blocks))
+
+  def write(self, folder: pathlib.Path, title: str, subtitle: str) -> None:
+    """Writes the page and the files of its pictures."""
+    files = {p.name: p.png for p in page.pictures(self.sections)}
+    files |= self.files
+    html = page.render(title, subtitle, self.sections, files).encode()
+    earlier = _files_of(folder / PAGE)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
+      path = folder / FOLDER / f'{name}.png'
+      atomic.write(path, lambda f, file=file: f.write(file), folder)
+    atomic.write(folder / PAGE, lambda f: f.write(html), folder)
+    for name in earlier - files.keys():
+      (folder / FOLDER / f'{name}.png').unlink(missing_ok=True)
+
+
+def _files_of(path):
+  """Names of the pictures of a page that is there; other files are not ours."""
+  try:
+    text = path.read_text(encoding='utf-8')
+  except (OSError, UnicodeError):
+    return set()
+  found = re.search('<meta name="pictures" content="([a-z0-9_ ]*)">', text)
+  return set(found[1].split()) if found else set()
+
+
+def of_one(
+    run: History,
+    overrides: dict[str, Any] | None = None,
+    *,
+    class_names: dict[str, str] | None = None,
+    evaluation_images: int = 50_000,
+    training_images: int = 10_000,
+) -> Report:
+  """The report of one run.
+
+  Args:
+    run: from `run_history.read`.
+    overrides: {dotted field: value} of the config: where the data lies now.
+    class_names: {class of the data: what it is to be called}.
+    evaluation_images: to look at, at most.
+    training_images: to search for neighbours, at most.
+  """
+  report = Report()
+  network = Lazily(run.folder, overrides, class_names)
+
+  def shown(make):
+    part = make()
+    report.files.update(part.files)
+    return part.blocks
+
+  report.add('The run', lambda: sections.facts(run))
+  report.add('Curves', lambda: sections.curves([run]))
+  report.add('Results', lambda: sections.results(run))
+  report.add('Kernels', lambda: colours.kernels([network.kernels(run)]))
+  report.add('Predictions', lambda: shown(
+      lambda: examples.predictions(network.network, network.reader(False))
+  ))
+  report.add('Nearest neighbours', lambda: shown(lambda: examples.neighbours(
+      network.network, network.reader(False), network.reader(True),
+      limit=training_images,
+  )))
+  report.add('Classes', lambda: shown(lambda: classes.classes(
+      network.network, network.reader(False), limit=evaluation_images
+  )))
+  report.add('Layers', lambda: sections.layers([run]))
+  report.add('Colours', lambda: colours.colours(
+      network.inputs(), run.config.dataset.pca == 'imagenet'
+  ))
+  report.add('Config', lambda: sections.config([run]))
+  report.add('Environment', lambda: sections.environment([run]))
+  return report
+
+
+def of_several(runs: Sequence[History]) -> Report:
+  """The report of several runs beside each other."""
+  report = Report()
+  report.add('The runs', lambda: sections.comparison(runs))
+  report.add('Curves', lambda: sections.curves(runs))
+  report.add('Kernels', lambda: colours.kernels(
+      [Lazily(run.folder).kernels(run) for run in runs]
+  ))
+  report.add('Config', lambda: sections.config(runs))
+  report.add('Environment', lambda: sections.environment(runs))
+  return report
+
+
+class Lazily:
+  """The network and the data of a run, opened when they are asked for."""
+
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      overrides: dict[str, Any] | None = None,
+      class_names: dict[str, str] | None = None,
+  ):
+    """Opens nothing yet.
+
+    Args:
+      folder: workdir of the run.
+      overrides: {dotted field: value} of the config.
+      class_names: {class of the data: what it is to be called}.
+    """
+    self._folder = folder
+    self._overrides = overrides or {}
+    self._class_names = class_names or {}
+    self._network = self._sources = None
+
+  @property
+  def network(self):
+    """The `TrainedNetwork` of the newest checkpoint."""
+    if self._network is None:
+      network = loading.load(self._folder, overrides=self._overrides)
+      self._network = run_flags.renamed(network, self._class_names)
+    return self._network
+
+  def reader(self, train: bool):
+    """A `examples.Reader` of the training or of the evaluation set.
+
+    Raises:
+      DataError: they are not there, or have other classes than the network.
+    """
+    config = self.network.config
+    if self._sources is None:
+      sources = datasets.create_sources(config.dataset, config.seed)
+      # Not the outputs' names, which may be other ones on the page.
+      for one in sources:
+        input_spec.check_classes(one, self.network.inputs.class_names)
+      self._sources = [
+          examples.Reader(one, config.dataset.size) for one in sources
+      ]
+    return self._sources[0 if train else 1]
+
+  def inputs(self):
+    """What the network knows of its training images; None if nothing."""
+    found = input_spec.load(self._folder)
+    if found is None and manager.newest_step(self._folder) is not None:
+      found = self.network.inputs
+    return found
+
+  def kernels(self, run: History):
+    """(name, kernels of the first layer or None, towers)."""
+    towers = run.config.model.towers or 1
+    return run.name, colours.load_kernels(self._folder), towers

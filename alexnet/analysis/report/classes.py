@@ -1,0 +1,179 @@
+"""How a network does on each class: accuracies, confusions and their images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alexnet.analysis.report import confusion
+from alexnet.analysis.report.examples import (
+  TILE,
+  Reader,
+  Shown,
+  jpeg,
+  left_out_text,
+  places,
+  read_along,
+)
+from alexnet.analysis.report.page import Block, Figures, Strips, Tile
+from alexnet.analysis.tables import Table
+from alexnet.inference.predictor import TrainedNetwork
+from alexnet.visualization import charts, images
+from alexnet.visualization.charts import Picture
+
+# Confusions that are shown as images, and images of each.
+_PAIRS, _OF_PAIR = 6, 4
+# With more classes a chart cannot name each, and lists the best and worst.
+_NAMED, _LISTED = 32, 12
+# Of more, numbers do not fit the cells of a matrix.
+_ROOMY = 12
+# Rows of a matrix that a screen can show.
+_CELLS = 250
+
+
+def classes(network: TrainedNetwork, reader: Reader, *, limit: int) -> Shown:
+  """Accuracy of each class, and what was taken for what (centre crop).
+
+  Args:
+    network: the network.
+    reader: of the evaluation set.
+    limit: images to look at, at most.
+
+  Raises:
+    DataError: no image can be read.
+  """
+  indices = places(limit, len(reader.source))
+  kept, guesses, certain, left_out = [], [], [], []
+  for index, row in read_along(
+      indices, network.stream(reader.lazily(indices)), 'evaluation images',
+      left_out,
+  ):
+    kept.append(index)
+    guesses.append(int(row.argmax()))
+    certain.append(float(row.max()))
+  labels, guesses = reader.labels[kept], np.array(guesses)
+  table = confusion.count(labels, guesses, len(network.class_names))
+  correct = np.trace(table.counts)
+  of = f'{len(kept):,} of {len(reader.source):,}'
+  if len(kept) == len(reader.source):
+    of = f'all {len(kept):,}'
+  blocks = [
+      f'Of {of} evaluation images {correct:,} are right, '
+      f'{correct / len(kept):.2%} (centre crop, top-1).',
+      *left_out_text(left_out),
+      Figures((
+          _matrix(table, network.class_names),
+          _accuracies(table, network.class_names),
+      )),
+      *_best_and_worst(table, network.class_names),
+  ]
+  pairs = confusion.worst_pairs(
+      table, labels, guesses, np.array(certain), pairs=_PAIRS, images=_OF_PAIR
+  )
+  if not pairs:
+    return Shown([*blocks, 'No image was taken for another class.'], {})
+  squares = [[reader.square(kept[i]) for i in pair.images] for pair in pairs]
+  strips = _strips(pairs, squares, certain, network.class_names)
+  blocks += [
+      'The worst confusions, by the share of the true class, each with the '
+      'images that the network was most certain of.',
+      Strips(strips),
+  ]
+  captions = [
+      [f'{network.class_names[pair.true]}\n→ '
+       f'{network.class_names[pair.predicted]}'] * len(pair.images)
+      for pair in pairs
+  ]
+  return Shown(blocks, {'confusions': images.rows(squares, captions)})
+
+
+def _strips(pairs, squares, certain, names):
+  return tuple(
+      (
+          f'{names[pair.true]}, taken for {names[pair.predicted]}: '
+          f'{pair.count} of {pair.of} images ({pair.count / pair.of:.1%})',
+          tuple(
+              Tile(
+                  jpeg(square, TILE),
+                  f'{certain[i]:.0%} {names[pair.predicted]}',
+              )
+              for i, square in zip(pair.images, row)
+          ),
+      )
+      for pair, row in zip(pairs, squares)
+  )
+
+
+def _matrix(table: confusion.Confusion, names: Sequence[str]) -> Picture:
+  few = len(names) <= _NAMED
+  side = 4.4 if len(names) <= _ROOMY else 6.8
+  title = 'Confusion matrix: share of each true class'
+  title += ', in %' if few else '; shades are by its root'
+  cells = table.in_blocks(_CELLS)
+  if len(cells) < len(names):
+    block = -(-len(names) // len(cells))
+    title += f'; a point is the greatest of {block} x {block} classes'
+  return charts.chart(
+      'confusion',
+      title,
+      'A matrix of true classes, in rows, and predicted classes, in columns',
+      charts.matrix(
+          cells,
+          names if few else None,
+          classes=len(names),
+          xlabel='predicted class',
+          ylabel='true class',
+      ),
+      size=(side, side),
+      room='wide' if side > charts.SIZE[0] else '',
+  )
+
+
+def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
+  accuracies = table.accuracies
+  order = _from_the_best(accuracies)
+  width, height = charts.SIZE
+  if len(names) <= _NAMED:
+    draw = charts.bars(
+        {names[i]: accuracies[i] for i in order}, xlabel='top-1 accuracy'
+    )
+    height = max(height, 0.27 * len(order) + 0.6)
+  else:
+    points = [*enumerate(accuracies[order].tolist(), 1)]
+    draw = charts.lines(
+        [charts.Line('classes', points, 0)],
+        xlabel='class, from the best to the worst',
+        ylabel='top-1 accuracy',
+        percent=True,
+    )
+  return charts.chart(
+      'per_class',
+      'Accuracy of each class',
+      'The share of right images of each class, from '
+      f'{accuracies[order[0]]:.0%} ({names[order[0]]}) to '
+      f'{accuracies[order[-1]]:.0%} ({names[order[-1]]})',
+      draw,
+      size=(width, height),
+  )
+
+
+def _best_and_worst(
+    table: confusion.Confusion, names: Sequence[str]
+) -> list[Block]:
+  """Of classes that are too many for a chart to name."""
+  if len(names) <= _NAMED:
+    return []
+  accuracies = table.accuracies
+  order = _from_the_best(accuracies)
+  rows = tuple(
+      (
+          names[best], f'{accuracies[best]:.1%}',
+          names[worst], f'{accuracies[worst]:.1%}',
+      )
+      for best, worst in zip(order[:_LISTED], order[::-1][:_LISTED])
+  )
+  return [Table(('best', 'top-1', 'worst', 'top-1'), rows)]
+
+
+def _from_the_best(accuracies):
+  known = np.flatnonzero(~np.isnan(accuracies))
+  return known[np.argsort(-accuracies[known], kind='stable')]

@@ -1,0 +1,174 @@
+"""Pictures of kernels and of colours: of weights, not of images."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from alexnet.analysis.report.page import Block, Figures, Missing
+from alexnet.analysis.tables import Table
+from alexnet.checkpointing.input_spec import Inputs
+from alexnet.visualization import charts, filters, images
+from alexnet.visualization.charts import Picture
+
+# Standard deviations that a strip of colours goes to, each way; its pixels and
+# those between two of them.
+_REACH = 3
+_STRIP, _GAP = (44, 720), 8
+
+
+def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
+  """Reads the first layer's kernels of a run's newest checkpoint, and no more.
+
+  Returns:
+    [size, size, 3, kernels] float32; None without a checkpoint or such a layer.
+
+  Raises:
+    CheckpointError: all checkpoints are damaged.
+  """
+  import jax  # Seconds that a page without kernels can save.
+
+  from alexnet.checkpointing import manager
+
+  if manager.newest_step(workdir) is None:
+    return None
+  store = manager.Checkpoints(workdir, read_only=True)
+  step = store.find()
+  shapes = store.parameter_shapes(step)
+  place = filters.first_layer(shapes)
+  if place is None:
+    return None
+  layer, name = place
+  leaf = jax.ShapeDtypeStruct(
+      shapes[layer][name].shape,
+      shapes[layer][name].dtype,
+      sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+  )
+  params = store.restore_parameters(step, {layer: {name: leaf}})
+  store.close()
+  return filters.first_kernels(params)
+
+
+def kernels(
+    named: Sequence[tuple[str, np.ndarray | None, int]],
+) -> list[Block]:
+  """The kernels of the first layer, as in Figure 3, of each of several runs.
+
+  Args:
+    named: (name of the run, [size, size, 3, kernels] or None, towers).
+  """
+  drawn, rows = [], []
+  for number, (name, weights, towers) in enumerate(named):
+    if weights is None:
+      rows.append((name, '--', '--', '--', 'no checkpoint with such a layer'))
+      continue
+    file = images.encode(filters.picture(weights, towers, scale=5))
+    url = charts.data_url('image/png', file)
+    count = weights.shape[-1]
+    of = f'{count // towers} in each tower' if towers > 1 else 'one tower'
+    drawn.append(Picture(
+        'filters' if len(named) == 1 else f'filters_{number + 1}',
+        f'{name}: {count} kernels of {weights.shape[0]} x {weights.shape[0]} '
+        f'pixels, {of}',
+        'The kernels of the first layer as small images'
+        + (', tower below tower' if towers > 1 else ''),
+        file, url, url, room='wide',
+    ))
+    for tower, one in enumerate(filters.colourfulness(weights, towers), 1):
+      rows.append((
+          name, str(tower), f'{one.share:.2f}', f'{np.median(one.kernels):.2f}',
+          f'{np.mean(one.kernels > 1 / 2):.0%} of {len(one.kernels)}',
+      ))
+  headings = (
+      'run', 'which tower', 'colourfulness', 'median of its kernels',
+      'kernels above 1/2',
+  )
+  if not drawn:
+    return [Missing('There is no checkpoint yet to take kernels from.')]
+  halves = {towers > 1 for _, weights, towers in named if weights is not None}
+  above = {
+      frozenset({True}): ' The first half, above, is the first tower.',
+      frozenset({True, False}): (
+          ' The first half of two towers, above, is the first tower.'
+      ),
+  }
+  return [
+      'Each kernel is scaled by its own largest weight; zero is mid-grey.'
+      + above.get(frozenset(halves), ''),
+      Figures(tuple(drawn)),
+      'Colourfulness is the share of the sum of squares of the weights that is '
+      'chroma, not luminance: at each pixel of a kernel, what is left of its '
+      'three weights without their mean. It is 0 for a grey kernel, 1 for one '
+      'that no grey image excites, and 2/3 for random weights.',
+      Table(headings, tuple(rows)),
+  ]
+
+
+def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
+  """The principal components of the colours, from the mean colour on.
+
+  Args:
+    inputs: of the run.
+    of_imagenet: whether its components are ImageNet's, which are built in.
+  """
+  if inputs is None:
+    return [Missing(
+        'Not known: the run has no inputs.npz, and its data is not there.'
+    )]
+  mean = inputs.mean_image.mean(axis=(0, 1), dtype=np.float64)
+  order = np.argsort(-inputs.deviations)
+  total = max(np.sum(inputs.deviations**2), np.finfo(float).tiny)
+  rows, strips = [], []
+  for number, i in enumerate(order, 1):
+    deviation, vector = inputs.deviations[i], inputs.eigenvectors[:, i]
+    vector = vector * (1 if vector.sum() >= 0 else -1)  # From dark to light.
+    strips.append(_strip(mean, deviation * vector))
+    rows.append((
+        str(number), f'{deviation:.2f}', f'{deviation**2 / total:.1%}',
+        ', '.join(f'{x:+.3f}' for x in vector),
+    ))
+  whose = "ImageNet's, which are built in" if of_imagenet else (
+      "the training set's"
+  )
+  return [
+      f'The principal components are {whose}, of the RGB values of all pixels; '
+      'along them PCA lighting shifts the colours of training images. Each '
+      f'strip goes from {_REACH} standard deviations below the mean colour '
+      f'({", ".join(f"{x:.1f}" for x in mean)}) to {_REACH} above it; a value '
+      'beyond 0 or 255 is cut.',
+      Figures((_strips(strips), _mean_image(inputs.mean_image))),
+      Table(
+          ('component', 'standard deviation, levels of 255',
+           'share of the variance', 'direction (red, green, blue)'),
+          tuple(rows),
+      ),
+  ]
+
+
+def _mean_image(image) -> Picture:
+  file = images.encode(np.clip(image.round(), 0, 255).astype(np.uint8))
+  url = charts.data_url('image/png', file)
+  return Picture(
+      'mean_image', 'The mean image, which is subtracted',
+      'The mean of all training images', file, url, url, room='small',
+  )
+
+
+def _strip(mean, direction):
+  """[height, width, 4] uint8, with a transparent gap above."""
+  height, width = _STRIP
+  steps = np.linspace(-_REACH, _REACH, width)
+  colours = np.clip(mean + steps[:, None] * direction, 0, 255)
+  strip = np.zeros((height + _GAP, width, 4), np.uint8)
+  strip[_GAP:, :, :3], strip[_GAP:, :, 3] = colours.round(), 255
+  return strip
+
+
+def _strips(strips) -> Picture:
+  file = images.encode(np.concatenate(strips)[_GAP:])
+  url = charts.data_url('image/png', file)
+  return Picture(
+      'colours', 'Components 1, 2 and 3, from above',
+      'Three strips of colours, along each principal component', file, url, url,
+      room='wide',
+  )

@@ -1,0 +1,157 @@
+"""What a run has left in its workdir, whatever state it is in.
+
+Nothing here needs JAX or the data: a workdir that has been copied elsewhere, a
+run that is under way and one that has been stopped can be read all the same.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from alexnet.checkpointing import workdir
+from alexnet.config.errors import CheckpointError
+from alexnet.metrics.writer import read_records
+
+# Points of a curve, in epochs where these are known and in steps otherwise.
+Points = list[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+  """One run.
+
+  Attributes:
+    folder: its workdir.
+    name: short, and another one for each of several runs.
+    config: that it was made by.
+    sessions: of environment.json: commands, versions, devices.
+    records: of metrics.jsonl, with the names that kinds have today.
+    results: of results.json; None if the run has not come to its end.
+  """
+
+  folder: pathlib.Path
+  name: str
+  config: ml_collections.ConfigDict
+  sessions: list[dict[str, Any]]
+  records: list[dict[str, Any]]
+  results: dict[str, Any] | None
+
+  def of_kind(self, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind, in order."""
+    return [record for record in self.records if record['kind'] == kind]
+
+  @functools.cached_property
+  def epochs_per_step(self) -> float | None:
+    """From the lines of the log; None if there is none yet."""
+    lines = [
+        r
+        for r in self.of_kind('train')
+        if isinstance(r.get('epoch'), (int, float)) and r['epoch'] and r['step']
+    ]
+    return lines[-1]['epoch'] / lines[-1]['step'] if lines else None
+
+  @property
+  def step(self) -> int:
+    """Of the last record."""
+    return max((record['step'] for record in self.records), default=0)
+
+  def points(self, kind: str, key: str) -> Points:
+    """A number over the epochs; where it is not known there is no point."""
+    per_step = self.epochs_per_step or 1
+    return [
+        (record['step'] * per_step, float(record[key]))
+        for record in self.of_kind(kind)
+        if isinstance(record.get(key), (int, float))
+    ]
+
+  def last(self, kind: str) -> dict[str, Any] | None:
+    """The last record of one kind; of an evaluation the final one, if any."""
+    views = kind.removeprefix('eval_')
+    if self.results and views in self.results:
+      return self.results[views]
+    records = self.of_kind(kind)
+    return records[-1] if records else None
+
+  @property
+  def images_per_second(self) -> float | None:
+    """The median of the lines of the log."""
+    rates = [y for _, y in self.points('train', 'images_per_second')]
+    return statistics.median(rates) if rates else None
+
+
+def read(folder: pathlib.Path, name: str | None = None) -> History:
+  """Reads a workdir.
+
+  Raises:
+    CheckpointError: the folder holds no run.
+  """
+  config = workdir.load_config(folder)
+  try:
+    sessions = workdir.read_sessions(folder / workdir.ENVIRONMENT)
+  except (OSError, ValueError):
+    sessions = []  # Killed while it wrote it, or not copied.
+  records = read_records(folder / 'metrics.jsonl')
+  return History(
+      folder,
+      name or folder.resolve().name,
+      config,
+      sessions,
+      [_renamed(record) for record in records],
+      workdir.load_results(folder),
+  )
+
+
+def _renamed(record):
+  """Older runs have 'eval' with the views beside it."""
+  if record['kind'] == 'eval':
+    return {**record, 'kind': f'eval_{record.get("views", "centre")}'}
+  return record
+
+
+def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
+  """Reads several workdirs; a folder of workdirs stands for all of them.
+
+  Raises:
+    CheckpointError: there is no run in one of them.
+  """
+  runs = []
+  for folder in folders:
+    inside = sorted(p.parent for p in folder.glob(f'*/{workdir.CONFIG}'))
+    if inside and not (folder / workdir.CONFIG).exists():
+      runs += inside
+    elif folder.is_dir():
+      runs.append(folder)
+    else:
+      raise CheckpointError(
+          f'{folder} is not a folder: set --workdir to that of a run, or to a '
+          'folder of such folders'
+      )
+  runs = list(dict.fromkeys(run.resolve() for run in runs))
+  return [read(run, name) for run, name in zip(runs, _names(runs))]
+
+
+def _names(folders):
+  """As much of the end of each path as tells them apart."""
+  for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+    names = [os.sep.join(folder.parts[-parts:]) for folder in folders]
+    if len(set(names)) == len(names):
+      return names
+  return [str(folder) for folder in folders]
+
+
+def differing_fields(runs: Sequence[History]) -> dict[str, list[Any]]:
+  """Fields of the configs in which the runs differ, {name: value of each}."""
+  flat = [workdir.flatten(run.config.to_dict()) for run in runs]
+  names = sorted(set().union(*flat))
+  values = {name: [one.get(name) for one in flat] for name in names}
+  return {
+      name: of_runs
+      for name, of_runs in values.items()
+      if any(value != of_runs[0] for value in of_runs)
+  }

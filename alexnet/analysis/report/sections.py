@@ -1,0 +1,314 @@
+"""The chapters of a report that need neither the data nor the network.
+
+Each is made of what runs have left in their workdirs, for one run or for
+several beside each other.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from alexnet.analysis.paper import comparison as comparison_lib
+from alexnet.analysis.paper import config_differences
+from alexnet.analysis.report import run_history
+from alexnet.analysis.report.page import (
+  Block,
+  Code,
+  Details,
+  Facts,
+  Figures,
+  Heading,
+  Missing,
+)
+from alexnet.analysis.report.run_history import History
+from alexnet.analysis.tables import Table
+from alexnet.checkpointing import workdir
+from alexnet.metrics.console import format_duration
+from alexnet.visualization import charts
+from alexnet.visualization.charts import Line, Picture
+
+Runs = Sequence[History]
+
+_VIEWS = {'centre': 'centre crop', 'ten': 'ten views'}
+# (number of a layer's record, title, whether it is a share).
+_OF_OUTPUTS = (
+    ('deviation', 'Standard deviation of the output', False),
+    ('mean', 'Mean of the output', False),
+    ('zeros', 'Share of zeros in the output', True),
+    ('dead', 'Share of dead features: zero in every image', True),
+)
+_OF_KERNELS = (
+    ('kernel_norm', 'Norm of the kernel', False),
+    ('kernel_gradient', "Norm of the kernel's gradient", False),
+    ('kernel_update', 'Last update / kernel, by their norms', False),
+)
+_EPOCHS = 'epochs'
+# What is best of a curve's values, where one is.
+_BEST = {'loss': min, 'error': min, 'top5_error': min, 'speed': max}
+# The layer that does it in files of the authors.
+_DROPOUT = re.compile(r'^\s*type\s*=\s*hs\s*$', re.MULTILINE)
+
+
+def facts(run: History) -> list[Block]:
+  """What to see first of a run."""
+  config, items = run.config, []
+  for views, name in _VIEWS.items():
+    if result := run.last(f'eval_{views}'):
+      items.append((f'top-1 error, {name}', _percent(1 - result['top1'])))
+      items.append((f'top-5 error, {name}', _percent(1 - result['top5'])))
+  epochs = run.step * (run.epochs_per_step or 0)
+  items.append(('steps', f'{run.step:,}'))
+  if epochs:
+    items.append((_EPOCHS, f'{epochs:.1f}'))
+  if run.results:
+    seconds = run.results.get('train_seconds')
+    items.append(('time in steps', format_duration(seconds)))
+  if run.images_per_second:
+    items.append(('images a second', f'{run.images_per_second:,.1f}'))
+  blocks: list[Block] = [Facts(tuple(items))]
+  if not run.results:
+    blocks.append(Missing(
+        'This run has not come to its end yet: its command, run again, '
+        'continues it. What follows is as far as it has come.'
+    ))
+  device = run.sessions[-1].get('device_kind') if run.sessions else None
+  blocks.append(
+      f'{config.model.name}, {config.model.towers} tower(s), '
+      f'{config.model.dtype}, trained on {config.dataset.name} '
+      f'({config.model.num_classes:,} classes) in batches of '
+      f'{config.batch_size}, for {config.duration}'
+      + (f', on {device}.' if device else '.')
+  )
+  return blocks
+
+
+def comparison(runs: Runs) -> list[Block]:
+  """A table of several runs, and of the fields in which they differ."""
+  views = [
+      (f'eval_{name}', text) for name, text in _VIEWS.items()
+      if any(run.last(f'eval_{name}') for run in runs)
+  ]
+  headings = (
+      'run',
+      *(f'top-{k} error, {text}' for _, text in views for k in (1, 5)),
+      'training loss', 'steps', _EPOCHS, 'img/s', 'finished',
+  )
+  rows = []
+  for run in runs:
+    cells = [run.name]
+    for (kind, _), key in itertools.product(views, ('top1', 'top5')):
+      result = run.last(kind)
+      cells.append(_percent(1 - result[key]) if result else '--')
+    line = run.last('train')
+    rate, per_step = run.images_per_second, run.epochs_per_step
+    rows.append((
+        *cells,
+        f'{line["loss"]:.4f}' if line else '--',
+        f'{run.step:,}',
+        f'{run.step * per_step:.1f}' if per_step else '--',
+        f'{rate:,.1f}' if rate else '--',
+        'yes' if run.results else 'no',
+    ))
+  blocks: list[Block] = [Table(headings, tuple(rows))]
+  fields = run_history.differing_fields(runs)
+  if not fields:
+    return [*blocks, 'Their configs are equal in every field.']
+  table = Table(
+      ('field', *(run.name for run in runs)),
+      tuple(
+          (name, *map(_value, values)) for name, values in fields.items()
+      ),
+  )
+  return [*blocks, 'The fields of their configs that differ:', table]
+
+
+def curves(runs: Runs) -> list[Block]:
+  """Loss, error, learning rate and speed over the epochs."""
+  several = len(runs) > 1
+
+  def lines(*of):
+    found = []
+    for (number, run), (index, (kind, key, label, turn)) in itertools.product(
+        enumerate(runs), enumerate(of)
+    ):
+      points = [(x, turn(y)) for x, y in run.points(kind, key)]
+      if points:
+        name = f'{run.name}, {label}' if several and len(of) > 1 else label
+        name = run.name if several and len(of) == 1 else name
+        found.append(Line(
+            name, points, number if several else index,
+            style=index if several else 0,
+            marked=kind != 'train' and len(points) < 40,
+        ))
+    return found
+
+  same, error = (lambda y: y), (lambda y: 1 - y)
+  wanted = (
+      ('loss', 'Loss', 'loss', {'from_zero': True}, (
+          ('train', 'loss', 'training', same),
+          ('eval_centre', 'loss', 'evaluation', same))),
+      ('error', 'Top-1 error', 'error', {'percent': True}, (
+          ('train', 'top1', 'training', error),
+          ('eval_centre', 'top1', 'evaluation', error))),
+      ('top5_error', 'Top-5 error of the evaluation', 'error',
+       {'percent': True}, (('eval_centre', 'top5', 'evaluation', error),)),
+      ('learning_rate', 'Learning rate of the head', 'rate', {'log': True},
+       (('train', 'learning_rate', 'rate', same),)),
+      ('speed', 'Speed of the training steps', 'images a second', {},
+       (('train', 'images_per_second', 'speed', same),)),
+  )
+  pictures = []
+  for name, title, ylabel, options, of in wanted:
+    if found := lines(*of):
+      pictures.append(charts.chart(
+          name, title,
+          f'{title} over the epochs. ' + charts.say(
+              found, percent='percent' in options, best=_BEST.get(name)
+          ),
+          charts.lines(found, xlabel=_EPOCHS, ylabel=ylabel, **options),
+      ))
+  if not pictures:
+    return [Missing('metrics.jsonl has no line yet.')]
+  seen = {_seen_in_training(run.config): run.name for run in runs}
+  if len(seen) > 1:
+    of_each = (f'{run.name}: {_seen_in_training(run.config)}' for run in runs)
+    seen = {'; '.join(of_each): ''}
+  text = (
+      'Training numbers are means over the steps since the line before, of '
+      f'images as training sees them ({", ".join(seen)}). '
+      'Evaluation is of the whole evaluation set, centre crop.'
+  )
+  return [text, Figures(tuple(pictures))]
+
+
+def _seen_in_training(config):
+  """What training does to an image and a network, and evaluation does not."""
+  augmentation, model = config.augmentation, config.model
+  crop = 'at random' if augmentation.crop_offsets > 1 else 'in the centre'
+  done = [f'cropped {crop}']
+  if augmentation.flip:
+    done.append('mirrored at random')
+  if augmentation.lighting != 'none':
+    done.append('with PCA lighting')
+  parts = [value for value in model.values() if hasattr(value, 'get')]
+  if any(part.get('dropout') for part in parts) or _DROPOUT.search(
+      model.get('layers_text') or ''
+  ):
+    done.append('with dropout')
+  return ', '.join(done)
+
+
+def layers(runs: Runs) -> list[Block]:
+  """Statistics of the layers over the epochs; of one run."""
+  if len(runs) > 1:
+    return [Missing(
+        'Of several runs they are not shown: see the report of each.'
+    )]
+  (run,) = runs
+  records = run.of_kind('layers')
+  if not records:
+    return [Missing(
+        'Nothing was measured: the run was made before there was such a '
+        "measurement, has layer_statistics_images=0, or has not been evaluated "
+        'yet.'
+    )]
+  pictures = []
+  for key, title, percent in (*_OF_OUTPUTS, *_OF_KERNELS):
+    picture = _of_layers(run, records[-1], key, title, percent)
+    if picture:
+      pictures.append(picture)
+  images = run.config.layer_statistics_images
+  text = (
+      f'Measured at each evaluation on the same {images} training images or as '
+      'many as there are, as a test sees them (centre crop, no dropout, no '
+      'lighting). pool1 is what is left of conv1 after all that follows it. '
+      'The gradient is that of the mean loss, without weight decay.'
+  )
+  return [text, Figures(tuple(pictures))]
+
+
+def _of_layers(run, record, key, title, percent) -> Picture | None:
+  names = [
+      name.removesuffix(f'/{key}') for name in record
+      if name.endswith(f'/{key}')
+  ]
+  found = [
+      Line(name, run.points('layers', f'{name}/{key}'), number, marked=True)
+      for number, name in enumerate(names)
+  ]
+  found = [line for line in found if line.points]
+  if not found:
+    return None
+  log = not percent and key != 'mean'
+  return charts.chart(
+      f'layers_{key}', title,
+      f'{title}, of each layer over the epochs. '
+      + charts.say(found, percent=percent),
+      charts.lines(
+          found, xlabel=_EPOCHS, ylabel='', log=log, percent=percent,
+          ordered=True,
+      ),
+  )
+
+
+def results(run: History) -> list[Block]:
+  """What came out, beside what others report."""
+  if not run.results:
+    return [Missing('There is no result yet: results.json is written last.')]
+  blocks: list[Block] = []
+  for title, items in comparison_lib.compare(run.config, run.results):
+    if title != "The run's config":
+      blocks += ([] if title == 'The run' else [Heading(title)]) + items
+  return blocks
+
+
+def config(runs: Runs) -> list[Block]:
+  """In which fields each run differs from the paper and from run #145."""
+  blocks: list[Block] = []
+  for run in runs:
+    if len(runs) > 1:
+      blocks.append(Heading(run.name))
+    blocks += config_differences.config_differences(run.config)
+    values = workdir.flatten(run.config.to_dict())
+    rows = tuple((name, _value(value)) for name, value in values.items())
+    blocks.append(Details('All fields', (Table(('field', 'value'), rows),)))
+  return blocks
+
+
+def environment(runs: Runs) -> list[Block]:
+  """Commands, versions and devices of each session."""
+  blocks: list[Block] = []
+  for run in runs:
+    blocks.append(Heading(str(run.folder)))
+    if not run.sessions:
+      blocks.append(Missing('environment.json is not there.'))
+      continue
+    commands = [' '.join(map(str, s.get('command', ()))) for s in run.sessions]
+    blocks.append(Code(tuple(dict.fromkeys(commands))))
+    rows = []
+    for number, session in enumerate(run.sessions, 1):
+      packages = session.get('packages', {})
+      rows.append((
+          str(number),
+          f'{len(session.get("devices", ()))} x {session.get("device_kind")}',
+          str(session.get('cpus')),
+          str(session.get('python')),
+          ', '.join(f'{k} {v}' for k, v in packages.items()),
+          str(session.get('git_revision'))[:12],
+          str(session.get('platform')),
+      ))
+    headings = (
+        'session', 'devices', 'CPU cores', 'Python', 'packages', 'revision',
+        'system',
+    )
+    blocks.append(Table(headings, tuple(rows)))
+  return blocks
+
+
+def _value(value):
+  text = repr(value)
+  return text if len(text) <= 100 else f'{text[:99]}…'
+
+
+def _percent(share):
+  return f'{100 * share:.2f} %'

@@ -1,0 +1,1 @@
+"""The files in a run's workdir."""

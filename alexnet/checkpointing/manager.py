@@ -1,0 +1,488 @@
+"""Checkpoints: what is needed to continue a run bit by bit.
+
+workdir/checkpoints/STEP/ holds `state` (arrays, by Orbax), `progress` (JSON:
+what the host knows) and `manifest.json`, see manifest.py. That is written last,
+so a checkpoint without one was interrupted and does not count. Older ones go
+after it, theirs first, so that what is left of them does not count either.
+
+Of several processes each writes its arrays, and the first one all else; what
+they decide by is what the first one sees on the disk.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from alexnet.checkpointing import manifest
+from alexnet.config.errors import CheckpointError, UnsavedError
+from alexnet.metrics import writer
+from alexnet.runtime import multihost
+from input_pipeline.errors import NO_ROOM
+
+NEWEST = 'newest'
+BEST = 'best'
+
+_DAMAGED = '.damaged'
+_INCOMPLETE = '.incomplete'
+
+
+def newest_step(workdir: pathlib.Path) -> int | None:
+  """Step of a workdir's newest complete checkpoint; writes nothing there."""
+  return max(complete_steps(workdir), default=None)
+
+
+def complete_steps(workdir: pathlib.Path) -> list[int]:
+  """Steps of a workdir's complete checkpoints, in their order."""
+  folders = _folders(workdir / 'checkpoints')
+  return sorted(
+      step for step, path in folders.items() if (path / manifest.FILE).exists()
+  )
+
+
+def parse_step(value: str | None) -> int | str:
+  """Reads a flag: 'newest', 'best' or a step; None is 'newest'.
+
+  Raises:
+    CheckpointError: something else.
+  """
+  if value in (None, NEWEST, BEST):
+    return value or NEWEST
+  if value.isdecimal():
+    return int(value)
+  raise CheckpointError(
+      f"--step is '{value}': wanted the step of a checkpoint, 'newest' or "
+      "'best'"
+  )
+
+
+class Checkpoints:
+  """The checkpoints of one workdir."""
+
+  def __init__(
+      self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False
+  ):
+    """Opens them.
+
+    Args:
+      workdir: of the run.
+      keep: number of checkpoints to keep, the newest ones.
+      read_only: nothing is written or renamed.
+    """
+    self._workdir = workdir
+    self._directory = (workdir / 'checkpoints').resolve()
+    self._keep = max(1, keep)
+    self._checked = set()
+    self._manager = ocp.CheckpointManager(
+        self._directory,
+        item_names=('state', 'progress'),
+        # Old ones are deleted by `save`, after the manifest of the new one.
+        options=ocp.CheckpointManagerOptions(
+            create=not read_only,
+            enable_async_checkpointing=False,
+        ),
+    )
+
+  def complete_steps(self) -> list[int]:
+    """Steps of the complete checkpoints, in their order."""
+    return multihost.of_first(complete_steps(self._workdir))
+
+  def find(
+      self,
+      which: int | str = NEWEST,
+      report: Callable[[str], None] = logging.warning,
+  ) -> int | None:
+    """Chooses a checkpoint that is as it was written.
+
+    Args:
+      which: a step; 'newest': the newest one that is not damaged; or 'best':
+        that of the highest top-1 in an evaluation, the first of equals.
+      report: is told of each newer one that is damaged, of 'newest'.
+
+    Returns:
+      Its step; None for 'newest' where there has not been any.
+
+    Raises:
+      CheckpointError: no such checkpoint, the one that is named is damaged, or
+        all are.
+    """
+    if which == NEWEST:
+      step, damaged = self.newest_good()
+      for reason in damaged.values():
+        report(f'{reason}. Using step {step:,} instead')
+      return step
+    steps = self.complete_steps()
+    if which == BEST:
+      top1 = {
+          record['step']: record['top1']
+          for record in writer.read_records(self._workdir / writer.FILE)
+          if record['kind'] == 'eval_centre'
+          and record['step'] in steps
+          and _is_finite(record.get('top1'))
+      }
+      if not top1:
+        raise CheckpointError(
+            f'{self._workdir} has no checkpoint of a step that was evaluated: '
+            "wanted 'newest', or one of " + ', '.join(map(str, steps))
+        )
+      which = max(sorted(top1), key=top1.get)
+    elif which not in steps:
+      raise CheckpointError(
+          f'{self._workdir} has no checkpoint of step {which}: it has '
+          + (', '.join(map(str, steps)) or 'none')
+      )
+    self._check(which)
+    return which
+
+  def newest_good(self) -> tuple[int | None, dict[int, str]]:
+    """Finds the newest checkpoint that is not damaged; reads all its files.
+
+    Returns:
+      (its step, {step: what is wrong with it} of newer ones); the step is None
+      if there is no checkpoint at all.
+
+    Raises:
+      CheckpointError: there are some, and all are damaged.
+    """
+    found = self._newest_good() if multihost.is_first() else None
+    step, damaged = multihost.of_first(found)
+    return step, {int(number): reason for number, reason in damaged.items()}
+
+  def _newest_good(self):
+    damaged = {}
+    self._checked.clear()  # They may have changed since.
+    for step in reversed(complete_steps(self._workdir)):
+      try:
+        self._check(step)
+        return step, damaged
+      except CheckpointError as error:
+        damaged[step] = str(error)
+    if not damaged:
+      for path in self._directory.glob(f'*{_DAMAGED}*'):
+        damaged[path.name] = f'{path} was set aside as damaged'
+    if damaged:
+      raise CheckpointError(
+          'no checkpoint is left to continue from: '
+          + '; '.join(damaged.values())
+          + f'. Bring one of them back as it was, or remove {self._directory} '
+          'to start again'
+      )
+    return None, {}
+
+  def set_aside(self, step: int) -> pathlib.Path:
+    """Renames a damaged checkpoint, so that it does not count any more."""
+    path = self._directory / str(step)
+    aside, number = path.with_name(f'{step}{_DAMAGED}'), 1
+    while aside.exists():
+      number += 1
+      aside = path.with_name(f'{step}{_DAMAGED}.{number}')
+    aside = path.with_name(multihost.of_first(aside.name))
+    if multihost.is_first():
+      path.rename(aside)
+    multihost.wait_for_all('set aside')
+    self._manager.reload()
+    return aside
+
+  def save(
+      self,
+      step: int,
+      state: Any,
+      progress: dict[str, Any],
+      best: Collection[int] = (),
+      report: Callable[[str], None] = logging.warning,
+  ) -> None:
+    """Writes a checkpoint, then deletes those too old to keep.
+
+    Args:
+      step: updates made.
+      state: arrays.
+      progress: for JSON.
+      best: steps of checkpoints to keep, however old.
+      report: is told of those that should be deleted and cannot be.
+
+    Raises:
+      UnsavedError: no room on disk, or the disk fails. Earlier checkpoints are
+        untouched, and nothing is left of this one.
+      CheckpointError: the disk fails for one of several processes.
+    """
+    wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = multihost.of_first(shutil.disk_usage(self._directory).free)
+    no_room = (
+        f'no room on disk for the checkpoint of step {step} in '
+        f'{self._directory}: it takes {wanted / 2**20:,.0f} MiB, '
+        f'{free / 2**20:,.0f} MiB are free'
+    )
+    if free < wanted:
+      raise UnsavedError(no_room)
+    try:
+      self._manager.save(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(state),
+              progress=ocp.args.JsonSave(progress),
+          ),
+          force=True,
+      )
+      self._manager.wait_until_finished()
+      multihost.wait_for_all('checkpoint')
+      if multihost.is_first():
+        self._sync_metrics()
+        manifest.write(self._directory / str(step))
+    except Exception as error:  # Orbax wraps the file system's errors.
+      if jax.process_count() > 1:
+        if not _is_of_disk(error):
+          raise
+        # The others do not know of it, and wait for this one.
+        raise CheckpointError(
+            f'cannot write the checkpoint of step {step} in {self._directory} '
+            f'({_shorten(error)}). Free some room, then start all processes '
+            'again to continue from the one before'
+        ) from error
+      self._remove_unfinished(step)
+      if _is_no_room(error):
+        raise UnsavedError(no_room) from error
+      if cause := _os_error(error):
+        raise UnsavedError(
+            f'cannot write the checkpoint of step {step} in {self._directory} '
+            f'({cause.strerror})'
+        ) from error
+      raise
+    # Nothing is deleted, and nobody goes on, before the manifest is there.
+    multihost.wait_for_all('manifest')
+    old = self.complete_steps()[: -self._keep]
+    if multihost.is_first():
+      for step in old:
+        if step not in best:
+          self._delete(step, report)
+    # Not by Orbax, where the others wait for ever for a first that has failed.
+    multihost.wait_for_all('deleted')
+    if multihost.is_first():
+      # Whatever they were, there is a better one now.
+      for path in self._directory.glob(f'*{_INCOMPLETE}'):
+        shutil.rmtree(path, ignore_errors=True)
+
+  def _sync_metrics(self):
+    """No record is lost that is older than the checkpoint.
+
+    A run that continues from it after a power cut would not write it again.
+    Where that fails, the checkpoint is worth more than the records.
+    """
+    with contextlib.suppress(OSError):
+      with open(self._workdir / writer.FILE, 'rb') as f:
+        os.fsync(f.fileno())
+      manifest.sync_folder(self._workdir)
+
+  def _delete(self, step, report):
+    """Deletes an old one. If that fails, the new one is there all the same.
+
+    What is left without a manifest goes when the run is started again.
+    """
+    path = self._directory / str(step)
+    try:
+      (path / manifest.FILE).unlink()
+    except OSError as error:
+      report(f'{path} is old and cannot be deleted ({error.strerror})')
+      return
+    try:
+      shutil.rmtree(path)
+    except OSError as error:
+      report(
+          f'{path} is old and cannot be deleted completely ({error.strerror}); '
+          'it does not count, and goes at the next start'
+      )
+      shutil.rmtree(path, ignore_errors=True)  # As much as can be.
+
+  def _remove_unfinished(self, step):
+    """Gives back the room that a failed save has taken."""
+    paths = [*self._temporary(step), self._directory / str(step)]
+    for path in paths:
+      if not (path / manifest.FILE).exists():
+        shutil.rmtree(path, ignore_errors=True)
+    self._manager.reload()
+
+  def _temporary(self, step):
+    return self._directory.glob(f'{step}.orbax-checkpoint-tmp*')
+
+  def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+      step: which.
+      target: shapes, dtypes and shardings of the state; not necessarily those
+        of the mesh that saved it.
+
+    Returns:
+      (state, progress).
+
+    Raises:
+      CheckpointError: files are damaged, or the state is of another network.
+    """
+    if multihost.is_first():
+      self._check(step)
+    multihost.wait_for_all('checked')
+    try:
+      restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(target),
+              progress=ocp.args.JsonRestore(),
+          ),
+      )
+    except Exception as error:  # Orbax raises many kinds.
+      raise CheckpointError(
+          f'checkpoint {self._directory / str(step)} is not of this network: '
+          f'{_shorten(error)}. Use the config that made it, or another workdir'
+      ) from error
+    return restored.state, restored.progress
+
+  def parameter_shapes(self, step: int) -> Any:
+    """Reads the shapes of a checkpoint's parameters.
+
+    Args:
+      step: which.
+
+    Returns:
+      {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      CheckpointError: files are damaged, or there are no parameters.
+    """
+    self._check(step)
+    path = self._directory / str(step) / 'state'
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+      try:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            reader.metadata(path).tree['params'],
+        )
+      except Exception as error:  # Orbax raises many kinds.
+        raise CheckpointError(
+            f'{path} has no parameters of a network: {_shorten(error)}'
+        ) from error
+
+  def restore_parameters(self, step: int, target: Any) -> Any:
+    """Reads some of a checkpoint's parameters, and nothing else.
+
+    Args:
+      step: which.
+      target: {layer: {'kernel', 'bias'}}, shapes, dtypes and shardings.
+
+    Returns:
+      Arrays of the same structure.
+
+    Raises:
+      CheckpointError: they cannot be read.
+    """
+    path = self._directory / str(step) / 'state'
+    target = {'params': target}
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+      try:
+        restored = reader.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(
+                    target
+                ),
+                partial_restore=True,
+            ),
+        )
+        return restored['params']
+      except Exception as error:  # Orbax raises many kinds.
+        raise CheckpointError(
+            f'{path} cannot be read: {_shorten(error)}'
+        ) from error
+
+  def close(self) -> None:
+    """Frees Orbax's threads."""
+    self._manager.close()
+
+  def set_aside_unfinished(self) -> list[pathlib.Path]:
+    """Clears up behind a process that was killed.
+
+    What is left of a save that came after the newest complete checkpoint is
+    renamed, until the next save is complete; what never got its name, and what
+    is left of a deletion, is removed. To be called by the one run that writes
+    here.
+
+    Returns:
+      The folders that were renamed.
+    """
+    renamed = self._rename_unfinished() if multihost.is_first() else []
+    renamed = multihost.of_first([*map(str, renamed)])
+    self._manager.reload()
+    return [*map(pathlib.Path, renamed)]
+
+  def _rename_unfinished(self):
+    for path in self._temporary('*'):
+      shutil.rmtree(path, ignore_errors=True)
+    newest = newest_step(self._workdir)
+    renamed = []
+    for step, path in sorted(_folders(self._directory).items()):
+      if (path / manifest.FILE).exists():
+        continue
+      aside = path.with_name(f'{step}{_INCOMPLETE}')
+      shutil.rmtree(aside, ignore_errors=True)
+      path.rename(aside)
+      if newest is not None and step < newest:
+        shutil.rmtree(aside, ignore_errors=True)
+      else:
+        renamed.append(aside)
+    return renamed
+
+  def _check(self, step):
+    """Once for `find` and `restore` together: it takes as long as to read."""
+    if step not in self._checked:
+      manifest.check(self._directory / str(step))
+      self._checked.add(step)
+
+
+def _is_finite(value):
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return is_number and math.isfinite(value)
+
+
+def _folders(directory):
+  """{step: folder}, whatever is in them."""
+  return {
+      int(path.name): path
+      for path in directory.glob('*')
+      if path.name.isdecimal() and path.name == str(int(path.name))
+  }
+
+
+def _causes(error):
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _is_no_room(error):
+  return any(
+      getattr(cause, 'errno', None) in NO_ROOM
+      # As a text only, by TensorStore.
+      or any(os.strerror(number) in str(cause) for number in NO_ROOM)
+      for cause in _causes(error)
+  )
+
+
+def _is_of_disk(error):
+  cause = _os_error(error)
+  lost = cause is None or isinstance(cause, ConnectionError)
+  return _is_no_room(error) or not lost
+
+
+def _os_error(error):
+  return next((e for e in _causes(error) if isinstance(e, OSError)), None)
+
+
+def _shorten(error, limit=600):
+  text = ' '.join(str(error).split())
+  return text if len(text) <= limit else text[:limit] + ' ...'

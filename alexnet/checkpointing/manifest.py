@@ -1,0 +1,112 @@
+"""The SHA-256 of every file of a folder, in a file of its own.
+
+Orbax does not notice a flipped bit in a checkpoint; this does. It is written
+last, and a folder without it was interrupted.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+
+from alexnet.config.errors import CheckpointError
+
+FILE = 'manifest.json'
+
+_LARGEST = 2**24  # Bytes; a checkpoint on many hosts has some thousand files.
+_DIGEST = re.compile('[0-9a-f]{64}')
+
+
+def write(directory: pathlib.Path) -> None:
+  """Notes all files that are there, once they are on the disk for good.
+
+  After a power cut the manifest is there only if all that it names is.
+
+  Raises:
+    OSError: no room, for instance.
+  """
+  files = {}
+  for path in sorted(_files(directory)):
+    with open(path, 'rb') as f:
+      files[path.relative_to(directory).as_posix()] = hashlib.file_digest(
+          f, 'sha256'
+      ).hexdigest()
+      os.fsync(f.fileno())
+  for folder in {directory, *(p for p in directory.rglob('*') if p.is_dir())}:
+    sync_folder(folder)
+  temporary = directory / (FILE + '.tmp')
+  with open(temporary, 'w', encoding='utf-8') as f:
+    f.write(json.dumps(files, indent=1))
+    f.flush()
+    os.fsync(f.fileno())
+  temporary.rename(directory / FILE)
+  sync_folder(directory)
+  sync_folder(directory.parent)
+
+
+def sync_folder(directory: pathlib.Path) -> None:
+  """Sees to it that the names in a folder are on the disk for good."""
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError:
+    pass  # Some network disks have no such thing for folders.
+  finally:
+    os.close(descriptor)
+
+
+def check(directory: pathlib.Path) -> None:
+  """Compares a folder with its manifest; reads every file, loads none.
+
+  Raises:
+    CheckpointError: the first difference: a file that is missing, is not as it
+      was written, or is not of this folder at all.
+  """
+  files = _read(directory)
+  for name, digest in files.items():
+    path = directory / name
+    try:
+      if path.is_symlink() or not path.is_file():
+        raise _damaged(directory, f'{name} is missing')
+      with open(path, 'rb') as f:
+        if hashlib.file_digest(f, 'sha256').hexdigest() != digest:
+          raise _damaged(directory, f'{name} is not as it was written')
+    except OSError as error:
+      reason = f'{name} cannot be read ({error.strerror})'
+      raise _damaged(directory, reason) from error
+  for path in _files(directory):
+    name = path.relative_to(directory).as_posix()
+    if name not in files and name != FILE:
+      raise _damaged(directory, f'{name} is not in {FILE}')
+
+
+def _read(directory):
+  """{name of a file: SHA-256}, all in the folder."""
+  path = directory / FILE
+  try:
+    if path.stat().st_size > _LARGEST:
+      raise ValueError(f'it has {path.stat().st_size:,} bytes')
+    files = json.loads(path.read_bytes())
+  except (OSError, ValueError, RecursionError) as error:
+    raise _damaged(directory, f'{FILE} cannot be read ({error})') from error
+  if not isinstance(files, dict) or not files:
+    raise _damaged(directory, f'{FILE} is not a list of files')
+  for name, digest in files.items():
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+      raise _damaged(directory, f'{FILE} has no SHA-256 of {name!r}')
+    parts = pathlib.PurePosixPath(name).parts
+    if not parts or name.startswith('/') or '..' in parts or '\0' in name:
+      reason = f'{FILE} names {name!r}, which is not a file in this folder'
+      raise _damaged(directory, reason)
+  return files
+
+
+def _files(directory):
+  for path in directory.rglob('*'):
+    if path.is_symlink() or not path.is_dir():
+      yield path
+
+
+def _damaged(directory, reason):
+  return CheckpointError(f'{directory} is damaged: {reason}')

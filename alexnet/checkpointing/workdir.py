@@ -1,0 +1,200 @@
+"""The files of a run that a person reads: its config, and its results."""
+
+import contextlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+import ml_collections
+from jax.sharding import Mesh
+
+from alexnet.config.errors import CheckpointError
+from alexnet.runtime.environment import describe
+from input_pipeline.files import atomic, untrusted
+
+CONFIG = 'config.json'
+RESULTS = 'results.json'
+ENVIRONMENT = 'environment.json'
+# What may differ between two sessions of a run: it does not change what has
+# been computed so far.
+_MAY_CHANGE = (
+    'accumulation', 'bad_steps.action', 'bad_steps.limit', 'bad_steps.spike',
+    'checkpoint_every', 'duration', 'evaluate_every', 'evaluation_batch_size',
+    'keep_best', 'keep_checkpoints', 'layer_statistics_images', 'log_every',
+    'log_images', 'ten_views', 'until_train_error', 'dataset.dir',
+    'dataset.train_dir', 'dataset.eval_dir', 'dataset.stalled_after',
+    'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
+    # The names of files whose texts are fields of their own.
+    'layers', 'layer_params',
+)
+# Texts that are longer are not shown.
+_SHOWN = 100
+# Fields that older runs have not got, and what was done without them.
+_WITHOUT = {
+    'augmentation': {'crop_size': 224},
+    'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
+    'dataset': {'size': 256, 'split_seed': None, 'stalled_after': 60.0},
+    'keep_best': 0,
+    'layer_statistics_images': 0,
+    'log_images': False,
+    'optimizer': {'layer_rate_factors': ()},
+    'pretrained': {'workdir': None, 'layers': ()},
+    'schedule': {
+        'batch_scaling': 'none',
+        'reference_batch_size': 128,
+        'warmup_epochs': 0.0,
+    },
+    'until_train_error': None,
+}
+
+
+def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads the config that a run was made by.
+
+  Raises:
+    CheckpointError: the folder holds no run.
+  """
+  path = workdir / CONFIG
+  try:
+    values = _to_tuples(untrusted.read_json(path))
+    for name, without in _WITHOUT.items():
+      if isinstance(without, dict):
+        known = untrusted.take(values, name, dict) if name in values else {}
+        values[name] = {**without, **known}
+      else:
+        values.setdefault(name, without)
+    # Definitions have no such field.
+    if untrusted.take(values, 'model.name', str) == 'alexnet':
+      values['model'].setdefault('width', 1.0)
+    # Which raises its own kinds for names that no field can have.
+    return ml_collections.ConfigDict(values)
+  except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    raise CheckpointError(
+        f'{workdir} is not the workdir of a run: cannot read {path} ({error})'
+    ) from error
+
+
+def check_config(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Raises CheckpointError if the workdir was made by another config."""
+  if not (workdir / CONFIG).exists():
+    if (workdir / 'checkpoints').exists():
+      raise CheckpointError(
+          f'{workdir} has checkpoints but no {CONFIG}, so it is not the '
+          'workdir of a run: use another --workdir'
+      )
+    return
+  old = flatten(load_config(workdir).to_dict())
+  new = flatten(config.to_dict())
+  changed = [
+      _difference(name, old.get(name), new.get(name))
+      for name in sorted(old.keys() | new.keys())
+      if old.get(name) != new.get(name)
+      and name not in _MAY_CHANGE
+      and not _has_moved(name, old, new)
+      and not _has_no_use(name, old, new)
+  ]
+  if changed:
+    raise CheckpointError(
+        f'{workdir} was made by another config: '
+        + '; '.join(changed[:5])
+        + ('; ...' if changed[5:] else '')
+        + '. Use another --workdir, or the config it was made by'
+    )
+
+
+def _has_moved(name, old, new):
+  """A pretrained run may lie elsewhere now; it is not read again."""
+  is_path = name == 'pretrained.workdir'
+  return is_path and None not in (old.get(name), new.get(name))
+
+
+def _has_no_use(name, old, new):
+  """A batch that no rate is scaled by; older runs do not tell theirs."""
+  scaling = {config.get('schedule.batch_scaling') for config in (old, new)}
+  return name == 'schedule.reference_batch_size' and scaling == {'none'}
+
+
+def _difference(name, old, new):
+  if any(isinstance(v, str) and len(v) > _SHOWN for v in (old, new)):
+    return f'{name} was another text'
+  return f'{name} was {old!r}, is {new!r}'
+
+
+def save_config(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Writes a run's config."""
+  write_json(workdir / CONFIG, config.to_dict())
+
+
+def load_results(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Reads the results of a finished run; None if there are none."""
+  try:
+    results = untrusted.read_json(workdir / RESULTS)
+    untrusted.take(results, 'step', int)
+    untrusted.take(results, 'train_seconds', float)
+    for views in results.keys() & {'centre', 'ten'}:
+      for name in ('count', 'loss', 'top1', 'top5'):
+        untrusted.take(results, f'{views}.{name}', float)
+    if 'ten' in results:
+      untrusted.take(results, 'ten.views', int)
+    return results
+  except (OSError, ValueError):
+    return None
+
+
+def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads an environment.json: one entry for each session of a run.
+
+  Raises:
+    OSError, ValueError: it cannot be read.
+  """
+  sessions = untrusted.take(untrusted.read_json(path), 'sessions', list)
+  kinds = {'command': list, 'devices': list, 'packages': dict}
+  for session in sessions:
+    session = untrusted.take({'session': session}, 'session', dict)
+    for name in kinds.keys() & session.keys():
+      untrusted.take(session, name, kinds[name])
+  return sessions
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a file that is either as it was or complete."""
+  atomic.replace_text(path, json.dumps(values, indent=2) + '\n')
+
+
+def _to_tuples(value):
+  """JSON has no tuples, configs have no lists."""
+  if isinstance(value, dict):
+    return {name: _to_tuples(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return tuple(_to_tuples(item) for item in value)
+  return value
+
+
+def flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dictionaries as one, {'dotted.name': value}."""
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      flat.update(flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def save_environment(path: pathlib.Path, mesh: Mesh) -> None:
+  """Writes what `describe` says and the command line.
+
+  A run of several sessions keeps one entry for each.
+  """
+  sessions = []
+  if path.exists():
+    # Unreadable if a session was killed while it wrote: only this one counts.
+    with contextlib.suppress(ValueError):
+      sessions = read_sessions(path)
+  sessions.append({'command': sys.argv, **describe(mesh)})
+  write_json(path, {'sessions': sessions})

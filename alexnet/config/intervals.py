@@ -1,0 +1,139 @@
+"""When a run evaluates, saves, writes a line of its log, and ends: in steps.
+
+Durations in a config are 'N epochs', 'N steps', 'N examples', or 'never'.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import ml_collections
+
+from alexnet.config.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Timetable:
+  """The durations of a config, in steps.
+
+  Attributes:
+    total_steps: of the whole run.
+    steps_per_epoch: of the training set; not a whole number.
+    evaluate_every, checkpoint_every, log_every: steps between two; None: never.
+    lighting_steps: steps with PCA lighting, if the config has any; None: all.
+  """
+
+  total_steps: int
+  steps_per_epoch: float
+  evaluate_every: int | None
+  checkpoint_every: int | None
+  log_every: int | None
+  lighting_steps: int | None
+
+  @classmethod
+  def of(cls, config: ml_collections.ConfigDict, examples: int) -> 'Timetable':
+    """Reads a whole config, for a training set of so many examples.
+
+    Raises:
+      ConfigError: a duration that cannot be read, or that never lets happen
+        what another field waits for.
+    """
+
+    def steps(field):
+      return to_steps(
+          field,
+          config[field],
+          batch_size=config.batch_size,
+          examples=examples,
+      )
+
+    total_steps = steps('duration')
+    if total_steps is None:
+      raise ConfigError("duration is 'never': wanted when the run is to end")
+    steps_per_epoch = examples / config.batch_size
+    until = config.augmentation.lighting_until_epoch
+    found = cls(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        evaluate_every=steps('evaluate_every'),
+        checkpoint_every=steps('checkpoint_every'),
+        log_every=steps('log_every'),
+        lighting_steps=(
+            None if until is None else math.ceil(until * steps_per_epoch)
+        ),
+    )
+    goal = config.until_train_error
+    if goal is not None and (not 0 <= goal < 1 or found.log_every is None):
+      raise ConfigError(
+          f'until_train_error is {goal} and log_every is '
+          f"'{config.log_every}': wanted an error from 0 up to, but not "
+          'including, 1, and lines of the log to have it'
+      )
+    if config.schedule.name == 'plateau' and found.evaluate_every is None:
+      raise ConfigError(
+          "schedule.name is 'plateau', which reads the validation error, but "
+          "evaluate_every is 'never': set --config.evaluate_every='1 epochs'"
+      )
+    return found
+
+
+def is_due(step: int, every: int | None) -> bool:
+  """Whether what is done `every` so many steps is to be done after `step`."""
+  return every is not None and step > 0 and step % every == 0
+
+
+WANTED = (
+    "a positive number and a unit, such as '90 epochs', '300 steps' or '1000 "
+    "examples'"
+)
+_UNITS = ('epoch', 'step', 'example')
+# More than any run, and few enough that steps are exact.
+_MOST = 1e12
+
+
+def is_valid(duration: Any) -> bool:
+  """Whether it is a duration, 'never' not included."""
+  return _parse(duration) is not None
+
+
+def _parse(duration):
+  """(number, unit), or None."""
+  words = duration.split() if isinstance(duration, str) else ()
+  if len(words) != 2 or words[1].removesuffix('s') not in _UNITS:
+    return None
+  try:
+    number = float(words[0])
+  except ValueError:
+    return None
+  # Also not for what is no number.
+  return (number, words[1].removesuffix('s')) if 0 < number <= _MOST else None
+
+
+def to_steps(
+    field: str, duration: str, *, batch_size: int, examples: int
+) -> int | None:
+  """Turns a duration into steps.
+
+  Args:
+    field: name of the config's field, for error messages.
+    duration: a number and a unit, such as '0.5 epochs' or '300 steps'.
+    batch_size: examples in a step.
+    examples: examples in an epoch.
+
+  Returns:
+    Whole steps, rounded up and at least 1; None for 'never'.
+
+  Raises:
+    ConfigError: not a duration, or not more than zero.
+  """
+  if duration == 'never':
+    return None
+  parsed = _parse(duration)
+  if parsed is None:
+    raise ConfigError(
+        f"{field} is '{duration}': wanted {WANTED}, or 'never'"
+    )
+  number, unit = parsed
+  examples_per = {'epoch': examples, 'step': batch_size, 'example': 1}[unit]
+  # A tolerance, so that 3 epochs of 0.1 are not rounded up by their last bit.
+  return max(1, math.ceil(number * examples_per / batch_size - 1e-9))

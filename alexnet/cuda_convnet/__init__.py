@@ -1,0 +1,1 @@
+"""Networks that the authors' own definition files describe."""

@@ -1,0 +1,136 @@
+"""What a config says about a network that the authors' own files describe.
+
+Connects configs/cuda_convnet.py with the parser (cuda_convnet.py) and the
+towers (pairing.py). Uses no JAX.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import ml_collections
+
+from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet import parser, towers
+from alexnet.cuda_convnet.rates import Rule
+from input_pipeline.files import untrusted
+
+NAME = 'cuda_convnet'
+# Rates of weights and biases that the authors began their runs with.
+RESTART_RATES = (0.01, 0.02)
+# Bytes, far beyond any network.
+_LARGEST_FILE = 2**20
+
+# {layer: {parameter: rule}}
+Rules = dict[str, dict[str, Rule]]
+
+
+def read_files(config: ml_collections.ConfigDict) -> None:
+  """Puts what the two files say into a config; others are left as they are.
+
+  Sets model.layers_text, params_text, image_size, towers and num_classes,
+  optimizer.momentum, and of the augmentation what depends on the dataset and is
+  not set. A workdir's config has the texts already, and then no file is read.
+
+  Args:
+    config: the whole config, see configs/cuda_convnet.py.
+
+  Raises:
+    ConfigError: a file is not named or cannot be read; or names file and line,
+      and what cannot be understood.
+  """
+  if config.model.name != NAME:
+    return
+  model = config.model
+  if model.layers_text is None:
+    if not config.layers:
+      raise ConfigError(
+          'no layer definition is named: write its path behind the colon, '
+          '--config=configs/cuda_convnet.py:PATH/layers-145.cfg'
+      )
+    if config.layer_params is None:
+      raise ConfigError(
+          f'{config.layers} needs its parameter file: set '
+          '--config.layer_params=PATH/layer-params-145.cfg'
+      )
+    model.layers_text = _text(config.layers, 'behind the colon of --config')
+    model.params_text = _text(config.layer_params, 'in --config.layer_params')
+  model.image_size = config.augmentation.crop_size
+  definition = parser.parse(
+      model.layers_text,
+      model.params_text,
+      files=(config.layers or 'layers', config.layer_params or 'params'),
+      side=model.image_size,
+      ignore_init_functions=config.ignore_init_functions,
+  )
+  if model.num_classes not in (None, definition.classes):
+    raise ConfigError(
+        f'model.num_classes is {model.num_classes}, but {config.layers} has '
+        f'{definition.classes} outputs: leave the field unset'
+    )
+  model.num_classes = definition.classes
+  model.towers = towers.pair(definition).towers
+  if config.optimizer.momentum is None:
+    config.optimizer.momentum = definition.momentum
+  augmentation, digits = config.augmentation, config.dataset.name == 'digits'
+  if augmentation.flip is None:
+    augmentation.flip = not digits
+  if augmentation.lighting is None:
+    augmentation.lighting = 'none' if digits else 'standard_deviation'
+  if augmentation.lighting == 'none':
+    augmentation.lighting_divisor = 1.0
+
+
+def _text(path, where):
+  try:
+    path = pathlib.Path(path).expanduser()
+    return untrusted.read_text(path, _LARGEST_FILE)
+  except (OSError, ValueError) as error:
+    reason = getattr(error, 'strerror', None) or (
+        'it is not text' if isinstance(error, UnicodeDecodeError) else error
+    )
+    raise ConfigError(
+        f'cannot read {path} ({reason}): name the file {where}'
+    ) from error
+
+
+def network(model: ml_collections.ConfigDict) -> towers.Network:
+  """The network of the `model` part of a config that has the texts."""
+  if None in (model.layers_text, model.params_text, model.image_size):
+    raise ConfigError(
+        'model.layers_text, params_text and image_size are not set: call '
+        'definitions.read_files(config) first'
+    )
+  return _network(model.layers_text, model.params_text, model.image_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _network(layers, params, side):
+  # Whether such functions may be ignored was decided when the files were read.
+  definition = parser.parse(
+      layers, params, side=side, ignore_init_functions=True
+  )
+  return towers.pair(definition)
+
+
+def rules(config: ml_collections.ConfigDict) -> Rules | None:
+  """How each parameter is trained; None if no definition says it.
+
+  Args:
+    config: the whole config, after `read_files`.
+  """
+  if config.model.name != NAME:
+    return None
+  of_layers = network(config.model).rules()
+  if not config.restart_rates:
+    return of_layers
+  kernel, bias = RESTART_RATES
+  return {
+      layer: {
+          name: dataclasses.replace(
+              rule, rate=bias if name == 'bias' else kernel
+          )
+          for name, rule in of_parameters.items()
+      }
+      for layer, of_parameters in of_layers.items()
+  }

@@ -1,0 +1,554 @@
+"""Reads the authors' own files: a cuda-convnet layer definition and parameters.
+
+A definition (`layers-145.cfg`) has a section for each layer, in the order of
+computation; a parameter file (`layer-params-145.cfg`) has the numbers that may
+change during a run: rates, decays, switches. The format is that of layer.py in
+`computerhistory/AlexNet-Source-Code`; docs/cuda_convnet.md says what each type
+means here. Uses no JAX.
+"""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet.rates import Rule, Schedule, parse_schedule
+from alexnet.cuda_convnet.schema import (
+  MAX_PARAMETERS,
+  Biases,
+  Definition,
+  Layer,
+  Matrix,
+  Neuron,
+)
+from alexnet.cuda_convnet.sections import (
+  REQUIRED,
+  Section,
+  boolean,
+  neuron,
+  number,
+  read_sections,
+  whole,
+)
+
+# Types of the format that no network here is made of, with the reason.
+UNSUPPORTED = {
+    'treefc': "it needs the tree of classes of the authors' own data",
+    'local': 'locally connected layers are not written yet',
+    'resize': 'it changes the images, which the input pipeline does here',
+    'rscale': 'it changes the images, which the input pipeline does here',
+    'rgb2yuv': 'it changes the images, which the input pipeline does here',
+    'rgb2lab': 'it changes the images, which the input pipeline does here',
+    'cost.crossent': 'training minimizes the cross-entropy of one class',
+    'cost.crossent2': 'training minimizes the cross-entropy of one class',
+    'cost.rflickr': 'training minimizes the cross-entropy of one class',
+    'cost.msm': 'training minimizes the cross-entropy of one class',
+    'cost.sum2': 'training minimizes the cross-entropy of one class',
+    'cost.gsum2': 'training minimizes the cross-entropy of one class',
+    'cost.tica': 'training minimizes the cross-entropy of one class',
+}
+
+# Of one layer: outputs, and numbers for an image.
+_MOST_CHANNELS = 2**20
+_MOST = 2**27
+
+
+def parse(
+    layers: str,
+    params: str,
+    *,
+    files: tuple[str, str] = ('layers', 'params'),
+    side: int = 224,
+    ignore_init_functions: bool = False,
+) -> Definition:
+  """Builds a network's description from the texts of its two files.
+
+  Args:
+    layers: text of the layer definition.
+    params: text of the parameter file. Sections of layers that the definition
+      does not have are left alone, as the authors' reader does: one file was
+      used for several definitions.
+    files: names of the two, for messages.
+    side: height and width of the images in pixels; they have three channels.
+    ignore_init_functions: use initW and initB where a layer names a Python
+      function that loads the weights of an earlier run.
+
+  Raises:
+    ConfigError: names file and line, and what cannot be understood or run.
+  """
+  sections = read_sections(layers, files[0], repeated=False)
+  rates = read_sections(params, files[1], repeated=True)
+  reader = _Reader(rates, files, side, ignore_init_functions)
+  for section in sections.values():
+    reader.add(section)
+  return reader.finish()
+
+
+class _Reader:
+  """Adds layer after layer to a network."""
+
+  def __init__(self, params, files, side, ignore_init_functions):
+    self._params, self._files = params, files
+    self._side = side
+    self._ignore_init_functions = ignore_init_functions
+    self._layers: dict[str, Layer] = {}
+    self._sections: dict[str, Section] = {}
+    self._used: set[str] = set()
+    self._labels: set[str] = set()
+    self._cost: tuple[Section, Layer] | None = None
+    self._momentum: tuple[float, str] | None = None
+    self._parameters = 0
+
+  def add(self, section: Section) -> None:
+    """Reads a section."""
+    kind = section.get('type')
+    if kind in UNSUPPORTED:
+      raise section.error(
+          f"layers of type '{kind}' cannot be run: {UNSUPPORTED[kind]}", 'type'
+      )
+    build = getattr(self, '_' + kind.replace('.', '_'), None)
+    if kind not in _TYPES or build is None:
+      raise section.error(
+          f"unknown type '{kind}': wanted one of {', '.join(_TYPES)}", 'type'
+      )
+    section.get('gpu', whole, 0)  # Devices are the mesh's business here.
+    layer = build(section, Layer(section.name, kind, *self._common(section)))
+    section.finish()
+    self._check_size(section, layer)
+    self._layers[section.name] = layer
+    self._sections[section.name] = section
+
+  def _check_size(self, section, layer):
+    """Refuses what no memory could hold, before there is any array."""
+    side = layer.side or 1
+    if layer.channels > _MOST_CHANNELS or layer.channels * side**2 > _MOST:
+      raise section.error(
+          f'has {layer.channels:,} outputs of {side} x {side} pixels: wanted '
+          f'at most {_MOST_CHANNELS:,}, and {_MOST:,} numbers in all'
+      )
+    for matrix, name in zip(layer.matrices, layer.inputs):
+      source = self._layers[name]
+      inputs = len(matrix.connections) or source.channels
+      if layer.type == 'fc':
+        inputs *= (source.side or 1) ** 2
+      self._parameters += (
+          inputs * matrix.size**2 * layer.channels // matrix.groups
+      )
+    if layer.biases and not layer.biases.shared:
+      self._parameters += layer.channels * side**2
+    if self._parameters > MAX_PARAMETERS:
+      raise section.error(
+          f'brings the network to {self._parameters:,} parameters: wanted at '
+          f'most {MAX_PARAMETERS:,}'
+      )
+
+  def finish(self) -> Definition:
+    """Checks what can only be known at the end."""
+    if self._cost is None:
+      raise ConfigError(
+          f'{self._files[0]}: has no layer of type cost.logreg: wanted one, '
+          'at the end'
+      )
+    section, output = self._cost
+    if output.side is not None:
+      raise section.error(
+          f'reads {output.name}, which has pixels: wanted the outputs of an fc '
+          'layer'
+      )
+    for name, unused in self._sections.items():
+      if name not in self._used and self._layers[name].type != 'cost.logreg':
+        raise unused.error(
+            'is read by no layer: remove it, or name it in inputs='
+        )
+      if name in self._params:
+        self._params[name].finish()
+    return Definition(
+        layers=tuple(
+            layer for name, layer in self._layers.items()
+            if layer.type not in _OUTSIDE and name not in self._labels
+        ),
+        output=output.name,
+        classes=output.channels,
+        momentum=self._momentum[0] if self._momentum else 0.0,
+    )
+
+  def _common(self, section):
+    if section.get('type') == 'data':
+      return ()
+    names = tuple(name.strip() for name in section.get('inputs').split(','))
+    for name in names:
+      if name not in self._layers:
+        raise section.error(
+            f"reads '{name}', which is not defined above it: wanted one of "
+            + ', '.join(self._layers), 'inputs'
+        )
+      if name in self._labels and section.get('type') != 'cost.logreg':
+        raise section.error(
+            f"reads '{name}', the labels: only cost.logreg may", 'inputs'
+        )
+      if self._layers[name].type == 'cost.logreg':
+        raise section.error(f"reads '{name}', which is a cost", 'inputs')
+      if (
+          self._layers[name].type == 'softmax'
+          and section.get('type') != 'cost.logreg'
+      ):
+        raise section.error(
+            f"reads '{name}', a softmax layer: only cost.logreg may", 'inputs'
+        )
+    self._used.update(names)
+    if section.get('type') in _OUTSIDE:
+      if section.has('neuron'):
+        raise section.error(
+            f"neuron is '{section.get('neuron')}': wanted none, since layers "
+            f"of type '{section.get('type')}' have no activation function",
+            'neuron'
+        )
+      return names, Neuron()
+    return names, section.get('neuron', neuron, Neuron())
+
+  def _only_input(self, section, layer):
+    if len(layer.inputs) != 1:
+      raise section.error(
+          f'has {len(layer.inputs)} inputs, wanted 1', 'inputs'
+      )
+    return self._layers[layer.inputs[0]]
+
+  def _image_input(self, section, layer):
+    """The only input of a layer that works on pixels; checks channels=."""
+    source = self._only_input(section, layer)
+    self._check_channels(section, source, section.get('channels', whole))
+    return source
+
+  def _check_channels(self, section, source, channels):
+    if source.side is None:
+      raise section.error(
+          f'works on pixels, but {source.name} has none', 'inputs'
+      )
+    if channels != source.channels:
+      raise section.error(
+          f'channels is {channels}, but {source.name} has {source.channels}: '
+          'wanted the same', 'channels'
+      )
+
+  def _params_of(self, section):
+    params = self._params.get(section.name)
+    if params is None:
+      raise section.error(
+          f'needs parameters, but {self._files[1]} has no [{section.name}]'
+      )
+    for option in ('quantF', 'quantB'):
+      params.must_be(
+          option, str, ('default',),
+          'values are never rounded between devices here'
+      )
+    return params
+
+  # Each of these reads the options of one type.
+
+  def _data(self, section, layer):
+    index = section.get('dataIdx', whole)
+    if index not in (0, 1):
+      raise section.error(
+          f'dataIdx is {index}: wanted 0, the images, or 1, their labels',
+          'dataIdx'
+      )
+    if index == 1:
+      self._labels.add(layer.name)
+      return dataclasses.replace(layer, channels=1)
+    return dataclasses.replace(layer, channels=3, side=self._side)
+
+  def _conv(self, section, layer):
+    count = len(layer.inputs)
+    several = lambda *args: section.several(args[0], count, *args[1:])
+    channels = several('channels', whole)
+    size, stride = several('filterSize', whole), several('stride', whole, 1)
+    padding = several('padding', whole, 0)
+    filters, groups = several('filters', whole), several('groups', whole, 1)
+    for option, value, low in (
+        ('filterSize', size, 1), ('stride', stride, 1), ('padding', padding, 0),
+        ('filters', filters, 1), ('groups', groups, 1),
+    ):
+      section.at_least(option, value, low)
+    sparse = several('randSparse', boolean, False)
+    read = tuple(c // g for c, g in zip(channels, groups))
+    if any(sparse):
+      read = several('filterChannels', whole) if section.has(
+          'filterChannels'
+      ) else read
+    section.get('partialSum', whole, 0)  # How a GPU adds; not what.
+    shapes = set()
+    matrices = []
+    for index, name in enumerate(layer.inputs):
+      source = self._layers[name]
+      self._check_channels(section, source, channels[index])
+      side = source.side
+      if size[index] > side + 2 * padding[index]:
+        raise section.error(
+            f'filterSize is {size[index]}, but {name} has {side} pixels and '
+            f'{padding[index]} of padding on each side', 'filterSize'
+        )
+      if channels[index] % groups[index]:
+        raise section.error(
+            f'groups is {groups[index]}, which does not divide the '
+            f'{channels[index]} channels of {name}', 'groups'
+        )
+      free = side + 2 * padding[index] - size[index]
+      steps = -(-free // stride[index])
+      behind = padding[index] + steps * stride[index] - free
+      shapes.add((steps + 1, filters[index] * groups[index]))
+      matrices.append(dict(
+          size=size[index], stride=stride[index], groups=groups[index],
+          padding=(padding[index], behind),
+          connections=self._connections(section, index, channels[index], read[
+              index], groups[index]) if sparse[index] else (),
+      ))
+    if len(shapes) > 1:
+      raise section.error(
+          'its inputs give outputs of different shapes (side, filters): '
+          f'{sorted(shapes)}', 'filters'
+      )
+    (side, features), = shapes
+    shared = section.get('sharedBiases', boolean, True)
+    layer = dataclasses.replace(layer, channels=features, side=side)
+    return self._weights(section, layer, matrices, shared)
+
+  def _connections(self, section, index, channels, read, groups):
+    """Draws which channels each group reads, `read` of them.
+
+    As in layer.py, permutations of the channels are dealt out to the groups.
+    The authors' own draws are not in their files; here they depend on the
+    layer's name and the place of the input alone.
+    """
+    if groups * read > _MOST_CHANNELS:
+      raise section.error(
+          f'randSparse: {groups} groups of {read} channels are too many: '
+          f'wanted at most {_MOST_CHANNELS:,} in all', 'randSparse'
+      )
+    if groups == 1 or read < 1 or channels % read or groups * read % channels:
+      raise section.error(
+          f'randSparse: {groups} groups cannot read {read} of {channels} '
+          'channels each: wanted several groups, a divisor of the channels, '
+          'and each channel read equally often', 'randSparse'
+      )
+    rng = np.random.default_rng((zlib.crc32(section.name.encode()), index))
+    times = groups * read // channels
+    dealt = [rng.permutation(channels) for _ in range(times)]
+    return tuple(np.concatenate(dealt).tolist())
+
+  def _fc(self, section, layer):
+    outputs = section.get('outputs', whole)
+    section.at_least('outputs', outputs, 1)
+    layer = dataclasses.replace(layer, channels=outputs)
+    return self._weights(section, layer, [{}] * len(layer.inputs), True)
+
+  def _weights(self, section, layer, matrices, shared_biases):
+    count = len(layer.inputs)
+    default = REQUIRED if layer.type == 'conv' else 0.01
+    stddevs = section.several('initW', count, number, default)
+    section.at_least('initW', stddevs, 0)
+    bias = section.get('initB', number, 0.0)
+    section.must_be('weightSource', str, ('',), 'shared weights cannot be run')
+    for option in ('initWFunc', 'initBFunc', 'initCFunc'):
+      value = section.get(option, str, '')
+      if value and not self._ignore_init_functions:
+        raise section.error(
+            f"{option} is '{value}', Python of the authors that loads an "
+            "earlier run's weights: set --config.ignore_init_functions=True "
+            'to start from initW and initB instead', option
+        )
+    params = self._params_of(section)
+    several = lambda option, default=REQUIRED: params.several(
+        option, count, number, default
+    )
+    rates, decays = several('epsW'), several('wc', 0.0)
+    bias_rate = params.get('epsB', number)
+    for option, value in (
+        ('epsW', rates), ('wc', decays), ('epsB', bias_rate)
+    ):
+      params.at_least(option, value, 0)
+    for option in ('momW', 'momB'):
+      values = params.several(option, count if option == 'momW' else 1, number)
+      for value in values:
+        self._check_momentum(params, option, value)
+    for option in ('wball', 'wcNormMin', 'wcNormMax', 'wcnorm', 'superEps',
+                   'superMom'):
+      values = params.several(
+          option, 1 if option in ('superEps', 'superMom', 'wcnorm') else count,
+          number, 0.0
+      )
+      if any(values):
+        raise params.error(
+            f'{option} is {max(values)}: this rule for weights is not written '
+            'here. To train without it, set it to 0', option
+        )
+    # Older files have one schedule for both.
+    both = params.get('sched', parse_schedule, Schedule())
+    schedule = params.get('schedW', parse_schedule, both)
+    bias_schedule = params.get('schedB', parse_schedule, both)
+    params.finish()
+    return dataclasses.replace(
+        layer,
+        matrices=tuple(
+            Matrix(stddev, Rule(rate, schedule, decay), **geometry)
+            for stddev, rate, decay, geometry in zip(
+                stddevs, rates, decays, matrices
+            )
+        ),
+        biases=Biases(bias, Rule(bias_rate, bias_schedule), shared_biases),
+    )
+
+  def _check_momentum(self, params, option, value):
+    if not 0 <= value < 1:
+      raise params.error(f'{option} is {value}: wanted 0 <= value < 1', option)
+    where = f'[{params.name}] {option}'
+    self._momentum = self._momentum or (value, where)
+    if value != self._momentum[0]:
+      raise params.error(
+          f'{option} is {value}, but {self._momentum[1]} is '
+          f'{self._momentum[0]}: wanted one momentum for all', option
+      )
+
+  def _pool(self, section, layer):
+    source = self._image_input(section, layer)
+    size, stride = section.get('sizeX', whole), section.get('stride', whole)
+    kind = section.get('pool')
+    if kind not in ('max', 'avg'):
+      raise section.error(f"pool is '{kind}': wanted max or avg", 'pool')
+    if not 1 <= stride <= size <= source.side:
+      raise section.error(
+          f'sizeX is {size} and stride {stride}, for {source.side} pixels of '
+          f'{source.name}: wanted 1 <= stride <= sizeX <= pixels', 'sizeX'
+      )
+    side = -(-(source.side - size) // stride) + 1
+    section.must_be('start', whole, (0,), 'windows begin at the first pixel')
+    section.must_be('outputsX', whole, (0, side), f'{side} windows cover all')
+    return self._without_weights(
+        layer, source, side, window=size, stride=stride, pool=kind
+    )
+
+  def _without_weights(self, layer, source, side=None, **settings):
+    return dataclasses.replace(
+        layer,
+        channels=source.channels,
+        side=side or source.side,
+        settings=tuple(settings.items()),
+    )
+
+  def _norm(self, section, layer):
+    source = self._image_input(section, layer)
+    params = self._params_of(section)
+    size = section.get('size', whole)
+    section.at_least('size', size, 1)
+    section.must_be('blocked', boolean, (False,), 'windows slide here')
+    settings = dict(
+        size=size, alpha=params.get('scale', number),
+        beta=params.get('pow', number), k=1.0,
+    )
+    if layer.type == 'cmrnorm':
+      settings['k'] = params.get('minDiv', number, 1.0)
+    params.finish()
+    return self._without_weights(layer, source, **settings)
+
+  _cmrnorm = _rnorm = _cnorm = _norm
+
+  def _hs(self, section, layer):
+    source = self._only_input(section, layer)
+    keep = section.get('keep', number)
+    if not 0 < keep <= 1:
+      raise section.error(f'keep is {keep}: wanted 0 < keep <= 1', 'keep')
+    params = self._params_of(section)
+    enabled = params.get('enable', boolean)
+    params.finish()
+    return self._without_weights(layer, source, keep=keep, enabled=enabled)
+
+  def _neuron(self, section, layer):
+    section.get('neuron')
+    return self._without_weights(layer, self._only_input(section, layer))
+
+  def _blur(self, section, layer):
+    source = self._image_input(section, layer)
+    size, deviation = section.get('filterSize', whole), section.get(
+        'stdev', number
+    )
+    if size not in (3, 5, 7, 9) or deviation <= 0:
+      raise section.error(
+          f'filterSize is {size} and stdev {deviation}: wanted 3, 5, 7 or 9, '
+          'and a deviation above 0', 'filterSize'
+      )
+    return self._without_weights(layer, source, size=size, stdev=deviation)
+
+  def _nailbed(self, section, layer):
+    source = self._image_input(section, layer)
+    stride = section.get('stride', whole)
+    section.at_least('stride', stride, 1)
+    side = -(-source.side // stride)
+    start = (source.side - stride * (side - 1)) // 2
+    return self._without_weights(
+        layer, source, side, start=start, stride=stride
+    )
+
+  def _href(self, section, layer):
+    return self._without_weights(layer, self._image_input(section, layer))
+
+  def _sum(self, section, layer):
+    sources = [self._layers[name] for name in layer.inputs]
+    shapes = [(source.side, source.channels) for source in sources]
+    if len(set(shapes)) > 1:
+      raise section.error(
+          f'its inputs have different shapes (side, channels): {shapes}',
+          'inputs'
+      )
+    settings = {}
+    if layer.type == 'eltsum':
+      settings['coefficients'] = section.several(
+          'coeffs', len(sources), number, 1.0
+      )
+    return self._without_weights(layer, sources[0], **settings)
+
+  _eltsum = _eltmax = _sum
+
+  def _concat(self, section, layer):
+    sources = [self._layers[name] for name in layer.inputs]
+    sides = {source.side for source in sources}
+    if len(sides) > 1:
+      raise section.error('its inputs have different sides', 'inputs')
+    return dataclasses.replace(
+        layer,
+        channels=sum(source.channels for source in sources),
+        side=sides.pop(),
+    )
+
+  def _softmax(self, section, layer):
+    return self._without_weights(layer, self._only_input(section, layer))
+
+  def _cost_logreg(self, section, layer):
+    if self._cost:
+      raise section.error(
+          f'is a second cost: [{self._cost[0].name}] is in line '
+          f'{self._cost[0].line}, wanted one'
+      )
+    if len(layer.inputs) != 2 or layer.inputs[0] not in self._labels:
+      raise section.error('wanted inputs=labels,softmax', 'inputs')
+    softmax = self._layers[layer.inputs[1]]
+    if softmax.type != 'softmax':
+      raise section.error(
+          f"reads '{softmax.name}', which is no softmax layer", 'inputs'
+      )
+    params = self._params_of(section)
+    params.must_be(
+        'coeff', number, (1.0,), 'change the rates instead of the cost'
+    )
+    params.get('topk', whole, 1)
+    params.finish()
+    self._cost = section, self._layers[softmax.inputs[0]]
+    return layer
+
+
+_TYPES = (
+    'data', 'conv', 'fc', 'pool', 'cmrnorm', 'rnorm', 'cnorm', 'hs', 'neuron',
+    'blur', 'nailbed', 'href', 'eltsum', 'eltmax', 'concat', 'softmax',
+    'cost.logreg',
+)
+# Types whose layers are no part of the network: the loss has them.
+_OUTSIDE = ('softmax', 'cost.logreg')

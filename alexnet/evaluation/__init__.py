@@ -1,0 +1,1 @@
+"""Evaluation of runs on their evaluation set."""

@@ -1,0 +1,201 @@
+"""Ensembles: the mean of several runs' predictions (paper §6: 5 and 7 CNNs).
+
+The command is `python -m alexnet.evaluate` with several --workdir.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from alexnet.checkpointing import manager
+from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.evaluation import evaluator
+from alexnet.evaluation import (
+  fully_convolutional as fully_convolutional_evaluation,
+)
+from alexnet.evaluation.evaluator import Predictions
+from alexnet.inference import fully_convolutional
+from alexnet.metrics.console import Console, format_result
+from alexnet.training import loop
+from input_pipeline import datasets
+
+
+class Mean:
+  """The running weighted mean of probabilities.
+
+  It is kept as a logarithm: a probability too small for a float32 is small,
+  not zero, and its class has a rank and a loss all the same.
+  """
+
+  def __init__(self):
+    self._sum: np.ndarray | None = None
+    self._labels: np.ndarray | None = None
+    self._weight = 0.0
+    self._views: list[int] = []
+
+  def add(self, predictions: Predictions, weight: float) -> None:
+    """Adds a run's predictions, of the same images and classes, which it keeps.
+
+    Args:
+      predictions: of the run; its arrays are not to be used any more.
+      weight: > 0, in any unit.
+    """
+    weighted = predictions.log_probabilities
+    weighted += np.float32(math.log(weight))
+    if self._sum is None:
+      self._sum, self._labels = weighted, predictions.labels
+    else:
+      np.logaddexp(self._sum, weighted, out=self._sum)
+    self._weight += weight
+    self._views.append(predictions.views)
+
+  def predictions(self) -> Predictions:
+    """The mean of what was added; its views are the fewest of any run."""
+    log_weight = np.float32(math.log(self._weight))
+    return Predictions(
+        self._sum - log_weight, self._labels, min(self._views)
+    )
+
+
+def parse_weights(given: Sequence[str] | None, runs: int) -> list[float]:
+  """Reads the weights of an ensemble.
+
+  Args:
+    given: a number for each run; None: all are equal.
+    runs: how many there are.
+
+  Returns:
+    Positive weights whose sum is 1.
+
+  Raises:
+    ConfigError: not so many positive numbers.
+  """
+  if given is None:
+    return [1 / runs] * runs
+  try:
+    weights = [float(text) for text in given]
+  except ValueError:
+    weights = []
+  if len(weights) != runs or not all(0 < w < math.inf for w in weights):
+    raise ConfigError(
+        f'--weights is {",".join(given)}: wanted a positive number for each of '
+        f'the {runs} --workdir, such as '
+        + ','.join(['1'] * runs)
+    )
+  return [weight / sum(weights) for weight in weights]
+
+
+def evaluate(
+    workdirs: Sequence[pathlib.Path],
+    weights: Sequence[float],
+    views: Iterable[str],
+    console: Console,
+    overrides: dict[str, Any] | None = None,
+    scales: Sequence[int] | None = None,
+    step: int | str = manager.NEWEST,
+) -> dict[str, dict[str, float]]:
+  """Evaluates several runs, and the mean of their predictions.
+
+  One run is open at a time; what is kept of all is one array [images, classes]
+  for each kind of views.
+
+  Args:
+    workdirs: of the runs.
+    weights: of the runs, as from `parse_weights`.
+    views: of 'centre', 'ten' and 'dense'.
+    console: where each result is shown as soon as it is there.
+    overrides: see `train.open_run`, for all runs.
+    scales: of dense views, see `dense.check_scales`.
+    step: of the checkpoints, see `checkpoints.Checkpoints.find`.
+
+  Returns:
+    The ensemble's results by views, see `evaluation.evaluate`. 'views' are the
+    fewest that any of the runs had.
+
+  Raises:
+    CheckpointError: no run there, or not of the same images and classes.
+  """
+  views = tuple(views)
+  means = {name: Mean() for name in views}
+  _check_sets([_Set.of(workdir, overrides) for workdir in workdirs])
+  for workdir, weight in zip(workdirs, weights):
+    run = loop.open_run(workdir, console, overrides, step)
+    console.print(f'{workdir}, step {run.progress.step:,}:')
+    for name in views:
+      if name == 'dense':
+        run_scales = fully_convolutional.check_scales(scales, run.config)
+        predictions = fully_convolutional_evaluation.predict(run, run_scales, console)
+      else:
+        predictions = run.predict(name)
+      result = evaluator.score(predictions)
+      console.print('  ' + format_result(name, result))
+      means[name].add(predictions, weight)
+    del run, predictions  # Before the next one needs room.
+  equal = len(set(weights)) == 1
+  console.print(
+      f'ensemble of {len(workdirs)} runs'
+      + ('' if equal else ', weights ' + ', '.join(f'{w:.3g}' for w in weights))
+      + ':'
+  )
+  results = {}
+  for name in views:
+    results[name] = evaluator.score(means[name].predictions())
+    console.print('  ' + format_result(name, results[name]))
+  return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Set:
+  """What a run is evaluated on."""
+
+  workdir: pathlib.Path
+  name: str
+  identity: str
+  classes: tuple[str, ...]
+  outputs: int
+
+  @classmethod
+  def of(cls, workdir, overrides):
+    config = loop.config_of_run(workdir, overrides)
+    _, source = datasets.create_sources(config.dataset, config.seed)
+    return cls(
+        workdir,
+        source.name,
+        source.identity(),
+        tuple(source.class_names),
+        config.model.num_classes,
+    )
+
+
+def _check_sets(sets):
+  """Before the first run is evaluated, which may take an hour."""
+  first = sets[0]
+  for other in sets[1:]:
+    together = f'{first.workdir} and {other.workdir} cannot be averaged'
+    if first.classes != other.classes:
+      raise CheckpointError(
+          f'{together}: the first has {_some(first.classes)}, the second '
+          f'{_some(other.classes)}. Wanted the same in the same order'
+      )
+    if first.outputs != other.outputs:
+      raise CheckpointError(
+          f'{together}: the first has {first.outputs} outputs, the second '
+          f'{other.outputs} (model.num_classes). Wanted as many'
+      )
+    if first.identity != other.identity:
+      raise CheckpointError(
+          f'{together}: the first is evaluated on {first.name}, the second on '
+          f'{other.name}, which are not the same images. Where they are held '
+          'out of the training images, train with the same '
+          '--config.dataset.split_seed; otherwise --eval_dir or --data_dir '
+          'give both the same set'
+      )
+
+
+def _some(classes):
+  shown = ', '.join(classes[:5]) + (', ...' if classes[5:] else '')
+  return f'{len(classes)} classes ({shown})'

@@ -1,0 +1,112 @@
+"""The compiled evaluation and prediction of one batch, on any mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from alexnet.inference.views import Batch, predict_views
+from alexnet.models import Module
+from alexnet.models.inference_params import for_module
+from alexnet.ops.losses import Metrics, score
+from alexnet.runtime import sharding
+from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
+from alexnet.runtime.mesh import DATA, TOWER
+from alexnet.runtime.sharding import BATCH, REPLICATED
+
+
+def make_eval_step(
+    *,
+    model: Module,
+    mesh: Mesh,
+    params: Any,
+    images: Callable[[Batch], jax.Array],
+) -> Callable[[Any, Batch], Metrics]:
+  """Compiles the evaluation of one batch.
+
+  Args:
+    model: from `create_model`.
+    mesh: (data, tower).
+    params: arrays or shapes of the parameters, for their partition.
+    images: makes the network's input, [batch, views, crop, crop, 3], from a
+      batch; see `views.Views.centre` and `ten`.
+
+  Returns:
+    A function of (params, batch) to sums over the batch: those of `score` and
+    'views', float32. Parameters are as they are or from `rounded`. The batch
+    has 'label' [batch] int32, 'weight' [batch] float32, 0 for padding, and what
+    `images` wants.
+  """
+  local_model = model.clone(tower_axis=TOWER)
+  images = as_argument(images, mesh)
+
+  def local_step(params, batch, images):
+    # Local blocks: image [batch / data, size, size, 3].
+    weight = batch['weight']
+    prediction, views = predict_views(local_model, params, images(batch))
+    sums = {
+        **score(prediction, batch['label'], weight),
+        'views': jnp.sum(weight) * views,
+    }
+    # Equal on both towers already; the mean states that to the type checker.
+    return jax.tree.map(lambda x: lax.pmean(lax.psum(x, DATA), TOWER), sums)
+
+  mapped = jax.shard_map(
+      local_step,
+      mesh=mesh,
+      in_specs=(sharding.specs(params, mesh), BATCH, REPLICATED),
+      out_specs=REPLICATED,
+  )
+
+  def step(params, *others):
+    return mapped(for_module(params), *others)
+
+  compiled = jit_for(mesh.devices.flat[0], model.dtype, step)
+  return CompiledStep(compiled, (images,))
+
+
+def make_predict_step(
+    *,
+    model: Module,
+    mesh: Mesh,
+    params: Any,
+    images: Callable[[Batch], jax.Array],
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+  """Compiles the predictions for one batch; arguments of `make_eval_step`.
+
+  Returns:
+    A function of (params, batch) to 'log_probabilities' [batch, classes] and
+    'views' [batch] float32, and the batch's 'label' and 'weight': of the whole
+    batch, on every device.
+  """
+  local_model = model.clone(tower_axis=TOWER)
+  images = as_argument(images, mesh)
+
+  def local_step(params, batch, images):
+    # Local blocks: image [batch / data, size, size, 3].
+    prediction, views = predict_views(local_model, params, images(batch))
+    return {
+        # Equal on both towers already, see make_eval_step.
+        'log_probabilities': lax.pmean(prediction, TOWER),
+        'label': batch['label'],
+        'weight': batch['weight'],
+        'views': jnp.full_like(batch['weight'], views),
+    }
+
+  mapped = jax.shard_map(
+      local_step,
+      mesh=mesh,
+      in_specs=(sharding.specs(params, mesh), BATCH, REPLICATED),
+      out_specs=BATCH,
+  )
+  everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
+
+  def predict(params, *others):
+    result = mapped(for_module(params), *others)
+    return jax.sharding.reshard(result, everywhere)
+
+  compiled = jit_for(mesh.devices.flat[0], model.dtype, predict)
+  return CompiledStep(compiled, (images,))

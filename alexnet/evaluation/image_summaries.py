@@ -1,0 +1,70 @@
+"""What a run draws of itself while it trains: workdir/images, TensorBoard.
+
+It is made at evaluations, of arrays that the run has anyway, and changes
+nothing of the training.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet.metrics.writer import Writer
+from alexnet.visualization import filters, images
+from input_pipeline.files import atomic
+
+FOLDER = 'images'
+# Images whose predictions are drawn.
+IMAGES = 8
+
+
+def write(
+    workdir: pathlib.Path,
+    writer: Writer,
+    step: int,
+    *,
+    params: Any,
+    towers: int,
+    squares: np.ndarray,
+    log_probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
+  """Writes the kernels of the first layer, predictions and histograms.
+
+  The pictures are workdir/images/filters_STEP.png and predictions_STEP.png,
+  and in TensorBoard; the histograms, of all parameters, in TensorBoard alone.
+
+  Args:
+    workdir: of the run.
+    writer: of the run.
+    step: updates made.
+    params: {layer: {'kernel', 'bias'}}.
+    towers: of the network.
+    squares: [images, size, size, 3] uint8.
+    log_probabilities: [images, classes] float32, what the network says of them.
+    labels: [images] their classes.
+    class_names: of the outputs, in their order.
+  """
+  # One layer at a time: the whole is hundreds of megabytes.
+  for layer, arrays in params.items():
+    for name, array in arrays.items():
+      writer.histogram(f'{layer}/{name}', step, jax.device_get(array))
+  files = {
+      'predictions': images.predictions(
+          squares, np.exp(log_probabilities), labels.tolist(), class_names
+      )
+  }
+  kernels = filters.first_kernels(params)
+  if kernels is not None:
+    files['filters'] = images.encode(filters.picture(kernels, towers))
+    for number, tower in enumerate(filters.colourfulness(kernels, towers), 1):
+      writer.scalar(f'colourfulness/tower_{number}', step, tower.share)
+  folder = workdir / FOLDER
+  folder.mkdir(exist_ok=True)
+  for name, file in files.items():
+    path = folder / f'{name}_{step:08d}.png'
+    atomic.write(path, lambda target, file=file: target.write(file), folder)
+    writer.image(name, step, images.decode(file))

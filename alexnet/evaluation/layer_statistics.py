@@ -1,0 +1,162 @@
+"""What goes on in each layer, measured beside training, which it leaves alone.
+
+At each evaluation one forward and one backward pass of the same training
+images, as a test sees them: the centre crop, no dropout, no lighting. So the
+numbers of two steps differ by the parameters alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from alexnet.models import OUTPUTS, Module, kept
+from alexnet.ops import losses as losses_lib
+from alexnet.runtime import compilation, sharding
+from alexnet.runtime.mesh import DATA, TOWER
+from alexnet.runtime.sharding import BATCH, REPLICATED
+
+# Kind of the records of metrics.jsonl, {'LAYER/NUMBER': value}.
+KIND = 'layers'
+# Of each layer's output, and of each parameter with its name before it.
+ACTIVITY = ('mean', 'deviation', 'zeros', 'dead')
+PARAMETER = ('norm', 'gradient', 'update')
+
+Measure = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+def make_measure(
+    *,
+    model: Module,
+    mesh: Mesh,
+    params: Any,
+    images: Callable[[dict[str, jax.Array]], jax.Array],
+) -> Measure:
+  """Compiles the measurement.
+
+  Args:
+    model: from `create_model`.
+    mesh: (data, tower).
+    params: arrays or shapes of the parameters, for their partition.
+    images: makes the network's input, [batch, 1, crop, crop, 3], from a batch;
+      see `views.Views.centre`.
+
+  Returns:
+    A function of (params, velocity, batch), with the last update of each
+    parameter and 'image' and 'label' in the batch, to [] float32:
+
+    * 'LAYER/mean', 'LAYER/deviation': of the output, over images, places and
+      features; names as in the model's `layer_names`.
+    * 'LAYER/zeros': share of its values that are 0.
+    * 'LAYER/dead': share of its features that are 0 in every image everywhere.
+    * 'LAYER/PARAMETER_norm': root of the sum of squares.
+    * 'LAYER/PARAMETER_gradient': the same of the gradient of the mean loss.
+    * 'LAYER/PARAMETER_update': the last update's norm divided by that of the
+      parameter.
+  """
+  local_model = model.clone(tower_axis=TOWER)
+  images = compilation.as_argument(images, mesh)
+
+  def pass_over(params, batch, images):
+    # Local blocks: image [batch / data, size, size, 3].
+    def loss(params):
+      logits, variables = local_model.apply(
+          {'params': params}, images(batch)[:, 0], mutable=[OUTPUTS]
+      )
+      losses = losses_lib.example_losses(logits, batch['label'])
+      # Inside the differentiated function, see train_step.py.
+      return _mean(jnp.mean(losses)), variables
+
+    gradients, variables = jax.grad(loss, has_aux=True)(params)
+    outputs = {
+        f'{name}/{what}': value
+        for name in model.layer_names
+        for what, value in _activity(kept(variables, name)).items()
+    }
+    return outputs, gradients
+
+  specs = sharding.specs(params, mesh)
+  mapped = jax.shard_map(
+      pass_over,
+      mesh=mesh,
+      in_specs=(specs, BATCH, REPLICATED),
+      out_specs=(REPLICATED, specs),
+  )
+
+  def measure(params, velocity, batch, images):
+    result, gradients = mapped(params, batch, images)
+    for layer, arrays in params.items():
+      for kind, array in arrays.items():
+        norm = _norm(array)
+        result[f'{layer}/{kind}_norm'] = norm
+        result[f'{layer}/{kind}_gradient'] = _norm(gradients[layer][kind])
+        update = _norm(velocity[layer][kind])
+        # A parameter may be 0, as biases are at first.
+        result[f'{layer}/{kind}_update'] = update / jnp.where(norm, norm, 1)
+    return result
+
+  compiled = compilation.jit_for(mesh.devices.flat[0], model.dtype, measure)
+  names = _in_order(model, params)
+
+  def in_order(params, velocity, batch):
+    # What is compiled sorts names.
+    result = compiled(params, velocity, batch, images)
+    return {name: result[name] for name in names}
+
+  return in_order
+
+
+def _in_order(model, params):
+  outputs, layers = model.layer_names, sorted(params)
+  if set(layers) <= set(outputs):  # Those of a definition file, in its order.
+    layers.sort(key=outputs.index)
+  return [
+      *(f'{name}/{what}' for name in outputs for what in ACTIVITY),
+      *(
+          f'{layer}/{kind}_{what}'
+          for layer in layers
+          for kind in sorted(params[layer], reverse=True)  # Kernel, bias.
+          for what in PARAMETER
+      ),
+  ]
+
+
+def _activity(x):
+  """ACTIVITY of one layer's output, [batch, ..., features] of this device."""
+  x = x.astype(jnp.float32)
+  mean = _mean(jnp.mean(x))
+  used = lax.psum(
+      jnp.any(x != 0, axis=tuple(range(x.ndim - 1))).astype(jnp.float32), DATA
+  )
+  return {
+      'mean': mean,
+      'deviation': jnp.sqrt(_mean(jnp.mean((x - mean) ** 2))),
+      'zeros': _mean(jnp.mean(x == 0)),
+      'dead': lax.pmean(jnp.mean(used == 0), TOWER),
+  }
+
+
+def _mean(x):
+  return lax.pmean(x, (DATA, TOWER))
+
+
+def _norm(x):
+  return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))
+
+
+def velocity_of(opt_state: Any, rates: Any) -> Any:
+  """The last update of each parameter, as the optimizer remembers it.
+
+  Args:
+    opt_state: of `optimizer.create_optimizer`.
+    rates: {layer: {parameter: rate}}; one whose rate is 0 has no update.
+  """
+  (velocity,) = (
+      part.trace for part in opt_state if hasattr(part, 'trace')
+  )
+  return jax.tree.map(
+      lambda rate, v: v if rate else jnp.zeros_like(v), rates, velocity
+  )

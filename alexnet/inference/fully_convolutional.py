@@ -1,0 +1,354 @@
+"""Dense views: the network at every place of whole images, at several scales.
+
+The fully connected layers become convolutions, 6 x 6 and then 1 x 1, with the
+same parameters. An image of 224 pixels has one place, and then this is the
+ordinary network; one of 256 x 320 has 2 x 4, 32 pixels apart. At each place the
+network sees nearly what it would see of a crop there, but for the borders of
+its convolutions: a crop has zeros around it where a place has more image
+(docs/dense.md).
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from alexnet import models
+from alexnet.checkpointing.input_spec import Inputs
+from alexnet.config.errors import ConfigError
+from alexnet.inference import batching, image_files
+from alexnet.inference.image_files import Images
+from input_pipeline import preprocessing
+from input_pipeline.errors import ImageError
+from input_pipeline.files import threads
+
+# What is longer, in proportion, loses its ends.
+LONGEST = 4.0
+# Pixels of the shorter side: a network of crops of 224 sees nothing there but
+# details, and its maps take gigabytes.
+LARGEST = 2048
+# Bytes of images that wait for others of their shape, and of what they become.
+_WAITING = 2**27
+
+
+class Network(Protocol):
+  """What is asked of a `TrainedNetwork`, see predictor.py."""
+
+  config: ml_collections.ConfigDict
+  class_names: tuple[str, ...]
+  inputs: Inputs
+  model: models.Module
+
+  def compiled(self, name: str, function: Callable) -> Callable: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+  """What a network says of the places of an image at one scale.
+
+  Attributes:
+    probabilities: [places down, places across, classes] float32.
+    size: (height, width) of the image there, in pixels.
+  """
+
+  probabilities: np.ndarray
+  size: tuple[int, int]
+
+
+def parse_scales(given: Sequence[str] | None) -> tuple[int, ...] | None:
+  """Reads what a flag has; None if it is not set.
+
+  Raises:
+    ConfigError: not whole numbers.
+  """
+  try:
+    return tuple(map(int, given)) if given is not None else None
+  except ValueError as error:
+    raise ConfigError(
+        f'--scales is {",".join(given)}: wanted numbers of pixels, such as '
+        '256,288'
+    ) from error
+
+
+def check_scales(
+    scales: Sequence[int] | None, config: ml_collections.ConfigDict
+) -> tuple[int, ...]:
+  """The scales to use, in pixels of the shorter side of an image.
+
+  Args:
+    scales: as given; None or none: that of the squares.
+    config: the whole config.
+
+  Returns:
+    Each once, in their order.
+
+  Raises:
+    ConfigError: one is smaller than what the network reads, or larger than
+      LARGEST.
+  """
+  # A scale that is given twice would count twice in the mean.
+  scales = tuple(dict.fromkeys(scales or (config.dataset.size,)))
+  crop = config.augmentation.crop_size
+  if min(scales) < crop:
+    raise ConfigError(
+        f'--scales is {",".join(map(str, scales))}: wanted at least {crop} '
+        'pixels, which the network reads at once'
+    )
+  if max(scales) > LARGEST:
+    raise ConfigError(
+        f'--scales is {",".join(map(str, scales))}: wanted at most {LARGEST} '
+        'pixels'
+    )
+  return scales
+
+
+def map_scale(config: ml_collections.ConfigDict) -> int:
+  """The scale of a map that is to be looked at, in pixels.
+
+  That of the squares has too few places: 2 x 2 in the paper's network, where
+  this one, of two crops, has 8 x 8.
+  """
+  return max(config.dataset.size, 2 * config.augmentation.crop_size)
+
+
+def stride(model: ml_collections.ConfigDict) -> int:
+  """Distance of two places, in pixels, of the `model` part of a config."""
+  distance = 1
+  for name in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6'):
+    if model[name].features:
+      distance *= model[name].stride
+    if 'pool' in model[name].after:
+      distance *= model.pool.stride
+  return distance
+
+
+def batch_size_for(config: ml_collections.ConfigDict, pixels: float) -> int:
+  """About as many pixels at once as of centre crops, to fit the memory."""
+  views = 1 + config.augmentation.flip
+  share = pixels * views / config.augmentation.crop_size**2
+  return max(1, int(config.evaluation_batch_size / share))
+
+
+def stream(
+    network: Network,
+    images: Images,
+    scales: Sequence[int] | None,
+    batch_size: int | None = None,
+) -> Iterator[list[Map] | ImageError]:
+  """Maps of class probabilities of any number of images, in their order.
+
+  Images wait for others of their shape, in memory that does not grow with
+  their number, so that results may come many at a time.
+
+  Args:
+    network: the network.
+    images: see `TrainedNetwork.squares`; all of an image is used, unless it is
+      more than LONGEST times as long as wide.
+    scales: see `check_scales`.
+    batch_size: images of one shape computed at once; None: as many pixels as
+      in the config's evaluation.
+
+  Yields:
+    For each image its maps, one for each scale, each the mean of that of the
+    image and of that of its mirror image, turned back; or the error by which
+    the image cannot be used.
+  """
+  scales = check_scales(scales, network.config)
+  compiled = network.compiled('dense', _maps_of(network.model))
+  outputs = len(network.class_names)
+  distance = stride(network.config.model)
+
+  def read(image):
+    try:
+      image = image_files.open_image(image)
+      return [whole(network, image, scale) for scale in scales]
+    except ImageError as error:
+      return error
+
+  def most(shape):
+    return batch_size or batch_size_for(network.config, shape[0] * shape[1])
+
+  def size_of(pictures):
+    """Bytes of an image that waits, and of its maps."""
+    places = sum(p.shape[0] * p.shape[1] for p in pictures) // distance**2
+    return sum(p.nbytes for p in pictures) + 4 * outputs * places
+
+  waiting = _Waiting(compiled, most, size_of)
+  with futures.ThreadPoolExecutor(threads.cores()) as pool:
+    ahead = 2 * most((max(scales), max(scales)))
+    for item in threads.in_order(pool, read, images, ahead=ahead):
+      waiting.add(item)
+      yield from waiting.finished()
+    yield from waiting.rest()
+
+
+class _Waiting:
+  """Images of many shapes, until there are enough of one to compute them.
+
+  Results come in the order of the images, so one of a rare shape holds up all
+  that follow; with too many of these it is computed with what there is.
+  """
+
+  def __init__(self, compiled, most, size_of):
+    """Of (a compiled function, images of a shape at once, bytes of one)."""
+    self._compiled = compiled
+    self._most = most
+    self._size_of = size_of
+    # (pictures or error, maps of its scales, bytes) by number, in order.
+    self._entries = collections.deque()
+    self._first = 0  # Number of the first of these.
+    self._bytes = 0
+    self._of_shape = collections.defaultdict(list)  # {shape: [(number, scale)]}
+    self._under_way = collections.deque()
+
+  def add(self, item):
+    """Takes the next image, as pictures of all scales, or its error."""
+    number = self._first + len(self._entries)
+    if isinstance(item, ImageError):
+      self._entries.append(_Entry(item, (), 0))
+      return
+    entry = _Entry(item, [None] * len(item), self._size_of(item))
+    self._entries.append(entry)
+    self._bytes += entry.bytes
+    for scale, picture in enumerate(item):
+      self._of_shape[picture.shape].append((number, scale))
+      self._begin(picture.shape, full=True)
+
+  def finished(self):
+    """Yields results; with too much in memory it waits for the next ones."""
+    while self._entries and (
+        self._entries[0].is_complete or self._bytes > _WAITING
+    ):
+      yield self._next()
+
+  def rest(self):
+    """Yields all that are left."""
+    for shape in list(self._of_shape):
+      self._begin(shape)
+    while self._entries:
+      yield self._next()
+
+  def _next(self):
+    entry = self._entries[0]
+    if not entry.is_complete:
+      for scale, picture in enumerate(entry.item):
+        if entry.maps[scale] is None:
+          self._begin(picture.shape)
+    while not entry.is_complete:
+      self._collect()
+    self._entries.popleft()
+    self._first += 1
+    self._bytes -= entry.bytes
+    return entry.item if isinstance(entry.item, ImageError) else entry.maps
+
+  def _begin(self, shape, full=False):
+    """Gives the device all of a shape, or what makes full batches."""
+    most, places = self._most(shape), self._of_shape[shape]
+    while len(places) >= (most if full else 1):
+      now, places[:most] = places[:most], []
+      batch = np.zeros((batching.padded(len(now), most), *shape), np.uint8)
+      for place, (number, scale) in enumerate(now):
+        batch[place] = self._entries[number - self._first].item[scale]
+      self._under_way.append((now, shape, self._compiled(batch)))
+      # One is computed while another is collected; more take memory.
+      if len(self._under_way) > 2:
+        self._collect()
+
+  def _collect(self):
+    """Waits for the batch that was begun first."""
+    places, shape, maps = self._under_way.popleft()
+    for (number, scale), one in zip(places, np.asarray(maps)):
+      entry = self._entries[number - self._first]
+      # A copy: else the whole batch stays as long as one of it.
+      entry.maps[scale] = Map(one.copy(), shape[:2])
+
+
+@dataclasses.dataclass
+class _Entry:
+  """An image that waits: its pictures or error, its maps, its bytes."""
+
+  item: Any
+  maps: Any
+  bytes: int
+
+  @property
+  def is_complete(self):
+    return None not in self.maps
+
+
+def whole(
+    network: Network, image: Image.Image, scale: int
+) -> np.ndarray:
+  """What a network sees of an image at a scale, [height, width, 3] uint8."""
+  if network.inputs.aspect == 'warp':
+    box = preprocessing.whole(scale)
+    return preprocessing.resized(image, aspect='warp', box=box)
+  return preprocessing.resized_whole(
+      image, scale, step=stride(network.config.model), longest=LONGEST
+  )
+
+
+def _maps_of(model):
+  model = models.everywhere(model)
+
+  def maps(params, images, views):
+    x = views.dense({'image': images})
+    logits = model.apply({'params': params}, x.reshape(-1, *x.shape[2:]))
+    maps = jax.nn.softmax(logits)
+    maps = maps.reshape(*x.shape[:2], *maps.shape[1:])
+    one, *mirrored = jnp.unstack(maps, axis=1)
+    return (one + mirrored[0][:, :, ::-1]) / 2 if mirrored else one
+
+  return maps
+
+
+def mean(maps: Sequence[Map]) -> np.ndarray:
+  """[classes]: the mean over scales of the mean over places."""
+  return np.mean([one.probabilities.mean((0, 1)) for one in maps], axis=0)
+
+
+def heat_map(
+    maps: Sequence[Map],
+    label: int,
+    size: tuple[int, int],
+    model: ml_collections.ConfigDict,
+    crop: int,
+) -> np.ndarray:
+  """The probability of a class over an image.
+
+  Args:
+    maps: of the image.
+    label: of the class.
+    size: (height, width) of the result; the shorter side is as much of the
+      image as that of the maps.
+    model: the `model` part of the config.
+    crop: side of what the network sees at a place, in pixels.
+
+  Returns:
+    [height, width] float32, the mean over the scales. At the middle of what the
+    network sees at a place it is that place's, between these it is linear, and
+    beyond the outermost constant.
+  """
+  distance = stride(model)
+  total = np.zeros(size)
+  for one in maps:
+    values = one.probabilities[..., label]
+    for axis in (0, 1):
+      middles = crop / 2 + distance * np.arange(values.shape[axis])
+      # From the middle on, where scales are alike: at the ends of the longer
+      # side each is cut to a multiple of its own pixels.
+      apart = np.arange(size[axis]) + 0.5 - size[axis] / 2
+      pixels = apart * min(one.size) / min(size) + one.size[axis] / 2
+      values = np.apply_along_axis(
+          functools.partial(np.interp, pixels, middles), axis, values
+      )
+    total += values
+  return (total / len(maps)).astype(np.float32)

@@ -1,0 +1,62 @@
+"""The images that a user names: listed and opened."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline import sources
+from input_pipeline.errors import DataError
+from input_pipeline.files import decoding
+
+# A path, pixels [height, width, 3] uint8, or a function without arguments that
+# gives pixels, which is called in a thread.
+ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
+Images = Iterable[ImageLike]
+
+
+def open_image(image: ImageLike) -> Image.Image:
+  """Decodes a file, or takes pixels as they are: 8-bit RGB.
+
+  Raises:
+    DataError: it cannot be used; `ImageError` if it is a file.
+  """
+  if isinstance(image, (str, os.PathLike)):
+    return decoding.decode(sources.read_file(image), str(image))
+  pixels = image() if callable(image) else image
+  shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
+  if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+    raise DataError(
+        f'an image is {type(pixels).__name__} of shape {shape} and dtype '
+        f'{dtype}: wanted a path, or an array [height, width, 3] of uint8, '
+        '0..255'
+    )
+  return Image.fromarray(np.asarray(pixels))
+
+
+def find(
+    names: Sequence[str],
+) -> tuple[list[pathlib.Path], collections.Counter]:
+  """Lists files, and the images in folders and the folders in these.
+
+  Args:
+    names: of files, whatever they are called, and folders.
+
+  Returns:
+    (paths, how many other files folders had, by their suffix). Hidden files
+    are left out.
+
+  Raises:
+    DataError: a folder cannot be listed.
+  """
+  paths, ignored = [], collections.Counter()
+  for name in names:
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+      paths += sources.images_below(path, ignored)
+    else:  # Also what is not there: it is told of like a broken file.
+      paths.append(path)
+  return paths, ignored

@@ -1,0 +1,169 @@
+"""Loads the network of a run from its workdir."""
+
+import contextlib
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alexnet.checkpointing import input_spec, manager
+from alexnet.checkpointing import workdir as workdir_lib
+from alexnet.config import validation
+from alexnet.config.errors import CheckpointError
+from alexnet.cuda_convnet import config as definitions
+from alexnet.inference.predictor import TrainedNetwork
+from alexnet.models import create_model
+from input_pipeline import datasets
+from input_pipeline.errors import DataError
+
+
+def load(
+    workdir: str | os.PathLike,
+    *,
+    step: int | str | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> TrainedNetwork:
+  """Loads the network of a run, finished or under way.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; 'best' for that of the best evaluation; None or
+      'newest' for the newest, or, with a warning, the newest that is not
+      damaged.
+    overrides: {dotted field: value} of the config: where the data of a run is
+      now that has no `inputs.npz` yet; `model.num_classes`, if the run had it
+      set to more than its data has, in a file.
+
+  Raises:
+    CheckpointError: no run there, no such checkpoint, or it is damaged, or of
+      another network than its config.
+    ConfigError: a field of the config has a value that cannot work.
+    DataError: a run without `inputs.npz`, whose data is not there either, or
+      has other classes than the network has outputs.
+  """
+  workdir = pathlib.Path(workdir).expanduser()
+  config = workdir_lib.load_config(workdir)
+  with config.ignore_type():
+    config.update_from_flattened_dict(overrides or {})
+  validation.check(config)
+  if config.model.num_classes is None:
+    raise CheckpointError(
+        f'{workdir} does not say how many classes its network has: it is no '
+        'workdir that a run has made'
+    )
+  if manager.newest_step(workdir) is None:
+    raise CheckpointError(
+        f'{workdir} has no checkpoint yet: train the run first'
+    )
+  with contextlib.closing(
+      manager.Checkpoints(workdir, read_only=True)
+  ) as store:
+    step = store.find(manager.NEWEST if step is None else step)
+    inputs = input_spec.load(workdir)
+    if inputs is None:
+      # The config alone does not tell what was asked for and what came of data.
+      spare = (
+          config.model.name == definitions.NAME  # The file says it.
+          or 'model.num_classes' in (overrides or {})
+          or _asked_for_outputs(workdir)
+      )
+      inputs = _inputs_from_data(config, workdir, spare)
+    model = create_model(config.model)
+    params = _restore(store, workdir, step, _shapes_of(model, config))
+  names = input_spec.output_names(
+      inputs.class_names, config.model.num_classes
+  )
+  size, side = config.dataset.size, len(inputs.mean_image)
+  if side != size:
+    raise CheckpointError(
+        f'{workdir} has a mean image of {side} pixels, but dataset.size is '
+        f'{size}: its files are not of one run'
+    )
+  return TrainedNetwork(config, step, names, inputs, model, params)
+
+
+def _shapes_of(model, config):
+  """Shapes of the parameters of the config's network."""
+  side = config.augmentation.crop_size
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  validation.check_size(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+  return shapes
+
+
+def _restore(store, workdir, step, wanted):
+  shapes = store.parameter_shapes(step)
+  check_shapes(workdir, step, shapes, wanted)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=device
+      ),
+      shapes,
+  )
+  return store.restore_parameters(step, target)
+
+
+def check_shapes(
+    workdir: pathlib.Path, step: int, got: Any, wanted: Any
+) -> None:
+  """Compares a checkpoint with its network before there is any array.
+
+  Args:
+    workdir: of the run, for the message.
+    step: of the checkpoint.
+    got: tree of the shapes that its metadata tells.
+    wanted: tree of those of the config's network.
+
+  Raises:
+    CheckpointError: a shape or dtype differs, or a parameter is too many.
+  """
+  flat = lambda tree: {
+      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  got, wanted = flat(got), flat(wanted)
+  describe = lambda leaf: f'{leaf.dtype} {leaf.shape}' if leaf else 'nothing'
+  for name in sorted(got.keys() | wanted.keys()):
+    ours, theirs = describe(wanted.get(name)), describe(got.get(name))
+    if ours != theirs:
+      raise CheckpointError(
+          f'the checkpoint of step {step} in {workdir} has {theirs} for '
+          f'{name}, its config wants {ours}: its files are not of one run'
+      )
+
+
+def _asked_for_outputs(workdir):
+  """Whether a command of the run had --config.model.num_classes."""
+  try:
+    sessions = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)
+  except (OSError, ValueError):
+    return False
+  return any(
+      'model.num_classes' in str(argument)
+      for session in sessions
+      for argument in session.get('command', ())
+  )
+
+
+def _inputs_from_data(config, workdir, spare):
+  """Of the run's data; `spare`: whether it may have more outputs than that."""
+  from input_pipeline.pipeline import Pipeline  # With it comes TensorFlow.
+
+  try:
+    train, evaluation = datasets.create_sources(config.dataset, config.seed)
+    found, outputs = len(train.class_names), config.model.num_classes
+    if found > outputs or (found < outputs and not spare):
+      raise DataError(
+          f'{train.name} has {found} classes and the network {outputs} '
+          'outputs, so these are not the images that it was trained on'
+      )
+    return input_spec.of_pipeline(Pipeline(config, train, evaluation))
+  except DataError as error:
+    raise DataError(
+        f'{workdir} has no {input_spec.FILE}, as runs of older versions, so '
+        f'its data is needed ({error}): continue the run where its data is, '
+        'with the command that made it, which writes that file'
+    ) from error

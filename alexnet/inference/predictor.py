@@ -1,0 +1,289 @@
+"""A trained network, to be used on any images.
+
+Nothing of the training data is needed: what a network must know of it lies in
+the workdir (`checkpointing/input_spec.py`).
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from alexnet.checkpointing.input_spec import Inputs
+from alexnet.config.errors import ConfigError
+from alexnet.inference import batching, fully_convolutional, image_files
+from alexnet.inference import views as views_lib
+from alexnet.inference.image_files import ImageLike, Images
+from alexnet.models import OUTPUTS, Module, kept
+from alexnet.models.inference_params import for_module, rounded
+from alexnet.runtime import compilation
+from input_pipeline import preprocessing
+from input_pipeline.errors import ImageError
+from input_pipeline.files import threads
+
+# Views of an image, and how many images of a batch of centre crops they take.
+VIEWS = {'centre': 1, 'ten': 10}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+  """The network of a checkpoint, on one device.
+
+  Attributes:
+    config: the run's whole config.
+    step: of the checkpoint.
+    class_names: of the outputs, in their order.
+    inputs: what it has to know of its training images.
+    model: the module.
+    params: {layer: {'kernel', 'bias'}} float32, on the device.
+  """
+
+  config: ml_collections.ConfigDict
+  step: int
+  class_names: tuple[str, ...]
+  inputs: Inputs
+  model: Module
+  params: Any
+
+  @property
+  def layers(self) -> tuple[str, ...]:
+    """Names that `features` knows, in order: 'pool1', ..., 'fc7', 'fc8'."""
+    return self.model.layer_names
+
+  @property
+  def size(self) -> int:
+    """Side of the squares that images become, in pixels."""
+    return self.config.dataset.size
+
+  def fingerprint(self) -> str:
+    """SHA-256 of all parameters: another one for every other network."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+  @functools.cached_property
+  def views(self) -> views_lib.Views:
+    """How the network's input is made of squares."""
+    return views_lib.Views(
+        self.inputs.mean_image,
+        self.config.augmentation.mean_crop,
+        mirror=self.config.augmentation.flip,
+        crop=self.config.augmentation.crop_size,
+    )
+
+  def squares(self, images: Images) -> np.ndarray:
+    """What the pipeline would read of images (paper §2).
+
+    Args:
+      images: paths of JPEG and PNG files, or [height, width, 3] uint8 arrays of
+        any sizes.
+
+    Returns:
+      [images, size, size, 3] uint8: shorter side resized, centre cut out.
+
+    Raises:
+      DataError: one of them cannot be used; `ImageError` if it is a file.
+    """
+    with futures.ThreadPoolExecutor(threads.cores()) as pool:
+      squares = [*pool.map(self.square, _each(images))]
+    shape = (len(squares), self.size, self.size, 3)
+    return np.array(squares, np.uint8).reshape(shape)
+
+  def predict(
+      self,
+      images: Images,
+      *,
+      views: str = 'centre',
+      scales: Sequence[int] | None = None,
+  ) -> np.ndarray:
+    """Predicts the classes of images.
+
+    Args:
+      images: as of `squares`.
+      views: 'centre'; 'ten' for the mean of ten views (paper §4.1; five where
+        training does not mirror images); or 'dense' for the mean of all places
+        of the whole image, see dense.py.
+      scales: of dense views, what the shorter side is resized to, in pixels;
+        None: as the squares.
+
+    Returns:
+      [images, classes] float32 probabilities.
+
+    Raises:
+      DataError: an image cannot be used.
+    """
+    stream = self.stream(images, views=views, scales=scales)
+    rows = [*map(_raised, stream)]
+    return np.array(rows, np.float32).reshape(len(rows), len(self.class_names))
+
+  def features(self, images: Images, layer: str) -> np.ndarray:
+    """Activities of a layer, of the images' centre crops.
+
+    Args:
+      images: as of `squares`.
+      layer: one of `layers`. 'pool1', 'conv3' and so on are what is left of a
+        convolution after all that follows it, 'fc6' and 'fc7' the units after
+        the activation and before dropout's factor, 'fc8' the logits.
+
+    Returns:
+      [images, ...] float32.
+
+    Raises:
+      ConfigError: no such layer.
+      DataError: an image cannot be used.
+    """
+    rows = [*map(_raised, self.stream(images, layer=layer))]
+    shape = jax.eval_shape(
+        functools.partial(self._layer, layer),
+        self.params,
+        self._squares_of(1),
+        self.views,
+    )
+    return np.array(rows, np.float32).reshape(len(rows), *shape.shape[1:])
+
+  def stream(
+      self,
+      images: Images,
+      *,
+      views: str = 'centre',
+      scales: Sequence[int] | None = None,
+      layer: str | None = None,
+      batch_size: int | None = None,
+  ) -> Iterator[np.ndarray | ImageError]:
+    """Results of any number of images, in memory that does not grow.
+
+    Threads read the next images while the device computes.
+
+    Args:
+      images: as of `squares`, any number. Functions without arguments that
+        give such an array are called in the threads.
+      views: see `predict`.
+      scales: see `predict`.
+      layer: see `features`; None for probabilities.
+      batch_size: images that the device computes at once; None: as in the
+        config's evaluation, or fewer if there are few images.
+
+    Yields:
+      For each image its row of `predict`'s or `features`' result, or the error
+      by which it cannot be used.
+    """
+    images = _each(images)
+    if layer is not None:
+      views = 'centre'
+    elif views not in (*VIEWS, 'dense'):
+      raise ConfigError(
+          f"views is '{views}': wanted 'dense' or one of {tuple(VIEWS)}"
+      )
+    if scales is not None and views != 'dense':
+      raise ConfigError(
+          f"scales is {tuple(scales)}, which is of dense views, but views is "
+          f"'{views}': give views='dense', or no scales"
+      )
+    if views == 'dense':
+      for maps in fully_convolutional.stream(self, images, scales, batch_size):
+        yield maps if isinstance(maps, ImageError) else fully_convolutional.mean(maps)
+      return
+    if batch_size is None:
+      batch_size = max(1, self.config.evaluation_batch_size // VIEWS[views])
+      if hasattr(images, '__len__'):
+        batch_size = batching.padded(len(images), batch_size)
+    step = self._step(views, layer)
+
+    def begin(squares):
+      batch = self._squares_of(batch_size)
+      for place, square in enumerate(squares):
+        batch[place] = square
+      return step(batch)
+
+    yield from batching.stream(
+        images, self.square, begin, np.asarray, batch_size
+    )
+
+  def square(self, image: ImageLike) -> np.ndarray:
+    """The square of one image, see `squares`."""
+    image = image_files.open_image(image)
+    if image.size == (self.size, self.size):
+      return np.asarray(image)
+    return preprocessing.resized(
+        image,
+        aspect=self.inputs.aspect,
+        box=preprocessing.whole(self.size),
+    )
+
+  def _squares_of(self, count):
+    return np.zeros((count, self.size, self.size, 3), np.uint8)
+
+  def compiled(
+      self, name: str, function: Callable[[Any, jax.Array, Any], jax.Array]
+  ) -> Callable[[np.ndarray], jax.Array]:
+    """Compiles a function of (params, images, views), once for each name.
+
+    Returns:
+      A function of the images alone, for the network's device.
+    """
+    if name not in self._compiled:
+      (device,) = jax.tree.leaves(self.params)[0].devices()
+      on_device = compilation.jit_for(
+          device,
+          self.model.dtype,
+          lambda params, *others: function(for_module(params), *others),
+      )
+      views = jax.device_put(self.views, device)
+      self._compiled[name] = lambda images: on_device(
+          self._rounded, images, views
+      )
+    return self._compiled[name]
+
+  @functools.cached_property
+  def _compiled(self):
+    return {}
+
+  @functools.cached_property
+  def _rounded(self):
+    return rounded(self.params, self.model.dtype)
+
+  def _step(self, views, layer):
+    """From squares to an array."""
+    if layer is None:
+      return self.compiled(
+          views, functools.partial(self._probabilities, views)
+      )
+    if layer not in self.layers:
+      raise ConfigError(
+          f"this network has no layer '{layer}': it has "
+          + ', '.join(self.layers)
+      )
+    return self.compiled(
+        f'layer {layer}', functools.partial(self._layer, layer)
+    )
+
+  def _probabilities(self, name, params, squares, inputs):
+    crops = getattr(inputs, name)({'image': squares})
+    return jnp.exp(views_lib.predict_views(self.model, params, crops)[0])
+
+  def _layer(self, name, params, squares, inputs):
+    crops = inputs.centre({'image': squares})[:, 0]
+    _, variables = self.model.apply({'params': params}, crops, mutable=OUTPUTS)
+    return kept(variables, name).astype(jnp.float32)
+
+
+def _each(images):
+  if isinstance(images, (str, os.PathLike)):
+    return [images]
+  return images
+
+
+def _raised(result):
+  if isinstance(result, ImageError):
+    raise result
+  return result

@@ -1,0 +1,168 @@
+"""From 8-bit pixels to what the network reads, on the device.
+
+The host sends crops as they lie on disk; the mean, the mirror image and the
+colour shift are arithmetic, and cost a device next to nothing.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alexnet.models import Module
+
+Batch = dict[str, jax.Array]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['mean_image'],
+    meta_fields=['mean_crop', 'mirror', 'crop'],
+)
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """How a run makes its network's input; the same for all its batches.
+
+  A pytree whose only leaf is the mean image: as an argument of a compiled step
+  it need not be the same for every dataset.
+
+  Attributes:
+    mean_image: [size, size, 3] float32.
+    mean_crop: 'under', to subtract the part of the mean image that a crop was
+      cut from (and mirror the difference), or 'centre', to subtract its centre
+      whatever the offset (run #145).
+    mirror: whether the ten views have mirror images; without them five are
+      left.
+    crop: side of the network's input, in pixels; 224 in the paper.
+  """
+
+  mean_image: np.ndarray
+  mean_crop: str
+  mirror: bool
+  crop: int
+
+  def training(self, batch: Batch) -> jax.Array:
+    """Mean, mirror image and PCA lighting of training crops (paper §4.1).
+
+    Args:
+      batch: 'image' [batch, crop, crop, 3] uint8, 'offset' [batch, 2] int32,
+        'flip' [batch] bool, 'shift' [batch, 3] float32, 'divisor' [batch]
+        float32.
+
+    Returns:
+      [batch, crop, crop, 3] float32: (crop - mean + shift) / divisor.
+    """
+    image = batch['image'].astype(jnp.float32)
+    flip = batch['flip'][:, None, None, None]
+    mirrored = lambda x: jnp.where(flip, x[:, :, ::-1], x)
+    if self.mean_crop == 'under':
+      mean = jnp.asarray(self.mean_image)
+      under = jax.vmap(self._cut_at, (None, 0))(mean, batch['offset'])
+      image = mirrored(image - under)
+    else:
+      image = mirrored(image) - self._centre(self.mean_image)
+    shifted = image + batch['shift'][:, None, None]
+    return shifted / batch['divisor'][:, None, None, None]
+
+  def centre(self, batch: Batch) -> jax.Array:
+    """The centre crop less the mean.
+
+    Args:
+      batch: 'image' [batch, size, size, 3] uint8.
+
+    Returns:
+      [batch, 1, crop, crop, 3] float32.
+    """
+    return self._less_mean(batch, lambda x: self._centre(x)[:, None])
+
+  def ten(self, batch: Batch) -> jax.Array:
+    """Ten views less the mean (paper §4.1).
+
+    Args:
+      batch: 'image' [batch, size, size, 3] uint8.
+
+    Returns:
+      [batch, 10, crop, crop, 3] float32: four corners and the centre, then the
+      mirror image of each; [batch, 5, ...] without mirror images.
+    """
+
+    def cut(squares):
+      border = squares.shape[1] - self.crop
+      corners = [(top, left) for top in (0, border) for left in (0, border)]
+      crops = [self._cut(squares, top, left) for top, left in corners]
+      five = jnp.stack([*crops, self._centre(squares)], axis=1)
+      if not self.mirror:
+        return five
+      return jnp.concatenate([five, five[:, :, :, ::-1]], axis=1)
+
+    return self._less_mean(batch, cut)
+
+  def dense(self, batch: Batch) -> jax.Array:
+    """Whole images, less the mean image resized to them, for dense views.
+
+    A part of such an image is less what the mean is under it; run #145's one
+    mean for all crops cannot be had, as they overlap.
+
+    Args:
+      batch: 'image' [batch, height, width, 3] uint8, of any size.
+
+    Returns:
+      [batch, 2, height, width, 3] float32: the image and its mirror image;
+      [batch, 1, ...] without the latter.
+    """
+    image = batch['image'].astype(jnp.float32)
+    shape = image.shape[1:]
+    one = image - jax.image.resize(self.mean_image, shape, 'linear')
+    views = [one, one[:, :, ::-1]] if self.mirror else [one]
+    return jnp.stack(views, axis=1)
+
+  def _less_mean(self, batch, cut):
+    squares = batch['image'].astype(jnp.float32)
+    if self.mean_crop == 'under':
+      return cut(squares - self.mean_image)
+    return cut(squares) - self._centre(self.mean_image)
+
+  def _centre(self, square):
+    border = (square.shape[-2] - self.crop) // 2
+    return self._cut(square, border, border)
+
+  def _cut(self, square, top, left):
+    rows, columns = slice(top, top + self.crop), slice(left, left + self.crop)
+    return square[..., rows, columns, :]
+
+  def _cut_at(self, square, offset):
+    start = (offset[0], offset[1], jnp.zeros((), offset.dtype))
+    return lax.dynamic_slice(
+        square, start, (self.crop, self.crop, square.shape[-1])
+    )
+
+
+Batch = dict[str, jax.Array]
+
+
+def predict_views(
+    local_model: Module, params: Any, crops: jax.Array
+) -> tuple[jax.Array, int]:
+  """The mean of the softmax outputs of an example's views (paper §4.1).
+
+  Of a network from `models.everywhere` each place of each view counts as one.
+
+  Args:
+    local_model: the network; inside a mapped step with its `tower_axis`.
+    params: its parameters, local blocks.
+    crops: [batch, views, height, width, 3] float32.
+
+  Returns:
+    Its logarithm, [batch, classes] float32, and the number of views.
+  """
+  logits = local_model.apply(
+      {'params': params}, crops.reshape(-1, *crops.shape[2:])
+  )
+  log_softmax = jax.nn.log_softmax(logits)
+  log_softmax = log_softmax.reshape(len(crops), -1, logits.shape[-1])
+  views = log_softmax.shape[1]
+  return jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views), views

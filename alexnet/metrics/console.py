@@ -1,0 +1,177 @@
+"""What a run tells a person: at its start, on its way and at its end."""
+
+import pathlib
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+import ml_collections
+
+from alexnet.config.intervals import Timetable
+from input_pipeline.sources import Source
+
+if TYPE_CHECKING:  # JAX, a second that --help can save.
+  from jax.sharding import Mesh
+
+# Dense views are in inference/fully_convolutional.py.
+VIEWS = ('centre', 'ten')
+TEN = 10
+
+
+class Console:
+  """Lines for a person; a progress line replaces the last on a terminal."""
+
+  def __init__(self, stream: TextIO | None = None):
+    self._stream = stream or sys.stdout
+    self._in_place = self._stream.isatty()
+    self._open_line = False
+
+  def print(self, text: str = '') -> None:
+    """Prints a line that stays."""
+    if self._open_line:
+      self._stream.write('\n')
+      self._open_line = False
+    self._stream.write(text + '\n')
+    self._stream.flush()
+
+  def progress(self, text: str, *, transient: bool = False) -> None:
+    """Prints a line that the next one replaces on a terminal.
+
+    A transient line is of no use later, and is left out of a file.
+    """
+    if not self._in_place:
+      if not transient:
+        self.print(text)
+      return
+    # Return to the start, and clear what a longer line has left. A line that
+    # wraps could not be replaced.
+    columns = shutil.get_terminal_size().columns
+    self._stream.write('\r' + text[: columns - 1] + '\x1b[K')
+    self._stream.flush()
+    self._open_line = True
+
+
+class Silence(Console):
+  """Of a process for which another one speaks."""
+
+  def print(self, text: str = '') -> None:
+    """Does nothing."""
+
+  def progress(self, text: str, *, transient: bool = False) -> None:
+    """Does nothing."""
+
+
+def format_duration(seconds: float | None) -> str:
+  """Seconds as '1h02m' or '3m05s'; '--' if not known."""
+  if seconds is None:
+    return '--'
+  minutes, rest = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02d}m'
+  return f'{minutes}m{rest:02d}s'
+
+
+def format_result(views: str, result: dict[str, float]) -> str:
+  """One line about a result of `evaluate`, in percent."""
+  name = {
+      'centre': 'centre crop', 'ten': 'ten views', 'dense': 'dense views'
+  }[views]
+  note = f'{result["count"]:,} images'
+  if views == 'ten' and result['views'] < TEN:
+    note += ', without mirror images: training has none'
+  if views == 'dense':
+    note += f', {result["views"]} places'
+  return (
+      f'{name:12s} top-1 {result["top1"]:7.2%}   top-5 {result["top5"]:7.2%}   '
+      f'loss {result["loss"]:.4f}   ({note})'
+  )
+
+
+def announce(
+    console: Console,
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    mesh: 'Mesh',
+    parameters: int,
+    timetable: Timetable,
+    train: Source,
+    evaluation: Source,
+) -> None:
+  """Says what a run is going to do.
+
+  Args:
+    console: where.
+    config: the whole config.
+    workdir: of the run.
+    mesh: that it runs on.
+    parameters: number of the network's.
+    timetable: of the run.
+    train: the training set.
+    evaluation: the evaluation set.
+  """
+  from alexnet.runtime import environment  # With JAX.
+
+  devices = mesh.devices.flatten()
+  every = timetable.evaluate_every
+  steps = timetable.total_steps
+  lines = {
+      'model': (
+          f'{config.model.name}, {parameters:,} parameters, '
+          f'{config.model.towers} tower(s), {config.model.dtype}'
+      ),
+      'dataset': (
+          f'{config.dataset.name}: {len(train):,} training and '
+          f'{len(evaluation):,} evaluation images, '
+          f'{len(train.class_names):,} classes; {train.name}'
+      ),
+      'mesh': (
+          ', '.join(f'{name}={size}' for name, size in mesh.shape.items())
+          + f' on {len(devices)} {devices[0].device_kind} device(s)'
+      ),
+      'steps': (
+          f'{steps:,} of {config.batch_size} images '
+          f'({steps / timetable.steps_per_epoch:.1f} epochs), '
+          f'evaluation {f"every {every:,}" if every else "at the end"}'
+      ),
+      'workdir': str(workdir),
+  }
+  for name, text in lines.items():
+    console.print(f'{name:8s} {text}')
+  if warning := environment.idle_accelerator_warning():
+    console.print(f'warning: {warning}')
+
+
+def progress_line(
+    values: dict[str, float | None],
+    step: int,
+    total_steps: int,
+    seconds_left: float | None,
+) -> str:
+  """The line of a record 'train' of metrics.jsonl."""
+  rate = values['images_per_second']
+  return (
+      f'step {step}/{total_steps} {step / total_steps:4.0%}  '
+      f'epoch {values["epoch"]:.2f}  loss {values["loss"]:.4f}  '
+      f'top-1 {values["top1"]:6.2%}  lr {values["learning_rate"]:.3g}  '
+      f'{f"{rate:.1f}" if rate else "--"} img/s  '
+      f'ETA {format_duration(seconds_left)}'
+  )
+
+
+def show_results(
+    console: Console, workdir: pathlib.Path, results: dict[str, Any]
+) -> None:
+  """Says what results.json says."""
+  console.print(
+      f'finished {results["step"]:,} steps in '
+      f'{format_duration(results["train_seconds"])} of training'
+  )
+  for views in VIEWS:
+    if views in results:
+      console.print(format_result(views, results[views]))
+  console.print(
+      f'metrics.jsonl, tensorboard, checkpoints and results.json are in '
+      f'{workdir}'
+  )

@@ -1,0 +1,442 @@
+"""Convolutions with fewer multiplications, for CPUs.
+
+XLA's convolutions in float32 run there at the speed of its matrix products, so
+that only fewer multiplications are faster; those in bfloat16 are products
+anyway, see cpu.py. Along an axis, m results of a kernel of r pixels are a
+product of two polynomials, transposed; Winograd's F(m, r) knows it by its
+values at m + r - 1 points, with one multiplication each instead of m * r (Lavin
+and Gray, 2015). The last point is infinity, where the value of a polynomial is
+its leading coefficient.
+
+Tiles of m + r - 1 pixels, which overlap by r - 1, are transformed by a matrix
+of the points, and so is the kernel. Their products, one for each place in a
+tile, are convolutions along the other axis, or products of matrices if both
+axes are transformed. A third matrix makes m pixels of them.
+
+In float32 errors stay those of sums: some 1e-6 of a result, up to five times
+the plain form's (tested). In bfloat16 transforms are computed in float32 and
+rounded once, before they are multiplied, where the plain form rounds only the
+kernel: so tiles are smaller there, and errors up to three times the plain
+form's, which are some 0.2 % of a result. Those of a kernel's gradient, which in
+the plain form are those of sums alone, are some 0.5 % (all tested).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alexnet.ops.cpu import convolution as cpu_convolution
+from alexnet.ops.cpu import layout, matmul
+
+Padding = tuple[int, int]
+_Matrix = Sequence[Sequence[Fraction]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+  """How a convolution is computed.
+
+  Attributes:
+    pixels: m, of a tile's results along each axis.
+    taps: r, of the kernel along each axis.
+    points: m + r - 2 numbers.
+    axes: of the image that are computed so: 1 (its rows) or 2.
+    dtype: of what is multiplied, float32 or bfloat16.
+  """
+
+  pixels: int
+  taps: int
+  points: tuple[Fraction | int, ...]
+  axes: int
+  dtype: Any = jnp.float32
+
+  @property
+  def rounds(self) -> bool:
+    """Whether transforms, of float32, are rounded to be multiplied."""
+    return self.dtype != jnp.float32
+
+  @property
+  def convolves(self) -> bool:
+    """Whether products are convolutions, which are fast in float32 only."""
+    return self.axes == 1 and not self.rounds
+
+  @functools.cached_property
+  def outputs(self) -> _Matrix:
+    """A^T [m, m + r - 1]: from products to pixels."""
+    return [
+        [*(Fraction(p) ** i for p in self.points), i == self.pixels - 1]
+        for i in range(self.pixels)
+    ]
+
+  @functools.cached_property
+  def kernels(self) -> _Matrix:
+    """G [m + r - 1, r], of the kernel."""
+    rows = []
+    for p in self.points:
+      norm = math.prod(p - other for other in self.points if other != p)
+      rows.append([Fraction(p) ** i / norm for i in range(self.taps)])
+    return [*rows, [i == self.taps - 1 for i in range(self.taps)]]
+
+  @functools.cached_property
+  def inputs(self) -> _Matrix:
+    """B^T [m + r - 1, m + r - 1], of a tile's pixels."""
+    rows = [
+        [*_polynomial([other for other in self.points if other != p]), 0]
+        for p in self.points
+    ]
+    return [*rows, _polynomial(self.points)]
+
+
+def _polynomial(roots):
+  """Coefficients of the product of (x - root), the constant first."""
+  coefficients = [Fraction(1)]
+  for root in roots:
+    moved = [0, *coefficients]
+    scaled = [*(-root * c for c in coefficients), 0]
+    coefficients = [one + other for one, other in zip(moved, scaled)]
+  return coefficients
+
+
+# Small points keep errors small. Of 3 x 3 pixels both axes are transformed:
+# conv3 to conv5 need 625 multiplications instead of 1,521, in bfloat16 784.
+# Where there are few channels transforms cost more than products, so it is the
+# rows only: conv2's 27 are nine tiles of three (63 instead of 135), in bfloat16
+# 14 of two (84), and conv1's 55, of three blocks each, eleven of five (77
+# instead of 165). conv1's products are of so few channels that bfloat16 is no
+# faster for them than float32 with these.
+_HALF = Fraction(1, 2)
+_ROWS_3 = _Method(5, 3, (0, 1, -1, 2, -2, _HALF), axes=1)
+_ROWS_5 = _Method(3, 5, (0, 1, -1, 2, -2, _HALF), axes=1)
+_SQUARE_3 = _Method(3, 3, (0, 1, -1, -2), axes=2)
+_ROUNDED_ROWS_5 = _Method(2, 5, (0, 1, -1, 2, -_HALF), 1, jnp.bfloat16)
+_ROUNDED_SQUARE_3 = _Method(2, 3, (0, 1, -1), 2, jnp.bfloat16)
+
+
+def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
+  """What is faster than the plain convolution, if anything.
+
+  Transforms are worth it where products are large.
+
+  Args:
+    x: [batch, height, width, channels].
+    kernel: [size, size, channels, features].
+    stride: in pixels, both ways.
+  """
+  size, _, channels, features = kernel.shape
+  # See cpu.blocks. What they add to the kernel is multiplied too.
+  blocks = -(-size // stride)
+  smallest = min(channels * stride**2, features)
+  if size < 0.9 * blocks * stride or smallest < 32:
+    return None
+  rounded = x.dtype == jnp.bfloat16
+  if blocks == 5:
+    return _ROUNDED_ROWS_5 if rounded else _ROWS_5
+  if blocks == 3 and stride > 1:
+    return _ROWS_3
+  many = math.prod(x.shape[:3]) >= cpu_convolution.FEW
+  if blocks == 3 and smallest >= 128 and many:
+    return _ROUNDED_SQUARE_3 if rounded else _SQUARE_3
+  return None
+
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    padding: Padding,
+    method: _Method,
+) -> jax.Array:
+  """Convolution by a method.
+
+  Args:
+    x: [batch, height, width, channels] float32 or bfloat16.
+    kernel: [size, size, channels, features] float32 or of x's dtype; its
+      gradient is of the same.
+    stride: in pixels, both ways.
+    padding: rows and columns of zeros (before, after), both ways.
+    method: from the function `method`.
+
+  Returns:
+    [batch, out_height, out_width, features] of x's dtype.
+  """
+  dtype = x.dtype
+  if stride > 1:
+    x, kernel = cpu_convolution.blocks(x, kernel, stride, padding)
+    padding = (0, 0)
+  x = x.astype(method.dtype)
+  return _convolution(x, kernel, padding, method).astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x, kernel, padding, method):
+  return _forward(x, kernel, padding, method)[0]
+
+
+def _forward(x, kernel, padding, method):
+  sizes = [s + sum(padding) - method.taps + 1 for s in x.shape[1:3]]
+  products = [
+      _product(tile, one, padding, method)
+      for tile, one in zip(
+          _tiles(x, padding, method), _kernels(kernel, method)
+      )
+  ]
+  y = products
+  for axis in reversed(range(1, method.axes + 1)):
+    size = len(method.inputs)
+    y = [
+        _pixels(method.outputs, y[i : i + size], axis)
+        for i in range(0, len(y), size)
+    ]
+  y = y[0][:, : sizes[0], : sizes[1]]
+  return y.astype(x.dtype), (x, kernel)
+
+
+def _backward(padding, method, saved, g):
+  x, kernel = saved
+  for axis in range(1, method.axes + 1):
+    rest = -g.shape[axis] % method.pixels
+    g = layout.pad_axis(g, axis, 0, rest)
+  # The pixels of each tile, then what they give to its products.
+  parts = [layout.stored(g)]
+  for axis in range(1, method.axes + 1):
+    parts = [one for part in parts for one in _split(part, axis, method.pixels)]
+  parts = [part.astype(jnp.float32) for part in parts]
+  parts = [
+      layout.stored(part.astype(method.dtype))
+      for part in _transform([*zip(*method.outputs)], parts, method.axes)
+  ]
+  of_tiles, of_kernels = zip(
+      *(
+          _product_gradients(*arrays, padding, method)
+          for arrays in zip(
+              _tiles(x, padding, method),
+              _kernels(kernel, method),
+              parts,
+          )
+      )
+  )
+  of_kernel = _transform([*zip(*method.kernels)], of_kernels, method.axes)
+  of_x = list(of_tiles)
+  for axis in reversed(range(1, method.axes + 1)):
+    size = len(method.inputs)
+    of_x = [
+        layout.stored(
+            _of_pixels(of_x[i : i + size], axis, padding, x.shape[axis], method)
+        )
+        for i in range(0, len(of_x), size)
+    ]
+  of_kernel = jnp.stack(of_kernel).reshape(kernel.shape)
+  of_x = of_x[0]
+  if method.axes == 1 and method.rounds:
+    of_x = lax.slice_in_dim(of_x, padding[0], padding[0] + x.shape[2], 1, 2)
+  return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
+
+
+_convolution.defvjp(_forward, _backward)
+
+
+# --- Transforms --------------------------------------------------------------
+
+
+def _combination(factors, arrays):
+  terms = [
+      (factor, array) for factor, array in zip(factors, arrays) if factor
+  ]
+  # A sum begins with what has no sign.
+  terms.sort(key=lambda term: term[0] < 0)
+  (first, array), *others = terms
+  total = array if first == 1 else float(first) * array
+  for factor, array in others:
+    term = array if abs(factor) == 1 else float(abs(factor)) * array
+    total = total + term if factor > 0 else total - term
+  return total
+
+
+def _transform(matrix, arrays, axes):
+  """Products of a matrix with arrays, along each of the axes of a grid.
+
+  Args:
+    matrix: [results, columns].
+    arrays: columns ** axes of them, those of the last axis next to each other.
+    axes: of the grid.
+
+  Returns:
+    results ** axes arrays, in the same order.
+  """
+  if not axes:
+    return arrays
+  size = len(arrays) // len(matrix[0])
+  inner = [
+      _transform(matrix, arrays[i : i + size], axes - 1)
+      for i in range(0, len(arrays), size)
+  ]
+  return [
+      _combination(row, along) for row in matrix for along in zip(*inner)
+  ]
+
+
+def _kernels(kernel, method):
+  """[size, ...] to one for each place in a tile, without the axes computed."""
+  parts = [kernel.astype(jnp.float32)]
+  for _ in range(method.axes):
+    parts = [one for part in parts for one in part]
+  return [
+      layout.stored(one.astype(method.dtype))
+      for one in _transform(method.kernels, parts, method.axes)
+  ]
+
+
+def _tiles(x, padding, method):
+  """The transformed pixels of each place in a tile.
+
+  Of one axis [batch, tiles, width, channels], in bfloat16 with the padding of
+  its columns; of two [batch, tiles, tiles, channels].
+  """
+  # To whole tiles, and as much behind the last one as it overlaps.
+  low, high = padding
+  behind = -(-(method.taps - 1) // method.pixels) * method.pixels
+  for axis in range(1, method.axes + 1):
+    size = x.shape[axis] + low + high - method.taps + 1
+    size += -size % method.pixels + behind
+    x = layout.pad_axis(x, axis, low, size - x.shape[axis] - low)
+  if method.axes == 1 and method.rounds:
+    x = layout.pad_axis(x, 2, low, high)
+  parts = [layout.stored(x).astype(jnp.float32)]
+  for axis in range(1, method.axes + 1):
+    parts = [one for part in parts for one in _tile(part, axis, method)]
+    # Of two axes bfloat16's have few terms: to store those of the first, which
+    # are not to be rounded, would be more to write.
+    if axis == method.axes or not method.rounds:
+      parts = [layout.stored(part.astype(method.dtype)) for part in parts]
+  return parts
+
+
+def _split(x, axis, pixels):
+  """The first of each run of some pixels, the second of each, and so on."""
+  before, after = x.shape[:axis], x.shape[axis + 1 :]
+  runs = x.reshape(*before, x.shape[axis] // pixels, pixels, *after)
+  return [
+      lax.index_in_dim(runs, i, axis + 1, keepdims=False)
+      for i in range(pixels)
+  ]
+
+
+def _tile(x, axis, method):
+  first = _split(x, axis, method.pixels)
+  count = first[0].shape[axis] - -(-(method.taps - 1) // method.pixels)
+  pixels = [
+      lax.slice_in_dim(
+          first[i % method.pixels],
+          i // method.pixels,
+          i // method.pixels + count,
+          1,
+          axis,
+      )
+      for i in range(method.pixels + method.taps - 1)
+  ]
+  return [_combination(row, pixels) for row in method.inputs]
+
+
+def _of_pixels(of_places, axis, padding, size, method):
+  """From the gradients of `_tile`'s results to that of `size` pixels."""
+  of_tiles = _transform([*zip(*method.inputs)], of_places, 1)
+  behind = (len(of_tiles) - 1) // method.pixels
+  runs = [
+      sum(
+          layout.pad_axis(of_tiles[i], axis, i // method.pixels,
+                       behind - i // method.pixels)
+          for i in range(first, len(of_tiles), method.pixels)
+      )
+      for first in range(method.pixels)
+  ]
+  pixels = _alternating(runs, axis)
+  return lax.slice_in_dim(pixels, padding[0], padding[0] + size, 1, axis)
+
+
+def _pixels(matrix, products, axis):
+  """Products of a matrix with arrays, the results of a tile side by side.
+
+  As sums of arrays times a column, which XLA computes with vectors; to put one
+  result after the other it asks for each number which one it is: 1.6 times as
+  long for conv1.
+  """
+  shape = list(products[0].shape)
+  shape[axis] *= len(matrix)
+  total = 0.0
+  for array, *column in zip(products, *matrix):
+    array = jnp.expand_dims(array, axis + 1)
+    column = np.array(column, array.dtype)
+    total += array * column.reshape(-1, *[1] * (array.ndim - axis - 2))
+  return total.reshape(shape)
+
+
+def _alternating(parts, axis):
+  """The first of each part, then the second of each, along an axis."""
+  shape = list(parts[0].shape)
+  shape[axis] *= len(parts)
+  return jnp.stack(parts, axis + 1).reshape(shape)
+
+
+# --- Products ----------------------------------------------------------------
+
+
+def _product(tile, kernel, padding, method):
+  """What is left of a convolution at one place of the tiles.
+
+  Args:
+    tile: [batch, rows, columns, channels], see `_tiles`.
+    kernel: [channels, features], or [size, channels, features] along columns,
+      of tile's dtype.
+    padding: of the columns, for a convolution along them.
+    method: how the tiles were made.
+
+  Returns:
+    [batch, rows, columns, features] float32.
+  """
+  if method.convolves:
+    return layout.stored(_convolution_of_columns(tile, kernel, padding))
+  if kernel.ndim == 3:
+    tile = cpu_convolution.neighbours(tile, len(kernel))
+  y = matmul.matrix_product(
+      tile.reshape(-1, tile.shape[-1]), kernel.reshape(-1, kernel.shape[-1])
+  )
+  return y.reshape(*tile.shape[:-1], -1)
+
+
+def _convolution_of_columns(tile, kernel, padding):
+  return cpu_convolution.direct_convolution(tile, kernel[None], 1, ((0, 0), padding))
+
+
+def _product_gradients(tile, kernel, g, padding, method):
+  """Those of the tile and of the kernel, float32."""
+  if method.convolves:
+    product = functools.partial(_convolution_of_columns, padding=padding)
+    return jax.vjp(product, tile, kernel)[1](g)
+  g_rows = g.reshape(-1, g.shape[-1])
+  columns = tile.reshape(-1, tile.shape[-1]).T
+  if method.rounds:
+    columns = layout.stored(columns)
+  if kernel.ndim == 3:
+    columns = cpu_convolution.neighbours_transposed(columns, tile.shape[2], len(kernel))
+  of_kernel = matmul.matrix_product(columns, g_rows).reshape(kernel.shape)
+  transposed = layout.stored(kernel.reshape(-1, kernel.shape[-1]).T)
+  of_tile = matmul.matrix_product(g_rows, transposed)
+  of_tile = of_tile.reshape(*g.shape[:-1], -1)
+  if kernel.ndim == 3:
+    parts = jnp.split(of_tile, len(kernel), axis=-1)
+    of_tile = layout.stored(
+        sum(
+            layout.pad_axis(part, 2, i, len(kernel) - 1 - i)
+            for i, part in enumerate(parts)
+        )
+    )
+  return of_tile, of_kernel

@@ -1,0 +1,55 @@
+"""Losses, and the ranks that top-1 and top-5 accuracy are counted by."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Metrics = dict[str, jax.Array]
+
+
+def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Cross-entropy of each example: logits [batch, classes], labels [batch]."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:
+  """How many classes are placed before the true one.
+
+  Equal scores are placed in the order of their class, so that a network that
+  says the same of all classes is right as often as chance. A score that is not
+  a number is never right.
+
+  Args:
+    scores: [batch, classes] logits or probabilities.
+    labels: [batch] integers.
+
+  Returns:
+    [batch] integers from 0: top-1 is rank < 1, top-5 rank < 5.
+  """
+  true = jnp.take_along_axis(scores, labels[:, None], axis=-1)
+  earlier = jnp.arange(scores.shape[-1]) < labels[:, None]
+  before = ~(scores <= true) | ((scores == true) & earlier)
+  return jnp.sum(before, axis=-1)
+
+
+def score(
+    log_probabilities: jax.Array, labels: jax.Array, weight: jax.Array
+) -> Metrics:
+  """What predictions come to: sums over examples.
+
+  Args:
+    log_probabilities: [batch, classes] float32.
+    labels: [batch] int32.
+    weight: [batch] float32, 0 for padding, otherwise 1.
+
+  Returns:
+    'loss', 'top1', 'top5' and 'count', [] float32.
+  """
+  rank = ranks(log_probabilities, labels)
+  true = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
+  return {
+      'loss': jnp.sum(jnp.where(weight > 0, -true[:, 0], 0.0)),
+      'top1': jnp.sum(weight * (rank < 1)),
+      'top5': jnp.sum(weight * (rank < 5)),
+      'count': jnp.sum(weight),
+  }

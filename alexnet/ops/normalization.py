@@ -1,0 +1,162 @@
+"""Response normalization: across channels, across pixels, and by contrast."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet.ops.cpu import reductions as cpu_reductions
+
+
+def local_response_normalization(
+    x: jax.Array,
+    *,
+    n: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    groups: int = 1,
+) -> jax.Array:
+  """Divides each activity by a power of its neighbours' sum of squares.
+
+  y[c] = x[c] / (k + alpha * sum(x[j] ** 2)) ** beta, where j runs over the n
+  channels around c that exist and lie in the same group (paper §3.3). `alpha`
+  multiplies the plain sum; libraries that divide alpha by n (Caffe, torch, ONNX
+  and the authors' own code) need alpha * n there for the same function.
+
+  Args:
+    x: [..., channels], float32 or bfloat16; the sums are float32 either way.
+    n: size of the window, in channels. An even window has its extra channel
+      below the centre, as in cuda-convnet.
+    k: constant of the denominator.
+    alpha: factor of the sum of squares.
+    beta: exponent.
+    groups: number of equal runs of channels that no window crosses; 2 for the
+      two towers in one array.
+
+  Returns:
+    An array of x's shape and dtype.
+
+  Raises:
+    ValueError: groups does not divide the channels, or n < 1.
+  """
+  channels = x.shape[-1]
+  if channels % groups or n < 1:
+    raise ValueError(
+        f'local_response_normalization got {channels} channels, {groups=}, '
+        f'{n=}: groups must divide the channels and n must be at least 1'
+    )
+  window = (1,) * (x.ndim - 1) + (n,)
+  return _divide_by_neighbours(x, window, groups, k, alpha, beta)
+
+
+def spatial_response_normalization(
+    x: jax.Array, *, size: int, k: float, alpha: float, beta: float
+) -> jax.Array:
+  """Response normalization over a size x size window of the same map.
+
+  y = x / (k + alpha / size**2 * sum(x ** 2 in the window)) ** beta; pixels
+  outside the image count as zero (run #145, after conv2).
+
+  Args:
+    x: [batch, height, width, channels], float32 or bfloat16.
+    size: side of the window in pixels.
+    k: constant of the denominator.
+    alpha: factor of the mean of squares.
+    beta: exponent.
+
+  Returns:
+    An array of x's shape and dtype.
+  """
+  return _divide_by_neighbours(
+      x, (1, size, size, 1), 1, k, alpha / size**2, beta
+  )
+
+
+def contrast_normalization(
+    x: jax.Array, *, size: int, k: float, alpha: float, beta: float
+) -> jax.Array:
+  """Divides by a power of the variance in a size x size window of the map.
+
+  y = x / (k + alpha / size**2 * sum((x - mean(x)) ** 2 in the window)) ** beta,
+  where mean(x) is that of each pixel's own window; pixels outside the image are
+  in neither. The derivative takes the means for constants, as the authors' does
+  (cuda-convnet's cnorm: conv_util.cu, convContrastNorm and its Undo).
+
+  Args and result as for `spatial_response_normalization`.
+  """
+  window = (1, size, size, 1)
+  wide = x.astype(jnp.float32)
+  count = _window_sum(jnp.ones((1, *x.shape[1:3], 1), jnp.float32), window)
+  difference = wide - lax.stop_gradient(_window_sum(wide, window) / count)
+  d = k + alpha / size**2 * _window_sum(difference**2, window)
+  return (wide * _negative_power(d, beta)).astype(x.dtype)
+
+
+def _window_sum(x, window, groups=1, *, transpose=False):
+  # An even window is not its own mirror image, so the backward pass has to
+  # swap the two borders.
+  padding = [(w // 2, w - 1 - w // 2) for w in window]
+  if transpose:
+    padding = [(high, low) for low, high in padding]
+  return lax.platform_dependent(
+      x,
+      cpu=lambda x: cpu_reductions.window_sum(x, window, padding, groups),
+      default=lambda x: _window_sum_plain(x, window, padding, groups),
+  )
+
+
+def _window_sum_plain(x, window, padding, groups=1):
+  shape = x.shape
+  if groups > 1:
+    x = x.reshape(*shape[:-1], groups, shape[-1] // groups)
+    window = (*window[:-1], 1, window[-1])
+    padding = (*padding[:-1], (0, 0), padding[-1])
+  # One axis after the other: 10 sums for a window of 5 x 5 pixels, not 25. The
+  # initial value is a Python scalar: with a traced one reduce_window is the
+  # general reduction, which is slow.
+  for axis, size in enumerate(window):
+    if size > 1:
+      along = [1] * x.ndim
+      along[axis] = size
+      border = [(0, 0)] * x.ndim
+      border[axis] = padding[axis]
+      x = lax.reduce_window(x, 0.0, lax.add, along, (1,) * x.ndim, border)
+  return x.reshape(shape)
+
+
+def _negative_power(d, beta):
+  # rsqrt and sqrt are single instructions on every platform, pow is not.
+  if beta == 0.75:
+    return lax.rsqrt(d * jnp.sqrt(d))
+  return d**-beta
+
+
+# The derivative is written out because it needs one more window sum and
+# nothing else; the derivative of the forward pass as written keeps four
+# arrays of x's size and takes twice the time.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _divide_by_neighbours(x, window, groups, k, alpha, beta):
+  return _divide_forward(x, window, groups, k, alpha, beta)[0]
+
+
+def _divide_forward(x, window, groups, k, alpha, beta):
+  wide = x.astype(jnp.float32)
+  d = k + alpha * _window_sum(wide * wide, window, groups)
+  return (wide * _negative_power(d, beta)).astype(x.dtype), (x, d)
+
+
+def _divide_backward(window, groups, k, alpha, beta, saved, g):
+  del k
+  x, d = saved
+  wide, g = x.astype(jnp.float32), g.astype(jnp.float32)
+  scale = _negative_power(d, beta)
+  through_sum = _window_sum(
+      g * wide * scale / d, window, groups, transpose=True
+  )
+  gradient = g * scale - 2 * alpha * beta * wide * through_sum
+  return (gradient.astype(x.dtype),)
+
+
+_divide_by_neighbours.defvjp(_divide_forward, _divide_backward)

@@ -1,0 +1,181 @@
+"""What a trained network says of photos.
+
+  python -m alexnet.predict --workdir=runs/alexnet photo.jpg folder/ \
+      --output=predictions.png
+
+shows the five most probable classes of each image. Folders are searched with
+the folders in them; any number of images may be in them. Files that cannot be
+read are left out, named at the end, and make the exit status 1. An output that
+ends in .json or .csv has the predictions of all images, a .png a picture of the
+first ones.
+"""
+
+import contextlib
+import pathlib
+import sys
+import time
+
+from absl import app, flags
+
+from alexnet.config.errors import ConfigError
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap
+from input_pipeline import command
+from input_pipeline.errors import DataError, ImageError, printable
+
+# As in inference/predictor.py, which imports JAX.
+_VIEWS = ('centre', 'ten', 'dense')
+_OUTPUTS = ('.png', '.json', '.csv')
+# Images of a long list that are shown on the terminal.
+SHOWN = 20
+
+
+def _check(values):
+  if values.top < 1:
+    raise ConfigError(f'--top is {values.top}: wanted at least 1')
+  if values.scales is not None and values.views != 'dense':
+    raise ConfigError(
+        f"--scales is of dense views, but --views is '{values.views}': set "
+        '--views=dense'
+    )
+  outputs = [pathlib.Path(name).expanduser() for name in values.output]
+  for output in outputs:
+    if output.suffix.lower() not in _OUTPUTS:
+      raise ConfigError(
+          f'--output is {output}: wanted a name that ends in '
+          + ', '.join(_OUTPUTS)
+      )
+  files = [output.resolve() for output in outputs]
+  for output, file in zip(outputs, files):
+    if files.count(file) > 1:
+      raise ConfigError(
+          f'--output is {output} more than once: give each file another name'
+      )
+  return outputs
+
+
+def main(argv: list[str]) -> int:
+  """Entry point of `python -m alexnet.predict`."""
+  if len(argv) < 2:
+    raise app.UsageError('no image is named: give files or folders')
+  values = flags.FLAGS
+  outputs = _check(values)
+  # JAX, which --help does not need.
+  from alexnet import models
+  from alexnet.inference import (
+    fully_convolutional,
+    image_files,
+    prediction_writers,
+    predictions,
+  )
+  from alexnet.metrics.console import Console
+
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  console = Console()
+  paths, ignored = image_files.find(argv[1:])
+  if not paths:
+    raise DataError(
+        f'no image (.jpg, .jpeg, .png) in {", ".join(map(printable, argv[1:]))}'
+    )
+  scales = fully_convolutional.parse_scales(values.scales)
+  names = run_flags.class_names()
+  network = run_flags.renamed(run_flags.load_network(), names)
+  if values.views == 'dense':  # Before files are begun.
+    fully_convolutional.check_scales(scales, network.config)
+    models.everywhere(network.model)
+  console.print(
+      f'{values.workdir}, step {network.step:,}, '
+      f'{len(network.class_names):,} classes'
+  )
+  start = time.perf_counter()
+  results = predictions.predictions(
+      network, paths, views=values.views, scales=scales, top=values.top
+  )
+  with contextlib.ExitStack() as files:
+    writers = [
+        files.enter_context(
+            prediction_writers.create(
+                output,
+                network,
+                views=values.views,
+                top=values.top,
+                scales=scales,
+            )
+        )
+        for output in outputs
+    ]
+    broken = _show(results, paths, writers, console)
+    seconds = time.perf_counter() - start
+    about = [writer.finish() for writer in writers]
+  for line in about:
+    console.print(line)
+  if len(paths) > 1:
+    console.print(
+        f'{len(paths):,} files in {seconds:.1f} s, '
+        f'{len(paths) / seconds:.1f} a second, compilation included'
+    )
+  if ignored:
+    kinds = ', '.join(f'{n:,} {kind}' for kind, n in ignored.most_common(5))
+    console.print(f'left out, as they are not .jpg, .jpeg or .png: {kinds}')
+  return _report(broken, len(paths))
+
+
+def _show(results, paths, writers, console) -> list[ImageError]:
+  """Shows the first predictions, writes all, returns the errors."""
+  from alexnet.inference.predictions import to_text
+  from input_pipeline.statistics import progress_bar
+
+  if len(paths) > SHOWN:
+    results = progress_bar(results, 'predicting', len(paths))
+  broken, first = [], []
+  for result in results:
+    for writer in writers:
+      writer.add(result)
+    if isinstance(result, ImageError):
+      broken.append(result)
+    elif len(paths) <= SHOWN:
+      console.print(to_text(result, sys.stdout.encoding))
+    elif len(first) < SHOWN:
+      first.append(to_text(result, sys.stdout.encoding))
+  for text in first:  # The bar is in the way before.
+    console.print(text)
+  if rest := len(paths) - len(broken) - SHOWN if first else 0:
+    console.print(
+        f'... and {rest:,} more, all of them in a file: '
+        '--output=predictions.csv'
+        if not writers
+        else f'... and {rest:,} more'
+    )
+  return broken
+
+
+def _report(broken, count) -> int:
+  if not broken:
+    return 0
+  sys.stdout.flush()
+  print(
+      f'\n{len(broken):,} of {count:,} files could not be used:',
+      file=sys.stderr,
+  )
+  for error in broken:
+    print(f'  {printable(error.name)}: {error.reason}', file=sys.stderr)
+  return 1
+
+
+if __name__ == '__main__':
+  run_flags.define()
+  run_flags.define_class_names()
+  flags.DEFINE_enum(
+      'views', 'centre', _VIEWS,
+      'The centre crop, ten views, or all places of the whole image.'
+  )
+  flags.DEFINE_list(
+      'scales', None,
+      'Of dense views: sizes of the shorter side, in pixels, such as 256,384.'
+  )
+  flags.DEFINE_multi_string(
+      'output', [], 'File to write, .png, .json or .csv; may be repeated.'
+  )
+  flags.DEFINE_integer('top', 5, 'Number of classes to name.')
+  command.run(main)

@@ -1,0 +1,92 @@
+"""Writes everything that there is to see of a run into one HTML page.
+
+  python -m alexnet.report --workdir=RUN
+
+writes RUN/report.html, which needs no other file and no network, and the same
+pictures as PNG files in RUN/report/: what was run, curves, results beside the
+paper's, the kernels of conv1 (Figure 3), predictions and nearest neighbours
+(Figure 4), confusions, statistics of the layers, principal colours. A run that
+is under way, or without its data, has a shorter page that says what is missing.
+
+  python -m alexnet.report --workdir=RUN --workdir=ANOTHER
+
+puts several runs, or a folder of runs such as a sweep's, beside each other,
+into the folder that they share.
+"""
+
+import os
+import pathlib
+
+from absl import app, flags
+
+from alexnet.config.errors import ConfigError
+from alexnet.inference import run_flags
+from input_pipeline import command
+
+
+def _output(folders, runs):
+  if flags.FLAGS.output:
+    return pathlib.Path(flags.FLAGS.output)
+  if len(runs) == 1:
+    return runs[0].folder
+  if len(folders) == 1:
+    return folders[0]
+  common = pathlib.Path(os.path.commonpath([run.folder for run in runs]))
+  if common == common.parent:
+    raise ConfigError(
+        'these runs share no folder to write to: set --output to one'
+    )
+  return common
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.report`."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  # JAX and matplotlib, which --help does not need.
+  from alexnet.analysis.report import build, run_history
+  from alexnet.runtime import compilation_cache, heap
+
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  values = flags.FLAGS
+  for name in ('evaluation_images', 'training_images'):
+    if values[name].value < 1:
+      raise ConfigError(f'--{name} is {values[name].value}: wanted 1 or more')
+  folders = [pathlib.Path(folder).expanduser() for folder in values.workdir]
+  runs = run_history.read_all(folders)
+  if len(runs) == 1:
+    report = build.of_one(
+        runs[0],
+        run_flags.moved(),
+        class_names=run_flags.class_names(),
+        evaluation_images=values.evaluation_images,
+        training_images=values.training_images,
+    )
+    title, subtitle = runs[0].name, f'{runs[0].config.dataset.name}'
+  else:
+    report = build.of_several(runs)
+    title, subtitle = f'{len(runs)} runs', ', '.join(r.name for r in runs)
+  output = _output(folders, runs)
+  report.write(output, title, subtitle)
+  print(f'wrote {output / build.PAGE} and the pictures in {output / build.FOLDER}')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_multi_string(
+      'workdir', None,
+      'Folder of a run, or of a sweep; repeated, to compare several.',
+  )
+  flags.DEFINE_string(
+      'output', None, 'Folder to write to; unset: the workdir.'
+  )
+  run_flags.define_class_names()
+  run_flags.define_moved()
+  flags.DEFINE_integer(
+      'evaluation_images', 50_000, 'Evaluation images to predict, at most.'
+  )
+  flags.DEFINE_integer(
+      'training_images', 10_000, 'Training images to search, at most.'
+  )
+  flags.mark_flag_as_required('workdir')
+  command.run(main)

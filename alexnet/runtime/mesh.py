@@ -1,0 +1,171 @@
+"""The (data, tower) mesh of a run's devices.
+
+The only file that names the mesh's axes. `data` replicates the network and
+splits the batch; `tower` splits the network in its two towers.
+"""
+
+import collections
+import contextlib
+import math
+
+import jax
+import ml_collections
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from alexnet.config.errors import ConfigError
+from alexnet.runtime import multihost
+
+DATA = 'data'
+TOWER = 'tower'
+
+
+def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
+  """Makes the (data, tower) mesh that `config.mesh` asks for.
+
+  On a machine without accelerators JAX is asked for as many CPU devices as the
+  mesh needs, which only works before anything else has used JAX. Of several
+  processes each has as many rows of the mesh as the others, with all towers.
+
+  Args:
+    config: the whole config; reads mesh, model, batch_size and accumulation.
+
+  Returns:
+    A mesh of shape (data, tower) with explicit axes.
+
+  Raises:
+    ConfigError: too few devices, or a mesh that the model, the batch or the
+      number of processes does not fit.
+  """
+  for name in (DATA, TOWER):
+    size = config.mesh[name]
+    if size is not None and size < 1:
+      raise ConfigError(f'mesh.{name} is {size}: wanted at least 1')
+  _, parts = multihost.place()
+  rows = -(-(config.mesh.data or 1) // parts)
+  _request_cpu_devices(rows * (config.mesh.tower or 1))
+  devices = jax.devices()
+  own = len(devices) // parts
+  accelerators = 0 if devices[0].platform == 'cpu' else own
+  if config.mesh.tower is not None:
+    tower = config.mesh.tower
+  else:
+    tower = 2 if accelerators >= 2 and _splittable(config.model) else 1
+  data = config.mesh.data
+  if data is None:
+    data = parts * _most_replicas(accelerators // tower, config, parts)
+  _check_model(config.model, data, tower)
+  if parts > 1:
+    _check_processes(devices, data, tower, parts)
+  if data * tower > len(devices):
+    raise ConfigError(
+        f'mesh (data={data}, tower={tower}) needs {data * tower} devices, '
+        f'found {len(devices)} ({devices[0].platform}): set '
+        f'--config.mesh.data and --config.mesh.tower to fit'
+    )
+  _check_batch('batch_size', config.batch_size, data, config.accumulation)
+  _check_batch('evaluation_batch_size', config.evaluation_batch_size, data, 1)
+  axis_types = (AxisType.Explicit,) * 2
+  if parts > 1:
+    # Neighbours within a process are chosen by JAX, and no row leaves it.
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (data // parts, tower),
+        (parts, 1),
+        list(_first_of_each_process(devices, data // parts * tower)),
+        process_is_granule=True,
+    )
+    return Mesh(grid, (DATA, TOWER), axis_types=axis_types)
+  return jax.make_mesh(
+      (data, tower),
+      (DATA, TOWER),
+      axis_types=axis_types,
+      devices=devices[: data * tower],
+  )
+
+
+def _first_of_each_process(devices, count):
+  taken = collections.Counter()
+  for device in devices:
+    taken[device.process_index] += 1
+    if taken[device.process_index] <= count:
+      yield device
+
+
+def _check_processes(devices, data, tower, parts):
+  """The towers of a replica, which talk in each step, stay in one process."""
+  mesh = f'mesh (data={data}, tower={tower})'
+  if data % parts:
+    raise ConfigError(
+        f'{mesh} cannot be shared by {parts} processes: each has whole '
+        'replicas, with both towers, and as many as the others. Set '
+        f'--config.mesh.data to a multiple of {parts}'
+    )
+  wanted = data // parts * tower
+  of_process = collections.Counter(device.process_index for device in devices)
+  process, least = min(of_process.items(), key=lambda item: item[1])
+  if least < wanted:
+    raise ConfigError(
+        f'{mesh} needs {wanted} devices in each of {parts} processes, found '
+        f'{least} ({devices[0].platform}) in process {process}: start one '
+        'process on each host, with all devices of the host '
+        '(docs/many_hosts.md), or set --config.mesh.data and '
+        '--config.mesh.tower to fit'
+    )
+
+
+def _request_cpu_devices(count):
+  if count <= jax.config.jax_num_cpu_devices:
+    return
+  # Refused if JAX is in use already. Whether the devices that it has then
+  # suffice is checked by the caller, who has the better message.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', count)
+
+
+def _most_replicas(limit, config, parts):
+  """The most of a process, up to a limit, that the batches are divided by."""
+  part = config.batch_size // max(1, config.accumulation)
+  common = math.gcd(part, config.evaluation_batch_size)
+  return max(
+      (n for n in range(1, limit + 1) if common % (n * parts) == 0), default=1
+  )
+
+
+def _splittable(model):
+  return model.towers == 2 and not _normalizes_across(model)
+
+
+def _normalizes_across(model):
+  # A definition file has no such switch.
+  return 'lrn' in model and model.lrn.across_towers
+
+
+def _check_model(model, data, tower):
+  mesh = f'mesh (data={data}, tower={tower})'
+  if tower > model.towers:
+    raise ConfigError(
+        f'{mesh} has more tower devices than the model has towers '
+        f'({model.towers}): set --config.mesh.tower=1, and '
+        f'--config.mesh.data={data * tower} to use all devices'
+    )
+  if tower > 1 and _normalizes_across(model):
+    raise ConfigError(
+        f'{mesh} splits the towers, but model.lrn.across_towers makes '
+        'normalization cross them: set --config.mesh.tower=1'
+    )
+
+
+def _check_batch(field, size, data, accumulation):
+  if size < 1 or accumulation < 1:
+    raise ConfigError(
+        f'{field} is {size} and accumulation is {accumulation}: wanted at '
+        'least 1'
+    )
+  if size % (data * accumulation):
+    parts = f'{data} data-parallel devices (mesh.data)'
+    if accumulation > 1:
+      parts += f' times {accumulation} parts (accumulation)'
+    raise ConfigError(
+        f'{field} {size} cannot be divided equally by {parts}: set '
+        f'--config.{field} to a multiple of {data * accumulation}'
+    )

@@ -1,0 +1,1 @@
+"""A run: its loop, its step, its optimizer, its restarts."""

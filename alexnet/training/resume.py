@@ -1,0 +1,190 @@
+"""Where a run starts from, and what it saves to start from again."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from alexnet.checkpointing import manager, pretrained
+from alexnet.config.errors import CheckpointError, UnsavedError
+from alexnet.config.intervals import Timetable
+from alexnet.metrics.console import Console
+from alexnet.runtime import sharding as sharding_lib
+from alexnet.training.progress import Progress
+from alexnet.training.train_step import TrainState
+
+
+class Recovery:
+  """The checkpoints of a run."""
+
+  def __init__(
+      self,
+      config: ml_collections.ConfigDict,
+      workdir: pathlib.Path,
+      console: Console,
+      *,
+      timetable: Timetable,
+      mesh: Mesh,
+      create_state: Callable[[jax.Array], TrainState],
+      shapes: TrainState,
+      other: pretrained.Pretrained | None,
+      data: str,
+      names: str,
+      training: bool,
+  ):
+    """Opens them.
+
+    Args:
+      config: the whole config; reads keep_checkpoints, keep_best and seed.
+      workdir: of the run.
+      console: for messages.
+      timetable: of the run.
+      mesh: that the state is to live on.
+      create_state: makes the state before the first step from a key.
+      shapes: of that state.
+      other: the run to start from if there is no checkpoint.
+      data: identity of the training and the evaluation set.
+      names: of these sets, for messages.
+      training: whether the run goes on; otherwise nothing is written.
+    """
+    self._config = config
+    self._workdir = workdir
+    self._console = console
+    self._mesh = mesh
+    self._create_state = create_state
+    self._shapes = shapes
+    self._pretrained = other
+    self._data = data
+    self._names = names
+    self._training = training
+    # Of attempts to save after one that has failed, in steps.
+    self._first_delay = timetable.log_every or 10
+    self._longest_delay = max(
+        self._first_delay, timetable.checkpoint_every or self._first_delay
+    )
+    self._delay = self._first_delay
+    self._retry_at: int | None = None
+    self._checkpoints = manager.Checkpoints(
+        workdir, config.keep_checkpoints, read_only=not training
+    )
+
+  def open(self, which: int | str) -> tuple[TrainState, Progress]:
+    """A checkpoint, or the beginning where there is none yet.
+
+    Args:
+      which: see `checkpoints.Checkpoints.find`.
+
+    Returns:
+      (state, progress).
+
+    Raises:
+      CheckpointError: checkpoints are damaged or do not fit.
+    """
+    if not self._training:
+      found = self._checkpoints.find(which, self._warn)
+      return self._start() if found is None else self._restore(found)
+    for path in self._checkpoints.set_aside_unfinished():
+      self._warn(
+          f'the checkpoint of step {path.stem} was not finished; it does not '
+          f'count, and is {path} until the next one is complete'
+      )
+    return self.newest()
+
+  def newest(self) -> tuple[TrainState, Progress]:
+    """As `open('newest')`, while the run goes on.
+
+    Newer checkpoints that are damaged are set aside.
+    """
+    step, damaged = self._checkpoints.newest_good()
+    for number, reason in damaged.items():
+      aside = self._checkpoints.set_aside(number)
+      self._warn(
+          f'{reason}. It is now {aside.name}, and step {step:,} is used instead'
+      )
+    return self._start() if step is None else self._restore(step)
+
+  def _warn(self, text):
+    self._console.print(f'warning: {text}')
+
+  def _restore(self, step):
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        self._shapes,
+        sharding_lib.shardings(self._shapes, self._mesh),
+    )
+    state, progress = self._checkpoints.restore(step, target)
+    progress = Progress.from_dict(progress)
+    if progress.data != self._data:
+      raise CheckpointError(
+          f'{self._workdir} was trained on other files than those of '
+          f'{self._names} now: bring them back as they were, or use another '
+          '--workdir'
+      )
+    return state, progress
+
+  def _start(self):
+    state = sharding_lib.initialize(
+        self._create_state, self._mesh, self._config.seed
+    )
+    progress = Progress(data=self._data)
+    if self._pretrained:
+      params = self._pretrained.load(state.params, self._mesh)
+      state = dataclasses.replace(state, params=params)
+      progress.pretrained = self._pretrained.record()
+    return state, progress
+
+  def save(
+      self, state: TrainState, progress: Progress, *, required: bool
+  ) -> None:
+    """Saves, unless this is where a checkpoint is.
+
+    Args:
+      state: of the run.
+      progress: of the run.
+      required: whether to raise an error if that fails. Otherwise there is a
+        warning, and `retry_due` says when to try again.
+
+    Raises:
+      UnsavedError: no room on disk, or the disk fails.
+    """
+    saved = self._checkpoints.complete_steps()
+    if progress.step in saved:
+      return
+    best = progress.best_steps(self._config.keep_best, saved)
+    try:
+      self._checkpoints.save(
+          progress.step,
+          state,
+          dataclasses.asdict(progress),
+          best,
+          self._warn,
+      )
+    except UnsavedError as error:
+      before = f'step {max(saved):,}' if saved else 'the beginning'
+      if required:
+        raise UnsavedError(
+            f'{error}. Free some, then run the same command again: it '
+            f'continues from {before}'
+        ) from error
+      self._retry_at = progress.step + self._delay
+      self._warn(
+          f'{error}. Training goes on; the next attempt is at step '
+          f'{self._retry_at:,} at the latest, and until then a restart '
+          f'continues from {before}'
+      )
+      self._delay = min(2 * self._delay, self._longest_delay)
+      return
+    self._retry_at, self._delay = None, self._first_delay
+
+  def retry_due(self, step: int) -> bool:
+    """Whether it is time to save what could not be saved before."""
+    return self._retry_at is not None and step >= self._retry_at
+
+  def close(self) -> None:
+    """Frees Orbax's threads."""
+    self._checkpoints.close()

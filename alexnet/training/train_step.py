@@ -1,0 +1,204 @@
+"""One step of training and one of evaluation, the same on every mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+from alexnet.inference.views import Batch
+from alexnet.models import Module
+from alexnet.ops import collectives
+from alexnet.ops.collectives import global_norm
+from alexnet.ops.losses import Metrics, example_losses, ranks
+from alexnet.runtime import sharding
+from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
+from alexnet.runtime.mesh import DATA, TOWER
+from alexnet.runtime.sharding import BATCH, REPLICATED
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """What a step changes.
+
+  Attributes:
+    step: [] int32, updates made so far.
+    params: {layer: {'kernel', 'bias'}}, float32, in global shapes.
+    opt_state: the optimizer's state, of the same shapes.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+def create_state(
+    model: Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    crop: int = 224,
+) -> TrainState:
+  """The state before the first step; values depend on the key alone.
+
+  Args:
+    model: from `create_model`.
+    optimizer: from `create_optimizer`.
+    key: for the initialization.
+    crop: side of the network's input, in pixels.
+  """
+  image = jnp.zeros((1, crop, crop, 3))
+  params = model.init(key, image)['params']
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=optimizer.init(params),
+  )
+
+
+def dropout_keys(
+    key: jax.Array, step: jax.Array, first: jax.Array, count: int
+) -> jax.Array:
+  """One key an example, from its place in the global batch: equal on any mesh.
+
+  Args:
+    key: the run's.
+    step: [] int, updates made so far.
+    first: [] int, place of the first example in the global batch.
+    count: number of examples.
+
+  Returns:
+    [count] keys.
+  """
+  key = jax.random.fold_in(key, step)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+
+
+def make_train_step(
+    *,
+    model: Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    state: TrainState,
+    images: Callable[[Batch], jax.Array],
+    seed: int,
+    accumulation: int = 1,
+    guarded: bool = False,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Compiles one update.
+
+  Args:
+    model: from `create_model`.
+    optimizer: from `create_optimizer`.
+    mesh: (data, tower).
+    state: arrays or shapes of the state, for its partition.
+    images: makes the network's input, [batch, crop, crop, 3], from a batch or a
+      part of one; see `views.Views.training`. Of a method, the arrays of its
+      object are arguments of the compiled step.
+    seed: of dropout.
+    accumulation: parts that a device computes its examples in.
+    guarded: whether a bad step changes nothing but the number of steps.
+
+  Returns:
+    A function of (state, batch, rates) to (new state, metrics), guarded of
+    (state, batch, rates, limit). The batch has 'label' [batch] int32 and what
+    `images` wants; the metrics are 'loss' and 'top1', the means over the batch,
+    and 'gradient_norm', the root of the sum of squares. A step is bad if one of
+    loss and norm is not finite, or the loss is more than `limit`, [] float32.
+    The old state is consumed.
+  """
+  local_model = model.clone(tower_axis=TOWER)
+
+  images = as_argument(images, mesh)
+
+  def loss_of_part(params, batch, keys, images):
+    labels = batch['label']
+    logits = local_model.apply(
+        {'params': params}, images(batch), dropout_keys=keys
+    )
+    correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
+    # The mean over the mesh is taken here, inside the differentiated
+    # function: the transpose of each replicated parameter's use is then the
+    # sum over devices, and a further collective on the gradients would count
+    # it again.
+    mean = lambda x: lax.pmean(x, (DATA, TOWER))
+    return mean(jnp.mean(example_losses(logits, labels))), mean(correct)
+
+  value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+
+  def step(state, batch, rates, limit, key, images):
+    # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
+    # parameters [..., features / tower].
+    count = batch['label'].shape[0]
+    first = lax.axis_index(DATA) * count
+    keys = dropout_keys(key, state.step, first, count)
+    # The gradients of each replica's own copy, summed over the replicas once,
+    # at the end. Of parameters that are marked as equal the sum would be taken
+    # in every part.
+    own_params, sum_over_replicas = jax.vjp(
+        lambda params: jax.tree.map(_of_this_replica, params), state.params
+    )
+    if accumulation == 1:
+      (loss, top1), gradients = value_and_grad(
+          own_params, batch, keys, images
+      )
+    else:
+      parts = jax.tree.map(
+          lambda x: x.reshape(accumulation, -1, *x.shape[1:]),
+          (batch, keys),
+      )
+
+      def add_part(total, part):
+        part_result = value_and_grad(own_params, *part, images)
+        return jax.tree.map(jnp.add, total, part_result), None
+
+      first_part = jax.tree.map(lambda x: x[0], parts)
+      other_parts = jax.tree.map(lambda x: x[1:], parts)
+      total, _ = lax.scan(
+          add_part,
+          value_and_grad(own_params, *first_part, images),
+          other_parts,
+      )
+      (loss, top1), gradients = jax.tree.map(
+          lambda x: x / accumulation, total
+      )
+    (gradients,) = sum_over_replicas(gradients)
+    norm = global_norm(gradients)
+    if guarded:
+      bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
+      # What has a rate of 0 is frozen, its velocity included.
+      rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
+    updates, opt_state = optimizer.update(
+        gradients, state.opt_state, state.params, rates=rates
+    )
+    params = optax.apply_updates(state.params, updates)
+    new_state = TrainState(state.step + 1, params, opt_state)
+    return new_state, {'loss': loss, 'top1': top1, 'gradient_norm': norm}
+
+  state_specs = sharding.specs(state, mesh)
+  mapped = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(state_specs, BATCH, *[REPLICATED] * 4),
+      out_specs=(state_specs, REPLICATED),
+  )
+  compiled = jit_for(
+      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
+  )
+  # An argument, so that runs of a sweep that differ in their seed are the same
+  # program.
+  key = jax.random.key(seed)
+  constants = (key, images) if guarded else (np.float32(np.inf), key, images)
+  return CompiledStep(compiled, constants)
+
+
+def _of_this_replica(x):
+  # See partitioning.specs on a single replica.
+  if DATA in collectives.varying_axes(jax.typeof(x)):
+    return x
+  return lax.pcast(x, DATA, to='varying')

@@ -1,0 +1,1 @@
+"""Images, charts, and the pictures of kernels."""

@@ -1,0 +1,96 @@
+"""How every command starts, and ends when a user can mend what is wrong."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from absl import app, logging
+
+from input_pipeline.errors import NO_ROOM, UserError
+
+# Exit status of training that a signal has stopped, and that is saved: "try
+# again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
+# for finished, and not 143 or 130, which it has if nothing was saved.
+STOPPED = 75
+
+# Seconds that a process may take to end after that.
+_ENDING = 5
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+  """Runs `main(argv)` under absl; what a user can mend is shown as a message.
+
+  Exit status: what main returns (None is 0); 1 after such a message. When main
+  returns STOPPED, threads that wait for data do not hold up the end.
+  """
+
+  def wrapped(argv):
+    # JAX and Orbax tell of themselves at the level below.
+    logging.set_verbosity(logging.WARNING)
+
+    try:
+      status = main(argv)
+    except BaseException as error:
+      message = explain(error)
+      if message is None:
+        raise
+      return fail(message)
+    if status == STOPPED:
+      _end_soon(status)
+    return status
+
+  app.run(wrapped, flags_parser=_parse_flags)
+
+
+def explain(error: BaseException) -> str | None:
+  """What to tell a user of an error he can mend; None for any other."""
+  if isinstance(error, UserError):
+    return str(error)
+  if isinstance(error, KeyboardInterrupt):  # Before there is anything to save.
+    return 'interrupted'
+  if isinstance(error, OSError):  # A missing permission or file, a full disk.
+    if error.errno in NO_ROOM:
+      return (
+          f'no room on disk ({error}): free some, then run the same command '
+          'again to continue from the last checkpoint'
+      )
+    return f'{type(error).__name__}: {error}'
+  return None
+
+
+def _end_soon(status):
+  """Ends the process, also if Python waits for a thread that never ends."""
+  sys.stdout.flush()
+  timer = threading.Timer(_ENDING, os._exit, [status])
+  timer.daemon = True
+  timer.start()
+
+
+def _parse_flags(argv):
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError) as error:
+    # What ml_collections raises for `--config.field=value` without such a
+    # field, or with a value of another type.
+    given = ' '.join(a for a in argv if a.startswith('--config.'))
+    sys.exit(
+        fail(
+            f'an override does not fit the config ({_innermost(error)}); got '
+            f'{given}. The fields are listed, with comments, in the file that '
+            '--config names'
+        )
+    )
+
+
+def _innermost(error):
+  while error.args and isinstance(error.args[0], BaseException):
+    error = error.args[0]
+  return f'no field {error}' if isinstance(error, KeyError) else str(error)
+
+
+def fail(message: str) -> int:
+  """Shows why the program ends, and returns its exit status, 1."""
+  sys.stdout.flush()
+  print(f'\nerror: {message}', file=sys.stderr)
+  return 1

@@ -1,0 +1,1 @@
+"""Prepared data: its format, and what writes it."""

@@ -1,0 +1,359 @@
+"""Prepared data: square images on disk, written by `prepare.py`.
+
+A directory holds, for each of its sets ('train' and 'evaluation'):
+
+  train-00000-of-00005.npy  pixels [images, size, size, 3] uint8 ('raw'), or
+                            JPEG files one after the other, [bytes] uint8
+                            ('jpeg')
+  train.npz                 labels [images] int32, shards [shards] int32, the
+                            number of images in each, and for JPEG files sizes
+                            [images] int32, in bytes
+  train.txt                 the images' names in their source, one a line
+
+and statistics.npz of the training set, rejected.txt, the images that could not
+be used, and manifest.json, which is written last.
+
+Arrays in NumPy's own format are mapped into memory: any image is read without
+parsing anything, nothing is copied before its pixels are wanted, and processes
+on one machine share what the system has in its cache. A format of records would
+copy each one first, and check it, which costs more than cropping it.
+"""
+
+import bisect
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import preprocessing
+from input_pipeline import statistics as statistics_lib
+from input_pipeline.errors import DataError, printable
+from input_pipeline.files import decoding, untrusted
+from input_pipeline.sources import Source, encode_png
+
+FORMAT = 1
+MANIFEST = 'manifest.json'
+STATISTICS = 'statistics.npz'
+REJECTED = 'rejected.txt'
+SETS = ('train', 'evaluation')
+
+
+def shard_name(set_name: str, number: int, shards: int) -> str:
+  """File name of a shard."""
+  return f'{set_name}-{number:05d}-of-{shards:05d}.npy'
+
+
+def is_prepared(directory: pathlib.Path) -> bool:
+  """Whether a directory has prepared data, completely written."""
+  return (directory / MANIFEST).is_file()
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads a directory's manifest.
+
+  Raises:
+    DataError: there is none, or not one that this program can read.
+  """
+  path = directory / MANIFEST
+  try:
+    manifest = untrusted.read_json(path)
+  except FileNotFoundError as error:
+    raise DataError(
+        f'{printable(str(directory))} has no {MANIFEST}, so it is not prepared '
+        'data, or its preparation did not end: run `python -m '
+        'input_pipeline.prepare` (again), or set --config.dataset.dir'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise DataError(f'cannot read {path} ({error}): prepare again') from error
+  if manifest.get('format') != FORMAT:
+    raise DataError(
+        f'{path} is not of format {FORMAT}, which this program reads: prepare '
+        'again'
+    )
+  try:
+    _check_manifest(manifest)
+  except ValueError as error:
+    raise DataError(f'cannot use {path} ({error}): prepare again') from error
+  return manifest
+
+
+def _check_manifest(manifest):
+  """Raises ValueError for what `Prepared` and `verify` could not use."""
+  take = untrusted.take
+  if take(manifest, 'settings.storage', str) not in ('jpeg', 'raw'):
+    raise untrusted.UnreadableError('settings.storage is neither jpeg nor raw')
+  if take(manifest, 'settings.aspect', str) not in preprocessing.ASPECTS:
+    raise untrusted.UnreadableError('settings.aspect is not known')
+  size = take(manifest, 'settings.size', int)
+  if not 1 <= size <= preprocessing.LARGEST_SQUARE:
+    raise untrusted.UnreadableError(
+        f'settings.size is {size}, wanted 1 to {preprocessing.LARGEST_SQUARE}'
+    )
+  names = take(manifest, 'class_names', list)
+  if not names or not all(isinstance(name, str) for name in names):
+    raise untrusted.UnreadableError('class_names are no texts')
+  take(manifest, 'sources', dict)
+  take(manifest, 'versions', dict)
+  take(manifest, 'sets.train', dict)
+  files = [take(manifest, 'sha256', dict)]
+  for set_name in manifest['sets']:
+    if set_name not in SETS:
+      raise untrusted.UnreadableError(f'sets has {untrusted.shown(set_name)}')
+    about = manifest['sets'][set_name]
+    take(about, 'sha256', str)
+    take(about, 'images', int)
+    files.append(take(about, 'files', dict))
+    shards = take(about, 'shards', list)
+    for number, shard in enumerate(shards):
+      take(shard, 'bytes', int)
+      take(shard, 'sha256', str)
+      name = shard_name(set_name, number, len(shards))
+      if take(shard, 'file', str) != name:
+        raise untrusted.UnreadableError(
+            f'a shard is {untrusted.shown(shard["file"])}, wanted {name}'
+        )
+  for name in (name for of_set in files for name in of_set):
+    # Also on a system where the other stroke parts folders.
+    if not name or {'/', '\\'} & set(name) or name in ('.', '..'):
+      raise untrusted.UnreadableError(
+          f'{untrusted.shown(name)} is not the name of a file beside it'
+      )
+
+
+class Prepared(Source):
+  """One set of a prepared directory."""
+
+  def __init__(
+      self, directory: pathlib.Path, manifest: dict[str, Any], set_name: str
+  ):
+    """Use `open_prepared`."""
+    about = manifest['sets'][set_name]
+    self.name = f'{printable(str(directory))} ({set_name})'
+    self.directory = directory
+    self.class_names = tuple(manifest['class_names'])
+    self._set = set_name
+    self._identity = about['sha256']
+    self._raw = manifest['settings']['storage'] == 'raw'
+    self.size = manifest['settings']['size']
+    self.aspect = manifest['settings']['aspect']
+    path = directory / f'{set_name}.npz'
+    try:
+      arrays = untrusted.load_arrays(path)
+      self._labels, shards, sizes = self._checked(arrays, about)
+    except Exception as error:  # zipfile and NumPy raise many kinds.
+      raise _unreadable(path, error) from error
+    # Place of each shard's first image in the set.
+    self._first = [0, *itertools.accumulate(shards)][:-1]
+    if not self._raw:
+      # Where each file begins and ends in its shard.
+      self._ends = np.cumsum(sizes, dtype=np.int64)
+      self._starts = self._ends - sizes
+      for first, count in zip(self._first, shards):
+        if count:
+          begin = self._starts[first]
+          self._starts[first : first + count] -= begin
+          self._ends[first : first + count] -= begin
+    self._shards: list[np.ndarray | None] = [None] * len(shards)
+    for number, shard in enumerate(about['shards']):
+      self._check_size(number, shard['bytes'])
+
+  def _checked(self, arrays, about):
+    """(labels, shards, sizes or None) that fit each other and the manifest."""
+    read = lambda name: untrusted.check_array(
+        name, arrays[name], 'iu', (None,)
+    )
+    labels, shards = read('labels'), read('shards').tolist()
+    sizes = None if self._raw else read('sizes')
+    images = len(labels)
+    if (
+        images != about['images']
+        or len(shards) != len(about['shards'])
+        or min(shards, default=0) < 0
+        or sum(shards) != images
+        or (sizes is not None and len(sizes) != images)
+    ):
+      raise untrusted.UnreadableError('its arrays do not fit the manifest')
+    if images and not 0 <= labels.min() <= labels.max() < len(self.class_names):
+      raise untrusted.UnreadableError(
+          f'labels are not those of {len(self.class_names)} classes'
+      )
+    if sizes is not None:
+      # Of a whole shard, so that no sum of them in int64 overflows.
+      most = np.array([shard['bytes'] for shard in about['shards']], np.int64)
+      most = most.repeat(np.array(shards, np.int64))
+      if wrong := sizes[(sizes < 1) | (sizes > most)][:1].tolist():
+        raise untrusted.UnreadableError(f'a file of {wrong[0]} bytes')
+      sizes = sizes.astype(np.int64)
+    self._counts = shards
+    return labels, shards, sizes
+
+  def __len__(self):
+    return len(self._labels)
+
+  def read(self, index):
+    pixels = self._stored(index)
+    if self._raw:
+      return encode_png(pixels), int(self._labels[index])
+    return pixels.tobytes(), int(self._labels[index])
+
+  def image(self, index, box=preprocessing.WHOLE):
+    stored, label = self._stored(index), int(self._labels[index])
+    if not self._raw:
+      try:
+        stored = decoding.decode_square(stored, self.size)
+      except ValueError as error:
+        raise DataError(
+            f'{self.describe(index)} of {self.name} is damaged ({error}): '
+            'prepare again, or copy the directory again'
+        ) from error
+    return preprocessing.cut(stored, box), label
+
+  def describe(self, index):
+    return self._names[index]
+
+  @functools.cached_property
+  def _names(self):
+    path = self.directory / f'{self._set}.txt'
+    try:
+      names = untrusted.read_text(path, untrusted.MAX_ARRAYS).split('\n')
+      if len(names) < len(self):
+        raise untrusted.UnreadableError(
+            f'it has {len(names):,} lines, wanted {len(self):,}'
+        )
+      return names
+    except (OSError, ValueError) as error:
+      raise _unreadable(path, error) from error
+
+  def fingerprint(self):
+    return self._identity
+
+  def statistics(self):
+    try:
+      return statistics_lib.load(self.directory / STATISTICS)
+    except DataError as error:
+      path = self.directory / STATISTICS
+      raise _unreadable(path, error.__cause__) from error
+
+  def _stored(self, index):
+    number = bisect.bisect_right(self._first, index) - 1
+    shard = self._shards[number]
+    if shard is None:
+      shard = self._map(number)
+      self._shards[number] = shard
+    if self._raw:
+      return shard[index - self._first[number]]
+    return shard[self._starts[index] : self._ends[index]]
+
+  def _path(self, number):
+    name = shard_name(self._set, number, len(self._shards))
+    return self.directory / name
+
+  def _map(self, number):
+    path = self._path(number)
+    try:
+      # An ndarray of the mapping: a memmap object is slow to index.
+      shard = np.asarray(untrusted.load_array(path, mapped=True))
+      if self._raw:
+        shape = self._counts[number], self.size, self.size, 3
+      else:
+        first, count = self._first[number], self._counts[number]
+        shape = (int(self._ends[first + count - 1]) if count else 0,)
+      if shard.dtype != np.uint8 or shard.shape != shape:
+        raise untrusted.UnreadableError(
+            f'it has {shard.dtype} of shape {shard.shape}, wanted uint8 of '
+            f'{shape}'
+        )
+      return shard
+    except (OSError, ValueError) as error:
+      raise _unreadable(path, error) from error
+
+  def _check_size(self, number, wanted):
+    path = self._path(number)
+    try:
+      got = path.stat().st_size
+    except OSError as error:
+      raise _unreadable(path, error) from error
+    if got != wanted:
+      raise DataError(
+          f'{path} has {got:,} bytes, wanted {wanted:,}: copy the directory '
+          'again, or prepare again'
+      )
+
+
+def _unreadable(path, error):
+  return DataError(
+      f'cannot read {path} ({error}): copy the directory again, or prepare '
+      'again'
+  )
+
+
+def open_prepared(
+    directory: pathlib.Path,
+) -> tuple[Prepared, Prepared | None]:
+  """Opens prepared data.
+
+  Args:
+    directory: that `prepare.py` has written.
+
+  Returns:
+    (training source, evaluation source or None).
+
+  Raises:
+    DataError: not finished, incomplete, or of another format.
+  """
+  manifest = read_manifest(directory)
+  train, evaluation = (
+      Prepared(directory, manifest, name) if name in manifest['sets'] else None
+      for name in SETS
+  )
+  return train, evaluation
+
+
+def verify(directory: pathlib.Path) -> int:
+  """Compares all files of prepared data with the manifest's checksums.
+
+  Returns:
+    The number of files.
+
+  Raises:
+    DataError: a file is missing or damaged.
+  """
+  manifest = read_manifest(directory)
+  wanted = manifest.pop('manifest_sha256', None)
+  got = hashlib.sha256(to_json(manifest)).hexdigest()
+  if got != wanted:
+    raise _damaged(directory / MANIFEST, got, wanted)
+  hashes = dict(manifest['sha256'])
+  for about in manifest['sets'].values():
+    hashes |= about['files']
+    hashes |= {shard['file']: shard['sha256'] for shard in about['shards']}
+  for name, wanted in hashes.items():
+    try:
+      got = file_sha256(directory / name)
+    except OSError as error:
+      got = error.strerror
+    if got != wanted:
+      raise _damaged(directory / name, got, wanted)
+  return len(hashes) + 1
+
+
+def _damaged(path, got, wanted):
+  return DataError(
+      f'{path} is damaged (SHA-256 {got}, wanted {wanted}): copy it again, or '
+      'prepare again'
+  )
+
+
+def to_json(values: dict[str, Any]) -> bytes:
+  """A manifest as it is written."""
+  return (json.dumps(values, indent=1) + '\n').encode()
+
+
+def file_sha256(path: pathlib.Path) -> str:
+  """The SHA-256 of a file, in hexadecimal digits."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
