@@ -127,16 +127,16 @@ class Definitions(_Folder):
         path.write_text(definitions.text(sections))
 
   def use(self, name):
-    from alexnet.config import validation
+    from alexnet import models
     from alexnet.cuda_convnet import config as definitions
     from configs import cuda_convnet
 
     which = name.rpartition('-')[2]
     config = cuda_convnet.get_config(str(self.folder / f'layers-{which}'))
     config.layer_params = str(self.folder / f'params-{which}')
-    validation.check(config)
-    definitions.read_files(config)
-    for of_layer in definitions.rules(config).values():
+    models.check(config)
+    definitions.complete(config)
+    for of_layer in definitions.parameter_rules(config).values():
       for rule in of_layer.values():
         for progress in (0, 0.3, 1):
           rate = rule.rate_at(progress, 1.5)
@@ -183,7 +183,6 @@ class Workdirs(_Folder):
     from alexnet import models
     from alexnet.analysis.report import run_history
     from alexnet.checkpointing import input_spec
-    from alexnet.config import validation
     from alexnet.metrics.console import VIEWS, format_result
 
     run = run_history.read(self.folder)
@@ -193,7 +192,7 @@ class Workdirs(_Folder):
       if run.results and views in run.results:
         format_result(views, run.results[views])
     input_spec.load(self.folder)
-    validation.check(run.config)
+    models.check(run.config)
     if name == 'config.json':
       models.create_model(run.config.model)
     return name

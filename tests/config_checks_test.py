@@ -9,10 +9,9 @@ import jax
 import ml_collections
 from absl.testing import absltest, parameterized
 
+from alexnet import models
 from alexnet.checkpointing.workdir import flatten
-from alexnet.config import validation
 from alexnet.config.errors import ConfigError
-from alexnet.cuda_convnet import config as definitions
 from alexnet.metrics.console import Console
 from alexnet.training import loop
 from configs import alexnet, alexnet_2012_six_finetuning, cuda_convnet, figure1
@@ -99,26 +98,26 @@ class ConfigChecksTest(parameterized.TestCase):
   def test_is_of_every_field(self, name):
     """A new field needs a row in config_checks.py."""
     config = CONFIGS[name]()
-    validation.check(config)
+    models.check(config)
     fields = set(flatten(config.to_dict()))
-    self.assertEqual(fields - set(validation.checks(config)), set())
-    self.assertEqual(set(validation.checks(config)) - fields, set())
+    self.assertEqual(fields - set(models.fields(config)), set())
+    self.assertEqual(set(models.fields(config)) - fields, set())
 
   @parameterized.parameters(*CONFIGS)
   def test_every_field_refuses(self, name):
-    for field in validation.checks(CONFIGS[name]()):
+    for field in models.fields(CONFIGS[name]()):
       for value in NEVER:
         config = CONFIGS[name]()
         put(config, field, value)
         with self.assertRaisesRegex(
             ConfigError, rf'^{field} is .*: wanted ', msg=f'{field} {value}'
         ):
-          validation.check(config)
+          models.check(config)
 
   @parameterized.parameters(*CONFIGS)
   def test_a_field_that_is_not_there(self, name):
     """As in the config.json of another program."""
-    for field in validation.checks(CONFIGS[name]()):
+    for field in models.fields(CONFIGS[name]()):
       config = CONFIGS[name]()
       *path, last = field.split('.')
       part = config
@@ -128,7 +127,7 @@ class ConfigChecksTest(parameterized.TestCase):
       if field == 'model.name':
         continue  # It says which network the other fields are of.
       with self.assertRaisesRegex(ConfigError, f'^{field} is not there'):
-        validation.check(config)
+        models.check(config)
 
   @parameterized.parameters(*WRONG)
   def test_wrong_values(self, field, values):
@@ -138,7 +137,7 @@ class ConfigChecksTest(parameterized.TestCase):
       with self.assertRaisesRegex(
           ConfigError, rf'^{field} is .*wanted', msg=f'{value!r}'
       ):
-        validation.check(config)
+        models.check(config)
 
   @parameterized.parameters(
       (dict(dataset__size=200), 'crop_size is 224 and dataset.size is 200'),
@@ -154,7 +153,7 @@ class ConfigChecksTest(parameterized.TestCase):
     for name, value in fields.items():
       put(config, name.replace('__', '.'), value)
     with self.assertRaisesRegex(ConfigError, message):
-      validation.check(config)
+      models.check(config)
 
   def test_before_data_is_opened(self):
     config = testing.narrow_config('folder')
@@ -188,12 +187,12 @@ class ConfigChecksTest(parameterized.TestCase):
     config = alexnet.get_config()
     put(config, 'batch_size', np.int64(8))
     put(config, 'schedule.learning_rate', np.float32(0.5))
-    validation.check(config)
+    models.check(config)
 
   def test_a_config_that_is_none(self):
-    config = ml_collections.ConfigDict({'model': {'name': definitions.NAME}})
+    config = ml_collections.ConfigDict({'model': {'name': 'cuda_convnet'}})
     with self.assertRaisesRegex(ConfigError, 'is not there: wanted'):
-      validation.check(config)
+      models.check(config)
 
 
 if __name__ == '__main__':

@@ -50,7 +50,7 @@ def config_of(layers, params, **fields):
   with config.unlocked():
     config.update_from_flattened_dict(fields)
   config.batch_size, config.evaluation_batch_size = 8, 16
-  definitions.read_files(config)
+  definitions.complete(config)
   return config
 
 
@@ -350,7 +350,7 @@ class ScheduleTest(parameterized.TestCase):
         schedules=dict(schedW='dexp[2,0.5,2]'), **texts.NARROW
     )
     config = config_of(layers, params)
-    rules = definitions.rules(config)
+    rules = definitions.parameter_rules(config)
 
     def rates(step):
       return schedules.rates_at(
@@ -852,7 +852,7 @@ class SameAsAlexNetTest(parameterized.TestCase):
     self.assertGreater(np.abs(one[0] - one[1]).max(), 1e-3)
 
   def test_rates_and_decays(self):
-    rules = definitions.rules(self.config)
+    rules = definitions.parameter_rules(self.config)
     self.other.schedule.name = 'constant'
     rates = [
         schedules.rates_at(
@@ -887,7 +887,7 @@ class SameAsAlexNetTest(parameterized.TestCase):
     config.schedule.steps = alexnet_2012.get_config(
         'imagenet2012'
     ).schedule.steps
-    rules = definitions.rules(config)
+    rules = definitions.parameter_rules(config)
     schedules.check_schedule(config.schedule, tuple(rules), rules)
     self.other.schedule.name = 'steps'
     for epoch in (25, 30, 51, 67, 72, 79, 90):
@@ -904,10 +904,10 @@ class SameAsAlexNetTest(parameterized.TestCase):
     for tower in 'ab':
       params['conv1' + tower].update(epsW=0, epsB=0)
       params['conv2' + tower].update(epsW=1e-5)
-    rules = definitions.rules(config_of(layers, params))
+    rules = definitions.parameter_rules(config_of(layers, params))
     self.assertEqual(rules['conv1']['kernel'].rate, 0.0)
     self.assertEqual(rules['conv2']['kernel'].rate, 1e-5)
-    rules = definitions.rules(config_of(layers, params, restart_rates=True))
+    rules = definitions.parameter_rules(config_of(layers, params, restart_rates=True))
     for of_layer in rules.values():
       self.assertEqual(of_layer['kernel'], Rule(
           0.01, Schedule('dexp', 250.0, 0.0, 4), 0.0005
@@ -918,7 +918,7 @@ class SameAsAlexNetTest(parameterized.TestCase):
     config = config_of(*texts.run_145(**texts.NARROW))
     config.schedule.name = 'steps'
     config.schedule.steps = ((1.0, 'conv2', 'kernel', 0.5),)
-    rules = definitions.rules(config)
+    rules = definitions.parameter_rules(config)
     rules['conv2']['kernel1'] = rules['conv2']['kernel']
     rates = schedules.rates_at(
         config, tuple(rules), step=1, total_steps=2, steps_per_epoch=1.0,
@@ -936,7 +936,7 @@ class MeshTest(parameterized.TestCase):
     config.mesh.data, config.mesh.tower = mesh_shape
     mesh = mesh_lib.create_mesh(config)
     model = create_model(config.model)
-    rules = definitions.rules(config)
+    rules = definitions.parameter_rules(config)
     rule = optimizer.create_optimizer(config.optimizer, rules)
     create = lambda key: train_step.create_state(model, rule, key)
     state = sharding.initialize(create, mesh, 0)

@@ -24,10 +24,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
+from alexnet import models
 from alexnet.analysis.features import hashing
 from alexnet.analysis.features import store as store_lib
 from alexnet.checkpointing import input_spec, manager, manifest, workdir
-from alexnet.config import validation
 from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.cuda_convnet import parser
 from alexnet.inference import loading
@@ -373,7 +373,7 @@ class JsonTest(parameterized.TestCase):
     folder = pathlib.Path(self.create_tempdir())
     (folder / 'config.json').write_text(text)
     with self.assertRaises(UserError):
-      validation.check(workdir.load_config(folder))
+      models.check(workdir.load_config(folder))
 
   @parameterized.parameters(
       '[]', '{"step": "3"}', '{"step": 3}', 'null', '[' * 99_999,
@@ -734,7 +734,7 @@ class DefinitionsTest(parameterized.TestCase):
     config = recipe.get_config(str(path))
     config.layer_params = str(path)
     with self.assertRaisesRegex(ConfigError, '2,097,152 bytes, wanted at most'):
-      definitions_lib.read_files(config)
+      definitions_lib.complete(config)
 
 
 class PreparedTest(preparing.PreparingTest):

@@ -170,9 +170,9 @@ class MeasureTest(parameterized.TestCase):
     config.layer_params = 'params.cfg'
     config.model.layers_text, config.model.params_text = layers, params
     config.dataset.size, config.augmentation.crop_size = _CROP + 4, _CROP
-    definitions.read_files(config)
+    definitions.complete(config)
     self.model = create_model(config.model)
-    optimizer = create_optimizer(config.optimizer, definitions.rules(config))
+    optimizer = create_optimizer(config.optimizer, definitions.parameter_rules(config))
     self.state = train_step.create_state(
         self.model, optimizer, jax.random.key(0), _CROP
     )

@@ -8,7 +8,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from alexnet.config.errors import ConfigError
-from alexnet.models import create_model
+from alexnet.models import create_model, layers
+from alexnet.ops import pooling
 
 
 def model_config(recipe='paper', classes=1000, **fields):

@@ -23,6 +23,7 @@ from configs import alexnet, alexnet_2012
 from input_pipeline import datasets, preprocessing, sources
 from input_pipeline import pipeline as pipeline_lib
 from input_pipeline.errors import DataError
+from input_pipeline.files import threads
 
 del testing
 

@@ -243,7 +243,7 @@ class DefinitionTest(absltest.TestCase):
     images = cuda_convnet_test.images(2)
     params = model.init(jax.random.key(0), images)['params']
     outputs = lambda model, params: model.apply(
-        {'params': params}, images, mutable=models.OUTPUTS
+        {'params': params}, images, mutable=layers.OUTPUTS
     )[1]
     ours = outputs(model, params)
     theirs = outputs(of_file, cuda_convnet_test.renamed(params))
@@ -255,7 +255,7 @@ class DefinitionTest(absltest.TestCase):
     self.assertContainsSubset(names.values(), of_file.layer_names)
     self.assertNotIn('data', of_file.layer_names)
     for name, node in names.items():
-      one, other = models.kept(ours, name), models.kept(theirs, node)
+      one, other = layers.kept(ours, name), layers.kept(theirs, node)
       np.testing.assert_allclose(
           one, other, rtol=1e-4, atol=1e-5, err_msg=name
       )

@@ -1,21 +1,45 @@
 """What a config says about a network that the authors' own files describe.
 
-Connects configs/cuda_convnet.py with the parser (cuda_convnet.py) and the
-towers (pairing.py). Uses no JAX.
+Connects configs/cuda_convnet.py with the parser and the towers. The names that
+`models` asks for are those of every network, see there.
 """
 
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Iterator
 
 import ml_collections
 
+from alexnet.config import checks
 from alexnet.config.errors import ConfigError
+from alexnet.config.validation import COMMON
 from alexnet.cuda_convnet import parser, towers
+from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
+from alexnet.models.layers import DTYPES
 from input_pipeline.files import untrusted
 
-NAME = 'cuda_convnet'
+# Of one of configs/cuda_convnet.py, whose files say the rest; what is unset is
+# filled in from them.
+CHECKS = {
+    'layers': checks.Check('the path of a layer definition', checks.is_text),
+    'layer_params': checks.PATH,
+    'restart_rates': checks.FLAG,
+    'ignore_init_functions': checks.FLAG,
+    'model.layers_text': checks.Check('a text', checks.is_text).or_unset(),
+    'model.params_text': checks.Check('a text', checks.is_text).or_unset(),
+    'model.image_size': checks.SIDE.or_unset(),
+    'model.num_classes': checks.whole(1).or_unset(),
+    'model.towers': checks.choice(1, 2).or_unset(),
+    'optimizer.momentum': checks.BELOW_ONE.or_unset(),
+    'augmentation.flip': checks.FLAG.or_unset(),
+    'augmentation.lighting': COMMON['augmentation.lighting'].or_unset(),
+    # The files say the decays.
+    'optimizer.weight_decay': None,
+    'optimizer.bias_decay_multiplier': None,
+}
+OUTPUTS_ARE_GIVEN = True
 # Rates of weights and biases that the authors began their runs with.
 RESTART_RATES = (0.01, 0.02)
 # Bytes, far beyond any network.
@@ -25,7 +49,7 @@ _LARGEST_FILE = 2**20
 Rules = dict[str, dict[str, Rule]]
 
 
-def read_files(config: ml_collections.ConfigDict) -> None:
+def complete(config: ml_collections.ConfigDict) -> None:
   """Puts what the two files say into a config; others are left as they are.
 
   Sets model.layers_text, params_text, image_size, towers and num_classes,
@@ -39,8 +63,6 @@ def read_files(config: ml_collections.ConfigDict) -> None:
     ConfigError: a file is not named or cannot be read; or names file and line,
       and what cannot be understood.
   """
-  if config.model.name != NAME:
-    return
   model = config.model
   if model.layers_text is None:
     if not config.layers:
@@ -94,12 +116,28 @@ def _text(path, where):
     ) from error
 
 
+def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields nothing: what cannot be together, the files are asked for."""
+  del config
+  yield from ()
+
+
+def create(model: ml_collections.ConfigDict) -> CudaConvnet:
+  """Builds the module, see `models.create_model`."""
+  if model.dtype not in DTYPES:
+    raise ConfigError(
+        f'model.dtype is {model.dtype!r}, wanted one of '
+        + ', '.join(map(repr, DTYPES))
+    )
+  return CudaConvnet(network(model), dtype=DTYPES[model.dtype])
+
+
 def network(model: ml_collections.ConfigDict) -> towers.Network:
   """The network of the `model` part of a config that has the texts."""
   if None in (model.layers_text, model.params_text, model.image_size):
     raise ConfigError(
         'model.layers_text, params_text and image_size are not set: call '
-        'definitions.read_files(config) first'
+        'complete(config) first'
     )
   return _network(model.layers_text, model.params_text, model.image_size)
 
@@ -113,14 +151,12 @@ def _network(layers, params, side):
   return towers.pair(definition)
 
 
-def rules(config: ml_collections.ConfigDict) -> Rules | None:
-  """How each parameter is trained; None if no definition says it.
+def parameter_rules(config: ml_collections.ConfigDict) -> Rules:
+  """How each parameter is trained.
 
   Args:
-    config: the whole config, after `read_files`.
+    config: the whole config, after `complete`.
   """
-  if config.model.name != NAME:
-    return None
   of_layers = network(config.model).rules()
   if not config.restart_rates:
     return of_layers

@@ -13,9 +13,9 @@ import zlib
 import numpy as np
 
 from alexnet.config.errors import ConfigError
+from alexnet.config.validation import MAX_PARAMETERS
 from alexnet.cuda_convnet.rates import Rule, Schedule, parse_schedule
 from alexnet.cuda_convnet.schema import (
-  MAX_PARAMETERS,
   Biases,
   Definition,
   Layer,

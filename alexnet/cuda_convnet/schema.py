@@ -5,9 +5,6 @@ from typing import Any
 
 from alexnet.cuda_convnet.rates import Rule
 
-# Of a network; twelve bytes each in training.
-MAX_PARAMETERS = 2**30
-
 # Number of arguments of each activation function.
 NEURONS = {
     'ident': 0, 'relu': 0, 'logistic': 0, 'abs': 0, 'softrelu': 0, 'square': 0,

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from alexnet.models import OUTPUTS, Module, kept
+from alexnet.models import Module
+from alexnet.models.layers import OUTPUTS, kept
 from alexnet.ops import losses as losses_lib
 from alexnet.runtime import compilation, sharding
 from alexnet.runtime.mesh import DATA, TOWER

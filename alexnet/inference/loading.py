@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alexnet import models
 from alexnet.checkpointing import input_spec, manager
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config import validation
 from alexnet.config.errors import CheckpointError
-from alexnet.cuda_convnet import config as definitions
 from alexnet.inference.predictor import TrainedNetwork
-from alexnet.models import create_model
 from input_pipeline import datasets
 from input_pipeline.errors import DataError
 
@@ -47,7 +46,7 @@ def load(
   config = workdir_lib.load_config(workdir)
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
-  validation.check(config)
+  models.check(config)
   if config.model.num_classes is None:
     raise CheckpointError(
         f'{workdir} does not say how many classes its network has: it is no '
@@ -65,12 +64,12 @@ def load(
     if inputs is None:
       # The config alone does not tell what was asked for and what came of data.
       spare = (
-          config.model.name == definitions.NAME  # The file says it.
+          models.module_of(config).OUTPUTS_ARE_GIVEN
           or 'model.num_classes' in (overrides or {})
           or _asked_for_outputs(workdir)
       )
       inputs = _inputs_from_data(config, workdir, spare)
-    model = create_model(config.model)
+    model = models.create_model(config.model)
     params = _restore(store, workdir, step, _shapes_of(model, config))
   names = input_spec.output_names(
       inputs.class_names, config.model.num_classes

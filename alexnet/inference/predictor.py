@@ -22,8 +22,9 @@ from alexnet.config.errors import ConfigError
 from alexnet.inference import batching, fully_convolutional, image_files
 from alexnet.inference import views as views_lib
 from alexnet.inference.image_files import ImageLike, Images
-from alexnet.models import OUTPUTS, Module, kept
+from alexnet.models import Module
 from alexnet.models.inference_params import for_module, rounded
+from alexnet.models.layers import OUTPUTS, kept
 from alexnet.runtime import compilation
 from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError

@@ -1,27 +1,71 @@
-"""Models by name."""
+"""Networks by name: the one place that knows which there are.
 
-import math
+The module of a network has
+
+* `CHECKS`, {dotted field: what it may be} of the fields that its configs have
+  beside those of all configs, or that may be something else in them; None for
+  one that they have not got;
+* `conflicts(config)`, which yields what cannot be together in them;
+* `complete(config)`, which fills in what other files say of the network;
+* `create(config.model)`, a linen module;
+* `parameter_rules(config)`, how each parameter is trained, or None, where the
+  config says it;
+* `OUTPUTS_ARE_GIVEN`, whether other files say how many outputs there are.
+"""
+
+import importlib
+from types import ModuleType
 
 import flax.linen as nn
-import jax.numpy as jnp
 import ml_collections
 
+from alexnet.config import checks, validation
 from alexnet.config.errors import ConfigError
-from alexnet.cuda_convnet import config as definitions
-from alexnet.cuda_convnet import model as cuda_convnet_model
-from alexnet.models import alexnet
-from alexnet.models.layers import OUTPUTS, kept
-from alexnet.ops.normalization import local_response_normalization
 
-__all__ = [
-    'OUTPUTS', 'Module', 'create_model', 'everywhere', 'kept',
-    'local_response_normalization',
-]
+# Imported when a config asks for them.
+_MODULES = {
+    'alexnet': 'alexnet.models.alexnet_config',
+    'cuda_convnet': 'alexnet.cuda_convnet.config',
+}
 
 # For the types of those who use a model without knowing linen.
 Module = nn.Module
 
-_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+def module_of(config: ml_collections.ConfigDict) -> ModuleType:
+  """The module of the network that a whole config names, see above."""
+  return importlib.import_module(_MODULES[config.model.name])
+
+
+def fields(config: ml_collections.ConfigDict) -> dict[str, checks.Check]:
+  """What each field may be that a config has to have.
+
+  Args:
+    config: the whole config; `model.name` says of which network.
+
+  Raises:
+    ConfigError: there is no such network.
+  """
+  # First the name, by which it is known which fields there have to be.
+  name = {'model.name': checks.choice(*_MODULES)}
+  validation.check(config, name)
+  rows = name | validation.COMMON | module_of(config).CHECKS
+  return {field: row for field, row in rows.items() if row is not None}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Looks at every field of a config, and whether they fit each other.
+
+  Args:
+    config: the whole config, as from configs/ or a workdir.
+
+  Raises:
+    ConfigError: names the field, what it is and what is wanted.
+  """
+  validation.check(config, fields(config))
+  for conflicts in (validation.conflicts, module_of(config).conflicts):
+    for message in conflicts(config):
+      raise ConfigError(message)
 
 
 def create_model(config: ml_collections.ConfigDict) -> Module:
@@ -38,46 +82,13 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
   Raises:
     ConfigError: a field has a value that no network can be built from.
   """
-  if config.name == definitions.NAME:
-    _choice('dtype', config.dtype, tuple(_DTYPES))
-    return cuda_convnet_model.CudaConvnet(
-        definitions.network(config), dtype=_DTYPES[config.dtype]
-    )
-  if config.name != 'alexnet':
+  if config.name not in _MODULES:
     raise ConfigError(
-        f"model.name is '{config.name}', wanted 'alexnet' or 'cuda_convnet': "
-        'set --config.model.name=alexnet'
+        f"model.name is '{config.name}', wanted one of "
+        + ', '.join(map(repr, _MODULES))
+        + ': set --config.model.name=alexnet'
     )
-  if not config.num_classes:
-    raise ConfigError('model.num_classes is not set, and no dataset gave it')
-  config = _narrowed(config)
-  _check(config)
-  convolutions = []
-  for name in alexnet.CONVOLUTIONS:
-    spec = alexnet.ConvolutionSpec(**config[name])
-    if spec.features:
-      convolutions.append((name, spec))
-    elif 'pool' in spec.after:
-      # A layer left out takes its activation and normalization with it, but
-      # not the pooling: the layers behind it keep their sizes.
-      spec = alexnet.ConvolutionSpec(**{**config[name], 'after': ('pool',)})
-      convolutions.append((name, spec))
-  off = [n for n in ('lrn', 'spatial_norm') if not config[n].enabled]
-  convolutions = [(name, _without(spec, off)) for name, spec in convolutions]
-  dense = [(name, alexnet.DenseSpec(**config[name])) for name in alexnet.DENSE]
-  dense = [(name, spec) for name, spec in dense if spec.features]
-  head = alexnet.DenseSpec(features=config.num_classes, **config[alexnet.HEAD])
-  return alexnet.AlexNet(
-      convolutions=tuple(convolutions),
-      dense=(*dense, (alexnet.HEAD, head)),
-      towers=config.towers,
-      activation=config.activation,
-      lrn=alexnet.LRNSpec(**config.lrn),
-      spatial_norm=alexnet.SpatialNormSpec(**config.spatial_norm),
-      pool=alexnet.PoolSpec(**config.pool),
-      dropout_kind=config.dropout_kind,
-      dtype=_DTYPES[config.dtype],
-  )
+  return importlib.import_module(_MODULES[config.name]).create(config)
 
 
 def everywhere(model: Module) -> Module:
@@ -92,109 +103,9 @@ def everywhere(model: Module) -> Module:
     ConfigError: a network of a definition file, whose layers may be of kinds
       that have no such form.
   """
-  if not isinstance(model, alexnet.AlexNet):
+  if not hasattr(model, 'everywhere'):
     raise ConfigError(
         'dense views need a network of configs/alexnet.py, this one is of a '
         'definition file: use --views=ten'
     )
   return model.clone(everywhere=True)
-
-
-def _narrowed(config):
-  """A copy with `width` times the features.
-
-  A kernel that reads 1 / width as many features draws its weights from a
-  distribution so much wider that its outputs keep their size. At the paper's
-  0.01 a network of a quarter of the features would say the same of all images.
-  """
-  if config.width <= 0:
-    raise ConfigError(f'model.width is {config.width}: wanted more than 0')
-  config = config.copy_and_resolve_references()
-  # A whole number in a file, which no fraction may replace.
-  config = ml_collections.ConfigDict(config.to_dict(), type_safe=False)
-  for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE, alexnet.HEAD):
-    layer = config[name]
-    if layer.reads != 'image':
-      layer.stddev /= math.sqrt(config.width)
-    if name != alexnet.HEAD:
-      layer.features = round(layer.features * config.width)
-  return config
-
-
-def _without(spec, operations):
-  after = tuple(o for o in spec.after if o not in operations)
-  return alexnet.ConvolutionSpec(**{**vars(spec), 'after': after})
-
-
-def _check(config):
-  _choice('towers', config.towers, (1, 2))
-  _choice('activation', config.activation, tuple(alexnet.ACTIVATIONS))
-  _choice('dropout_kind', config.dropout_kind, alexnet.DROPOUT_KINDS)
-  _choice('dtype', config.dtype, tuple(_DTYPES))
-  if not 1 <= config.pool.stride <= config.pool.window:
-    raise ConfigError(
-        f'model.pool has window {config.pool.window} and stride '
-        f'{config.pool.stride}: wanted 1 <= stride <= window'
-    )
-  for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE):
-    features = config[name].features
-    if features < 0 or features % config.towers:
-      raise ConfigError(
-          f'model.{name}.features is {features}, which cannot be shared '
-          f'equally by {config.towers} towers: wanted 0 (no such layer) or a '
-          f'positive multiple of {config.towers}'
-      )
-  if config.lrn.n < 1 or config.spatial_norm.size < 1:
-    raise ConfigError(
-        f'model.lrn.n is {config.lrn.n} and model.spatial_norm.size is '
-        f'{config.spatial_norm.size}: wanted at least 1'
-    )
-  for name in alexnet.CONVOLUTIONS:
-    layer = config[name]
-    if layer.size < 1 or layer.stride < 1:
-      raise ConfigError(
-          f'model.{name} has size {layer.size} and stride {layer.stride}: '
-          'wanted at least 1'
-      )
-    if len(layer.padding) != 2 or any(
-        not isinstance(rows, int) or rows < 0 for rows in layer.padding
-    ):
-      raise ConfigError(
-          f'model.{name}.padding is {layer.padding!r}: wanted two numbers of '
-          'rows, such as (1, 2)'
-      )
-    for operation in layer.after:
-      _choice(f'{name}.after', operation, alexnet.OPERATIONS)
-  for name in alexnet.DENSE:
-    if not 0 <= config[name].dropout < 1:
-      raise ConfigError(
-          f'model.{name}.dropout is {config[name].dropout}: wanted a '
-          'probability from 0 up to, but not including, 1'
-      )
-  _check_reads(config)
-
-
-def _check_reads(config):
-  exist = [n for n in alexnet.CONVOLUTIONS if config[n].features]
-  if not exist:
-    raise ConfigError('model has no convolution: every features is 0')
-  for name in (*exist, *alexnet.DENSE, alexnet.HEAD):
-    _choice(f'{name}.reads', config[name].reads, alexnet.READS)
-    if (config[name].reads == 'image') != (name == exist[0]):
-      raise ConfigError(
-          f"model.{name}.reads is '{config[name].reads}': {exist[0]} is the "
-          "first layer and reads 'image', all others 'own' or 'both'"
-      )
-  if config[alexnet.HEAD].reads == 'own' and config.num_classes % config.towers:
-    raise ConfigError(
-        f"model.{alexnet.HEAD}.reads is 'own', but {config.num_classes} "
-        f"classes cannot be shared by {config.towers} towers: wanted 'both'"
-    )
-
-
-def _choice(field, value, choices):
-  if value not in choices:
-    raise ConfigError(
-        f'model.{field} is {value!r}, wanted one of '
-        + ', '.join(map(repr, choices))
-    )

@@ -16,6 +16,8 @@ from alexnet.ops.collectives import devices_of, input_and_groups
 from alexnet.ops.convolution import Padding, grouped_convolution
 from alexnet.ops.dense import add_bias, dense_everywhere, grouped_dense
 
+# What `model.dtype` may be.
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Collection of variables that `keep` puts layers' outputs in.
 OUTPUTS = 'intermediates'
 # Behind their names: a variable cannot have the name of a submodule.

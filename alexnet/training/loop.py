@@ -14,12 +14,12 @@ import jax
 import ml_collections
 import numpy as np
 
+from alexnet import models
 from alexnet.checkpointing import input_spec, lock, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config import validation
 from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.config.intervals import Timetable, is_due
-from alexnet.cuda_convnet import config as definitions
 from alexnet.evaluation import (
   diagnostics,
   eval_steps,
@@ -38,7 +38,6 @@ from alexnet.metrics.console import (
   show_results,
 )
 from alexnet.metrics.writer import NoWriter, Writer, read_records
-from alexnet.models import create_model
 from alexnet.models.inference_params import rounded
 from alexnet.runtime import heap, mesh, multihost, preemption, sharding
 from alexnet.training import bad_steps, optimizer, resume, schedules, train_step
@@ -75,8 +74,9 @@ class Run:
     config = config.copy_and_resolve_references()
     self._lock: lock.Lock | None = None
     self.workdir = workdir
-    validation.check(config)
-    definitions.read_files(config)
+    models.check(config)
+    network = models.module_of(config)
+    network.complete(config)
     self.mesh = mesh.create_mesh(config)
     self._console = console if multihost.is_first() else Silence()
     train, evaluation = datasets.create_sources(config.dataset, config.seed)
@@ -86,13 +86,13 @@ class Run:
       raise ConfigError(
           f'model.num_classes is {config.model.num_classes}, but {train.name} '
           f'has {len(train.class_names)} classes: '
-          + ('leave the field unset' if config.model.name != definitions.NAME
-             else f'give the last layer of {config.layers} as many outputs')
+          + (f'give the last layer of {config.layers} as many outputs'
+             if network.OUTPUTS_ARE_GIVEN else 'leave the field unset')
       )
     self.config = config
     workdir_lib.check_config(workdir, config)
-    self.model = create_model(config.model)
-    self._rules = definitions.rules(config)
+    self.model = models.create_model(config.model)
+    self._rules = network.parameter_rules(config)
     self._optimizer = optimizer.create_optimizer(config.optimizer, self._rules)
     self.timetable = Timetable.of(config, len(train))
     create_state = functools.partial(

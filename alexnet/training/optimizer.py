@@ -16,8 +16,7 @@ import ml_collections
 import optax
 
 from alexnet.config.errors import ConfigError
-from alexnet.cuda_convnet.config import Rules
-from alexnet.training.schedules import KINDS
+from alexnet.training.schedules import KINDS, Rules
 
 
 def create_optimizer(

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
+from typing import Protocol
 
 import ml_collections
 import numpy as np
 
 from alexnet.config.errors import ConfigError
-from alexnet.cuda_convnet.config import Rules
 
 KINDS = ('kernel', 'bias')
 # By how much a batch that is `ratio` times the recipe's multiplies its rates.
@@ -20,6 +20,23 @@ BATCH_SCALINGS = {
 }
 # {layer: {'kernel': rate, 'bias': rate}}; a layer may have more kernels.
 Rates = dict[str, dict[str, float]]
+
+
+class Rule(Protocol):
+  """How one parameter is trained, where its network says so itself.
+
+  Attributes:
+    decay: of its weights.
+  """
+
+  decay: float
+
+  def rate_at(self, progress: float, normal: float) -> float:
+    """The rate, at a share of the run and for a draw of a standard normal."""
+
+
+# {layer: {parameter: rule}}
+Rules = dict[str, dict[str, Rule]]
 
 
 @dataclasses.dataclass

@@ -12,8 +12,8 @@ import numpy as np
 
 from alexnet.analysis.features.images import Images
 from alexnet.inference.predictor import TrainedNetwork
-from alexnet.models import OUTPUTS, kept
 from alexnet.models.inference_params import for_module, rounded
+from alexnet.models.layers import OUTPUTS, kept
 from alexnet.runtime import compilation
 from input_pipeline.errors import DataError, ImageError
 from input_pipeline.files import threads

@@ -7,7 +7,6 @@ import ml_collections
 
 from alexnet.analysis.tables import Item, Table
 from alexnet.checkpointing import workdir
-from alexnet.cuda_convnet import config as definitions
 from configs import alexnet, alexnet_2012
 
 # They say where a run was made and how often it was looked at, not what it is.
@@ -95,7 +94,7 @@ def _without_use(config):
 
 
 def is_definition(config):
-  return config.model.name == definitions.NAME
+  return 'layers' in config
 
 
 def _from_files(config):
