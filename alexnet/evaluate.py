@@ -35,13 +35,9 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
-  from alexnet.evaluation import ensemble
-  from alexnet.evaluation import (
-    fully_convolutional as fully_convolutional_evaluation,
-  )
+  from alexnet.evaluation import dense_views, ensemble, session
   from alexnet.inference import fully_convolutional
   from alexnet.metrics.console import Console, format_result
-  from alexnet.training import loop
 
   heap.keep_freed()
   compilation_cache.use_cache()
@@ -59,10 +55,10 @@ def main(argv: list[str]) -> None:
         workdirs, weights, values.views, console, overrides, scales, step
     )
     return
-  run = loop.open_run(workdirs[0], console, overrides, step)
+  run = session.open_run(workdirs[0], console, overrides, step)
   for views in values.views:
     if views == _DENSE:
-      fully_convolutional_evaluation.evaluate(run, scales, console)
+      dense_views.evaluate(run, scales, console)
       continue
     console.print(format_result(views, run.evaluate(views)))
 

@@ -206,12 +206,19 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
   import jax
   import numpy as np
 
-  from alexnet.training import loop
+  from alexnet.evaluation import session
 
   console = Console()
   states = [
       jax.tree.leaves_with_path(
-          jax.device_get(loop.open_run(workdir, console).state)
+          jax.device_get(
+              loop.Run(
+                  session.config_of_run(workdir),
+                  workdir,
+                  console,
+                  training=False,
+              ).state
+          )
       )
       for workdir in (one, other)
   ]

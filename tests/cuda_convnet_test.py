@@ -18,6 +18,7 @@ from alexnet.cuda_convnet import rates as rates_lib
 from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule, Schedule
 from alexnet.cuda_convnet.schema import Neuron
+from alexnet.evaluation import session
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.models import create_model
@@ -1068,10 +1069,10 @@ class RunTest(absltest.TestCase):
     self.assertLess(losses[-1], losses[0])
     # The workdir has all that it needs.
     shutil.move(self.layers, self.directory / 'elsewhere.cfg')
-    opened = loop.open_run(
+    opened = session.open_run(
         self.directory / 'run', Console(io.StringIO())
     )
-    self.assertEqual(opened.parameters, run.parameters)
+    self.assertEqual(opened.task.parameters, run.task.parameters)
     # From a copy of the same files it goes on, with other files it does not.
     config = self._config()
     config.layers = str(self.directory / 'elsewhere.cfg')

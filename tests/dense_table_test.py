@@ -11,6 +11,7 @@ from absl.testing import absltest
 
 from alexnet import models
 from alexnet.analysis.paper import dense_table
+from alexnet.evaluation import session
 from alexnet.evaluation.evaluator import Predictions
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
@@ -87,20 +88,20 @@ class RunTest(absltest.TestCase):
     cls.workdir = cls.directory / 'run'
     cls.console = Console(io.StringIO())
     loop.Run(config, cls.workdir, cls.console).train()
-    cls.finished = loop.open_run(cls.workdir, cls.console)
+    cls.finished = session.open_run(cls.workdir, cls.console)
     cls.network = loading.load(cls.workdir)
 
   def test_places(self):
     found = dense_table.places(self.network, self.finished, self.console)
     self.assertEqual(found.distance, 32)
-    source = self.finished.pipeline.evaluation
-    (batch,) = self.finished.pipeline.evaluation_batches(len(source))
+    source = self.finished.task.pipeline.evaluation
+    (batch,) = self.finished.task.pipeline.evaluation_batches(len(source))
     np.testing.assert_array_equal(found.labels, batch['label'])
-    mean = np.float64(self.finished.pipeline.mean_image)
-    params = self.finished.state
+    mean = np.float64(self.finished.task.pipeline.mean_image)
+    params = self.finished
     say = lambda model, x: softmax(logits_of(model, params, np.float32(x)))
     squares = batch['image']
-    everywhere = models.everywhere(self.finished.model)
+    everywhere = models.everywhere(self.finished.task.model)
     for got, less in ((found.dense, mean), (found.colour, mean.mean((0, 1)))):
       np.testing.assert_allclose(
           got, say(everywhere, squares - less), rtol=1e-3
@@ -116,13 +117,13 @@ class RunTest(absltest.TestCase):
           (found.centre_mean, cut(squares, *place) - middle),
       ):
         np.testing.assert_allclose(
-            got[:, *place], say(self.finished.model, seen), rtol=1e-3
+            got[:, *place], say(self.finished.task.model, seen), rtol=1e-3
         )
 
   def test_command(self):
     output = self.directory / 'table.md'
     status, text, error = run_command(
-        'dense_table', f'--workdir={self.workdir}', '--scales=224,288',
+        'paper.dense_table', f'--workdir={self.workdir}', '--scales=224,288',
         f'--output={output}',
     )
     self.assertEqual(status, 0, error)
@@ -141,7 +142,7 @@ class RunTest(absltest.TestCase):
 
   def test_scales(self):
     status, _, error = run_command(
-        'dense_table', f'--workdir={self.workdir}', '--scales=200'
+        'paper.dense_table', f'--workdir={self.workdir}', '--scales=200'
     )
     self.assertEqual(status, 1)
     self.assertIn('--scales is 200: wanted at least 224 pixels', error)

@@ -19,9 +19,7 @@ from alexnet.config.errors import ConfigError
 from alexnet.cuda_convnet import parser
 from alexnet.cuda_convnet import towers as towers_lib
 from alexnet.cuda_convnet.model import CudaConvnet
-from alexnet.evaluation import (
-  fully_convolutional as fully_convolutional_evaluation,
-)
+from alexnet.evaluation import dense_views, session
 from alexnet.inference import fully_convolutional, loading
 from alexnet.inference.views import Views
 from alexnet.metrics.console import Console
@@ -344,22 +342,22 @@ class RunTest(parameterized.TestCase):
     cls.workdir = cls.directory / 'run'
     console = Console(io.StringIO())
     loop.Run(config, cls.workdir, console).train()
-    cls.finished = loop.open_run(cls.workdir, console)
+    cls.finished = session.open_run(cls.workdir, console)
     cls.network = loading.load(cls.workdir)
-    cls.mean = np.float64(cls.finished.pipeline.mean_image)
+    cls.mean = np.float64(cls.finished.task.pipeline.mean_image)
 
   def by_hand(self, image):
     """[down, across, classes] of [height, width, 3] pixels, less the mean."""
-    model = models.everywhere(self.finished.model)
+    model = models.everywhere(self.finished.task.model)
     mirrored = image[:, ::-1]
-    logits = logits_of(model, self.finished.state, np.stack([image, mirrored]))
+    logits = logits_of(model, self.finished, np.stack([image, mirrored]))
     exp = np.exp(logits)
     one, two = exp / exp.sum(-1, keepdims=True)
     return (one + two[:, ::-1]) / 2
 
   def test_evaluation(self):
     """Of the squares at 256 and 288 pixels, and the mean of both."""
-    source = self.finished.pipeline.evaluation
+    source = self.finished.task.pipeline.evaluation
     expected = []
     for scale in (256, 288):
       mean = np.asarray(
@@ -373,13 +371,13 @@ class RunTest(parameterized.TestCase):
         maps = self.by_hand(np.asarray(image) - mean)
         of_scale.append(maps.mean((0, 1)))
       expected.append(np.stack(of_scale))
-    got = fully_convolutional_evaluation.predict(self.finished, (256, 288))
+    got = dense_views.predict(self.finished, (256, 288))
     np.testing.assert_allclose(
         np.exp(got.log_probabilities), np.mean(expected, 0), rtol=2e-3
     )
     self.assertEqual(got.views, 2 * (2 * 2 + 3 * 3))
     output = io.StringIO()
-    fully_convolutional_evaluation.evaluate(
+    dense_views.evaluate(
         self.finished, (256, 288), Console(output)
     )
     lines = output.getvalue().splitlines()

@@ -17,7 +17,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from alexnet.config.errors import ConfigError
-from alexnet.evaluation import layer_statistics
+from alexnet.evaluation import layer_statistics, session
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.runtime import distributed, multihost
@@ -30,13 +30,13 @@ STEPS = 20
 def predictions(config, workdir):
   """What a process of several says of the evaluation set, into a file."""
   del config
-  run = loop.open_run(pathlib.Path(workdir), Console())
+  run = session.open_run(pathlib.Path(workdir), Console())
   found = run.predict('centre')
   np.savez(
       f'{workdir}.{jax.process_index()}.npz',
       log_probabilities=found.log_probabilities,
       labels=found.labels,
-      mesh=list(run.mesh.shape.values()),
+      mesh=list(run.task.mesh.shape.values()),
   )
 
 
@@ -194,7 +194,7 @@ class RunTest(SeveralTestCase):
         self.flags(workdir), instead=['tests.distributed_test:predictions'] * 2
     )
     self.assertEqual(statuses, [0, 0], logs)
-    expected = loop.open_run(
+    expected = session.open_run(
         workdir, Console(io.StringIO())
     ).predict('centre')
     for index in range(2):
@@ -237,7 +237,12 @@ class RunTest(SeveralTestCase):
     results = json.loads((workdir / 'results.json').read_text())
     self.assertEqual(results['step'], expected.progress.step)
     self.assertEqual(results['centre']['count'], 9)
-    state = loop.open_run(workdir, Console(io.StringIO())).state
+    state = loop.Run(
+        session.config_of_run(workdir),
+        workdir,
+        Console(io.StringIO()),
+        training=False,
+    ).state
     jax.tree.map(
         lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-6),
         jax.device_get(state),

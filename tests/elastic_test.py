@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from alexnet.evaluation import session
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.training import loop
@@ -88,8 +89,8 @@ class ElasticTest(parameterized.TestCase):
     self.assertEqual(starter.wait(number), 0, log.read_text())
     self.assertIn(f'continuing from step {SAVED}', log.read_text())
     self.assertIn('data=4, tower=2 on 8', log.read_text())
-    run = loop.open_run(self.workdir, Console(io.StringIO()))
-    self.check(jax.device_get(run.state.params))
+    run = session.open_run(self.workdir, Console(io.StringIO()))
+    self.check(jax.device_get(run.params))
 
   def check(self, params):
     """Equal up to rounding: 1 % of the way that a layer has gone."""

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError, ConfigError
-from alexnet.evaluation import ensemble
+from alexnet.evaluation import ensemble, session
 from alexnet.evaluation.evaluator import Predictions, score
 from alexnet.metrics.console import Console
 from alexnet.training import loop
@@ -89,9 +89,9 @@ class EnsembleTest(parameterized.TestCase):
   @classmethod
   def work_out(cls, name):
     """{(run, views): [images, classes]}: pixels by Pillow, the plain module."""
-    run = loop.open_run(cls.directory / name, Console(io.StringIO()))
-    images, cls.labels = squares_of(run.pipeline.evaluation)
-    mean = squares_of(run.pipeline.train)[0].mean(0)
+    run = session.open_run(cls.directory / name, Console(io.StringIO()))
+    images, cls.labels = squares_of(run.task.evaluation)
+    mean = squares_of(run.task.train)[0].mean(0)
     if name == 'b':
       mean = mean.mean((0, 1))
     images = images - mean
@@ -99,7 +99,7 @@ class EnsembleTest(parameterized.TestCase):
     centre = cut(16, 16)
     five = [cut(t, left) for t in (0, 32) for left in (0, 32)] + [centre]
     ten = five + [crop[:, :, ::-1] for crop in five]
-    predict = lambda crop: softmax(logits_of(run.model, run.state, crop))
+    predict = lambda crop: softmax(logits_of(run.task.model, run, crop))
     cls.probabilities[name, 'centre'] = predict(centre)
     cls.probabilities[name, 'ten'] = np.mean([*map(predict, ten)], axis=0)
 
@@ -161,7 +161,7 @@ class EnsembleTest(parameterized.TestCase):
   def test_one_run_alone_is_as_ever(self):
     """The numbers of the loop that adds up on the device, to the last bit."""
     console = Console(io.StringIO())
-    run = loop.open_run(self.directory / 'b', console)
+    run = session.open_run(self.directory / 'b', console)
     for views in ('centre', 'ten'):
       expected = run.evaluate(views)
       result = score(run.predict(views))
@@ -210,7 +210,7 @@ class EnsembleTest(parameterized.TestCase):
     self.held_out('ef', dataset__split_seed=5)
     with (
         absltest.mock.patch.object(
-            loop, 'open_run', side_effect=InterruptedError
+            session, 'open_run', side_effect=InterruptedError
         ),
         self.assertRaises(InterruptedError),  # So it has come to that.
     ):

@@ -18,6 +18,7 @@ from absl.testing import absltest, parameterized
 from alexnet.checkpointing import manager
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.evaluation import session
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.training import loop
@@ -100,7 +101,12 @@ class CarryOverTest(PretrainedTestCase):
     velocity = host(optax.tree.get(run.state.opt_state, 'trace'))
     jax.tree.map(lambda v: self.assertFalse(v.any()), velocity)
     # Which the other run's are not.
-    other = loop.open_run(self.other, Console(io.StringIO()))
+    other = loop.Run(
+        session.config_of_run(self.other),
+        self.other,
+        Console(io.StringIO()),
+        training=False,
+    )
     theirs = optax.tree.get(other.state.opt_state, 'trace')
     self.assertTrue(host(theirs)['conv1']['kernel'].any())
     self.assertEqual(int(run.state.step), 0)

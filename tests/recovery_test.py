@@ -21,11 +21,11 @@ from alexnet.config.errors import (
   UnsavedError,
   WorkdirInUseError,
 )
+from alexnet.evaluation import session
 from alexnet.inference import loading
 from alexnet.metrics import tensorboard
 from alexnet.metrics import writer as writer_lib
 from alexnet.metrics.console import Console
-from alexnet.training import loop
 from input_pipeline.errors import DataError
 from tests import faulty
 
@@ -56,8 +56,8 @@ class DamagedTest(faulty.RunTestCase):
     name = damage(newest)
     before = snapshot(self.workdir)
     # Who reads says so, and changes nothing.
-    run = loop.open_run(self.workdir, Console(self.said))
-    self.assertEqual(run.progress.step, 6)
+    run = session.open_run(self.workdir, Console(self.said))
+    self.assertEqual(run.step, 6)
     self.assertIn(
         f'warning: {newest} is damaged: {name} is not as it was written. Using '
         'step 6 instead\n',
@@ -126,10 +126,10 @@ class BestTest(faulty.RunTestCase):
     self.assertEqual(kept, {3, 5, 8})
     # When it was among the best two of those that were there, and at the end.
     self.assertEqual(saved, [1, 2, 3, 5, 8])
-    best = loop.open_run(
+    best = session.open_run(
         self.workdir, Console(self.said), step='best'
     )
-    self.assertEqual(best.progress.step, 3)
+    self.assertEqual(best.step, 3)
     self.assertEqual(loading.load(self.workdir, step='best').step, 3)
 
   def test_after_a_restart(self):
@@ -346,8 +346,8 @@ class StoppedTest(faulty.RunTestCase):
   def test_during_an_evaluation(self):
     fields = dict(evaluate_every='4 steps', evaluation_batch_size=3)
     run = self.open(**fields)
-    run._eval_steps['centre'] = self.wrapped(
-        run._eval_steps['centre'], 'before', count=2
+    run.task.eval_steps['centre'] = self.wrapped(
+        run.task.eval_steps['centre'], 'before', count=2
     )
     self.check(run, 4, **fields)
 

@@ -14,10 +14,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet.analysis.features import images as images_lib
 from alexnet.analysis.features import layer_features
-from alexnet.evaluation import eval_steps, evaluator
-from alexnet.evaluation import (
-  fully_convolutional as fully_convolutional_evaluation,
-)
+from alexnet.evaluation import dense_views, eval_steps, evaluator
 from alexnet.inference import loading, predictor
 from alexnet.metrics.console import Console
 from alexnet.models import create_model
@@ -140,7 +137,7 @@ class CommandsTest(absltest.TestCase):
     result = evaluator.score(run.predict('ten'))
     self.assertAlmostEqual(result['loss'], run.evaluate('ten')['loss'], 5)
     self.assert_rounded()
-    fully_convolutional_evaluation.predict(run, (256,))
+    dense_views.predict(run, (256,))
     self.assert_rounded()
 
     network = loading.load(self.directory / 'run')

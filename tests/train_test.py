@@ -28,6 +28,7 @@ from alexnet.config.errors import (
   ConfigError,
   NonFiniteLossError,
 )
+from alexnet.evaluation import session
 from alexnet.metrics import clock as clock_lib
 from alexnet.metrics.console import Console, format_duration
 from alexnet.metrics.writer import Writer, read_records
@@ -316,7 +317,7 @@ class FinishedRunTest(RunTestCase):
 
   def test_evaluate_again(self):
     workdir = self.copy_of_reference()
-    run = loop.open_run(workdir, silent())
+    run = session.open_run(workdir, silent())
     self.assertEqual(run.evaluate('centre'), self.results['centre'])
 
 
@@ -479,10 +480,10 @@ class BadRunTest(RunTestCase):
     self.copy_of_reference()
     images = self.workdir / 'copy'
     shutil.copytree(self.images, images)
-    run = loop.open_run(
+    run = session.open_run(
         self.workdir, silent(), {'dataset.train_dir': str(images)}
     )
-    self.assertEqual(run.progress.step, 6)
+    self.assertEqual(run.step, 6)
 
   def test_shorter_duration(self):
     self.copy_of_reference()
@@ -496,13 +497,13 @@ class BadRunTest(RunTestCase):
 
   def test_no_run_there(self):
     with self.assertRaisesRegex(CheckpointError, 'not the workdir of a run'):
-      loop.open_run(self.workdir, silent())
+      session.open_run(self.workdir, silent())
 
   def test_no_checkpoint_there(self):
     self.copy_of_reference()
     shutil.rmtree(self.workdir / 'checkpoints')
     with self.assertRaisesRegex(CheckpointError, 'no checkpoint yet'):
-      loop.open_run(self.workdir, silent())
+      session.open_run(self.workdir, silent())
 
   def test_checkpoint_of_step_0(self):
     """Of a run that went back to its beginning, and was stopped there."""
@@ -513,7 +514,7 @@ class BadRunTest(RunTestCase):
     for step in manager.complete_steps(self.workdir)[1:]:
       shutil.rmtree(folder / str(step))
     self.assertEqual(
-        loop.config_of_run(self.workdir).model.conv1.features, 8
+        session.config_of_run(self.workdir).model.conv1.features, 8
     )
 
   def test_diverged(self):

@@ -20,6 +20,7 @@ from alexnet.cuda_convnet import towers as towers_lib
 from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
+from alexnet.models import layers
 from alexnet.training import loop
 from input_pipeline.errors import DataError, ImageError
 from tests import cuda_convnet_test, definitions, oracle, tiny

@@ -63,6 +63,27 @@ def parse_step(value: str | None) -> int | str:
   )
 
 
+def check_data(
+    workdir: pathlib.Path, trained_on: Any, identity: str, names: str
+) -> None:
+  """Compares the data that a checkpoint's progress names with what is there.
+
+  Args:
+    workdir: of the run.
+    trained_on: 'data' of the progress.
+    identity: of the data that is there.
+    names: of its sets.
+
+  Raises:
+    CheckpointError: they are other files.
+  """
+  if trained_on != identity:
+    raise CheckpointError(
+        f'{workdir} was trained on other files than those of {names} now: '
+        'bring them back as they were, or use another --workdir'
+    )
+
+
 class Checkpoints:
   """The checkpoints of one workdir."""
 
@@ -341,6 +362,22 @@ class Checkpoints:
           f'{_shorten(error)}. Use the config that made it, or another workdir'
       ) from error
     return restored.state, restored.progress
+
+  def progress(self, step: int) -> dict[str, Any]:
+    """Reads what the host knew when a checkpoint was made.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    try:
+      return self._manager.restore(
+          step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+      ).progress
+    except Exception as error:  # Orbax raises many kinds.
+      raise CheckpointError(
+          f'{self._directory / str(step)} has no progress that can be read: '
+          f'{_shorten(error)}'
+      ) from error
 
   def parameter_shapes(self, step: int) -> Any:
     """Reads the shapes of a checkpoint's parameters.

@@ -7,13 +7,12 @@ the mesh has a place for them.
 import pathlib
 from typing import Any
 
-import jax
 import ml_collections
 from jax.sharding import Mesh
 
 from alexnet.checkpointing import manager
 from alexnet.config.errors import CheckpointError, ConfigError
-from alexnet.runtime import sharding as sharding_lib
+from alexnet.runtime import sharding
 
 Params = dict[str, dict[str, Any]]
 
@@ -100,14 +99,9 @@ class Pretrained:
       The parameters to start from, on the mesh.
     """
     wanted = {layer: params[layer] for layer in self.carried}
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        wanted,
-        sharding_lib.shardings(wanted, mesh),
+    loaded = self._store.restore_parameters(
+        self.step, sharding.targets(wanted, mesh)
     )
-    loaded = self._store.restore_parameters(self.step, target)
     self._store.close()
     return {**params, **loaded}
 

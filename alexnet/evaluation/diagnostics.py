@@ -8,90 +8,68 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from alexnet.checkpointing import input_spec
 from alexnet.evaluation import image_summaries, layer_statistics
-from alexnet.inference.views import Views
+from alexnet.evaluation.task import Task
 from alexnet.metrics.writer import Writer
-from alexnet.models import Module
 from alexnet.models.inference_params import rounded
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import multihost, sharding
-from alexnet.training.train_step import TrainState
 from input_pipeline.errors import NO_ROOM
-from input_pipeline.pipeline import Pipeline
 from input_pipeline.sources import Source
 
 
 class Observer:
   """Measures layers and draws pictures, where the config asks for them."""
 
-  def __init__(
-      self,
-      config: ml_collections.ConfigDict,
-      workdir: pathlib.Path,
-      *,
-      model: Module,
-      mesh: Mesh,
-      params: Any,
-      views: Views,
-      pipeline: Pipeline,
-      predict_step: Any,
-  ):
+  def __init__(self, task: Task, workdir: pathlib.Path):
     """Reads nothing and compiles nothing yet.
 
     Args:
-      config: the whole config; reads layer_statistics_images, log_images.
+      task: of the run, with its data open; of its config
+        layer_statistics_images and log_images are read.
       workdir: of the run.
-      model: the network.
-      mesh: that the state lives on.
-      params: shapes of the parameters.
-      views: how the network's input is made.
-      pipeline: the data.
-      predict_step: from `train_step.make_predict_step`, of the centre crop.
     """
-    count = config.layer_statistics_images
-    self._config = config
+    self._task = task
     self._workdir = workdir
-    self._dtype = model.dtype
-    self._mesh = mesh
-    self._pipeline = pipeline
-    self._predict_step = predict_step
     self._batches = {}
     self._measure = None
-    if count:
+    if task.config.layer_statistics_images:
       self._measure = layer_statistics.make_measure(
-          model=model, mesh=mesh, params=params, images=views.centre
+          model=task.model,
+          mesh=task.mesh,
+          params=task.param_shapes,
+          images=task.views.centre,
       )
 
   def observe(
-      self, writer: Writer, step: int, state: TrainState, rates: Any
+      self, writer: Writer, step: int, state: Any, rates: Any
   ) -> None:
     """Looks at a state and writes what it sees.
 
     Args:
       writer: of the run.
       step: updates made.
-      state: the state after them; it is not consumed.
+      state: the state after them, with params and opt_state; it is not
+        consumed.
       rates: {layer: {parameter: rate}}, to know what is frozen.
     """
     if self._measure:
       batch, _ = self._batch(
-          self._pipeline.train, self._config.layer_statistics_images
+          self._task.train, self._task.config.layer_statistics_images
       )
       velocity = layer_statistics.velocity_of(state.opt_state, rates)
       result = self._measure(state.params, velocity, batch)
       values = {name: float(value) for name, value in result.items()}
       writer.write(layer_statistics.KIND, step, values)
-    if self._config.log_images:
-      source = self._pipeline.evaluation
+    if self._task.config.log_images:
+      source = self._task.evaluation
       batch, squares = self._batch(source, image_summaries.IMAGES)
-      params = rounded(state.params, self._dtype)
-      result = jax.device_get(self._predict_step(params, batch))
+      params = rounded(state.params, self._task.model.dtype)
+      result = jax.device_get(self._task.predict_steps['centre'](params, batch))
       if not multihost.is_first():
         return
       try:
@@ -100,12 +78,12 @@ class Observer:
             writer,
             step,
             params=state.params,
-            towers=self._config.model.towers,
+            towers=self._task.config.model.towers,
             squares=squares,
             log_probabilities=result['log_probabilities'],
             labels=result['label'],
             class_names=input_spec.output_names(
-                source.class_names, self._config.model.num_classes
+                source.class_names, self._task.config.model.num_classes
             ),
         )
       except OSError as error:
@@ -116,11 +94,11 @@ class Observer:
   def _batch(self, source: Source, count: int):
     """(batch on the mesh, its images on the host); the same at any time."""
     if source not in self._batches:
-      data = self._mesh.shape[mesh_lib.DATA]
+      data = self._task.mesh.shape[mesh_lib.DATA]
       count = max(1, min(count, len(source)) // data) * data
-      images, labels = self._pipeline.sample(source, count)
+      images, labels = self._task.pipeline.sample(source, count)
       part, parts = sharding.part_of_process(
-          self._mesh.devices, jax.process_index()
+          self._task.mesh.devices, jax.process_index()
       )
       mine = slice(part * count // parts, (part + 1) * count // parts)
       batch = {
@@ -130,4 +108,4 @@ class Observer:
       }
       self._batches[source] = batch, images
     batch, images = self._batches[source]
-    return sharding.put_batch(batch, self._mesh), images
+    return sharding.put_batch(batch, self._task.mesh), images

@@ -13,14 +13,10 @@ import numpy as np
 
 from alexnet.checkpointing import manager
 from alexnet.config.errors import CheckpointError, ConfigError
-from alexnet.evaluation import evaluator
-from alexnet.evaluation import (
-  fully_convolutional as fully_convolutional_evaluation,
-)
+from alexnet.evaluation import dense_views, evaluator, session
 from alexnet.evaluation.evaluator import Predictions
 from alexnet.inference import fully_convolutional
 from alexnet.metrics.console import Console, format_result
-from alexnet.training import loop
 from input_pipeline import datasets
 
 
@@ -108,7 +104,7 @@ def evaluate(
     weights: of the runs, as from `parse_weights`.
     views: of 'centre', 'ten' and 'dense'.
     console: where each result is shown as soon as it is there.
-    overrides: see `train.open_run`, for all runs.
+    overrides: see `session.open_run`, for all runs.
     scales: of dense views, see `dense.check_scales`.
     step: of the checkpoints, see `checkpoints.Checkpoints.find`.
 
@@ -123,18 +119,18 @@ def evaluate(
   means = {name: Mean() for name in views}
   _check_sets([_Set.of(workdir, overrides) for workdir in workdirs])
   for workdir, weight in zip(workdirs, weights):
-    run = loop.open_run(workdir, console, overrides, step)
-    console.print(f'{workdir}, step {run.progress.step:,}:')
+    opened = session.open_run(workdir, console, overrides, step)
+    console.print(f'{workdir}, step {opened.step:,}:')
     for name in views:
       if name == 'dense':
-        run_scales = fully_convolutional.check_scales(scales, run.config)
-        predictions = fully_convolutional_evaluation.predict(run, run_scales, console)
+        run_scales = fully_convolutional.check_scales(scales, opened.config)
+        predictions = dense_views.predict(opened, run_scales, console)
       else:
-        predictions = run.predict(name)
+        predictions = opened.predict(name)
       result = evaluator.score(predictions)
       console.print('  ' + format_result(name, result))
       means[name].add(predictions, weight)
-    del run, predictions  # Before the next one needs room.
+    del opened, predictions  # Before the next one needs room.
   equal = len(set(weights)) == 1
   console.print(
       f'ensemble of {len(workdirs)} runs'
@@ -160,7 +156,7 @@ class _Set:
 
   @classmethod
   def of(cls, workdir, overrides):
-    config = loop.config_of_run(workdir, overrides)
+    config = session.config_of_run(workdir, overrides)
     _, source = datasets.create_sources(config.dataset, config.seed)
     return cls(
         workdir,

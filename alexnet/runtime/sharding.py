@@ -53,6 +53,22 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(of_spec, specs(tree, mesh))
 
 
+def targets(shapes: Any, mesh: Mesh) -> Any:
+  """Shapes, dtypes and shardings to restore arrays by.
+
+  Args:
+    shapes: tree of arrays or of `jax.ShapeDtypeStruct`.
+    mesh: that they are to live on.
+  """
+  return jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      shapes,
+      shardings(shapes, mesh),
+  )
+
+
 def initialize(
     create: Callable[[jax.Array], Any], mesh: Mesh, seed: int
 ) -> Any:

@@ -5,7 +5,6 @@ tensorboard/, checkpoints/ and, after the end, results.json. The same command
 on the same workdir continues where it was.
 """
 
-import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -14,39 +13,26 @@ import jax
 import ml_collections
 import numpy as np
 
-from alexnet import models
-from alexnet.checkpointing import input_spec, lock, manager, pretrained
+from alexnet.checkpointing import input_spec, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
-from alexnet.config import validation
-from alexnet.config.errors import CheckpointError, ConfigError
-from alexnet.config.intervals import Timetable, is_due
-from alexnet.evaluation import (
-  diagnostics,
-  eval_steps,
-  evaluator,
-  layer_statistics,
-)
-from alexnet.evaluation.evaluator import Predictions
-from alexnet.inference import views as views_lib
-from alexnet.metrics import clock
+from alexnet.config.errors import ConfigError
+from alexnet.config.intervals import is_due
+from alexnet.evaluation import diagnostics, layer_statistics
+from alexnet.metrics.clock import Clock
 from alexnet.metrics.console import (
   Console,
-  Silence,
-  announce,
   format_result,
   progress_line,
   show_results,
 )
 from alexnet.metrics.writer import NoWriter, Writer, read_records
-from alexnet.models.inference_params import rounded
-from alexnet.runtime import heap, mesh, multihost, preemption, sharding
-from alexnet.training import bad_steps, optimizer, resume, schedules, train_step
-from input_pipeline import datasets
-from input_pipeline.pipeline import Pipeline
+from alexnet.runtime import heap, multihost, preemption, sharding
+from alexnet.training import bad_steps, resume, schedules
+from alexnet.training import setup as setup_lib
 
 
 class Run:
-  """One run in its workdir: opened, or continued, then trained or evaluated."""
+  """One run in its workdir: opened, or continued, and then trained."""
 
   def __init__(
       self,
@@ -55,7 +41,6 @@ class Run:
       console: Console,
       *,
       training: bool = True,
-      step: int | str = manager.NEWEST,
   ):
     """Opens the data, builds the network and restores the newest checkpoint.
 
@@ -64,167 +49,35 @@ class Run:
       workdir: folder of the run, made if need be.
       console: for messages.
       training: whether the run is to go on; otherwise nothing is written.
-      step: the checkpoint to look at otherwise; see
-        `checkpoints.Checkpoints.find`.
 
     Raises:
       UserError, DataError: something the user can mend; says what to do.
     """
-    # What is filled in below is not to show in the caller's.
-    config = config.copy_and_resolve_references()
-    self._lock: lock.Lock | None = None
     self.workdir = workdir
-    models.check(config)
-    network = models.module_of(config)
-    network.complete(config)
-    self.mesh = mesh.create_mesh(config)
-    self._console = console if multihost.is_first() else Silence()
-    train, evaluation = datasets.create_sources(config.dataset, config.seed)
-    if config.model.num_classes is None:
-      config.model.num_classes = len(train.class_names)
-    elif config.model.num_classes < len(train.class_names):
-      raise ConfigError(
-          f'model.num_classes is {config.model.num_classes}, but {train.name} '
-          f'has {len(train.class_names)} classes: '
-          + (f'give the last layer of {config.layers} as many outputs'
-             if network.OUTPUTS_ARE_GIVEN else 'leave the field unset')
-      )
-    self.config = config
-    workdir_lib.check_config(workdir, config)
-    self.model = models.create_model(config.model)
-    self._rules = network.parameter_rules(config)
-    self._optimizer = optimizer.create_optimizer(config.optimizer, self._rules)
-    self.timetable = Timetable.of(config, len(train))
-    create_state = functools.partial(
-        train_step.create_state,
-        self.model,
-        self._optimizer,
-        crop=config.augmentation.crop_size,
-    )
-    shapes = jax.eval_shape(create_state, jax.random.key(0))
-    self._layers = optimizer.layer_names(shapes.params)
-    schedules.check_schedule(config.schedule, self._layers, self._rules)
-    schedules.check_rate_factors(
-        config.optimizer.layer_rate_factors, self._layers
-    )
-    pretrained.check(config.pretrained)
-    bad_steps.check(config.bad_steps)
-    self._pretrained = None
-    newest = multihost.of_first(manager.newest_step(workdir))
-    fresh = training and newest is None
-    if fresh and config.pretrained.workdir is not None:
-      self._pretrained = pretrained.Pretrained(
-          config.pretrained, shapes.params
-      )
-    self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-    validation.check_size(self.parameters)
+    self._lock = None
+    setup = setup_lib.set_up(config, workdir, console, training=training)
+    self._setup, self.timetable = setup, setup.timetable
+    self.task = task = setup.task
+    self.config, self.mesh, self.model = task.config, task.mesh, task.model
+    self._console = task.console
     if training:
-      announce(
-          self._console,
-          config,
-          workdir,
-          mesh=self.mesh,
-          parameters=self.parameters,
-          timetable=self.timetable,
-          train=train,
-          evaluation=evaluation,
-      )
-    part, parts = sharding.part_of_process(
-        self.mesh.devices, jax.process_index()
-    )
-    # It computes the statistics of the images where nobody has done so yet.
-    with multihost.first_before_others('statistics'):
-      self.pipeline = Pipeline(
-          config,
-          train,
-          evaluation,
-          process=part,
-          processes=parts,
-          report=lambda text: console.print(f'warning: {text}'),
-      )
-    if training and multihost.is_first():
-      self._make_workdir()
-    multihost.wait_for_all('workdir')
-    self._recovery = resume.Recovery(
-        config,
-        workdir,
-        self._console,
-        timetable=self.timetable,
-        mesh=self.mesh,
-        create_state=create_state,
-        shapes=shapes,
-        other=self._pretrained,
-        data='-'.join(one.identity() for one in (train, evaluation)),
-        names=f'{train.name} and {evaluation.name}',
-        training=training,
-    )
+      setup.announce()
+    task.open_data()
+    self.pipeline = task.pipeline
+    if training:
+      self._lock = setup.make_workdir()
+    self._recovery = resume.Recovery(setup, training=training)
     self._stop = preemption.Stop(self.mesh)
-    self._bad_steps = bad_steps.BadSteps(config, self._console, self.pipeline)
-    self.state, self.progress = self._recovery.open(step)
+    self._bad_steps = bad_steps.BadSteps(
+        self.config, self._console, self.pipeline
+    )
+    self.state, self.progress = self._recovery.open(manager.NEWEST)
     if training and multihost.is_first():
       # Now it is known that the data is that of the checkpoint.
       input_spec.save(workdir, input_spec.of_pipeline(self.pipeline))
-    self._clock = clock.Clock(self.progress.seconds)
-    self.views = views = views_lib.Views(
-        self.pipeline.mean_image,
-        config.augmentation.mean_crop,
-        mirror=config.augmentation.flip,
-        crop=config.augmentation.crop_size,
-    )
-    kinds = (('centre', views.centre), ('ten', views.ten))
-    steps = lambda make: {
-        name: make(
-            model=self.model,
-            mesh=self.mesh,
-            params=shapes.params,
-            images=images,
-        )
-        for name, images in kinds
-    }
-    self._eval_steps = steps(eval_steps.make_eval_step)
-    self._predict_steps = steps(eval_steps.make_predict_step)
-    self._observer = diagnostics.Observer(
-        config,
-        workdir,
-        model=self.model,
-        mesh=self.mesh,
-        params=shapes.params,
-        views=views,
-        pipeline=self.pipeline,
-        predict_step=self._predict_steps['centre'],
-    )
-    self._train_step = train_step.make_train_step(
-        model=self.model,
-        optimizer=self._optimizer,
-        mesh=self.mesh,
-        state=shapes,
-        images=views.training,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        guarded=config.bad_steps.action == bad_steps.SKIP,
-    )
-
-  # --- Opening ---
-
-  def _make_workdir(self):
-    try:
-      self.workdir.mkdir(parents=True, exist_ok=True)
-      self._take_lock()
-      workdir_lib.save_config(self.workdir, self.config)
-      workdir_lib.save_environment(
-          self.workdir / workdir_lib.ENVIRONMENT, self.mesh
-      )
-    except OSError as error:
-      raise CheckpointError(
-          f'cannot write to workdir {self.workdir} ({error.strerror}): set '
-          '--workdir to a folder on a disk with room'
-      ) from error
-
-  def _take_lock(self):
-    # The first process writes, and so is the one that others are kept from.
-    if jax.process_index() == 0:
-      warn = lambda text: self._console.print(f'warning: {text}')
-      self._lock = lock.take(self.workdir, warn)
+    self._clock = Clock(self.progress.seconds)
+    self._observer = diagnostics.Observer(task, workdir)
+    self._train_step = setup.make_train_step()
 
   def rewind(self, step: int) -> None:
     """Goes back to a checkpoint; CheckpointError if it cannot be used."""
@@ -249,7 +102,7 @@ class Run:
       UnsavedError: the end, or where a signal stopped it, cannot be saved.
       DataError: an image cannot be read.
     """
-    self._take_lock()
+    self._lock = self._setup.take_lock()
     try:
       return self._train()
     finally:
@@ -295,7 +148,7 @@ class Run:
 
   def _until_stopped(self, writer):
     try:
-      if self._pretrained:
+      if self._setup.pretrained:
         self._save(required=True)  # The other run may change, or go.
       while True:
         try:
@@ -444,12 +297,12 @@ class Run:
   def _rates(self, scalar=float):
     rates = schedules.rates_at(
         self.config,
-        self._layers,
+        self._setup.layers,
         step=self.progress.step,
         total_steps=self.timetable.total_steps,
         steps_per_epoch=self.timetable.steps_per_epoch,
         plateau=self.progress.plateau,
-        rules=self._rules,
+        rules=self.task.rules,
     )
     return jax.tree.map(scalar, rates)
 
@@ -542,28 +395,11 @@ class Run:
 
   def evaluate(self, views: str) -> dict[str, float]:
     """Evaluates the parameters as they are, see `evaluation.evaluate`."""
-    return evaluator.evaluate(
-        self._eval_steps[views],
-        rounded(self.state.params, self.model.dtype),
-        self.pipeline,
-        mesh=self.mesh,
-        batch_size=self.config.evaluation_batch_size,
-        views=views,
-        console=self._console,
+    return self.task.evaluate(
+        self.state.params,
+        views,
         stop=self._stop.agree,
         give_up=self._stop.alone,
-    )
-
-  def predict(self, views: str) -> Predictions:
-    """What the parameters as they are say of each image of the set."""
-    return evaluator.predict(
-        self._predict_steps[views],
-        rounded(self.state.params, self.model.dtype),
-        self.pipeline,
-        mesh=self.mesh,
-        batch_size=self.config.evaluation_batch_size,
-        views=views,
-        console=self._console,
     )
 
 
@@ -572,42 +408,3 @@ def train_and_evaluate(
 ) -> dict[str, Any] | None:
   """Trains a run to its end, or continues it; see `Run.train`."""
   return Run(config, pathlib.Path(workdir), Console()).train()
-
-
-def config_of_run(
-    workdir: pathlib.Path, overrides: dict[str, Any] | None = None
-) -> ml_collections.ConfigDict:
-  """The config to open a run by that has a checkpoint, to look at it.
-
-  Args:
-    workdir: of the run.
-    overrides: {dotted field: value} for what this machine has elsewhere.
-
-  Raises:
-    CheckpointError: no run or no checkpoint there.
-  """
-  config = workdir_lib.load_config(workdir)
-  # The devices of the machine that the run was made on say nothing here.
-  with config.ignore_type():
-    config.mesh.data = config.mesh.tower = None
-    config.update_from_flattened_dict(overrides or {})
-  if manager.newest_step(workdir) is None:
-    raise CheckpointError(
-        f'{workdir} has no checkpoint yet: train the run first'
-    )
-  return config
-
-
-def open_run(
-    workdir: pathlib.Path,
-    console: Console,
-    overrides: dict[str, Any] | None = None,
-    step: int | str = manager.NEWEST,
-) -> Run:
-  """Opens a run as by `config_of_run`, for messages on `console`.
-
-  It writes nothing, and raises what `config_of_run` and `Run` do. If the newest
-  checkpoint is damaged, it says so and takes the one before.
-  """
-  config = config_of_run(workdir, overrides)
-  return Run(config, workdir, console, training=False, step=step)

@@ -1,65 +1,32 @@
 """Where a run starts from, and what it saves to start from again."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable
 
-import jax
-import ml_collections
-from jax.sharding import Mesh
-
-from alexnet.checkpointing import manager, pretrained
-from alexnet.config.errors import CheckpointError, UnsavedError
-from alexnet.config.intervals import Timetable
-from alexnet.metrics.console import Console
-from alexnet.runtime import sharding as sharding_lib
+from alexnet.checkpointing import manager
+from alexnet.config.errors import UnsavedError
+from alexnet.runtime import sharding
 from alexnet.training.progress import Progress
+from alexnet.training.setup import Setup
 from alexnet.training.train_step import TrainState
 
 
 class Recovery:
   """The checkpoints of a run."""
 
-  def __init__(
-      self,
-      config: ml_collections.ConfigDict,
-      workdir: pathlib.Path,
-      console: Console,
-      *,
-      timetable: Timetable,
-      mesh: Mesh,
-      create_state: Callable[[jax.Array], TrainState],
-      shapes: TrainState,
-      other: pretrained.Pretrained | None,
-      data: str,
-      names: str,
-      training: bool,
-  ):
+  def __init__(self, setup: Setup, *, training: bool):
     """Opens them.
 
     Args:
-      config: the whole config; reads keep_checkpoints, keep_best and seed.
-      workdir: of the run.
-      console: for messages.
-      timetable: of the run.
-      mesh: that the state is to live on.
-      create_state: makes the state before the first step from a key.
-      shapes: of that state.
-      other: the run to start from if there is no checkpoint.
-      data: identity of the training and the evaluation set.
-      names: of these sets, for messages.
+      setup: the run.
       training: whether the run goes on; otherwise nothing is written.
     """
-    self._config = config
-    self._workdir = workdir
-    self._console = console
-    self._mesh = mesh
-    self._create_state = create_state
-    self._shapes = shapes
-    self._pretrained = other
-    self._data = data
-    self._names = names
+    self._setup = setup
+    self._task = setup.task
+    self._config = setup.task.config
+    self._workdir = setup.workdir
+    self._warn = setup.task.warn
     self._training = training
+    timetable = setup.timetable
     # Of attempts to save after one that has failed, in steps.
     self._first_delay = timetable.log_every or 10
     self._longest_delay = max(
@@ -68,7 +35,9 @@ class Recovery:
     self._delay = self._first_delay
     self._retry_at: int | None = None
     self._checkpoints = manager.Checkpoints(
-        workdir, config.keep_checkpoints, read_only=not training
+        setup.workdir,
+        self._config.keep_checkpoints,
+        read_only=not training,
     )
 
   def open(self, which: int | str) -> tuple[TrainState, Progress]:
@@ -106,36 +75,28 @@ class Recovery:
       )
     return self._start() if step is None else self._restore(step)
 
-  def _warn(self, text):
-    self._console.print(f'warning: {text}')
-
   def _restore(self, step):
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        self._shapes,
-        sharding_lib.shardings(self._shapes, self._mesh),
+    state, progress = self._checkpoints.restore(
+        step, sharding.targets(self._setup.shapes, self._task.mesh)
     )
-    state, progress = self._checkpoints.restore(step, target)
     progress = Progress.from_dict(progress)
-    if progress.data != self._data:
-      raise CheckpointError(
-          f'{self._workdir} was trained on other files than those of '
-          f'{self._names} now: bring them back as they were, or use another '
-          '--workdir'
-      )
+    manager.check_data(
+        self._workdir,
+        progress.data,
+        self._task.data_identity,
+        self._task.data_names,
+    )
     return state, progress
 
   def _start(self):
-    state = sharding_lib.initialize(
-        self._create_state, self._mesh, self._config.seed
+    state = sharding.initialize(
+        self._setup.create_state, self._task.mesh, self._config.seed
     )
-    progress = Progress(data=self._data)
-    if self._pretrained:
-      params = self._pretrained.load(state.params, self._mesh)
+    progress = Progress(data=self._task.data_identity)
+    if pretrained := self._setup.pretrained:
+      params = pretrained.load(state.params, self._task.mesh)
       state = dataclasses.replace(state, params=params)
-      progress.pretrained = self._pretrained.record()
+      progress.pretrained = pretrained.record()
     return state, progress
 
   def save(

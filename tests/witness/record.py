@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet.evaluation import session
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.runtime import sharding
@@ -82,16 +83,13 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
     yield {name: array[step % 4] for name, array in arrays.items()}
 
 
-def open_run(recipe: str, mesh: tuple[int, int] = (1, 1)) -> loop.Run:
-  """The recorded run on a mesh of (data, tower) devices."""
-  overrides = {'mesh.data': mesh[0], 'mesh.tower': mesh[1]}
-  console = Console(io.StringIO())
-  return loop.open_run(FOLDER / recipe, console, overrides)
-
-
 def losses(recipe: str, mesh: tuple[int, int]) -> list[float]:
   """The losses of the steps that follow the checkpoint."""
-  run = open_run(recipe, mesh)
+  workdir = FOLDER / recipe
+  overrides = {'mesh.data': mesh[0], 'mesh.tower': mesh[1]}
+  config = session.config_of_run(workdir, overrides)
+  console = Console(io.StringIO())
+  run = loop.Run(config, workdir, console, training=False)
   return [
       run.make_step(sharding.put_batch(batch, run.mesh))['loss']
       for batch in batches()
@@ -100,7 +98,8 @@ def losses(recipe: str, mesh: tuple[int, int]) -> list[float]:
 
 def evaluation(recipe: str) -> dict[str, float]:
   """The checkpoint's result on the digits."""
-  return open_run(recipe).evaluate('centre')
+  console = Console(io.StringIO())
+  return session.open_run(FOLDER / recipe, console).evaluate('centre')
 
 
 def prediction(recipe: str) -> list[list[float]]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
   import numpy as np
 
   from alexnet.evaluation.evaluator import Predictions
+  from alexnet.evaluation.session import Session
   from alexnet.inference.predictor import TrainedNetwork
   from alexnet.metrics.console import Console
-  from alexnet.training.loop import Run
 
 _SCALES = ('224', '256', '288', '320')
 # Of a normal distribution, for intervals of 95 %.
@@ -73,13 +73,13 @@ class Row(NamedTuple):
 
 
 def places(
-    network: 'TrainedNetwork', run: 'Run', console: 'Console'
+    network: 'TrainedNetwork', session: 'Session', console: 'Console'
 ) -> Places:
   """Looks at all places of the squares of a run's evaluation set.
 
   Args:
     network: of the run.
-    run: the same, with its images.
+    session: of the same run, with its images.
     console: where to show progress.
   """
   import jax
@@ -128,8 +128,8 @@ def places(
   }
   batch_size = max(1, network.config.evaluation_batch_size // count**2)
   parts = {name: [] for name in ways}
-  labels, total = [], len(run.pipeline.evaluation)
-  for batch in run.pipeline.evaluation_batches(batch_size):
+  labels, total = [], len(session.task.evaluation)
+  for batch in session.task.pipeline.evaluation_batches(batch_size):
     real = batch['weight'] > 0
     for name, way in ways.items():
       step = network.compiled(f'places, {name}', way)
@@ -192,11 +192,11 @@ def means(found: Places) -> list[Row]:
   return rows
 
 
-def rows(run: 'Run', scales: Sequence[int], console: 'Console') -> list[Row]:
+def rows(session: 'Session', scales: Sequence[int], console: 'Console') -> list[Row]:
   """Predictions by crops, by dense views, and by several scales of these.
 
   Args:
-    run: an open run.
+    session: of a run.
     scales: see `dense.check_scales`.
     console: where to show progress.
 
@@ -204,21 +204,19 @@ def rows(run: 'Run', scales: Sequence[int], console: 'Console') -> list[Row]:
     'ten views' first, then the centre crop, each scale, and the first two,
     three, ... of them together.
   """
-  from alexnet.evaluation import (
-    fully_convolutional as fully_convolutional_evaluation,
-  )
+  from alexnet.evaluation import dense_views
 
-  ten = run.predict('ten')
+  ten = session.predict('ten')
   found = [
       Row('ten views', ten, ten.views),
-      Row('centre crop', run.predict('centre'), 1),
+      Row('centre crop', session.predict('centre'), 1),
   ]
-  crop = run.config.augmentation.crop_size
-  mirrored = 1 + run.config.augmentation.flip
+  crop = session.config.augmentation.crop_size
+  mirrored = 1 + session.config.augmentation.flip
   of_scales = [
       Row(
           f'dense, {scale}',
-          fully_convolutional_evaluation.predict(run, (scale,), console),
+          dense_views.predict(session, (scale,), console),
           mirrored * (scale / crop) ** 2,
       )
       for scale in scales
@@ -228,7 +226,7 @@ def rows(run: 'Run', scales: Sequence[int], console: 'Console') -> list[Row]:
     some = of_scales[:count]
     found.append(Row(
         'dense, ' + ' + '.join(map(str, scales[:count])),
-        fully_convolutional_evaluation.mean([row.predictions for row in some]),
+        dense_views.mean([row.predictions for row in some]),
         sum(row.crops for row in some),
     ))
   return found
@@ -269,9 +267,9 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown argument {argv[1]}')
   # JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
+  from alexnet.evaluation.session import open_run
   from alexnet.inference import fully_convolutional
   from alexnet.metrics.console import Console
-  from alexnet.training import loop
 
   heap.keep_freed()
   compilation_cache.use_cache()
@@ -279,14 +277,14 @@ def main(argv: list[str]) -> None:
   scales = fully_convolutional.parse_scales(values.scales)
   network = run_flags.load_network()
   scales = fully_convolutional.check_scales(scales, network.config)
-  run = loop.open_run(
+  opened = open_run(
       pathlib.Path(values.workdir),
       console,
       run_flags.moved(),
       manager.parse_step(str(network.step)),
   )
-  looked = places(network, run, console)
-  views = rows(run, scales, console)
+  looked = places(network, opened, console)
+  views = rows(opened, scales, console)
   count = looked.crops.shape[1:3]
   about = (
       f'Step {network.step:,} of {values.workdir}, all '

@@ -11,19 +11,19 @@ import numpy as np
 from alexnet import models
 from alexnet.evaluation import eval_steps, evaluator
 from alexnet.evaluation.evaluator import Predictions
+from alexnet.evaluation.session import Session
 from alexnet.inference.fully_convolutional import batch_size_for, check_scales
 from alexnet.metrics.console import Console, format_result
 from alexnet.models.inference_params import rounded
-from alexnet.training.loop import Run
 
 
 def evaluate(
-    run: Run, scales: Sequence[int] | None, console: Console
+    session: Session, scales: Sequence[int] | None, console: Console
 ) -> dict[str, float]:
   """Evaluates a run at each scale and with their mean, and shows the results.
 
   Args:
-    run: an open run.
+    session: an open run.
     scales: see `check_scales`.
     console: where results are shown as soon as they are there.
 
@@ -31,9 +31,9 @@ def evaluate(
     The result of all scales, see `evaluation.evaluate`.
   """
   parts = []
-  scales = check_scales(scales, run.config)
+  scales = check_scales(scales, session.config)
   for scale in scales:
-    parts.append(_predict_at(run, scale, console))
+    parts.append(_predict_at(session, scale, console))
     result = evaluator.score(parts[-1])
     line = format_result('dense', result)
     console.print(f'{line}, {scale} pixels')
@@ -45,12 +45,12 @@ def evaluate(
 
 
 def predict(
-    run: Run, scales: Sequence[int], console: Console | None = None
+    session: Session, scales: Sequence[int], console: Console | None = None
 ) -> Predictions:
   """Predictions for the evaluation set, of the squares of other views.
 
   Args:
-    run: an open run.
+    session: an open run.
     scales: sides of the squares, see `check_scales`.
     console: where to show progress.
 
@@ -58,7 +58,7 @@ def predict(
     The mean over the scales of the mean over all places of a square and of its
     mirror image, if training has any; `views` is the number of all of these.
   """
-  return mean([_predict_at(run, scale, console) for scale in scales])
+  return mean([_predict_at(session, scale, console) for scale in scales])
 
 
 def mean(predictions: Sequence[Predictions]) -> Predictions:
@@ -73,20 +73,20 @@ def mean(predictions: Sequence[Predictions]) -> Predictions:
   )
 
 
-def _predict_at(run, scale, console):
-  config = run.config
+def _predict_at(session, scale, console):
+  task, params = session.task, session.params
   step = eval_steps.make_predict_step(
-      model=models.everywhere(run.model),
-      mesh=run.mesh,
-      params=run.state.params,
-      images=run.views.dense,
+      model=models.everywhere(task.model),
+      mesh=task.mesh,
+      params=task.param_shapes,
+      images=task.views.dense,
   )
   return evaluator.predict(
       step,
-      rounded(run.state.params, run.model.dtype),
-      run.pipeline,
-      mesh=run.mesh,
-      batch_size=batch_size_for(config, scale**2),
+      rounded(params, task.model.dtype),
+      task.pipeline,
+      mesh=task.mesh,
+      batch_size=batch_size_for(task.config, scale**2),
       views='dense',
       console=console,
       image_size=scale,

@@ -1,0 +1,183 @@
+"""What a config makes: its network, its data and its devices, without a state.
+
+Training and evaluation share it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from alexnet import models
+from alexnet.config import validation
+from alexnet.config.errors import ConfigError
+from alexnet.evaluation import eval_steps, evaluator
+from alexnet.evaluation.evaluator import Predictions
+from alexnet.inference.views import Views
+from alexnet.metrics.console import Console, Silence
+from alexnet.models.inference_params import rounded
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import multihost, sharding
+from input_pipeline import datasets
+from input_pipeline.pipeline import Pipeline
+
+
+class Task:
+  """A checked config and what it makes.
+
+  Attributes:
+    config: the whole config, with what the data and other files say filled in.
+    console: for messages; silent but in the first of several processes.
+    mesh: (data, tower).
+    train: the training set.
+    evaluation: the evaluation set.
+    model: the network.
+    rules: how each parameter is trained, where the network says it; or None.
+    param_shapes: {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+    parameters: number of the network's.
+    pipeline: the data; only after `open_data`.
+    views: how the network's input is made; only after `open_data`.
+    eval_steps: {views: compiled evaluation of a batch}; likewise.
+    predict_steps: {views: compiled prediction of a batch}; likewise.
+  """
+
+  pipeline: Pipeline
+  views: Views
+  eval_steps: dict[str, Any]
+  predict_steps: dict[str, Any]
+
+  def __init__(self, config: ml_collections.ConfigDict, console: Console):
+    """Checks the config, finds devices and data, and builds the network.
+
+    Args:
+      config: as from configs/ or a workdir; it is not changed.
+      console: for messages.
+
+    Raises:
+      UserError: something the user can mend; says what to do.
+    """
+    config = config.copy_and_resolve_references()
+    models.check(config)
+    network = models.module_of(config)
+    network.complete(config)
+    self.mesh = mesh_lib.create_mesh(config)
+    self.console = console if multihost.is_first() else Silence()
+    self.train, self.evaluation = datasets.create_sources(
+        config.dataset, config.seed
+    )
+    if config.model.num_classes is None:
+      config.model.num_classes = len(self.train.class_names)
+    elif config.model.num_classes < len(self.train.class_names):
+      raise ConfigError(
+          f'model.num_classes is {config.model.num_classes}, but '
+          f'{self.train.name} has {len(self.train.class_names)} classes: '
+          + (f'give the last layer of {config.layers} as many outputs'
+             if network.OUTPUTS_ARE_GIVEN else 'leave the field unset')
+      )
+    self.config = config
+    self.model = models.create_model(config.model)
+    self.rules = network.parameter_rules(config)
+    side = config.augmentation.crop_size
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    self.param_shapes = jax.eval_shape(
+        self.model.init, jax.random.key(0), image
+    )['params']
+    self.parameters = sum(
+        leaf.size for leaf in jax.tree.leaves(self.param_shapes)
+    )
+    validation.check_size(self.parameters)
+
+  @property
+  def data_identity(self) -> str:
+    """Changes when the examples of a set change."""
+    return '-'.join(one.identity() for one in (self.train, self.evaluation))
+
+  @property
+  def data_names(self) -> str:
+    """Of the sets, for messages."""
+    return f'{self.train.name} and {self.evaluation.name}'
+
+  def open_data(self) -> None:
+    """Opens the pipeline; computes the statistics of images on first use.
+
+    Raises:
+      DataError: a field that cannot work, or an image that cannot be read.
+    """
+    config = self.config
+    part, parts = sharding.part_of_process(
+        self.mesh.devices, jax.process_index()
+    )
+    # One process computes the statistics where nobody has done so yet.
+    with multihost.first_before_others('statistics'):
+      self.pipeline = Pipeline(
+          config,
+          self.train,
+          self.evaluation,
+          process=part,
+          processes=parts,
+          report=self.warn,
+      )
+    self.views = Views(
+        self.pipeline.mean_image,
+        config.augmentation.mean_crop,
+        mirror=config.augmentation.flip,
+        crop=config.augmentation.crop_size,
+    )
+    kinds = {'centre': self.views.centre, 'ten': self.views.ten}
+    steps = lambda make: {
+        name: make(
+            model=self.model,
+            mesh=self.mesh,
+            params=self.param_shapes,
+            images=images,
+        )
+        for name, images in kinds.items()
+    }
+    self.eval_steps = steps(eval_steps.make_eval_step)
+    self.predict_steps = steps(eval_steps.make_predict_step)
+
+  def warn(self, text: str) -> None:
+    """Shows a warning."""
+    self.console.print(f'warning: {text}')
+
+  def evaluate(
+      self,
+      params: Any,
+      views: str,
+      *,
+      stop: Callable[[], bool] = lambda: False,
+      give_up: Callable[[], bool] | None = None,
+  ) -> dict[str, float]:
+    """Evaluates parameters on the evaluation set, see `evaluator.evaluate`.
+
+    Args:
+      params: arrays on the mesh.
+      views: 'centre' or 'ten'.
+      stop: see there.
+      give_up: see there.
+    """
+    return evaluator.evaluate(
+        self.eval_steps[views],
+        rounded(params, self.model.dtype),
+        self.pipeline,
+        mesh=self.mesh,
+        batch_size=self.config.evaluation_batch_size,
+        views=views,
+        console=self.console,
+        stop=stop,
+        give_up=give_up,
+    )
+
+  def predict(self, params: Any, views: str) -> Predictions:
+    """What parameters say of each image of the evaluation set."""
+    return evaluator.predict(
+        self.predict_steps[views],
+        rounded(params, self.model.dtype),
+        self.pipeline,
+        mesh=self.mesh,
+        batch_size=self.config.evaluation_batch_size,
+        views=views,
+        console=self.console,
+    )
