@@ -1,0 +1,255 @@
+"""What may import what: an import against a fence fails here.
+
+Imports are read from the files' text, so that those inside functions and those
+for type checkers count as well.
+"""
+
+import ast
+import functools
+import pathlib
+
+from absl.testing import absltest, parameterized
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# From the top down. A module belongs to the longest of these names that it
+# begins with, and imports from its own room and from those below it.
+ROOMS = (
+    'alexnet',  # Commands, and the API.
+    'alexnet.analysis',
+    'alexnet.analysis.report',
+    'alexnet.analysis.paper',
+    'alexnet.analysis.features',
+    'alexnet.analysis.tables',
+    'alexnet.training',
+    'alexnet.evaluation',
+    'alexnet.inference',
+    'alexnet.cuda_convnet',
+    'alexnet.models',
+    'alexnet.checkpointing',
+    'alexnet.metrics',
+    'alexnet.visualization',
+    'alexnet.ops',
+    'alexnet.ops.cpu',
+    'alexnet.runtime',
+    'alexnet.config',
+    'input_pipeline.prepare',
+    'input_pipeline.show',
+    'input_pipeline.prepared',
+    'input_pipeline',
+    'input_pipeline.prepared.format',
+    'input_pipeline.sources',
+    'input_pipeline.statistics',
+    'input_pipeline.preprocessing',
+    'input_pipeline.files',
+    'input_pipeline.errors',
+)
+
+# (module or package, the only places that may import it)
+ONLY_IN = (
+    ('alexnet', ('alexnet',)),
+    ('alexnet.ops.cpu', ('alexnet.ops',)),
+    ('alexnet.cuda_convnet', ('alexnet.cuda_convnet',)),
+    ('orbax', ('alexnet.checkpointing',)),
+    ('tensorflow', ('input_pipeline',)),
+    ('tensorflow_datasets', ('input_pipeline',)),
+    ('jax', ('alexnet',)),
+    # A mesh and its axes are made and named in one place.
+    ('jax.sharding.AxisType', ('alexnet.runtime',)),
+    ('jax.sharding.PartitionSpec', ('alexnet.runtime',)),
+)
+
+# Functions of JAX that take the name of a mesh axis.
+_OF_AXES = (
+    'all_gather', 'axis_index', 'axis_size', 'pcast', 'pmean', 'psum',
+)
+# Files of a folder that one can still take in at a glance.
+_MOST_FILES = 10
+
+
+@functools.cache
+def trees():
+  """{module: syntax tree} of both packages."""
+  found = {}
+  for package in ('alexnet', 'input_pipeline'):
+    for path in sorted((ROOT / package).rglob('*.py')):
+      name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+      found[name.removesuffix('.__init__')] = ast.parse(path.read_text())
+  return found
+
+
+def with_line(module: str, line: str):
+  """The trees with one more line at the end of a module."""
+  planted = dict(trees())
+  body = [*planted[module].body, *ast.parse(line).body]
+  planted[module] = ast.Module(body, [])
+  return planted
+
+
+def imported(tree: ast.AST, modules):
+  """Names of what a file imports; of what is in our modules, the module's."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (name.name for name in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      for name in node.names:
+        full = f'{node.module}.{name.name}'
+        is_attribute = node.module in modules and full not in modules
+        yield node.module if is_attribute else full
+
+
+def begins(name: str, package: str) -> bool:
+  return name == package or name.startswith(f'{package}.')
+
+
+def room_of(module: str) -> str:
+  return max((r for r in ROOMS if begins(module, r)), key=len)
+
+
+def upward(modules) -> list[str]:
+  """Imports from a room to one above it."""
+  return [
+      f'{module} imports {name}, which is above it'
+      for module, tree in modules.items()
+      for name in imported(tree, modules)
+      if name.startswith(('alexnet', 'input_pipeline'))
+      and ROOMS.index(room_of(name)) < ROOMS.index(room_of(module))
+  ]
+
+
+def circles(modules) -> list[str]:
+  """Modules that import each other, straight or through others."""
+  below = {
+      module: {n for n in imported(tree, modules) if n in modules} - {module}
+      for module, tree in modules.items()
+  }
+  # What imports nothing that is left goes, and what nothing left imports.
+  def free():
+    wanted = set().union(*below.values())
+    return [
+        m for m, names in below.items()
+        if not names & below.keys() or m not in wanted
+    ]
+
+  while found := free():
+    for module in found:
+      del below[module]
+  return sorted(below)
+
+
+def trespasses(modules) -> list[str]:
+  """Imports of what belongs to another place."""
+  return [
+      f'{module} imports {name}, which only {" and ".join(places)} may'
+      for module, tree in modules.items()
+      for name in imported(tree, modules)
+      for owned, places in ONLY_IN
+      if begins(name, owned) and not any(begins(module, p) for p in places)
+  ]
+
+
+def named_networks(modules) -> list[str]:
+  """Modules that have the name of a network's module in a string."""
+  return [
+      module
+      for module, tree in modules.items()
+      for node in ast.walk(tree)
+      if isinstance(node, ast.Constant)
+      and isinstance(node.value, str)
+      and node.value.startswith(('alexnet.cuda_convnet', 'cuda_convnet'))
+      and not begins(module, 'alexnet.cuda_convnet')
+  ]
+
+
+def named_axes(modules) -> list[str]:
+  """Calls that name an axis of the mesh by a string."""
+  return [
+      f'{module}, line {node.lineno}'
+      for module, tree in modules.items()
+      if not begins(module, 'alexnet.runtime')
+      for node in ast.walk(tree)
+      if isinstance(node, ast.Call)
+      and isinstance(node.func, ast.Attribute)
+      and node.func.attr in _OF_AXES
+      for argument in [*node.args, *(k.value for k in node.keywords)]
+      for value in ast.walk(argument)
+      if isinstance(value, ast.Constant) and value.value in ('data', 'tower')
+  ]
+
+
+class FencesTest(parameterized.TestCase):
+
+  def test_nothing_runs_back_up(self):
+    self.assertEqual(upward(trees()), [])
+
+  def test_no_circles(self):
+    self.assertEqual(circles(trees()), [])
+
+  def test_nothing_trespasses(self):
+    self.assertEqual(trespasses(trees()), [])
+
+  def test_one_place_names_the_networks(self):
+    self.assertEqual(set(named_networks(trees())), {'alexnet.models'})
+
+  def test_axes_are_named_in_runtime(self):
+    self.assertEqual(named_axes(trees()), [])
+
+  def test_folders_can_be_taken_in(self):
+    for folder in {path.parent for path in ROOT.glob('alexnet/**/*.py')}:
+      files = {path.name for path in folder.glob('*.py')} - {'__init__.py'}
+      self.assertLessEqual(len(files), _MOST_FILES, folder)
+      self.assertNotEmpty(files or [*folder.glob('*/*.py')], folder)
+
+  @parameterized.parameters(
+      ('input_pipeline.pipeline', 'from alexnet.config import errors'),
+      ('input_pipeline.prepare', 'import alexnet'),
+      ('input_pipeline.pipeline', 'import jax.numpy as jnp'),
+      ('alexnet.models.layers', 'from alexnet.ops.cpu import matmul'),
+      ('alexnet.training.loop', 'from alexnet.ops import cpu'),
+      ('alexnet.training.optimizer', 'from alexnet.cuda_convnet import rates'),
+      ('alexnet.models', 'from alexnet.cuda_convnet.config import CHECKS'),
+      ('alexnet.inference.loading', 'from orbax import checkpoint'),
+      ('alexnet.inference.loading', 'import orbax.checkpoint as ocp'),
+      ('alexnet.analysis.tables', 'import tensorflow as tf'),
+      ('alexnet.evaluation.task', 'from jax.sharding import PartitionSpec'),
+  )
+  def test_a_planted_trespass(self, module, line):
+    self.assertNotEmpty(trespasses(with_line(module, line)))
+
+  @parameterized.parameters(
+      ('alexnet.evaluation.session', 'from alexnet.training import loop'),
+      ('alexnet.inference.predictor', 'from alexnet.training import loop'),
+      ('alexnet.inference.views', 'from alexnet.evaluation import evaluator'),
+      ('alexnet.config.validation', 'from alexnet import models'),
+      ('alexnet.runtime.mesh', 'from alexnet.metrics.console import Console'),
+      ('alexnet.training.loop', 'from alexnet.analysis import tables'),
+      ('alexnet.training.loop', 'import alexnet.sweep'),
+      ('input_pipeline.sources', 'from input_pipeline.prepared import format'),
+  )
+  def test_a_planted_way_up(self, module, line):
+    self.assertNotEmpty(upward(with_line(module, line)))
+
+  def test_a_planted_circle(self):
+    line = 'from alexnet.ops.convolution import grouped_convolution'
+    self.assertEqual(
+        circles(with_line('alexnet.ops.collectives', line)),
+        ['alexnet.ops.collectives', 'alexnet.ops.convolution'],
+    )
+
+  def test_a_planted_name(self):
+    line = "importlib.import_module('alexnet.cuda_convnet.config')"
+    self.assertIn(
+        'alexnet.training.setup',
+        named_networks(with_line('alexnet.training.setup', line)),
+    )
+
+  @parameterized.parameters(
+      "lax.psum(x, 'data')", "lax.pmean(x, ('data', 'tower'))",
+      "lax.all_gather(x, axis_name='tower')",
+  )
+  def test_a_planted_axis(self, line):
+    self.assertLen(set(named_axes(with_line('alexnet.ops.dense', line))), 1)
+
+
+if __name__ == '__main__':
+  absltest.main()
