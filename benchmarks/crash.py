@@ -207,6 +207,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
   import numpy as np
 
   from alexnet.evaluation import session
+  from alexnet.training import loop
 
   console = Console()
   states = [

@@ -1,7 +1,5 @@
 """Commands as a user types them: messages, exit status, sweeps, imports."""
 
-from tests import testing  # isort: skip
-
 import ast
 import io
 import os
@@ -31,9 +29,9 @@ from configs import (
   alexnet_2012_six_pretraining,
 )
 from input_pipeline.errors import DataError
-from tests import definitions
+from tests import definitions, testing
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run_command(*arguments):

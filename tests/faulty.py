@@ -3,8 +3,6 @@
 Programs are compiled once for all runs of a test class.
 """
 
-from tests import testing  # isort: skip
-
 import contextlib
 import io
 import pathlib
@@ -19,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
 from alexnet.training import loop
-from tests import tiny
+from tests import testing, tiny
 
 
 class RunTestCase(parameterized.TestCase):

@@ -1,7 +1,5 @@
 """Files of strangers: no pickle, no size that is believed, no path outside."""
 
-from tests import testing  # isort: skip
-
 import ast
 import gzip
 import io
@@ -38,10 +36,10 @@ from input_pipeline import sources, statistics
 from input_pipeline.errors import DataError, ImageError, UserError
 from input_pipeline.files import decoding, untrusted
 from input_pipeline.prepared import archives, format
-from tests import definitions, preparing, tiny_run
+from tests import definitions, preparing, testing, tiny_run
 from tests.packing import tar
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 MIB = 2**20
 
 

@@ -1,7 +1,5 @@
 """What a command costs before its first step: imports, and compiling once."""
 
-from tests import testing  # isort: skip
-
 import collections
 import json
 import os
@@ -13,8 +11,9 @@ import sys
 from absl.testing import absltest, parameterized
 
 from alexnet.metrics.writer import read_records
+from tests import testing
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 
 # Takes seconds to import, or has to be set up before it is.
 _HEAVY = (

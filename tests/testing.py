@@ -1,38 +1,12 @@
-"""What tests share. Import it before anything that uses JAX.
+"""What tests share: meshes, recipes, narrow networks, random batches."""
 
-Sets the number of CPU devices, and how they compile, here rather than in a
-conftest, so that a test file that is run by itself has them too.
-"""
+import pathlib
 
-import os
+import ml_collections
+import numpy as np
+from PIL import Image
 
-# Most of the time of these tests is spent in LLVM's optimizer, for networks
-# that then run for a moment. The operations are the same without it.
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
-    ' --xla_llvm_disable_expensive_passes=true'
-)
-
-# Neither the user's cache of compiled programs is read nor is it filled, by the
-# commands that tests start either.
-os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
-
-import jax
-
-jax.config.update('jax_num_cpu_devices', 4)
-
-import pathlib  # noqa: E402
-
-import ml_collections  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from configs import alexnet, alexnet_2012  # noqa: E402
-
-# Under pytest nobody parses absl's flags, and create_tempdir reads one.
-if not flags.FLAGS.is_parsed():
-  flags.FLAGS.mark_as_parsed()
+from configs import alexnet, alexnet_2012
 
 MESHES = ((1, 1), (1, 2), (2, 1), (2, 2))
 

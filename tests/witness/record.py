@@ -8,8 +8,6 @@ of 20 further steps on these batches, an evaluation and a prediction. Run it
 again only when an operation is meant to compute something else.
 """
 
-from tests import testing  # isort: skip
-
 import hashlib
 import io
 import json
@@ -27,6 +25,7 @@ from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.runtime import sharding
 from alexnet.training import loop
+from tests import testing
 
 FOLDER = pathlib.Path(__file__).parent
 BATCHES = FOLDER / 'batches.npz'

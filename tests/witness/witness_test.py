@@ -4,8 +4,6 @@ On the machine and the JAX that made the record numbers are equal to the last
 bit; elsewhere sums have another order, and they agree as far as that lets them.
 """
 
-from tests import testing  # isort: skip
-
 import io
 import json
 import pathlib
@@ -17,6 +15,7 @@ from absl.testing import absltest, parameterized
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.training import loop
+from tests import testing
 from tests.witness import record
 
 _RECORD = json.loads(record.RESULTS.read_text())

@@ -1,0 +1,350 @@
+"""The update and its rates against numbers worked by hand."""
+
+import importlib
+import json
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+from alexnet.config import intervals
+from alexnet.config.errors import ConfigError
+from alexnet.training import optimizer, schedules
+from configs import alexnet, alexnet_2012, alexnet_2012_geometric
+
+LAYERS = ('conv1', 'conv2', 'fc8')
+
+
+class UpdateTest(absltest.TestCase):
+
+  def _run(self, config, gradients, rates):
+    rule = optimizer.create_optimizer(config)
+    params = {'fc8': {'kernel': jnp.array([2.0]), 'bias': jnp.array([1.0])}}
+    state = rule.init(params)
+    history = []
+    for gradient, (kernel, bias) in zip(gradients, rates):
+      tree = {'fc8': {'kernel': jnp.array([gradient[0]]),
+                      'bias': jnp.array([gradient[1]])}}
+      updates, state = rule.update(
+          tree, state, params, rates={'fc8': {'kernel': kernel, 'bias': bias}}
+      )
+      params = optax.apply_updates(params, updates)
+      history.append(
+          (float(params['fc8']['kernel'][0]), float(params['fc8']['bias'][0]))
+      )
+    return history
+
+  def test_two_updates_and_a_drop_of_the_rate(self):
+    """On paper: v <- 0.9 v - 0.0005 e w - e g; w <- w + v.
+
+    w = 2, e = 0.1: v = -0.1 * 0.0005 * 2 - 0.1 * 3 = -0.3001; w = 1.6999
+    e = 0.01:  v = 0.9 * -0.3001 - 0.01 * 0.0005 * 1.6999 - 0.01 * -1
+                 = -0.27009 - 0.0000084995 + 0.01 = -0.2600984995
+               w = 1.4398015005
+    b = 1, e = 0.2, no decay: v = -0.2 * 0.5 = -0.1; b = 0.9
+    e = 0.2: v = -0.09 - 0.2 * 1 = -0.29; b = 0.61
+    """
+    config = alexnet_2012.get_config().optimizer
+    history = self._run(
+        config, [(3.0, 0.5), (-1.0, 1.0)], [(0.1, 0.2), (0.01, 0.2)]
+    )
+    np.testing.assert_allclose(history[0], (1.6999, 0.9), rtol=1e-6)
+    np.testing.assert_allclose(history[1], (1.4398015005, 0.61), rtol=1e-6)
+
+  def test_the_paper_decays_biases_too(self):
+    config = alexnet.get_config().optimizer
+    history = self._run(config, [(3.0, 0.5)], [(0.1, 0.1)])
+    # b = 1 - 0.1 * 0.0005 * 1 - 0.1 * 0.5
+    np.testing.assert_allclose(history[0], (1.6999, 0.94995), rtol=1e-6)
+
+  def test_rate_zero_freezes_and_momentum_does_not_coast(self):
+    config = alexnet_2012.get_config().optimizer
+    history = self._run(
+        config,
+        [(3.0, 0.5), (5.0, 5.0), (0.0, 0.0)],
+        [(0.1, 0.2), (0.0, 0.0), (0.1, 0.2)],
+    )
+    self.assertEqual(history[0], history[1])
+    # The velocity waited: v = 0.9 * -0.3001 - 0.1 * 0.0005 * 1.6999.
+    np.testing.assert_allclose(
+        history[2][0], 1.6999 - 0.27009 - 8.4995e-5, rtol=1e-6
+    )
+
+  def test_a_frozen_parameter_does_not_mind_its_gradient(self):
+    config = alexnet_2012.get_config().optimizer
+    history = self._run(
+        config,
+        [(3.0, 0.5), (np.nan, np.inf)],
+        [(0.1, 0.2), (0.0, 0.0)],
+    )
+    self.assertEqual(history[0], history[1])
+
+  def test_differs_from_the_usual_rule_after_a_drop(self):
+    """optax.sgd keeps the rate outside the velocity."""
+    config = alexnet_2012.get_config().optimizer
+    config.weight_decay = 0.0
+    ours = self._run(config, [(1.0, 0.0)] * 2, [(0.1, 0.1), (0.01, 0.1)])
+    # Theirs: v = 1, then 1.9; w = 2 - 0.1 - 0.01 * 1.9 = 1.881.
+    self.assertAlmostEqual(ours[1][0], 2 - 0.1 - 0.09 - 0.01, places=6)
+
+
+class PlateauTest(absltest.TestCase):
+
+  def test_written_sequence(self):
+    schedule = alexnet.get_config('imagenet2012').schedule
+    schedule.plateau.patience = 2
+    plateau = schedules.Plateau()
+    errors = [.9, .8, .8, .85, .7, .7, .7, .7, .7, .7, .7, .7, .6, .7, .7]
+    drops = [plateau.observe(error, schedule) for error in errors]
+    # Two evaluations that are no better than the best: a drop, three at most.
+    expected = [0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]
+    self.assertEqual(list(map(int, drops)), expected)
+    self.assertEqual(plateau.drops, 3)
+
+  def test_state_survives_json_in_the_middle(self):
+    schedule = alexnet.get_config('imagenet2012').schedule
+    schedule.plateau.patience = 2
+    errors = [.9, .8, .8, .85, .7, .7, .7]
+    whole, parts = schedules.Plateau(), schedules.Plateau()
+    for error in errors:
+      whole.observe(error, schedule)
+      parts.observe(error, schedule)
+      parts = schedules.Plateau(**json.loads(json.dumps(vars(parts))))
+    self.assertEqual(whole, parts)
+
+
+class RatesTest(parameterized.TestCase):
+
+  def _rates(
+      self, config, step, plateau=None, total=9000, layers=LAYERS, rules=None
+  ):
+    schedules.check_schedule(config.schedule, layers, rules)
+    return schedules.rates_at(
+        config,
+        layers,
+        step=step,
+        total_steps=total,
+        steps_per_epoch=100,
+        plateau=plateau or schedules.Plateau(),
+        rules=rules,
+    )
+
+  def test_plateau(self):
+    config = alexnet.get_config('imagenet2012')
+    for drops, rate in enumerate((0.01, 1e-3, 1e-4, 1e-5)):
+      rates = self._rates(config, 5, schedules.Plateau(drops=drops))
+      self.assertAlmostEqual(rates['fc8']['kernel'], rate)
+      self.assertAlmostEqual(rates['fc8']['bias'], rate)
+
+  @parameterized.parameters(
+      (0, 0.01, 0.01, 0.02),
+      (2499, 0.01, 0.01, 0.02),
+      (2500, 1e-3, 1e-3, 0.02),
+      (5100, 1e-4, 1e-4, 0.02),
+      (6700, 1e-4, 1e-5, 0.02),
+      (7199, 1e-4, 1e-5, 0.02),
+      (7200, 1e-4, 0.0, 0.0),
+      (7900, 1e-5, 0.0, 0.0),
+      (9000, 1e-5, 0.0, 0.0),
+  )
+  def test_run_145(self, step, others, conv1, conv1_bias):
+    layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+    config = alexnet_2012.get_config('imagenet2012')
+    rates = self._rates(config, step, layers=layers)
+    self.assertEqual(rates['conv1'], {'kernel': conv1, 'bias': conv1_bias})
+    for layer in layers[1:]:
+      self.assertEqual(rates[layer], {'kernel': others, 'bias': 0.02})
+
+  @parameterized.parameters(
+      (0, 0.01, 0.02), (2250, 0.01, 0.02), (2251, 1.5874e-3, 0.02),
+      (4500, 1.5874e-3, 0.02), (4501, 2.5198e-4, 0.002),
+      (6750, 2.5198e-4, 0.002), (6751, 4e-5, 0.002), (7399, 4e-5, 0.002),
+      (7400, 4e-5, 0.002), (9000, 4e-5, 0.002),
+  )
+  def test_run_170(self, step, kernel, bias):
+    config = alexnet_2012_geometric.get_config('imagenet2012')
+    rates = self._rates(config, step, layers=('conv1', 'conv2'))
+    frozen = step >= 7400
+    for name, wanted in (
+        ('conv2', (kernel, bias)),
+        ('conv1', (0, 0) if frozen else (kernel, bias)),
+    ):
+      self.assertAlmostEqual(rates[name]['kernel'], wanted[0], places=8)
+      self.assertAlmostEqual(rates[name]['bias'], wanted[1], places=8)
+
+  def test_factors_of_layers(self):
+    """On top of the schedule: biases of conv1 are frozen at 7,200 anyway."""
+    layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+    config = alexnet_2012.get_config('imagenet2012')
+    config.optimizer.layer_rate_factors = (
+        ('conv1', 0.5), ('conv2', 0), ('fc8', 10.0)
+    )
+    for step, conv1, fc7, fc8 in (
+        (0, (0.005, 0.01), (0.01, 0.02), (0.1, 0.2)),
+        (6700, (5e-6, 0.01), (1e-4, 0.02), (1e-3, 0.2)),
+        (7200, (0.0, 0.0), (1e-4, 0.02), (1e-3, 0.2)),
+    ):
+      rates = self._rates(config, step, layers=layers)
+      for layer, expected in (
+          ('conv1', conv1), ('conv2', (0, 0)), ('fc7', fc7), ('fc8', fc8)
+      ):
+        np.testing.assert_allclose(
+            (rates[layer]['kernel'], rates[layer]['bias']), expected
+        )
+    config = alexnet.get_config('imagenet2012')
+    config.optimizer.layer_rate_factors = (('fc8', 3.0),)
+    rates = self._rates(config, 0, schedules.Plateau(drops=1))
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.003)
+
+  @parameterized.parameters(
+      ('pretraining', 0.0, 1e-3, 1e-3, 1e-2, 0.02),
+      ('pretraining', 2.15, 1e-3, 1e-3, 1e-2, 0.02),
+      ('pretraining', 2.16, 1e-3, 1e-3, 1e-3, 0.02),
+      ('finetuning', 0.0, 1e-4, 1e-3, 1e-3, 0.02),
+      ('finetuning', 3.0, 1e-5, 1e-3, 1e-3, 0.02),
+      ('finetuning', 4.0, 0.0, 1e-3, 1e-3, 0.0),
+      ('finetuning', 22.0, 0.0, 1e-4, 1e-4, 0.0),
+      ('finetuning', 42.0, 0.0, 1e-5, 1e-5, 0.0),
+  )
+  def test_run_146(self, stage, epoch, conv1, conv2, others, conv1_bias):
+    """The notes of the log: rates of kernels at the epochs they name."""
+    recipe = importlib.import_module(f'configs.alexnet_2012_six_{stage}')
+    layers = (
+        'conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6', 'fc6', 'fc7',
+        'fc8',
+    )
+    rates = self._rates(
+        recipe.get_config('imagenet2012'), round(100 * epoch), layers=layers
+    )
+    self.assertEqual(rates['conv1'], {'kernel': conv1, 'bias': conv1_bias})
+    for layer in layers[1:5]:
+      self.assertEqual(rates[layer], {'kernel': conv2, 'bias': 0.02})
+    for layer in layers[5:]:
+      self.assertEqual(rates[layer], {'kernel': others, 'bias': 0.02})
+
+  def test_constant(self):
+    config = alexnet_2012.get_config('imagenet2012')
+    config.schedule.name = 'constant'
+    rates = self._rates(config, 8000)
+    self.assertEqual(rates['conv1'], {'kernel': 0.01, 'bias': 0.02})
+
+  @parameterized.parameters(
+      ('none', 128, 1.0), ('linear', 128, 1.0), ('sqrt', 128, 1.0),
+      ('none', 1024, 1.0), ('linear', 1024, 8.0), ('sqrt', 512, 2.0),
+      ('linear', 32, 0.25), ('sqrt', 32, 0.5),
+  )
+  def test_batch_scaling(self, scaling, batch_size, factor):
+    """By the batch over 128, or its root; whatever the schedule."""
+    config = alexnet.get_config('imagenet2012')
+    config.batch_size = batch_size
+    config.schedule.batch_scaling = scaling
+    rates = self._rates(config, 0, schedules.Plateau(drops=1))
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.001 * factor)
+    config = alexnet_2012_geometric.get_config('imagenet2012')
+    config.batch_size = batch_size
+    config.schedule.batch_scaling = scaling
+    rates = self._rates(config, 9000)
+    self.assertAlmostEqual(rates['fc8']['kernel'], 4e-5 * factor, places=8)
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.002 * factor)
+    self.assertEqual(rates['conv1'], {'kernel': 0, 'bias': 0})
+
+  def test_batch_scaling_of_digits_is_from_their_own_batch(self):
+    config = alexnet.get_config()
+    config.schedule.batch_scaling = 'linear'
+    self.assertEqual(self._rates(config, 0)['fc8']['kernel'], 0.005)
+    config.batch_size = 64
+    self.assertEqual(self._rates(config, 0)['fc8']['kernel'], 0.01)
+
+  @parameterized.parameters(
+      # 2.5 epochs of 100 steps: 1 / 250, 2 / 250, ...
+      (0, 0.004), (1, 0.008), (124, 0.5), (248, 0.996), (249, 1.0), (250, 1.0),
+      (2499, 1.0),
+  )
+  def test_warmup(self, step, factor):
+    config = alexnet_2012.get_config('imagenet2012')
+    config.schedule.warmup_epochs = 2.5
+    config.schedule.steps = ()
+    rates = self._rates(config, step)
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.01 * factor)
+    self.assertAlmostEqual(rates['conv1']['bias'], 0.02 * factor)
+
+  def test_warmup_scaling_and_factors_multiply(self):
+    """Step 24 of 50, batch 512: 0.5 * 4; conv1 frozen, fc8 ten times."""
+    config = alexnet_2012.get_config('imagenet2012')
+    config.batch_size = 512
+    config.schedule.update(
+        name='steps', steps=((0.0, 'conv1', 'both', 0.0),),
+        batch_scaling='linear', warmup_epochs=0.5,
+    )
+    config.optimizer.layer_rate_factors = (('fc8', 10.0), ('conv2', 0))
+    rates = self._rates(config, 24)
+    self.assertEqual(rates['conv1'], {'kernel': 0, 'bias': 0})
+    self.assertEqual(rates['conv2'], {'kernel': 0, 'bias': 0})
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.2)
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.4)
+
+  def test_a_definition_is_scaled_and_warmed_up_too(self):
+    rule = types.SimpleNamespace(rate_at=lambda progress, normal: 0.004)
+    frozen = types.SimpleNamespace(rate_at=lambda progress, normal: 0.0)
+    rules = {'conv1': {'kernel': frozen}, 'fc8': {'kernel': rule, 'bias': rule}}
+    config = alexnet.get_config('imagenet2012')
+    config.batch_size = 2048
+    config.schedule.update(
+        name='definition', batch_scaling='sqrt', warmup_epochs=0.1
+    )
+    # Step 4 of 10, sixteen times the batch: 0.5 * 4.
+    rates = self._rates(config, 4, layers=tuple(rules), rules=rules)
+    self.assertEqual(rates['conv1'], {'kernel': 0})
+    self.assertAlmostEqual(rates['fc8']['kernel'], 0.008)
+    self.assertAlmostEqual(rates['fc8']['bias'], 0.008)
+
+  @parameterized.parameters(
+      (dict(batch_scaling='cubic'), "batch_scaling is 'cubic'.*'linear'"),
+      (dict(reference_batch_size=0), 'reference_batch_size is 0'),
+      (dict(warmup_epochs=-1.0), 'warmup_epochs is -1.0'),
+      (dict(warmup_epochs=float('nan')), 'warmup_epochs is nan'),
+      (dict(warmup_epochs=float('inf')), 'warmup_epochs is inf'),
+      (dict(name='cosine'), "'cosine'.*'plateau'"),
+      (dict(learning_rate=-0.1), 'learning_rate is -0.1'),
+      (dict(steps=((1.0, 'conv9', 'kernel', 0.1),)), 'conv9'),
+      (dict(steps=((1.0, 'conv1', 'kernel'),)), 'schedule.steps'),
+      (dict(steps=(1,)), 'schedule.steps'),
+  )
+  def test_message(self, fields, message):
+    config = alexnet.get_config('imagenet2012')
+    config.schedule.update(fields)
+    with self.assertRaisesRegex(ConfigError, message):
+      self._rates(config, 0)
+
+  def test_optimizer_message(self):
+    config = alexnet.get_config().optimizer
+    config.momentum = 1.0
+    with self.assertRaisesRegex(ConfigError, 'optimizer.momentum is 1.0'):
+      optimizer.create_optimizer(config)
+
+
+class DurationTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('90 epochs', 901), ('1 epoch', 11), ('0.5 epochs', 6), ('7 steps', 7),
+      ('1 step', 1), ('128 examples', 1), ('129 examples', 2), ('never', None),
+  )
+  def test_steps(self, duration, expected):
+    # 1,281 examples by 128: ten steps and one example an epoch.
+    steps = intervals.to_steps('d', duration, batch_size=128, examples=1281)
+    self.assertEqual(steps, expected)
+
+  @parameterized.parameters(
+      '90', 'epochs', '-1 epochs', '0 steps', '5 hours', '1 epoch 2',
+      'nan steps', '', 3,
+  )
+  def test_message(self, duration):
+    with self.assertRaisesRegex(ConfigError, r"^duration is .*'90 epochs'"):
+      intervals.to_steps('duration', duration, batch_size=8, examples=80)
+
+
+
+if __name__ == '__main__':
+  absltest.main()
