@@ -69,7 +69,10 @@ def main(argv: list[str]) -> None:
     title, subtitle = f'{len(runs)} runs', ', '.join(r.name for r in runs)
   output = _output(folders, runs)
   report.write(output, title, subtitle)
-  print(f'wrote {output / build.PAGE} and the pictures in {output / build.FOLDER}')
+  print(
+      f'wrote {output / build.PAGE} and the pictures in '
+      f'{output / build.FOLDER}'
+  )
 
 
 if __name__ == '__main__':

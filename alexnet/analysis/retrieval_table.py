@@ -121,7 +121,10 @@ def measure(
         continue
       progress(f'{count} {name}')
       coders = [make(count, seed) for seed in range(seeds)]
-      searches = [hashing.CodeIndex(c, c.encode(vectors)).search for c in coders]
+      searches = [
+          hashing.CodeIndex(coder, coder.encode(vectors)).search
+          for coder in coders
+      ]
       found.append(result(f'{count} {name}', count // 8, searches))
   return found
 

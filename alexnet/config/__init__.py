@@ -1,1 +1,1 @@
-"""Checks of configs, intervals in steps, sweeps, and the errors that a user can mend."""
+"""Checks of configs, intervals, sweeps, and errors that a user can mend."""

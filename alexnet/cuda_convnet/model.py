@@ -127,7 +127,9 @@ class CudaConvnet(nn.Module):
     )
 
   def _rnorm(self, node, x):
-    return normalization.spatial_response_normalization(x, **dict(node.layer.settings))
+    return normalization.spatial_response_normalization(
+        x, **dict(node.layer.settings)
+    )
 
   def _cnorm(self, node, x):
     return normalization.contrast_normalization(x, **dict(node.layer.settings))

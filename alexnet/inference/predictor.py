@@ -192,7 +192,8 @@ class TrainedNetwork:
       )
     if views == 'dense':
       for maps in fully_convolutional.stream(self, images, scales, batch_size):
-        yield maps if isinstance(maps, ImageError) else fully_convolutional.mean(maps)
+        is_error = isinstance(maps, ImageError)
+        yield maps if is_error else fully_convolutional.mean(maps)
       return
     if batch_size is None:
       batch_size = max(1, self.config.evaluation_batch_size // VIEWS[views])

@@ -1,1 +1,1 @@
-"""The operations of the networks, on arrays; ops/cpu has their forms for CPUs."""
+"""Operations on arrays that the networks are made of."""

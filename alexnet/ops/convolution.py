@@ -71,8 +71,12 @@ def _convolution_of_cpu(x, kernel, stride, padding):
         x, kernel, stride=stride, padding=padding, method=method
     )
   if x.dtype == jnp.bfloat16:
-    return cpu_convolution.convolution(x, kernel, stride=stride, padding=padding)
-  return cpu_convolution.direct_convolution(x, kernel, stride, (padding, padding))
+    return cpu_convolution.convolution(
+        x, kernel, stride=stride, padding=padding
+    )
+  return cpu_convolution.direct_convolution(
+      x, kernel, stride, (padding, padding)
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -106,7 +106,9 @@ class LinearProbeTest(absltest.TestCase):
             x.append(crops.reshape(len(part), -1) - 120)
           else:
             x.append(networks[kind].features(squares, layer))
-        fitted = logistic_regression.fit(x[0], labels[0], x[1], labels[1], seed=seed)
+        fitted = logistic_regression.fit(
+            x[0], labels[0], x[1], labels[1], seed=seed
+        )
         by_hand[kind, layer].append(fitted.accuracy)
     self.assertEqual(got, by_hand)
     # Else it would not matter which seed or network is whose.

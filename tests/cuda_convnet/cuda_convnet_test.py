@@ -907,7 +907,9 @@ class SameAsAlexNetTest(parameterized.TestCase):
     rules = definitions.parameter_rules(config_of(layers, params))
     self.assertEqual(rules['conv1']['kernel'].rate, 0.0)
     self.assertEqual(rules['conv2']['kernel'].rate, 1e-5)
-    rules = definitions.parameter_rules(config_of(layers, params, restart_rates=True))
+    rules = definitions.parameter_rules(
+        config_of(layers, params, restart_rates=True)
+    )
     for of_layer in rules.values():
       self.assertEqual(of_layer['kernel'], Rule(
           0.01, Schedule('dexp', 250.0, 0.0, 4), 0.0005

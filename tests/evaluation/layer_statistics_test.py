@@ -170,7 +170,8 @@ class MeasureTest(parameterized.TestCase):
     config.dataset.size, config.augmentation.crop_size = _CROP + 4, _CROP
     definitions.complete(config)
     self.model = create_model(config.model)
-    optimizer = create_optimizer(config.optimizer, definitions.parameter_rules(config))
+    rules = definitions.parameter_rules(config)
+    optimizer = create_optimizer(config.optimizer, rules)
     self.state = train_step.create_state(
         self.model, optimizer, jax.random.key(0), _CROP
     )

@@ -217,8 +217,11 @@ class HeatMapTest(absltest.TestCase):
     np.testing.assert_allclose(heat[:, 127], 0.2 + 0.4 * 15.5 / 32, atol=1e-6)
     np.testing.assert_allclose(heat[:, [145, 255]], 0.6, rtol=1e-6)
     # Another scale, of which this size is a half.
-    other = fully_convolutional.Map(np.full((9, 10, 2), 0.5, np.float32), (480, 512))
-    both = fully_convolutional.heat_map([one, other], 0, (224, 256), config.model, 224)
+    half = np.full((9, 10, 2), 0.5, np.float32)
+    other = fully_convolutional.Map(half, (480, 512))
+    both = fully_convolutional.heat_map(
+        [one, other], 0, (224, 256), config.model, 224
+    )
     np.testing.assert_allclose(both, (heat + 0.5) / 2, rtol=1e-6)
 
   def test_scales_that_are_cut_to_other_multiples(self):
@@ -254,7 +257,9 @@ class StreamTest(absltest.TestCase):
     super().setUp()
     self.batches = []
     self.read = 0
-    self.enterContext(mock.patch.object(fully_convolutional, '_maps_of', lambda model: model))
+    self.enterContext(
+        mock.patch.object(fully_convolutional, '_maps_of', lambda model: model)
+    )
 
   def compiled(self, name, function):
     def brightness(batch):
@@ -409,8 +414,9 @@ class RunTest(parameterized.TestCase):
   def test_scales(self):
     config = self.network.config
     self.assertEqual(fully_convolutional.check_scales(None, config), (256,))
-    self.assertEqual(fully_convolutional.parse_scales(['224', '300']), (224, 300))
-    self.assertIsNone(fully_convolutional.parse_scales(None))
+    parse = fully_convolutional.parse_scales
+    self.assertEqual(parse(['224', '300']), (224, 300))
+    self.assertIsNone(parse(None))
     with self.assertRaisesRegex(ConfigError, '--scales is 256,200: wanted at'):
       fully_convolutional.check_scales((256, 200), config)
     with self.assertRaisesRegex(ConfigError, '--scales is large: wanted num'):

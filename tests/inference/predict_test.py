@@ -102,7 +102,10 @@ class FilesTest(parameterized.TestCase):
     coarse = np.full((2, 2, 4), 0.0, np.float32)
     fine = np.zeros((8, 8, 4), np.float32)
     fine[4:, 4:, 2] = 1
-    maps = [fully_convolutional.Map(fine, (448, 448)), fully_convolutional.Map(coarse, (256, 256))]
+    maps = [
+        fully_convolutional.Map(fine, (448, 448)),
+        fully_convolutional.Map(coarse, (256, 256)),
+    ]
     result = predictions.Prediction(photo, ((2, 'dog', 0.4),), maps)
     network = FakeNetwork(testing.narrow_config(), 'keep')
     pixels = self.picture(network, result, views='dense', scales=(448, 256))
@@ -285,7 +288,9 @@ class CommandTest(parameterized.TestCase):
     )]
     path = self.folder / 'a.png'
     with (
-        mock.patch.object(fully_convolutional, 'heat_map', wraps=fully_convolutional.heat_map) as heat,
+        mock.patch.object(
+            fully_convolutional, 'heat_map', wraps=fully_convolutional.heat_map
+        ) as heat,
         prediction_writers.create(
             path, self.network, views='dense', top=2, scales=scales
         ) as writer,
@@ -341,7 +346,9 @@ class CommandTest(parameterized.TestCase):
 
   def test_predictions_of_ten_views(self):
     results = [
-        *predictions.predictions(self.network, self.images[:3], views='ten', top=1)
+        *predictions.predictions(
+            self.network, self.images[:3], views='ten', top=1
+        )
     ]
     expected = self.network.predict(self.images[:3], views='ten')
     for result, probabilities in zip(results, expected):

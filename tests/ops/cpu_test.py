@@ -119,7 +119,9 @@ class ConvolutionTest(parameterized.TestCase):
     g = bfloat16(2, out, out, features, seed=2)
     y, (dx, dw) = output_and_gradients(
         jax.jit(
-            lambda x, w: cpu_convolution.convolution(x, w, stride=stride, padding=padding)
+            lambda x, w: cpu_convolution.convolution(
+                x, w, stride=stride, padding=padding
+            )
         ),
         g,
         x,
@@ -229,7 +231,8 @@ class SumsTest(parameterized.TestCase):
   def test_squares(self, *shape):
     x = normal(*shape)
     np.testing.assert_allclose(
-        cpu_reductions.sum_of_squares(jnp.asarray(x)), np.square(np.float64(x)).sum(),
+        cpu_reductions.sum_of_squares(jnp.asarray(x)),
+        np.square(np.float64(x)).sum(),
         rtol=1e-6,
     )
 

@@ -291,7 +291,9 @@ class GroupedConvolutionTest(parameterized.TestCase):
     stride, padding, groups = case[4:]
     x, w, g = self._arrays(*case)
     plain = output_and_gradients(
-        lambda x, w: convolution._convolution_plain(x, w, stride, padding, groups),
+        lambda x, w: convolution._convolution_plain(
+            x, w, stride, padding, groups
+        ),
         g,
         x,
         w,
@@ -312,7 +314,8 @@ class GroupedConvolutionTest(parameterized.TestCase):
 
   def test_a_gpu_gets_the_plain_grouped_form(self):
     def loss(x, w):
-      return convolution.grouped_convolution(x, w, padding=(1, 1), groups=2).sum()
+      y = convolution.grouped_convolution(x, w, padding=(1, 1), groups=2)
+      return y.sum()
 
     traced = jax.jit(jax.grad(loss, (0, 1))).trace(
         jnp.ones((1, 5, 5, 4)), jnp.ones((3, 3, 2, 6))

@@ -163,11 +163,15 @@ class ConvolutionTest(parameterized.TestCase):
 
     if dtype == jnp.bfloat16:
       plain = errors(
-          lambda x, w: cpu_convolution.convolution(x, w, stride=stride, padding=padding)
+          lambda x, w: cpu_convolution.convolution(
+              x, w, stride=stride, padding=padding
+          )
       )
     else:
       plain = errors(
-          lambda x, w: convolution_lib._convolution_plain(x, w, stride, padding, 1)
+          lambda x, w: convolution_lib._convolution_plain(
+              x, w, stride, padding, 1
+          )
       )
     by_method = errors(
         lambda x, w: winograd.convolution(

@@ -189,7 +189,7 @@ class RunTest(SeveralTestCase):
   def check_predictions(self, workdir):
     """Another two, on the mesh that they take without being told."""
     statuses, logs = self.start(
-        self.flags(workdir), instead=['tests.runtime.distributed_test:predictions'] * 2
+        self.flags(workdir), instead=[f'{__name__}:predictions'] * 2
     )
     self.assertEqual(statuses, [0, 0], logs)
     expected = session.open_run(
@@ -302,7 +302,7 @@ class RunTest(SeveralTestCase):
   def start_failing(self, how, **options):
     return self.start(
         self.flags(self.root / how),
-        instead=['tests.runtime.distributed_test:one_fails'] * 2,
+        instead=[f'{__name__}:one_fails'] * 2,
         **options,
     )
 

@@ -227,7 +227,8 @@ class WriterTest(parameterized.TestCase):
 
   def steps(self):
     return [
-        r['step'] for r in writer_lib.read_records(self.workdir / writer_lib.FILE)
+        record['step']
+        for record in writer_lib.read_records(self.workdir / writer_lib.FILE)
     ]
 
   def test_lines_wait(self):

@@ -192,7 +192,9 @@ def means(found: Places) -> list[Row]:
   return rows
 
 
-def rows(session: 'Session', scales: Sequence[int], console: 'Console') -> list[Row]:
+def rows(
+    session: 'Session', scales: Sequence[int], console: 'Console'
+) -> list[Row]:
   """Predictions by crops, by dense views, and by several scales of these.
 
   Args:

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet.ops.cpu import convolution as cpu_convolution
+from alexnet.ops.cpu import convolution as convolution_lib
 from alexnet.ops.cpu import layout, matmul
 
 Padding = tuple[int, int]
@@ -141,7 +141,7 @@ def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
     return _ROUNDED_ROWS_5 if rounded else _ROWS_5
   if blocks == 3 and stride > 1:
     return _ROWS_3
-  many = math.prod(x.shape[:3]) >= cpu_convolution.FEW
+  many = math.prod(x.shape[:3]) >= convolution_lib.FEW
   if blocks == 3 and smallest >= 128 and many:
     return _ROUNDED_SQUARE_3 if rounded else _SQUARE_3
   return None
@@ -170,7 +170,7 @@ def convolution(
   """
   dtype = x.dtype
   if stride > 1:
-    x, kernel = cpu_convolution.blocks(x, kernel, stride, padding)
+    x, kernel = convolution_lib.blocks(x, kernel, stride, padding)
     padding = (0, 0)
   x = x.astype(method.dtype)
   return _convolution(x, kernel, padding, method).astype(dtype)
@@ -405,7 +405,7 @@ def _product(tile, kernel, padding, method):
   if method.convolves:
     return layout.stored(_convolution_of_columns(tile, kernel, padding))
   if kernel.ndim == 3:
-    tile = cpu_convolution.neighbours(tile, len(kernel))
+    tile = convolution_lib.neighbours(tile, len(kernel))
   y = matmul.matrix_product(
       tile.reshape(-1, tile.shape[-1]), kernel.reshape(-1, kernel.shape[-1])
   )
@@ -413,7 +413,9 @@ def _product(tile, kernel, padding, method):
 
 
 def _convolution_of_columns(tile, kernel, padding):
-  return cpu_convolution.direct_convolution(tile, kernel[None], 1, ((0, 0), padding))
+  return convolution_lib.direct_convolution(
+      tile, kernel[None], 1, ((0, 0), padding)
+  )
 
 
 def _product_gradients(tile, kernel, g, padding, method):
@@ -426,7 +428,9 @@ def _product_gradients(tile, kernel, g, padding, method):
   if method.rounds:
     columns = layout.stored(columns)
   if kernel.ndim == 3:
-    columns = cpu_convolution.neighbours_transposed(columns, tile.shape[2], len(kernel))
+    columns = convolution_lib.neighbours_transposed(
+        columns, tile.shape[2], len(kernel)
+    )
   of_kernel = matmul.matrix_product(columns, g_rows).reshape(kernel.shape)
   transposed = layout.stored(kernel.reshape(-1, kernel.shape[-1]).T)
   of_tile = matmul.matrix_product(g_rows, transposed)

@@ -24,7 +24,9 @@ class FitTest(parameterized.TestCase):
     """More dimensions than images, too."""
     features, labels = noisy(200, dimensions)
     train, test = features[:120], features[120:]
-    got = logistic_regression.fit(train, labels[:120], test, labels[120:], seed=3)
+    got = logistic_regression.fit(
+        train, labels[:120], test, labels[120:], seed=3
+    )
 
     varies = train.std(axis=0) > 0
     scaled = (features - train.mean(axis=0))[:, varies]
@@ -51,7 +53,9 @@ class FitTest(parameterized.TestCase):
     """Labels of the test images decide nothing."""
     features, labels = noisy(150, 30)
     results = [
-        logistic_regression.fit(features[:100], labels[:100], features[100:], wanted)
+        logistic_regression.fit(
+            features[:100], labels[:100], features[100:], wanted
+        )
         for wanted in (labels[100:], labels[100:][::-1])
     ]
     self.assertEqual(results[0].strength, results[1].strength)

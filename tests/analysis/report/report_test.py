@@ -636,7 +636,8 @@ class ManyClassesTest(PageTestCase):
     self.assertEqual(reader.labels[indices].tolist(), [50, 99])
     self.assertLen(left_out, 1)
     self.assertIn('image 99', left_out[0])
-    self.assertRegex(examples.left_out_text(left_out)[0], '^1 image was left ou')
+    (text,) = examples.left_out_text(left_out)
+    self.assertRegex(text, '^1 image was left ou')
     self.assertEmpty(examples.left_out_text([]))
     with (
         mock.patch.object(ManySource, 'read', lambda self, index: (b'', 0)),
@@ -747,9 +748,10 @@ class ChartTest(PageTestCase):
       self.assertFalse(axes.lines[0].get_clip_on())
 
   def test_plain(self):
-    self.assertEqual(visualization_images.plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
+    plain = visualization_images.plain
+    self.assertEqual(plain('abcd$e$\nx$y', 6), 'abcd\\$…\nx\\$y')
     self.assertEqual(
-        visualization_images.plain('photos/$x_{$', 6, keep_end=True), '…' + r'\$x_{\$'
+        plain('photos/$x_{$', 6, keep_end=True), '…' + r'\$x_{\$'
     )
     square = np.zeros((8, 8, 3), np.uint8)
     for name in ('$x_{$', '$' * 30):
@@ -839,7 +841,8 @@ class PageTest(PageTestCase):
     probabilities = np.array([[0.1, 0.4, 0.4, 0.05, 0.03, 0.02]])
     (best,) = visualization_images.top(probabilities, 3)
     self.assertEqual(best, [(1, 0.4), (2, 0.4), (0, 0.1)])
-    self.assertEqual([len(row) for row in visualization_images.top(probabilities)], [5])
+    (all_of_them,) = visualization_images.top(probabilities)
+    self.assertLen(all_of_them, 5)
 
 
 if __name__ == '__main__':
