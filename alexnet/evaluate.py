@@ -24,7 +24,7 @@ from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
 from input_pipeline import command
 
-# As in evaluation.py and dense.py, which import JAX.
+# As in evaluation/, which imports JAX.
 _VIEWS = ('centre', 'ten')
 _DENSE = 'dense'
 

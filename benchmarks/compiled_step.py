@@ -97,7 +97,7 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
       mesh.tower set.
 
   Raises:
-    ConfigError: the mesh cannot be made, see `partitioning.create_mesh`.
+    ConfigError: the mesh cannot be made, see `mesh.create_mesh`.
     ValueError: the module has something that this file cannot read.
   """
   mesh = mesh_lib.create_mesh(config)

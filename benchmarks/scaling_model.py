@@ -113,7 +113,7 @@ class Network:
     return self.convolution_parameters + self.dense_parameters
 
 
-# configs/alexnet_2012.py with 1,000 classes. tests/scaling_test.py holds these
+# configs/alexnet_2012.py with 1,000 classes. tests/benchmarks/scaling_test.py holds these
 # against the model's shapes.
 ALEXNET = Network(
     convolution_flops=3_783_878_784,

@@ -6,7 +6,7 @@ the examples from s * batch_size on. Every epoch therefore shows every image
 exactly once, and batches cross from one epoch into the next.
 
 A batch leaves the host as 8-bit pixels and a few numbers for each image; the
-device does the arithmetic (`alexnet/views.py`).
+device does the arithmetic (`alexnet/inference/views.py`).
 """
 
 import atexit
@@ -105,7 +105,7 @@ class Pipeline:
       train: the training set.
       evaluation: the evaluation set.
       process: which part of each batch to read; see
-        `partitioning.part_of_process`.
+        `sharding.part_of_process`.
       processes: number of parts.
       report: is told, in a thread of its own, of images that take long to read
         (config.dataset.stalled_after).

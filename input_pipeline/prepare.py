@@ -5,7 +5,7 @@
       --config.dataset.dir=DIR --workdir=runs/photos
 
 What it can be given is explained in `origins.py`, what it writes in
-`prepared.py`. Stopped at any moment and run again it continues; the result is
+`prepared/format.py`. Stopped at any moment and run again it continues; the result is
 the same to the byte as if it had not been stopped. In a cluster each of n jobs
 prepares a part of the same directory, and one combines them:
 
@@ -216,7 +216,7 @@ def _define_flags():
   flags.DEFINE_string(
       'source', None,
       "What to prepare: the path of a folder or an archive, 'digits', or "
-      "'tfds:NAME'; see input_pipeline/origins.py.",
+      "'tfds:NAME'; see prepared/origins.py.",
   )
   flags.DEFINE_string('output', None, 'Directory to write.')
   flags.DEFINE_string('eval_source', None, 'The evaluation set, if elsewhere.')

@@ -2,7 +2,7 @@
 
 Everything here is NumPy and Pillow, stateless, and a function of its arguments
 alone. Pixels stay 8-bit integers; means and colour shifts meet them on the
-device (`alexnet/views.py`).
+device (`alexnet/inference/views.py`).
 """
 
 import dataclasses

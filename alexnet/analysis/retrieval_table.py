@@ -3,7 +3,7 @@
   python -m alexnet.analysis.retrieval_table --features=features/train \
       --queries=features/evaluation --output=retrieval.md
 
-Both are what `features.py` writes. Precision@10 is the share of a query's ten
+Both are what `alexnet.analysis.features` writes. Precision@10 is the share of a query's ten
 nearest images that are of its class. A query's time is that of a search for it
 alone, from its features, reduced or coded on the way, to the ten; the
 network's own time is not in it.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
   # From queries [queries, dimensions] to (distances, rows) [queries, count].
   Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
-# As in codes.py, which imports JAX.
+# As in features/hashing.py, which imports JAX.
 _BITS = ('32', '64', '128', '256')
 _COMPONENTS = ('16', '32', '64', '128', '256')
 _SIGNS = 'signs of rotated components'

@@ -3,7 +3,7 @@
   python -m alexnet.analysis.retrieve --workdir=RUN --features=features/train \
       --query=photo.jpg --output=neighbours.png
 
-with the features that `features.py` has written: those that are nearest to the
+with the features that `alexnet.analysis.features` has written: those that are nearest to the
 photo's by Euclidean distance or, with --bits=128, in the fewest bits of a code
 that an autoencoder makes of them (§7). It is trained on first use and kept with
 the features. The picture is that of the paper's Figure 4 (right): the query,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
   from alexnet.analysis.features.images import Images
   from alexnet.analysis.features.store import FeatureSet
 
-# As in codes.py, which imports JAX; and no codes.
+# As in features/hashing.py, which imports JAX; and no codes.
 _BITS = ('32', '64', '128', '256')
 # Letters above a picture.
 _TITLE = 20
@@ -85,7 +85,7 @@ def find(
     bits: search by codes of so many; None: by Euclidean distance.
 
   Raises:
-    FeaturesError: see `codes.open_index`.
+    FeaturesError: see `hashing.open_index`.
   """
   from alexnet.analysis.features import hashing, nearest
 
@@ -255,7 +255,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   run_flags.define()
-  flags.DEFINE_string('features', None, 'What features.py has written.')
+  flags.DEFINE_string('features', None, 'What alexnet.analysis.features has written.')
   flags.DEFINE_multi_string('query', None, 'A photo; of several, repeated.')
   flags.DEFINE_integer('neighbours', 6, 'Number to find.', lower_bound=1)
   flags.DEFINE_enum(

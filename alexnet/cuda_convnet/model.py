@@ -1,6 +1,6 @@
-"""A network that the authors' own files describe, see alexnet/cuda_convnet.py.
+"""A network that the authors' own files describe, see parser.py.
 
-Each node of a `pairing.Network` is computed from those above it. What a pair
+Each node of a `towers.Network` is computed from those above it. What a pair
 computes is split over the towers like everything in this package; what a single
 layer computes is whole on every device.
 """

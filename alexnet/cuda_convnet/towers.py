@@ -3,7 +3,7 @@
 The authors wrote each tower's layers out: conv1a on one GPU, conv1b on the
 other. Here the two are one node, conv1, whose parameters have the features of
 tower a and then those of b on their last axis, as everywhere in this package
-(see partitioning.py). What does not pair up as a whole runs layer by layer as
+(see runtime/sharding.py). What does not pair up as a whole runs layer by layer as
 the file has it, as one tower. Uses no JAX.
 """
 

@@ -1,4 +1,5 @@
-"""Dense views of an evaluation set, see dense.py.
+"""Dense views of an evaluation set, see
+inference/fully_convolutional.py.
 
 The command is `python -m alexnet.evaluate --views=dense`.
 """
@@ -28,7 +29,7 @@ def evaluate(
     console: where results are shown as soon as they are there.
 
   Returns:
-    The result of all scales, see `evaluation.evaluate`.
+    The result of all scales, see `evaluator.evaluate`.
   """
   parts = []
   scales = check_scales(scales, session.config)

@@ -105,11 +105,11 @@ def evaluate(
     views: of 'centre', 'ten' and 'dense'.
     console: where each result is shown as soon as it is there.
     overrides: see `session.open_run`, for all runs.
-    scales: of dense views, see `dense.check_scales`.
-    step: of the checkpoints, see `checkpoints.Checkpoints.find`.
+    scales: of dense views, see `fully_convolutional.check_scales`.
+    step: of the checkpoints, see `manager.Checkpoints.find`.
 
   Returns:
-    The ensemble's results by views, see `evaluation.evaluate`. 'views' are the
+    The ensemble's results by views, see `evaluator.evaluate`. 'views' are the
     fewest that any of the runs had.
 
   Raises:

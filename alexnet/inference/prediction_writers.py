@@ -86,7 +86,7 @@ def create(
     views: of the predictions.
     top: number of classes that are named.
     scales: of dense views, as they were given; None: a picture has maps at a
-      scale of its own, see `dense.map_scale`.
+      scale of its own, see `fully_convolutional.map_scale`.
   """
   if path.suffix.lower() == '.csv':
     return _Table(path, min(top, len(network.class_names)))

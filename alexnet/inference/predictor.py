@@ -113,7 +113,7 @@ class TrainedNetwork:
       images: as of `squares`.
       views: 'centre'; 'ten' for the mean of ten views (paper §4.1; five where
         training does not mirror images); or 'dense' for the mean of all places
-        of the whole image, see dense.py.
+        of the whole image, see fully_convolutional.py.
       scales: of dense views, what the shorter side is resized to, in pixels;
         None: as the squares.
 

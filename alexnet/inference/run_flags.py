@@ -104,7 +104,7 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
     step: of the checkpoint, where no flag says it.
 
   Raises:
-    UserError, DataError: see `trained.load`.
+    UserError: see `alexnet.load`.
   """
   # With JAX, which --help does not need.
   from alexnet.checkpointing import manager

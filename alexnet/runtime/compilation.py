@@ -31,7 +31,7 @@ class CompiledStep:
 class _Program:
   """A function of `jax.jit` for CPUs, in memory that stays where it is.
 
-  That is as large as the first call wants it; see `host_memory.make_room`.
+  That is as large as the first call wants it; see `heap.make_room`.
   """
 
   def __init__(self, function):

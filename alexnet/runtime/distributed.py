@@ -5,7 +5,7 @@ are the flags that start it, and what a user gets to see when a process, a host
 or the network goes: JAX then aborts each process with a stack trace, and the
 last line is ours. Import this module in a command to give it the flags.
 
-What the processes of a run tell each other is in processes.py.
+What the processes of a run tell each other is in multihost.py.
 """
 
 import contextlib

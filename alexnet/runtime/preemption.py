@@ -17,7 +17,7 @@ class Stop:
   """Whether a signal has asked for an end.
 
   Any process of a run may get it, and all of them have to end at the same step:
-  they ask each other beside their steps (`processes.Agreement`). A process that
+  they ask each other beside their steps (`multihost.Agreement`). A process that
   is alone knows at once.
 
   Attributes:

@@ -52,7 +52,7 @@ def is_behind(record: dict[str, Any], batch: int) -> bool:
   """Whether a record of metrics.jsonl is of a fault before a batch.
 
   Args:
-    record: any that `metrics.read_records` gives.
+    record: any that `writer.read_records` gives.
     batch: its number in the stream of training batches.
   """
   number = record.get('batch')

@@ -394,7 +394,7 @@ class Run:
   # --- Evaluating ---
 
   def evaluate(self, views: str) -> dict[str, float]:
-    """Evaluates the parameters as they are, see `evaluation.evaluate`."""
+    """Evaluates the parameters as they are, see `evaluator.evaluate`."""
     return self.task.evaluate(
         self.state.params,
         views,

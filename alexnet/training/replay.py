@@ -76,7 +76,7 @@ def verify(
     CheckpointError: no such checkpoint, or one is damaged, or metrics.jsonl
       does not say where the run went back.
     ConfigError: steps beyond the run's end.
-    UserError, DataError: as of `train.Run`.
+    UserError: as of `loop.Run`.
   """
   first, last, saved = _range(workdir, checkpoint, steps)
   config = workdir_lib.load_config(workdir)

@@ -44,7 +44,7 @@ class Recovery:
     """A checkpoint, or the beginning where there is none yet.
 
     Args:
-      which: see `checkpoints.Checkpoints.find`.
+      which: see `manager.Checkpoints.find`.
 
     Returns:
       (state, progress).

@@ -95,7 +95,7 @@ class ConfigChecksTest(parameterized.TestCase):
 
   @parameterized.parameters(*CONFIGS)
   def test_is_of_every_field(self, name):
-    """A new field needs a row in config_checks.py."""
+    """A new field needs a row in validation.py."""
     config = CONFIGS[name]()
     models.check(config)
     fields = set(flatten(config.to_dict()))

@@ -1,4 +1,4 @@
-"""Features on disk: what `features.py` writes, and others read.
+"""Features on disk: what `extract.py` writes, and others read.
 
 A folder holds
 
@@ -7,7 +7,7 @@ A folder holds
   indices.npy    [images] int64, its place in its source
   names.txt      its name in its source, one a line
   manifest.json  layer, run, source, class names; written last
-  code-128.npz   binary codes, if some have been asked for; see `codes.py`
+  code-128.npz   binary codes, if some have been asked for; see `hashing.py`
 
 Features are mapped into memory, so that a set may be larger than that. A small
 set can be one .npz file with the same arrays. Neither holds Python objects:

@@ -199,7 +199,7 @@ def rows(
 
   Args:
     session: of a run.
-    scales: see `dense.check_scales`.
+    scales: see `fully_convolutional.check_scales`.
     console: where to show progress.
 
   Returns:

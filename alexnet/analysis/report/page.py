@@ -1,6 +1,6 @@
 """A page of HTML that needs no other file: its parts, and how it is written.
 
-Texts, tables and lists are those of `document.py`, pictures those of
+Texts, tables and lists are those of `tables.py`, pictures those of
 `charts.py`; the rest is here. The template is `page.html`.
 """
 

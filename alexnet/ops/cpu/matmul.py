@@ -65,7 +65,7 @@ def product_to_predict(x: jax.Array, kernel: jax.Array) -> jax.Array:
   In bfloat16 that of the transposed arrays: YNNPACK brings the second of two
   into an order of its own, each time, which for the kernel takes as long as to
   multiply 32 rows. So the kernel should be the transpose of an array that is
-  there, see rounded.py.
+  there, see models/inference_params.py.
   """
   if x.dtype != jnp.bfloat16:
     return product(x, kernel)

@@ -1,6 +1,6 @@
 """The command: its results, its flags, images with faults, memory, --verify.
 
-Expectations are Pillow's, NumPy's and hashlib's; see prepared_test.py for the
+Expectations are Pillow's, NumPy's and hashlib's; see format_test.py for the
 reader and origins_test.py for what can be prepared.
 """
 
