@@ -28,9 +28,8 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  from alexnet.training import (
-    loop,  # JAX and TensorFlow: seconds that --help can save.
-  )
+  # JAX and TensorFlow: seconds that --help can save.
+  from alexnet.training import loop
 
   heap.keep_freed()
   compilation_cache.use_cache()

@@ -49,9 +49,8 @@ def run(
   Raises:
     ConfigError, DataError: the base cannot be made.
   """
-  from alexnet.training import (
-    loop,  # JAX and TensorFlow, which --list does not need.
-  )
+  # JAX and TensorFlow, which --list does not need.
+  from alexnet.training import loop
 
   failed = []
   for index in indices:

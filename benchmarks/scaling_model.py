@@ -113,8 +113,8 @@ class Network:
     return self.convolution_parameters + self.dense_parameters
 
 
-# configs/alexnet_2012.py with 1,000 classes. tests/benchmarks/scaling_test.py holds these
-# against the model's shapes.
+# configs/alexnet_2012.py with 1,000 classes. tests/benchmarks/scaling_test.py
+# holds these against the model's shapes.
 ALEXNET = Network(
     convolution_flops=3_783_878_784,
     dense_flops=351_731_712,

@@ -4,10 +4,10 @@
   python main.py --config=configs/alexnet.py:prepared \
       --config.dataset.dir=DIR --workdir=runs/photos
 
-What it can be given is explained in `origins.py`, what it writes in
-`prepared/format.py`. Stopped at any moment and run again it continues; the result is
-the same to the byte as if it had not been stopped. In a cluster each of n jobs
-prepares a part of the same directory, and one combines them:
+What it can be given is explained in `prepared/origins.py`, what it writes in
+`prepared/format.py`. Stopped at any moment and run again it continues; the
+result is the same to the byte as if it had not been stopped. In a cluster each
+of n jobs prepares a part of the same directory, and one combines them:
 
   python -m input_pipeline.prepare --source=S --output=DIR --part=0/n ... n-1/n
   python -m input_pipeline.prepare --source=S --output=DIR --merge

@@ -6,11 +6,11 @@ trains one on each layer's features of images with other classes than the run's,
 with the network as it is, beside the pixels themselves and a network that has
 only been initialized. Each seed draws other images, and another network.
 
-The source is as of `alexnet.analysis.features`; with an evaluation set of its own, the probe
-is tested on that, else on images that were not drawn for training. Maps of more
-than --largest numbers are averaged over a grid of cells, so that layers have
-about as many. Files that cannot be read are left out, named at the end, and
-make the exit status 1.
+The source is as of `alexnet.analysis.features`; with an evaluation set of its
+own, the probe is tested on that, else on images that were not drawn for
+training. Maps of more than --largest numbers are averaged over a grid of cells,
+so that layers have about as many. Files that cannot be read are left out, named
+at the end, and make the exit status 1.
 """
 
 import statistics

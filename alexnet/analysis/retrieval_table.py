@@ -3,10 +3,10 @@
   python -m alexnet.analysis.retrieval_table --features=features/train \
       --queries=features/evaluation --output=retrieval.md
 
-Both are what `alexnet.analysis.features` writes. Precision@10 is the share of a query's ten
-nearest images that are of its class. A query's time is that of a search for it
-alone, from its features, reduced or coded on the way, to the ten; the
-network's own time is not in it.
+Both are what `alexnet.analysis.features` writes. Precision@10 is the share of a
+query's ten nearest images that are of its class. A query's time is that of a
+search for it alone, from its features, reduced or coded on the way, to the ten;
+the network's own time is not in it.
 """
 
 import dataclasses

@@ -3,11 +3,11 @@
   python -m alexnet.analysis.retrieve --workdir=RUN --features=features/train \
       --query=photo.jpg --output=neighbours.png
 
-with the features that `alexnet.analysis.features` has written: those that are nearest to the
-photo's by Euclidean distance or, with --bits=128, in the fewest bits of a code
-that an autoencoder makes of them (§7). It is trained on first use and kept with
-the features. The picture is that of the paper's Figure 4 (right): the query,
-then its neighbours.
+with the features that `alexnet.analysis.features` has written: those that are
+nearest to the photo's by Euclidean distance or, with --bits=128, in the fewest
+bits of a code that an autoencoder makes of them (§7). It is trained on first
+use and kept with the features. The picture is that of the paper's Figure 4
+(right): the query, then its neighbours.
 """
 
 import dataclasses
@@ -255,7 +255,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   run_flags.define()
-  flags.DEFINE_string('features', None, 'What alexnet.analysis.features has written.')
+  flags.DEFINE_string(
+      'features', None, 'What alexnet.analysis.features has written.'
+  )
   flags.DEFINE_multi_string('query', None, 'A photo; of several, repeated.')
   flags.DEFINE_integer('neighbours', 6, 'Number to find.', lower_bound=1)
   flags.DEFINE_enum(

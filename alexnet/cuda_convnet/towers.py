@@ -3,8 +3,8 @@
 The authors wrote each tower's layers out: conv1a on one GPU, conv1b on the
 other. Here the two are one node, conv1, whose parameters have the features of
 tower a and then those of b on their last axis, as everywhere in this package
-(see runtime/sharding.py). What does not pair up as a whole runs layer by layer as
-the file has it, as one tower. Uses no JAX.
+(see runtime/sharding.py). What does not pair up as a whole runs layer by layer
+as the file has it, as one tower. Uses no JAX.
 """
 
 import dataclasses

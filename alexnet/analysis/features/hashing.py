@@ -1,6 +1,6 @@
 """Short binary codes of features, by an autoencoder (paper §7).
 
-  coder = codes.train(features, bits=128)
+  coder = hashing.train(features, bits=128)
   index = coder.encode(features)          # [images, 16] uint8
 
 What the autoencoder reads is the first principal components of the features:

@@ -2,8 +2,8 @@
 
 XLA's convolutions in float32 run there at the speed of its matrix products, so
 that only fewer multiplications are faster; those in bfloat16 are products
-anyway, see convolution.py. Along an axis, m results of a kernel of r pixels are a
-product of two polynomials, transposed; Winograd's F(m, r) knows it by its
+anyway, see convolution.py. Along an axis, m results of a kernel of r pixels are
+a product of two polynomials, transposed; Winograd's F(m, r) knows it by its
 values at m + r - 1 points, with one multiplication each instead of m * r (Lavin
 and Gray, 2015). The last point is infinity, where the value of a polynomial is
 its leading coefficient.
