@@ -35,8 +35,8 @@ from jax import lax
 
 from alexnet.ops.cpu import convolution as convolution_lib
 from alexnet.ops.cpu import layout, matmul
+from alexnet.ops.cpu.layout import Padding
 
-Padding = tuple[int, int]
 _Matrix = Sequence[Sequence[Fraction]]
 
 
