@@ -29,7 +29,7 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
-from benchmarks import fuzz_worker
+from benchmarks.fuzzing import worker as worker_lib
 
 _SEED = flags.DEFINE_integer('seed', 0, 'Another one gives other inputs.')
 _IMAGES = flags.DEFINE_integer('images', 100_000, 'Mutated images.')
@@ -44,10 +44,10 @@ _WORKERS = flags.DEFINE_integer(
 _FINDINGS = flags.DEFINE_string('findings', 'findings', 'Folder for findings.')
 _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
 
-IMAGES = {'image': 'benchmarks.fuzz_images:Images'}
+IMAGES = {'image': 'benchmarks.fuzzing.images:Images'}
 # Of --files, in equal parts.
 FILES = {
-    name: f'benchmarks.fuzz_files:{target}'
+    name: f'benchmarks.fuzzing.files:{target}'
     for name, target in {
         'checkpoint': 'Checkpoints',
         'forged_checkpoint': 'ForgedCheckpoints',
@@ -110,7 +110,7 @@ class Report:
 
 
 class _Worker:
-  """A process of fuzz_worker.py, started again when it dies."""
+  """A process of fuzzing/worker.py, started again when it dies."""
 
   def __init__(self, target: str, seed: int):
     self._target, self._seed = target, seed
@@ -121,7 +121,7 @@ class _Worker:
     self.folder = pathlib.Path(tempfile.mkdtemp(prefix='fuzz_'))
     self._log = open(self.folder / 'log', 'w+')
     self._process = subprocess.Popen(
-        [sys.executable, '-m', 'benchmarks.fuzz_worker', self._target,
+        [sys.executable, '-m', 'benchmarks.fuzzing.worker', self._target,
          str(self._seed), str(self.folder)],
         cwd=pathlib.Path(__file__).parent.parent,
         stdin=subprocess.PIPE,
@@ -168,9 +168,9 @@ class _Worker:
 
   def _death(self, status):
     if status == -signal.SIGPROF:
-      return f'took more than {fuzz_worker.CPU_SECONDS} s of the processor'
+      return f'took more than {worker_lib.CPU_SECONDS} s of the processor'
     if status == -signal.SIGALRM:
-      return f'waited longer than {fuzz_worker.WALL_SECONDS} s'
+      return f'waited longer than {worker_lib.WALL_SECONDS} s'
     if status < 0:
       return f'died by {signal.Signals(-status).name}: {self._tail()}'
     return f'ended the process, status {status}: {self._tail()}'
@@ -205,7 +205,7 @@ def fuzz(
 
   Args:
     name: of the reader, for the report.
-    target: MODULE:CLASS, see `fuzz_worker.Target`.
+    target: MODULE:CLASS, see `worker.Target`.
     inputs: their number.
     first: number of the first one.
     seed: of all.
@@ -228,7 +228,7 @@ def fuzz(
     number = result['number']
     print(f'{name}: FINDING at {number}: {result["kind"]}', flush=True)
     # The latter, where the process died of it.
-    current = folder / fuzz_worker.CURRENT
+    current = folder / worker_lib.CURRENT
     for kept in (current.with_name(f'{current.name}-{number}'), current):
       if findings and kept.exists():
         findings.mkdir(parents=True, exist_ok=True)

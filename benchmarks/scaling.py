@@ -27,7 +27,7 @@ import jax
 from absl import app, flags
 
 from alexnet.config.errors import ConfigError
-from benchmarks import compiled_step, scaling_model
+from benchmarks.communication import compiled_step, model
 from configs import alexnet_2012
 from input_pipeline import command
 
@@ -88,7 +88,7 @@ def describe(report: compiled_step.Report) -> str:
 
 
 def predict(
-    machine: scaling_model.Machine, batch: int, global_batch: int
+    machine: model.Machine, batch: int, global_batch: int
 ) -> Prediction:
   """Efficiencies of all schemes: weak scaling, and of a fixed batch.
 
@@ -100,11 +100,11 @@ def predict(
   prediction = {}
   for scaling in ('weak', 'strong'):
     prediction[scaling] = {}
-    for scheme in scaling_model.SCHEMES:
+    for scheme in model.SCHEMES:
       replicas = 2 if scheme == 'towers' else 1
       prediction[scaling][scheme] = [
           tuple(
-              scaling_model.efficiency(
+              model.efficiency(
                   machine,
                   scheme,
                   count,
@@ -129,7 +129,7 @@ def table(prediction: Prediction) -> str:
   for scaling, schemes in prediction.items():
     for scheme, values in schemes.items():
       cells = ' | '.join(f'{100 * a:.0f} ({100 * b:.0f})' for a, b in values)
-      lines.append(f'| {scaling}, {scaling_model.SCHEMES[scheme]} | {cells} |')
+      lines.append(f'| {scaling}, {model.SCHEMES[scheme]} | {cells} |')
   return '\n'.join(lines)
 
 
@@ -152,7 +152,7 @@ def draw(
     axes = figure.add_subplot(1, 2, index + 1)
     for scheme, values in prediction[scaling].items():
       plain, overlapped = zip(*values)
-      label = scaling_model.SCHEMES[scheme]
+      label = model.SCHEMES[scheme]
       (line,) = axes.plot(
           ACCELERATORS, [100 * v for v in plain], _STYLES[scheme], label=label,
           markersize=4,
@@ -180,7 +180,7 @@ def draw(
 
 
 def _machine(values):
-  machine = scaling_model.MACHINES[values.machine]
+  machine = model.MACHINES[values.machine]
   given = {
       field.name: values[f'machine_{field.name}'].value
       for field in dataclasses.fields(machine)
@@ -238,9 +238,9 @@ if __name__ == '__main__':
       lower_bound=1,
   )
   flags.DEFINE_enum(
-      'machine', 'a100', sorted(scaling_model.MACHINES), 'What to predict for.'
+      'machine', 'a100', sorted(model.MACHINES), 'What to predict for.'
   )
-  for _field in dataclasses.fields(scaling_model.Machine):
+  for _field in dataclasses.fields(model.Machine):
     if _field.name == 'per_node':
       flags.DEFINE_integer(
           'machine_per_node', None, 'Instead of that of --machine.',

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks import network, step_report
+from benchmarks.step import network, report
 
 ROOT = pathlib.Path(__file__).parent.parent
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
@@ -58,7 +58,7 @@ class Competitor:
   """One that takes part.
 
   Attributes:
-    module: below `benchmarks`, with the functions that `step_worker` calls.
+    module: below `benchmarks.step`, with the functions that its worker calls.
     arguments: of these functions.
     variants: values of their argument `variant`; the fastest is taken.
     install: what to do if the module cannot be imported.
@@ -84,21 +84,21 @@ class Competitor:
 
 _PYTORCH = ('library', 'band')
 COMPETITORS = {
-    'ours': Competitor('step_ours'),
-    'ours_two_devices': Competitor('step_ours', {'towers': 2}),
-    'tensorflow': Competitor('step_tensorflow', {}, ('lrn', 'band', 'xla')),
-    'pytorch': Competitor('step_pytorch', {'compiled': False}, _PYTORCH),
+    'ours': Competitor('ours'),
+    'ours_two_devices': Competitor('ours', {'towers': 2}),
+    'tensorflow': Competitor('tensorflow', {}, ('lrn', 'band', 'xla')),
+    'pytorch': Competitor('pytorch', {'compiled': False}, _PYTORCH),
     'pytorch_compiled': Competitor(
-        'step_pytorch', {'compiled': True}, _PYTORCH
+        'pytorch', {'compiled': True}, _PYTORCH
     ),
 }
 # Who has its layers measured by themselves.
 LAYERS_OF = ('ours', 'tensorflow', 'pytorch')
 # The fastest matrix products: of XLA, and of oneDNN by two ways.
 PRODUCTS = {
-    'xla': Competitor('step_ours'),
-    'tensorflow': Competitor('step_tensorflow'),
-    'pytorch': Competitor('step_pytorch'),
+    'xla': Competitor('ours'),
+    'tensorflow': Competitor('tensorflow'),
+    'pytorch': Competitor('pytorch'),
 }
 
 
@@ -107,7 +107,7 @@ class CompetitorError(Exception):
 
 
 class Worker:
-  """A competitor's process; see step_worker.
+  """A competitor's process; see step/worker.py.
 
   Attributes:
     variant: which form of it runs.
@@ -119,7 +119,7 @@ class Worker:
     self._install = competitor.install
     self._errors = tempfile.TemporaryFile()
     self._process = subprocess.Popen(
-        [python, '-m', 'benchmarks.step_worker'],
+        [python, '-m', 'benchmarks.step.worker'],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -130,7 +130,7 @@ class Worker:
     self.variant = message['arguments'].get('variant', '')
     try:
       ready = self._ask(
-          {'module': f'benchmarks.{competitor.module}', **message},
+          {'module': f'benchmarks.step.{competitor.module}', **message},
           _PREPARE_LIMIT,
       )
     except BaseException:
@@ -473,7 +473,7 @@ def measure_case(
   """One row of the table: all competitors in one case, and XLA's product.
 
   Returns:
-    The case's fields, 'competitors' {name: see step_report.summary} and
+    The case's fields, 'competitors' {name: see report.summary} and
     'left_out' {name: reason}.
   """
   plan['say'](f'{case.mode} {case.dtype} batch {case.batch_size}')
@@ -485,7 +485,7 @@ def measure_case(
       'mode': case.mode,
       'dtype': case.dtype,
       'batch_size': case.batch_size,
-      'competitors': step_report.summary(
+      'competitors': report.summary(
           results, case.batch_size, ceiling=CEILING
       ),
       'left_out': results['left_out'],
@@ -505,7 +505,7 @@ def measure_layers(
   """Every layer by itself.
 
   Returns:
-    {'LAYER PART': {name: see step_report.layer_summary}}.
+    {'LAYER PART': {name: see report.layer_summary}}.
   """
   plan['say'](f'layers {case.dtype} batch {case.batch_size}')
   everyone = {
@@ -515,7 +515,7 @@ def measure_layers(
   }
   # There are some forty, and each needs milliseconds.
   results = measure(everyone, **{**plan, 'seconds': plan['seconds'] / 10})
-  return step_report.layer_summary(results)
+  return report.layer_summary(results)
 
 
 def _measure_all(values, runs, plan):
@@ -540,12 +540,12 @@ def _measure_all(values, runs, plan):
         for dtype in values.dtypes
     }
     results |= {'batch_size': case.batch_size, 'layers': layers}
-    return results, step_report.layer_table(results)
+    return results, report.layer_table(results)
   results |= {
       'ceilings': measure_ceilings(values.dtypes, runs, values.width, plan),
       'cases': [measure_case(case, runs, plan) for case in cases],
   }
-  return {**step_report.headline(results), **results}, step_report.table(
+  return {**report.headline(results), **results}, report.table(
       results
   )
 
@@ -569,7 +569,7 @@ def _check_flags(values):
     if values.layers:
       raise app.UsageError('--readme is for the table without --layers')
     # Now, and not after an hour.
-    step_report.split_at_markers(pathlib.Path(values.readme))
+    report.split_at_markers(pathlib.Path(values.readme))
 
 
 def main(argv):
@@ -600,7 +600,7 @@ def main(argv):
   if values.json:
     pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
   if values.readme:
-    step_report.write_between_markers(pathlib.Path(values.readme), table)
+    report.write_between_markers(pathlib.Path(values.readme), table)
 
 
 def _define_flags():

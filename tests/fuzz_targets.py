@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from benchmarks import fuzz_worker
+from benchmarks.fuzzing import worker
 from input_pipeline.errors import DataError
 
 
@@ -30,11 +30,11 @@ class Bad:
     if made == 2:
       time.sleep(3600)
     if made == 3:
-      np.ones(fuzz_worker.MEMORY + 2**26, np.uint8)
+      np.ones(worker.MEMORY + 2**26, np.uint8)
     if made == 4:
       raise KeyError('field')
     if made == 5:
-      raise fuzz_worker.Finding('taken')
+      raise worker.Finding('taken')
     if made == 6:
       try:
         np.ones(2**40, np.uint8)
@@ -55,6 +55,6 @@ class Impatient(Bad):
 
   def make(self, rng):
     number = super().make(rng)
-    fuzz_worker.CPU_SECONDS = 1 if number == 1 else 60
-    fuzz_worker.WALL_SECONDS = 1 if number == 2 else 600
+    worker.CPU_SECONDS = 1 if number == 1 else 60
+    worker.WALL_SECONDS = 1 if number == 2 else 600
     return number

@@ -30,8 +30,8 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.cuda_convnet import parser
 from alexnet.inference import loading
 from alexnet.metrics import writer
-from benchmarks import fuzz_images
-from benchmarks.fuzz_mutations import png_chunk
+from benchmarks.fuzzing import images as images_lib
+from benchmarks.fuzzing.mutations import png_chunk
 from input_pipeline import sources, statistics
 from input_pipeline.errors import DataError, ImageError, UserError
 from input_pipeline.files import decoding, untrusted
@@ -215,7 +215,7 @@ class ImagesTest(parameterized.TestCase):
 
   def test_every_seed_of_the_fuzzing_is_an_image(self):
     """Animated, of 16 bits, CMYK, with palette, interlaced and so on."""
-    seeds = fuzz_images.seeds()
+    seeds = images_lib.seeds()
     self.assertGreater(len(seeds), 30)
     for seed in seeds:
       self.assertIn(
@@ -230,7 +230,7 @@ class ImagesTest(parameterized.TestCase):
     self.refused(jpeg()[:20] + end, '')
 
   def test_truncated_anywhere(self):
-    for seed in fuzz_images.seeds()[::3]:
+    for seed in images_lib.seeds()[::3]:
       for length in range(0, len(seed) - 30, 97):
         with self.assertRaises(ImageError):
           decoding.decode(seed[:length], 'x')
@@ -724,7 +724,7 @@ class DefinitionsTest(parameterized.TestCase):
     )
 
   def test_a_file_that_is_too_large(self):
-    from alexnet.cuda_convnet import config as definitions_lib
+    from alexnet.cuda_convnet import config as config_lib
     from configs import cuda_convnet as recipe
 
     path = pathlib.Path(self.create_tempdir()) / 'layers.cfg'
@@ -732,7 +732,7 @@ class DefinitionsTest(parameterized.TestCase):
     config = recipe.get_config(str(path))
     config.layer_params = str(path)
     with self.assertRaisesRegex(ConfigError, '2,097,152 bytes, wanted at most'):
-      definitions_lib.complete(config)
+      config_lib.complete(config)
 
 
 class PreparedTest(preparing.PreparingTest):

@@ -10,7 +10,8 @@ import sys
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from benchmarks import fuzz, fuzz_images, fuzz_mutations, fuzz_worker
+from benchmarks import fuzz
+from benchmarks.fuzzing import images, mutations, worker
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -33,7 +34,7 @@ class ReadersTest(parameterized.TestCase):
     accepted = sum(report.outcomes['accepted'].values())
     if name != 'checkpoint':
       self.assertGreater(accepted, 0)
-    self.assertBetween(report.peak, 2**24, fuzz_worker.MEMORY)
+    self.assertBetween(report.peak, 2**24, worker.MEMORY)
 
   def test_all_readers_are_tried(self):
     self.assertEqual(
@@ -52,7 +53,7 @@ class FindingsTest(absltest.TestCase):
     # The numbers of inputs that are the first of their kind.
     chosen = {}
     for number in range(200):
-      kind = fuzz_worker.generator(target, 0, number).randrange(10)
+      kind = worker.generator(target, 0, number).randrange(10)
       chosen.setdefault(kind, number)
     found = {}
     for kind, number in chosen.items():
@@ -87,12 +88,12 @@ class FindingsTest(absltest.TestCase):
 class MutationsTest(parameterized.TestCase):
 
   def test_are_a_function_of_the_seed(self):
-    seeds = fuzz_images.seeds()
+    seeds = images.seeds()
 
     def some(seed):
       return [
-          fuzz_mutations.mutate(
-              seeds[0], fuzz_worker.generator('x', seed, i), seeds
+          mutations.mutate(
+              seeds[0], worker.generator('x', seed, i), seeds
           )
           for i in range(20)
       ]
@@ -104,7 +105,7 @@ class MutationsTest(parameterized.TestCase):
   def test_are_changes(self, text):
     rng, data = random.Random(0), b'[conv1]\nfilters=48\nstride=4\n' * 3
     changed = [
-        fuzz_mutations.mutate(data, rng, [b'other'], [b'word'], text=text)
+        mutations.mutate(data, rng, [b'other'], [b'word'], text=text)
         for _ in range(500)
     ]
     self.assertNotIn(data, changed)
@@ -114,11 +115,11 @@ class MutationsTest(parameterized.TestCase):
 
   def test_checksums_are_right(self):
     """So that Pillow reads what has been changed."""
-    png = next(s for s in fuzz_images.seeds() if s.startswith(b'\x89PNG'))
+    png = next(s for s in images.seeds() if s.startswith(b'\x89PNG'))
     broken = png[:20] + b'\0\0\0\x07' + png[24:]
     with self.assertRaises(Exception):  # noqa: B017
       Image.open(io.BytesIO(broken)).load()
-    image = Image.open(io.BytesIO(fuzz_mutations.with_checksums(broken)))
+    image = Image.open(io.BytesIO(mutations.with_checksums(broken)))
     self.assertEqual(image.height, 7)
 
 

@@ -7,7 +7,8 @@ import functools
 from absl.testing import absltest, parameterized
 
 from alexnet.config.errors import ConfigError
-from benchmarks import compiled_step, scaling, scaling_model
+from benchmarks import scaling
+from benchmarks.communication import compiled_step, model
 from tests import testing
 
 REPLICA = 4
@@ -184,7 +185,7 @@ class ReadCollectivesTest(parameterized.TestCase):
 
 
 # Round numbers: 1 GB/s in a node of four, 0.1 GB/s out of it.
-MACHINE = scaling_model.Machine(
+MACHINE = model.Machine(
     flops=1e12, fraction=0.5, memory=1e15, link=1e9, network=1e8, per_node=4,
     link_share=1.0, link_latency=0.0, network_latency=0.0, source='none',
 )
@@ -197,7 +198,7 @@ class ModelTest(parameterized.TestCase):
     config = scaling.mesh_config(1, 1, 128)
     flops = compiled_step.step_flops(config)
     dense = sum(flops[name] for name in ('fc6', 'fc7', 'fc8'))
-    network = scaling_model.ALEXNET
+    network = model.ALEXNET
     self.assertEqual(dense, network.dense_flops)
     self.assertEqual(sum(flops.values()) - dense, network.convolution_flops)
     self.assertEqual(network.parameters, 60_965_224)
@@ -210,10 +211,10 @@ class ModelTest(parameterized.TestCase):
     compiled = report(1, 2)
     sent = sum(o.sent for o in compiled.collectives if o.layer != 'loss')
     network = dataclasses.replace(
-        scaling_model.ALEXNET,
+        model.ALEXNET,
         between_towers=13 * 13 * 12 + 6 * 6 * 12 + 32 + 32 + 10,
     )
-    step = scaling_model.step(MACHINE, 'towers', 2, REPLICA, network)
+    step = model.step(MACHINE, 'towers', 2, REPLICA, network)
     self.assertAlmostEqual(step.exchange * MACHINE.link, sent)
 
   @parameterized.parameters(
@@ -230,7 +231,7 @@ class ModelTest(parameterized.TestCase):
   )
   def test_all_reduce(self, accelerators, apart, seconds):
     self.assertAlmostEqual(
-        scaling_model.all_reduce_seconds(MACHINE, 1e9, accelerators, apart),
+        model.all_reduce_seconds(MACHINE, 1e9, accelerators, apart),
         seconds,
     )
 
@@ -240,7 +241,7 @@ class ModelTest(parameterized.TestCase):
         MACHINE, link_latency=1.0, network_latency=10.0
     )
     self.assertAlmostEqual(
-        scaling_model.all_reduce_seconds(machine, 0, 8), 6 + 20
+        model.all_reduce_seconds(machine, 0, 8), 6 + 20
     )
 
   def test_weird_trick_by_hand(self):
@@ -250,21 +251,21 @@ class ModelTest(parameterized.TestCase):
     37,699,584; three quarters of it, twice: 0.0565 s. Gradients of the
     convolutions: 2 * 3/4 * 4 * 2,334,080 bytes: 0.0140 s.
     """
-    step = scaling_model.step(MACHINE, 'weird', 4, 512)
+    step = model.step(MACHINE, 'weird', 4, 512)
     self.assertAlmostEqual(step.exchange, 0.056549376)
     self.assertAlmostEqual(step.gradients, 0.01400448)
     # 128 * 4.1356 G operations at 0.5 T a second.
     self.assertAlmostEqual(step.arithmetic, 1.0587, places=3)
 
   def test_gradients_hide_behind_backward_at_most(self):
-    step = scaling_model.step(MACHINE, 'data', 4, 512)
+    step = model.step(MACHINE, 'data', 4, 512)
     self.assertAlmostEqual(step.gradients, 0.365791344)
     # Two thirds of 128 * 3.7839 G at 0.5 T: 0.646 s, more than the gradients.
     self.assertAlmostEqual(
         step.seconds() - step.seconds(overlap=True), step.gradients
     )
     slow = dataclasses.replace(MACHINE, link=1e8)
-    step = scaling_model.step(slow, 'data', 4, 512)
+    step = model.step(slow, 'data', 4, 512)
     self.assertAlmostEqual(
         step.seconds() - step.seconds(overlap=True), 0.6457819, places=6
     )
@@ -273,7 +274,7 @@ class ModelTest(parameterized.TestCase):
     fast = dataclasses.replace(MACHINE, link=1e30, network=1e30)
     for scheme in ('data', 'weird'):
       self.assertAlmostEqual(
-          scaling_model.efficiency(fast, scheme, 512, 512 * 128), 1, places=3
+          model.efficiency(fast, scheme, 512, 512 * 128), 1, places=3
       )
 
   @parameterized.parameters('2', '2x', '0x1', '2x2x2', 'axb')

@@ -13,7 +13,8 @@ import sys
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from benchmarks import network, step_report, train_step
+from benchmarks import train_step
+from benchmarks.step import network, report
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = network.Case(batch_size=2, width=0.0625, classes=10)
@@ -111,7 +112,7 @@ class MeasureTest(absltest.TestCase):
         dataclasses.replace(TINY, mode='inference'),
         alone(
             absent=train_step.Competitor('step_of_nobody'),
-            broken=train_step.Competitor('step_ours', {'nonsense': 1}),
+            broken=train_step.Competitor('ours', {'nonsense': 1}),
             ours=train_step.COMPETITORS['ours'],
         ),
         {**PLAN, 'say': said.append},
@@ -150,7 +151,7 @@ class CommandTest(absltest.TestCase):
     """Keys of the JSON file, and the table between README's markers."""
     directory = pathlib.Path(self.create_tempdir().full_path)
     readme, file = directory / 'README.md', directory / 'results.json'
-    text = f'before\n{step_report.BEGIN}\nold\n{step_report.END}\nafter\n'
+    text = f'before\n{report.BEGIN}\nold\n{report.END}\nafter\n'
     readme.write_text(text)
     command = [
         '-m', 'benchmarks.train_step', '--nocheck', '--modes=inference',
@@ -175,7 +176,7 @@ class CommandTest(absltest.TestCase):
     self.assertEqual([case['batch_size'] for case in results['cases']], [1, 2])
     for case in results['cases']:
       self.assertCountEqual(case['competitors'], names)
-    before, after = step_report.split_at_markers(readme)
+    before, after = report.split_at_markers(readme)
     self.assertEqual((before, after), ('before\n', '\nafter\n'))
     self.assertNotIn('old', readme.read_text())
     self.assertIn('inference, float32, batch 2', readme.read_text())
@@ -184,7 +185,7 @@ class CommandTest(absltest.TestCase):
     for flag, message in (
         ('--modes=trainig', 'trainig'),
         ('--batch_sizes=0', 'numbers from 1'),
-        (f'--readme={ROOT / "Makefile"}', step_report.BEGIN),
+        (f'--readme={ROOT / "Makefile"}', report.BEGIN),
     ):
       result = subprocess.run(
           [sys.executable, '-m', 'benchmarks.train_step', flag],

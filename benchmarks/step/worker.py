@@ -4,7 +4,7 @@ It is told by lines of JSON on its standard input and answers so on its standard
 output; what a framework prints goes to standard error. The first line says what
 to prepare:
 
-  {"module": "benchmarks.step_ours", "arguments": {}, "case": {...}}
+  {"module": "benchmarks.step.ours", "arguments": {}, "case": {...}}
 
 The answer is {"ready": ...}, or {"missing": ...} or {"failed": ...}. Then it
 takes turns, each at least so many steps and seconds:
@@ -44,7 +44,7 @@ def _products(module, case) -> dict[str, tuple[Callable[[], None], float]]:
 
 def _prepare(message) -> dict[str, tuple[Callable[[], None], float]]:
   """{item: (function, its floating-point operations)}."""
-  from benchmarks import network
+  from benchmarks.step import network
 
   case = network.Case(**message['case'])
   module = importlib.import_module(message['module'])
@@ -61,7 +61,7 @@ def _check(message) -> None:
   """Writes the parameters after the first updates; returns their losses."""
   import numpy as np
 
-  from benchmarks import network
+  from benchmarks.step import network
 
   module = importlib.import_module(message['module'])
   case = network.Case(**message['case'])

@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from benchmarks import fuzz_mutations
-from benchmarks.fuzz_mutations import png_chunk
+from benchmarks.fuzzing import mutations
+from benchmarks.fuzzing.mutations import png_chunk
 from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 
@@ -43,14 +43,14 @@ class Images:
   def make(self, rng: random.Random) -> bytes:
     chosen = rng.choice(self._seeds)
     if rng.random() < 0.03:
-      chosen = fuzz_mutations.resize_header(chosen, rng)
+      chosen = mutations.resize_header(chosen, rng)
     if chosen.startswith(b'\x89PNG') and rng.random() < 0.3:
-      chosen = fuzz_mutations.repacked(chosen, rng)
+      chosen = mutations.repacked(chosen, rng)
       if rng.random() < 0.5:
         return chosen
-    changed = fuzz_mutations.mutate(chosen, rng, self._seeds, WORDS)
+    changed = mutations.mutate(chosen, rng, self._seeds, WORDS)
     if changed.startswith(b'\x89PNG') and rng.random() < 0.7:
-      changed = fuzz_mutations.with_checksums(changed)
+      changed = mutations.with_checksums(changed)
     return changed
 
   def read(self, made: bytes) -> str:

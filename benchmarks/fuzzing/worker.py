@@ -1,6 +1,6 @@
 """A process that gives inputs to a reader, one after the other; see fuzz.py.
 
-  python -m benchmarks.fuzz_worker MODULE:TARGET SEED FOLDER
+  python -m benchmarks.fuzzing.worker MODULE:TARGET SEED FOLDER
 
 reads lines 'FIRST END' and writes a line when it begins with an input, which
 then lies in FOLDER/current (a finding stays, as FOLDER/current-NUMBER), and one
@@ -151,4 +151,4 @@ def main() -> None:
 
 if __name__ == '__main__':
   # Of the module by its name, whose `Finding` is the one that targets raise.
-  importlib.import_module('benchmarks.fuzz_worker').main()
+  importlib.import_module('benchmarks.fuzzing.worker').main()

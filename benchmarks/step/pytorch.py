@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks import network
+from benchmarks.step import network
 
 # 'library': functional.local_response_norm; 'band': response normalization by
 # a 1 x 1 convolution with a band matrix. The faster is the competitor.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks import network
+from benchmarks.step import network
 from input_pipeline.files.tensorflow_cpu import tf
 
 # Its fast kernels, which the rest of this project has no use for.

@@ -14,7 +14,7 @@ from alexnet.ops import convolution, dense, normalization, pooling
 from alexnet.runtime import compilation, compilation_cache, heap, sharding
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.training import optimizer, train_step
-from benchmarks import network
+from benchmarks.step import network
 
 
 def _rates(params, case):

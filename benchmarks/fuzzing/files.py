@@ -16,8 +16,8 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from benchmarks import fuzz_mutations
-from benchmarks.fuzz_worker import Finding
+from benchmarks.fuzzing import mutations
+from benchmarks.fuzzing.worker import Finding
 from input_pipeline.errors import UserError
 
 # What the command line shows as a message; all else would be a traceback.
@@ -62,7 +62,7 @@ class _Folder:
   def make(self, rng: random.Random) -> tuple[str, bytes]:
     name = self.choose(rng)
     text = name.endswith(_TEXTS)
-    changed = fuzz_mutations.mutate(
+    changed = mutations.mutate(
         self.seeds[name],
         rng,
         list(self.seeds.values()),
@@ -128,15 +128,15 @@ class Definitions(_Folder):
 
   def use(self, name):
     from alexnet import models
-    from alexnet.cuda_convnet import config as definitions
+    from alexnet.cuda_convnet import config as config_lib
     from configs import cuda_convnet
 
     which = name.rpartition('-')[2]
     config = cuda_convnet.get_config(str(self.folder / f'layers-{which}'))
     config.layer_params = str(self.folder / f'params-{which}')
     models.check(config)
-    definitions.complete(config)
-    for of_layer in definitions.parameter_rules(config).values():
+    config_lib.complete(config)
+    for of_layer in config_lib.parameter_rules(config).values():
       for rule in of_layer.values():
         for progress in (0, 0.3, 1):
           rate = rule.rate_at(progress, 1.5)

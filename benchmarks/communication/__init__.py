@@ -1,0 +1,1 @@
+"""What a compiled step sends; the command is `benchmarks.scaling`."""

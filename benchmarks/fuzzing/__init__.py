@@ -1,0 +1,1 @@
+"""Mutated files through every reader; the command is `benchmarks.fuzz`."""

@@ -1,0 +1,1 @@
+"""The training step beside TensorFlow, PyTorch: a process for each."""
