@@ -78,6 +78,16 @@ class MessageTest(parameterized.TestCase):
     self.assertNotIn('Traceback', error)
     self.assertIn('is not the workdir of a run', error)
 
+  @parameterized.parameters('predict', 'report')
+  def test_former_name(self, name):
+    former, present = f'alexnet.analysis.{name}', f'alexnet.{name}'
+    status, _, error = run_command('-m', former, '--workdir=x')
+    self.assertEqual(status, 1)
+    self.assertNotIn('Traceback', error)
+    self.assertIn(f'now called python -m {present};', error)
+    status, output, error = run_command('-m', present, '--help')
+    self.assertIn('--workdir', output + error)
+
 
 class CommandTest(absltest.TestCase):
 

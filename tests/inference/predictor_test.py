@@ -4,6 +4,8 @@ import dataclasses
 import io
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
+import alexnet
 from alexnet import models
 from alexnet.checkpointing import input_spec, workdir
 from alexnet.config.errors import CheckpointError, ConfigError
@@ -24,6 +27,8 @@ from input_pipeline.errors import DataError, ImageError
 from tests import definitions, oracle, testing, tiny
 from tests.cuda_convnet import cuda_convnet_test
 from tests.training.loop_test import logits_of, softmax
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def silent():
@@ -48,7 +53,7 @@ class TrainedTest(parameterized.TestCase):
     # All that a user has taken with him; the images have gone.
     cls.workdir = shutil.copytree(cls.directory / 'run', cls.directory / 'copy')
     cls.photos = sorted(cls.images.rename(cls.directory / 'x').rglob('*.jpg'))
-    cls.network = loading.load(cls.workdir)
+    cls.network = alexnet.load(str(cls.workdir))  # As a user does.
     # Pixels by Pillow, the plain module.
     cls.squares = np.stack([cls.square_of(photo) for photo in cls.photos])
 
@@ -84,6 +89,17 @@ class TrainedTest(parameterized.TestCase):
         self.network.params,
         self.finished.state.params,
     )
+
+  def test_api(self):
+    """`alexnet` itself is light, and says where its former part has gone."""
+    code = 'import sys, alexnet; sys.exit("jax" in sys.modules)'
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT)
+    self.assertEqual(result.returncode, 0)
+    self.assertEqual(alexnet.load(self.workdir, step=2).step, 2)
+    with self.assertRaisesRegex(ImportError, r'write `import alexnet` and'):
+      from alexnet import trained  # noqa: F401
+    with self.assertRaisesRegex(AttributeError, "no attribute 'nothing'"):
+      _ = alexnet.nothing
 
   def test_fingerprint(self):
     same = self.network.fingerprint()

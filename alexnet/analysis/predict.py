@@ -1,9 +1,0 @@
-"""The former name of `python -m alexnet.predict`."""
-
-import sys
-
-if __name__ == '__main__':
-  sys.exit(
-      'error: python -m alexnet.analysis.predict is now called '
-      'python -m alexnet.predict; its flags are the same'
-  )
