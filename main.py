@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from alexnet.runtime import compilation_cache, distributed, heap
-from input_pipeline import command
+from input_pipeline import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration, FILE[:DATASET].'
@@ -35,9 +35,9 @@ def main(argv):
   compilation_cache.use_cache()
   with distributed.session():
     results = loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-  return command.STOPPED if results is None else 0
+  return cli.STOPPED if results is None else 0
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  command.run(main)
+  cli.run(main)

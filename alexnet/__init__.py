@@ -47,7 +47,7 @@ def load(
 
 def __getattr__(name: str) -> Any:
   if name == 'trained':
-    raise ImportError(
+    raise ImportError(  # What `from alexnet import trained` shows.
         'alexnet.trained is gone: write `import alexnet` and '
         '`alexnet.load(RUN)`'
     )

@@ -22,7 +22,7 @@ from absl import app, flags
 
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 
 # As in evaluation/, which imports JAX.
 _VIEWS = ('centre', 'ten')
@@ -87,4 +87,4 @@ if __name__ == '__main__':
   run_flags.define_moved()
   flags.DEFINE_integer('tower', None, 'Devices for the towers.')
   flags.mark_flag_as_required('workdir')
-  command.run(main)
+  cli.run(main)

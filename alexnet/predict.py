@@ -20,7 +20,7 @@ from absl import app, flags
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.errors import DataError, ImageError, printable
 
 # As in inference/predictor.py, which imports JAX.
@@ -178,4 +178,4 @@ if __name__ == '__main__':
       'output', [], 'File to write, .png, .json or .csv; may be repeated.'
   )
   flags.DEFINE_integer('top', 5, 'Number of classes to name.')
-  command.run(main)
+  cli.run(main)

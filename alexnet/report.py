@@ -21,7 +21,7 @@ from absl import app, flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from input_pipeline import command
+from input_pipeline import cli
 
 
 def _output(folders, runs):
@@ -92,4 +92,4 @@ if __name__ == '__main__':
       'training_images', 10_000, 'Training images to search, at most.'
   )
   flags.mark_flag_as_required('workdir')
-  command.run(main)
+  cli.run(main)

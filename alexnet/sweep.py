@@ -24,7 +24,7 @@ from alexnet.config.errors import BadStepError, ConfigError
 from alexnet.config.sweep import FAILED, Sweep, parse_settings
 from alexnet.metrics.console import Console
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.errors import DataError
 
 
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
   compilation_cache.use_cache()  # Many runs are of the same network and batch.
   failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:
-    return command.STOPPED
+    return cli.STOPPED
   for sweep in sweeps:
     text = table(sweep, workdir)
     (workdir / f'{sweep.name}.md').write_text(text + '\n')
@@ -145,4 +145,4 @@ def _define_flags():
 
 if __name__ == '__main__':
   _define_flags()
-  command.run(main)
+  cli.run(main)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 
 if TYPE_CHECKING:
   from alexnet.training.replay import Report
@@ -98,4 +98,4 @@ if __name__ == '__main__':
       'tower', None, "Devices for the towers; unset: as in the run's config."
   )
   flags.mark_flag_as_required('workdir')
-  command.run(main)
+  cli.run(main)

@@ -28,7 +28,7 @@ from absl import app, flags
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
-from input_pipeline import command
+from input_pipeline import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -316,4 +316,4 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('work', None, "For the runs; unset: the system's.")
   flags.DEFINE_string('json', None, 'File for the results.')
-  command.run(main)
+  cli.run(main)

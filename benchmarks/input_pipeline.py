@@ -117,9 +117,9 @@ def _write_peers_files(work):
   from array_record.python import array_record_module
 
   from input_pipeline.files.tensorflow_cpu import tf
-  from input_pipeline.prepared import format
+  from input_pipeline.prepared import reader
 
-  train, _ = format.open_prepared(work / 'jpeg')
+  train, _ = reader.open_prepared(work / 'jpeg')
   writers = [
       tf.io.TFRecordWriter(str(work / f'{i:02d}.tfrecord')) for i in range(8)
   ]
@@ -178,9 +178,9 @@ class _Lighting:
   """Colour shift and mean, as torchvision users write them."""
 
   def __init__(self, work):
-    from input_pipeline.prepared import format
+    from input_pipeline.prepared import reader
 
-    train, _ = format.open_prepared(work / 'jpeg')
+    train, _ = reader.open_prepared(work / 'jpeg')
     deviations, vectors = train.statistics().principal_components()
     self._components = (vectors * deviations).astype(np.float32)
     mean = train.statistics().mean_image[16:240, 16:240]

@@ -25,7 +25,7 @@ from absl import app, flags
 from alexnet.analysis import retrieval_table
 from alexnet.analysis.features import hashing, nearest, store
 from alexnet.analysis.tables import Table, to_text
-from input_pipeline import command
+from input_pipeline import cli
 
 _VECTORS = flags.DEFINE_integer('vectors', 1_000_000, 'Number of vectors.')
 _DIMENSIONS = flags.DEFINE_integer('dimensions', 4096, 'Of each.')
@@ -187,4 +187,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('work')
-  command.run(main)
+  cli.run(main)

@@ -29,7 +29,7 @@ from absl import app, flags
 from alexnet.config.errors import ConfigError
 from benchmarks.communication import compiled_step, model
 from configs import alexnet_2012
-from input_pipeline import command
+from input_pipeline import cli
 
 ACCELERATORS = (2, 8, 64, 512)
 _MESH = re.compile(r'([1-9]\d*)x([1-9]\d*)')
@@ -252,4 +252,4 @@ if __name__ == '__main__':
       )
   flags.DEFINE_string('output', None, 'PNG file to draw the prediction to.')
   flags.DEFINE_string('json', None, 'File to write everything to.')
-  command.run(main)
+  cli.run(main)

@@ -24,7 +24,7 @@ from absl import app, flags
 
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
-from input_pipeline import command
+from input_pipeline import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -127,8 +127,8 @@ class Soak:
   def _stop(self, process):
     process.terminate()
     process.communicate()
-    if process.returncode != command.STOPPED:
-      raise RuntimeError(f'status {process.returncode}, not {command.STOPPED}')
+    if process.returncode != cli.STOPPED:
+      raise RuntimeError(f'status {process.returncode}, not {cli.STOPPED}')
 
   def seconds_a_step(self) -> float:
     """Makes some steps, and saves the run."""
@@ -239,4 +239,4 @@ if __name__ == '__main__':
   flags.DEFINE_float('width', 0.25, 'Of the network: model.width.')
   flags.DEFINE_string('work', None, "For the run; unset: the system's.")
   flags.DEFINE_string('json', None, 'File for the results.')
-  command.run(main)
+  cli.run(main)

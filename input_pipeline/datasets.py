@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.prepared import format
+from input_pipeline.prepared import reader
 from input_pipeline.sources import (
   SET_FOLDERS,
   Source,
@@ -63,7 +63,7 @@ class Digits(Source):
 
 def _import_tfds():
   # Late, because it takes seconds, and after TensorFlow has been set up.
-  pass
+  from input_pipeline.files.tensorflow_cpu import tf  # noqa: F401, I001
   import tensorflow_datasets
 
   return tensorflow_datasets
@@ -238,7 +238,7 @@ def create_sources(
     return split_files(train, config.eval_fraction, seed)
   place = pathlib.Path(config.dir or _TFDS_DIR).expanduser()
   for directory in (place, place / 'prepared' / config.name):
-    if format.is_prepared(directory):
+    if reader.is_prepared(directory):
       if (config.train_split, config.eval_split) != _SPLITS:
         raise DataError(
             f'{directory} has prepared data, whose sets are fixed, but '
@@ -251,7 +251,7 @@ def create_sources(
 
 
 def _open_prepared(directory):
-  train, evaluation = format.open_prepared(directory)
+  train, evaluation = reader.open_prepared(directory)
   if evaluation is None:
     raise DataError(
         f'{train.directory} has no evaluation set, which a run needs: prepare '

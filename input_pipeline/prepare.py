@@ -5,7 +5,7 @@
       --config.dataset.dir=DIR --workdir=runs/photos
 
 What it can be given is explained in `prepared/origins.py`, what it writes in
-`prepared/format.py`. Stopped at any moment and run again it continues; the
+`prepared/reader.py`. Stopped at any moment and run again it continues; the
 result is the same to the byte as if it had not been stopped. In a cluster each
 of n jobs prepares a part of the same directory, and one combines them:
 
@@ -19,9 +19,9 @@ import sys
 
 from absl import app, flags
 
-from input_pipeline import command, preprocessing
+from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
-from input_pipeline.prepared import format, origins
+from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
   DEFAULT_QUALITY,
   STORAGES,
@@ -131,9 +131,9 @@ def _prepare(values, output):
   )
   if preparation.finished:
     place = printable(str(output))
-    if values.strict and (output / format.REJECTED).stat().st_size:
+    if values.strict and (output / reader.REJECTED).stat().st_size:
       raise DataError(
-          f'{place} is prepared already, and {format.REJECTED} in it has bad '
+          f'{place} is prepared already, and {reader.REJECTED} in it has bad '
           'images: mend them, and set --output to a new folder'
       )
     print(f'{place} is prepared already')
@@ -158,7 +158,7 @@ def _report(manifest, output):
         f'rejected, {size / 1e6:,.1f} MB'
     )
   if any(about['rejected'] for about in manifest['sets'].values()):
-    print(f'{place}/{format.REJECTED} says which, and why')
+    print(f'{place}/{reader.REJECTED} says which, and why')
   without = [
       name
       for name, count in zip(
@@ -190,7 +190,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   output = pathlib.Path(values.output).expanduser()
   if values.verify:
-    count = format.verify(output)
+    count = reader.verify(output)
     print(f'{count} files of {printable(str(output))} are as they were written')
     return
   if not values.source:
@@ -259,4 +259,4 @@ def _define_flags():
 
 if __name__ == '__main__':
   _define_flags()
-  command.run(main)
+  cli.run(main)

@@ -16,7 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from input_pipeline import command, datasets, preprocessing
+from input_pipeline import cli, datasets, preprocessing
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import decoding
 from input_pipeline.sources import Source
@@ -224,4 +224,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('epochs', 5, 'Number of epochs to look ahead.')
   flags.DEFINE_enum('set', 'train', ('train', 'evaluation'), 'Which images.')
   flags.mark_flags_as_required(['config', 'output'])
-  command.run(main)
+  cli.run(main)

@@ -15,6 +15,7 @@ from input_pipeline.files import untrusted
 
 # Bytes of the arrays of a file.
 _LARGEST = 2**24
+
 # ImageNet's, from cuda-convnet2's released statistics, levels of 0..255;
 # eigenvectors are columns.
 IMAGENET_CHANNEL_MEANS = np.array([127.30, 119.72, 104.91])

@@ -416,9 +416,20 @@ class ImportsTest(absltest.TestCase):
 
     self.assertEmpty(tf.config.get_visible_devices('GPU'))
 
+  def test_tfds_is_imported_behind_it(self):
+    """Else TFDS would import a TensorFlow that takes the accelerators."""
+    code = (
+        'import sys; from input_pipeline import datasets; '
+        'datasets._import_tfds(); '
+        'print("input_pipeline.files.tensorflow_cpu" in sys.modules)'
+    )
+    status, output, error = run_command('-c', code)
+    self.assertEqual((status, output), (0, 'True\n'), error)
+
   def test_no_machine_is_named(self):
-    for path in self._sources():
-      self.assertNotIn(os.path.expanduser('~') + '/', path.read_text())
+    for folder in ('alexnet', 'configs', 'input_pipeline'):
+      for path in (ROOT / folder).rglob('*.py'):
+        self.assertNotIn(os.path.expanduser('~') + '/', path.read_text())
 
 
 if __name__ == '__main__':

@@ -35,7 +35,7 @@ from benchmarks.fuzzing.mutations import png_chunk
 from input_pipeline import sources, statistics
 from input_pipeline.errors import DataError, ImageError, UserError
 from input_pipeline.files import decoding, untrusted
-from input_pipeline.prepared import archives, format
+from input_pipeline.prepared import archives, reader
 from tests import definitions, preparing, testing, tiny_run
 from tests.packing import tar
 
@@ -755,7 +755,7 @@ class PreparedTest(preparing.PreparingTest):
 
   def refused(self, message):
     with self.assertRaisesRegex(DataError, message):
-      train, _ = format.open_prepared(self.out)
+      train, _ = reader.open_prepared(self.out)
       for index in range(len(train)):
         train.image(index)
         train.describe(index)
@@ -805,12 +805,12 @@ class PreparedTest(preparing.PreparingTest):
     with np.load(self.out / 'train.npz') as arrays:
       arrays = dict(arrays)
     right = arrays['sizes']
-    train, _ = format.open_prepared(self.out)
+    train, _ = reader.open_prepared(self.out)
     pixels = train.image(1)[0]
     for kind in (np.uint64, np.uint32, np.int64):
       arrays['sizes'] = right.astype(kind)
       np.savez(self.out / 'train.npz', **arrays)
-      train, _ = format.open_prepared(self.out)
+      train, _ = reader.open_prepared(self.out)
       np.testing.assert_array_equal(train.image(1)[0], pixels)
     for size in (0, -1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):
       kind = np.uint64 if size > 0 else np.int64

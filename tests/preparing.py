@@ -23,7 +23,7 @@ import tqdm
 from absl.testing import parameterized
 from PIL import Image
 
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline import prepare as prepare_lib
 from input_pipeline.prepared import writer
 
@@ -117,7 +117,7 @@ def _child(
   tqdm.tqdm.set_lock(threading.RLock())
   sys.argv = ['prepare', *flags]
   prepare_lib._define_flags()
-  command.run(prepare_lib.main)
+  cli.run(prepare_lib.main)
 
 
 def _give_up_reading_everything():

@@ -132,7 +132,7 @@ def _child(flags, log, devices, signal_at, instead):
 
   import main
   from alexnet.training import loop
-  from input_pipeline import command
+  from input_pipeline import cli
 
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -147,7 +147,7 @@ def _child(flags, log, devices, signal_at, instead):
     # Nothing would mean that a signal has stopped it.
     loop.train_and_evaluate = lambda *arguments: called(*arguments) or {}
   sys.argv = ['main.py', *flags]
-  command.run(main.main)
+  cli.run(main.main)
   os._exit(0)  # It does not return.
 
 

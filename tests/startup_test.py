@@ -176,9 +176,9 @@ class CompilationTest(absltest.TestCase):
 _USE = '''
 import sys, warnings
 from absl import flags
-from alexnet import compilation
+from alexnet.runtime import compilation_cache
 flags.FLAGS(sys.argv)
-compilation.use_cache()
+compilation_cache.use_cache()
 import jax
 jax.jit(lambda x: x + 1)(1.0)
 print(jax.config.jax_compilation_cache_dir)
@@ -192,12 +192,12 @@ import sys
 import jax
 import jax.numpy as jnp
 from absl import flags
-from alexnet import compilation, train_step
+from alexnet.runtime import compilation, compilation_cache
 flags.FLAGS(sys.argv[:1])
 jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))
-compilation.use_cache()
+compilation_cache.use_cache()
 matrix = jax.ShapeDtypeStruct((6144, 6144), jnp.float32)
-large = train_step.jit_for(
+large = compilation.jit_for(
     jax.devices()[0], jnp.float32, lambda x: (x @ x) @ (x.T @ x)
 )
 memory = large.lower(matrix).compile().memory_analysis()

@@ -15,7 +15,7 @@ from absl import app, flags
 from alexnet.analysis import tables
 from alexnet.analysis.paper.comparison import compare, load
 from alexnet.config.errors import ConfigError
-from input_pipeline import command
+from input_pipeline import cli
 
 
 def main(argv: list[str]) -> None:
@@ -40,4 +40,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Folder of the finished run.')
   flags.DEFINE_string('output', None, 'Markdown file to write.')
   flags.mark_flag_as_required('workdir')
-  command.run(main)
+  cli.run(main)

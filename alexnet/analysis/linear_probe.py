@@ -24,7 +24,7 @@ from alexnet.analysis.tables import Table, show
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 
 if TYPE_CHECKING:
   import numpy as np
@@ -88,7 +88,7 @@ def measure(
     train: number of images to train a probe on.
     test: number of images to test it on.
     seeds: number of repetitions, with seeds 0, 1, ...
-    largest: see `probe.average_cells`.
+    largest: see `layer_features.average_cells`.
     console: where to show progress.
     left_out: see `Layers.features`.
 
@@ -232,4 +232,4 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('output', None, 'File to write, as Markdown.')
   flags.mark_flag_as_required('source')
-  command.run(main)
+  cli.run(main)

@@ -21,7 +21,7 @@ from absl import app, flags
 from alexnet.analysis.tables import Table, show
 from alexnet.config.errors import ConfigError
 from alexnet.runtime import compilation_cache
-from input_pipeline import command
+from input_pipeline import cli
 
 if TYPE_CHECKING:
   import numpy as np
@@ -296,4 +296,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('seeds', 1, 'Autoencoders of a length.', lower_bound=1)
   flags.DEFINE_string('output', None, 'File to write, as Markdown.')
   flags.mark_flags_as_required(['features', 'queries'])
-  command.run(main)
+  cli.run(main)

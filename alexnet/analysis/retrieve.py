@@ -20,7 +20,7 @@ from absl import app, flags
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.errors import printable
 
 if TYPE_CHECKING:
@@ -265,4 +265,4 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('output', None, 'Picture to write, such as a .png file.')
   flags.mark_flags_as_required(['features', 'query'])
-  command.run(main)
+  cli.run(main)

@@ -26,6 +26,7 @@ from alexnet.config.errors import CheckpointError, UnsavedError
 from alexnet.metrics import writer
 from alexnet.runtime import multihost
 from input_pipeline.errors import NO_ROOM
+from input_pipeline.files import untrusted
 
 NEWEST = 'newest'
 BEST = 'best'
@@ -363,16 +364,17 @@ class Checkpoints:
       ) from error
     return restored.state, restored.progress
 
-  def progress(self, step: int) -> dict[str, Any]:
-    """Reads what the host knew when a checkpoint was made.
+  def trained_on(self, step: int) -> str:
+    """Reads the identity of the data that a checkpoint was trained on.
 
     Raises:
       CheckpointError: it cannot be read.
     """
     try:
-      return self._manager.restore(
+      progress = self._manager.restore(
           step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
       ).progress
+      return untrusted.take(progress, 'data', str)
     except Exception as error:  # Orbax raises many kinds.
       raise CheckpointError(
           f'{self._directory / str(step)} has no progress that can be read: '

@@ -7,15 +7,14 @@ import sys
 from typing import Any
 
 import ml_collections
-from jax.sharding import Mesh
 
 from alexnet.config.errors import CheckpointError
-from alexnet.runtime.environment import describe
 from input_pipeline.files import atomic, untrusted
 
 CONFIG = 'config.json'
 RESULTS = 'results.json'
 ENVIRONMENT = 'environment.json'
+
 # What may differ between two sessions of a run: it does not change what has
 # been computed so far.
 _MAY_CHANGE = (
@@ -30,6 +29,7 @@ _MAY_CHANGE = (
 )
 # Texts that are longer are not shown.
 _SHOWN = 100
+
 # Fields that older runs have not got, and what was done without them.
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
@@ -161,6 +161,26 @@ def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
   return sessions
 
 
+def save_environment(
+    workdir: pathlib.Path, description: dict[str, Any]
+) -> None:
+  """Writes what a run runs on, and the command line.
+
+  A run of several sessions keeps one entry for each.
+
+  Args:
+    workdir: of the run.
+    description: as from `environment.describe`.
+  """
+  path, sessions = workdir / ENVIRONMENT, []
+  if path.exists():
+    # Unreadable if a session was killed while it wrote: only this one counts.
+    with contextlib.suppress(ValueError):
+      sessions = read_sessions(path)
+  sessions.append({'command': sys.argv, **description})
+  write_json(path, {'sessions': sessions})
+
+
 def write_json(path: pathlib.Path, values: Any) -> None:
   """Writes a file that is either as it was or complete."""
   atomic.replace_text(path, json.dumps(values, indent=2) + '\n')
@@ -184,17 +204,3 @@ def flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       flat[prefix + name] = value
   return flat
-
-
-def save_environment(path: pathlib.Path, mesh: Mesh) -> None:
-  """Writes what `describe` says and the command line.
-
-  A run of several sessions keeps one entry for each.
-  """
-  sessions = []
-  if path.exists():
-    # Unreadable if a session was killed while it wrote: only this one counts.
-    with contextlib.suppress(ValueError):
-      sessions = read_sessions(path)
-  sessions.append({'command': sys.argv, **describe(mesh)})
-  write_json(path, {'sessions': sessions})

@@ -11,6 +11,14 @@ import ml_collections
 
 from alexnet.config.errors import ConfigError
 
+WANTED = (
+    "a positive number and a unit, such as '90 epochs', '300 steps' or '1000 "
+    "examples'"
+)
+_UNITS = ('epoch', 'step', 'example')
+# More than any run, and few enough that steps are exact.
+_MOST = 1e12
+
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
@@ -80,15 +88,6 @@ class Timetable:
 def is_due(step: int, every: int | None) -> bool:
   """Whether what is done `every` so many steps is to be done after `step`."""
   return every is not None and step > 0 and step % every == 0
-
-
-WANTED = (
-    "a positive number and a unit, such as '90 epochs', '300 steps' or '1000 "
-    "examples'"
-)
-_UNITS = ('epoch', 'step', 'example')
-# More than any run, and few enough that steps are exact.
-_MOST = 1e12
 
 
 def is_valid(duration: Any) -> bool:

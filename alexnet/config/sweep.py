@@ -15,6 +15,7 @@ import ml_collections
 from alexnet.config.errors import ConfigError
 
 Overrides = dict[str, Any]
+
 # In the folder of a run that has diverged, or that cannot be made.
 FAILED = 'failed.txt'
 

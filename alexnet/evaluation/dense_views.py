@@ -1,5 +1,6 @@
-"""Dense views of an evaluation set, see
-inference/fully_convolutional.py.
+"""Dense views of an evaluation set.
+
+What they are is in inference/fully_convolutional.py.
 
 The command is `python -m alexnet.evaluate --views=dense`.
 """

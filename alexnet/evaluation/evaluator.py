@@ -52,7 +52,7 @@ def evaluate(
   """Evaluates parameters on the whole evaluation set.
 
   Args:
-    eval_step: from `train_step.make_eval_step`, for these views.
+    eval_step: from `eval_steps.make_eval_step`, for these views.
     params: the parameters, best from `rounded`.
     pipeline: the data.
     mesh: that eval_step was made for.
@@ -69,7 +69,7 @@ def evaluate(
     classes top5 is always 1.
 
   Raises:
-    waiting.Stopped: stop() or give_up() was true.
+    preemption.Stopped: stop() or give_up() was true.
   """
   total = len(pipeline.evaluation)
   sums = collections.Counter()
@@ -95,7 +95,7 @@ def predict(
   """Predicts the classes of the whole evaluation set.
 
   Args:
-    predict_step: from `train_step.make_predict_step`, for these views.
+    predict_step: from `eval_steps.make_predict_step`, for these views.
     params: the parameters, best from `rounded`.
     pipeline: the data.
     mesh: that predict_step was made for.

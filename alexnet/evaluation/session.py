@@ -97,7 +97,7 @@ def open_run(
     step = store.find(step, task.warn)
     manager.check_data(
         workdir,
-        store.progress(step).get('data'),
+        store.trained_on(step),
         task.data_identity,
         task.data_names,
     )

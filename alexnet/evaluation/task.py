@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from alexnet import models
-from alexnet.config import validation
 from alexnet.config.errors import ConfigError
 from alexnet.evaluation import eval_steps, evaluator
 from alexnet.evaluation.evaluator import Predictions
@@ -64,6 +62,7 @@ class Task:
     network.complete(config)
     self.mesh = mesh_lib.create_mesh(config)
     self.console = console if multihost.is_first() else Silence()
+    self._own_console = console
     self.train, self.evaluation = datasets.create_sources(
         config.dataset, config.seed
     )
@@ -79,15 +78,12 @@ class Task:
     self.config = config
     self.model = models.create_model(config.model)
     self.rules = network.parameter_rules(config)
-    side = config.augmentation.crop_size
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    self.param_shapes = jax.eval_shape(
-        self.model.init, jax.random.key(0), image
-    )['params']
+    self.param_shapes = models.parameter_shapes(
+        self.model, config.augmentation.crop_size
+    )
     self.parameters = sum(
         leaf.size for leaf in jax.tree.leaves(self.param_shapes)
     )
-    validation.check_size(self.parameters)
 
   @property
   def data_identity(self) -> str:
@@ -117,7 +113,8 @@ class Task:
           self.evaluation,
           process=part,
           processes=parts,
-          report=self.warn,
+          # By each process: one that waits for its own file holds up all.
+          report=lambda text: self._own_console.print(f'warning: {text}'),
       )
     self.views = Views(
         self.pipeline.mean_image,

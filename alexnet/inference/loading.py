@@ -6,12 +6,10 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from alexnet import models
 from alexnet.checkpointing import input_spec, manager
 from alexnet.checkpointing import workdir as workdir_lib
-from alexnet.config import validation
 from alexnet.config.errors import CheckpointError
 from alexnet.inference.predictor import TrainedNetwork
 from input_pipeline import datasets
@@ -70,7 +68,8 @@ def load(
       )
       inputs = _inputs_from_data(config, workdir, spare)
     model = models.create_model(config.model)
-    params = _restore(store, workdir, step, _shapes_of(model, config))
+    shapes = models.parameter_shapes(model, config.augmentation.crop_size)
+    params = _restore(store, workdir, step, shapes)
   names = input_spec.output_names(
       inputs.class_names, config.model.num_classes
   )
@@ -81,15 +80,6 @@ def load(
         f'{size}: its files are not of one run'
     )
   return TrainedNetwork(config, step, names, inputs, model, params)
-
-
-def _shapes_of(model, config):
-  """Shapes of the parameters of the config's network."""
-  side = config.augmentation.crop_size
-  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
-  validation.check_size(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
-  return shapes
 
 
 def _restore(store, workdir, step, wanted):

@@ -141,9 +141,6 @@ class Views:
     )
 
 
-Batch = dict[str, jax.Array]
-
-
 def predict_views(
     local_model: Module, params: Any, crops: jax.Array
 ) -> tuple[jax.Array, int]:

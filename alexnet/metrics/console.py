@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import ml_collections
 
 from alexnet.config.intervals import Timetable
-from input_pipeline.sources import Source
 
-if TYPE_CHECKING:  # JAX, a second that --help can save.
+if TYPE_CHECKING:  # JAX and Pillow, a second that --help can save.
   from jax.sharding import Mesh
+
+  from input_pipeline.sources import Source
 
 # Dense views are in inference/fully_convolutional.py.
 VIEWS = ('centre', 'ten')
@@ -96,8 +97,8 @@ def announce(
     mesh: 'Mesh',
     parameters: int,
     timetable: Timetable,
-    train: Source,
-    evaluation: Source,
+    train: 'Source',
+    evaluation: 'Source',
 ) -> None:
   """Says what a run is going to do.
 

@@ -16,6 +16,7 @@ from alexnet.metrics import tensorboard
 from input_pipeline.files import atomic, untrusted
 
 FILE = 'metrics.jsonl'
+
 # Of a metrics.jsonl that is read.
 _MOST_BYTES = 2**27
 _MOST_RECORDS = 1_000_000

@@ -15,8 +15,11 @@ The module of a network has
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import ml_collections
 
 from alexnet.config import checks, validation
@@ -84,11 +87,30 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
   """
   if config.name not in _MODULES:
     raise ConfigError(
-        f"model.name is '{config.name}', wanted one of "
-        + ', '.join(map(repr, _MODULES))
+        f"model.name is '{config.name}', wanted "
+        + ' or '.join(map(repr, _MODULES))
         + ': set --config.model.name=alexnet'
     )
   return importlib.import_module(_MODULES[config.name]).create(config)
+
+
+def parameter_shapes(model: Module, crop: int) -> Any:
+  """Shapes of a network's parameters, before there are any.
+
+  Args:
+    model: from `create_model`.
+    crop: side of its input, in pixels.
+
+  Returns:
+    {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+
+  Raises:
+    ConfigError: they are more than anything here could hold.
+  """
+  image = jax.ShapeDtypeStruct((1, crop, crop, 3), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  validation.check_size(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+  return shapes
 
 
 def everywhere(model: Module) -> Module:

@@ -72,7 +72,7 @@ def input_and_groups(
 
   Args:
     x: [..., channels], this device's share of them.
-    reads: see `_TowerLayer`.
+    reads: see models/layers.py.
     towers: of the network.
     devices: that share the layer.
     tower_axis: mesh axis the towers are split over, if any.

@@ -10,8 +10,9 @@ from alexnet.ops.collectives import with_equal_varying_axes
 from alexnet.ops.cpu import convolution as cpu_convolution
 from alexnet.ops.cpu import layout, winograd
 
-_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 Padding = tuple[int, int]
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
 def grouped_convolution(

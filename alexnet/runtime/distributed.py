@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from alexnet.config.errors import ConfigError
-from input_pipeline import command
+from input_pipeline import cli
 
 # Exit status of a process that has lost another one, or has never met it:
 # EX_PROTOCOL of sysexits.h, "remote error in protocol". Start all of them
@@ -232,17 +232,17 @@ def _report(error) -> int:
 
   index, count = multihost.place()
   name = f'process {index} of {count}'
-  if message := command.explain(error):
-    return command.fail(f'{message} ({name})')
+  if message := cli.explain(error):
+    return cli.fail(f'{message} ({name})')
   if _is_lost_connection(error):
-    command.fail(
+    cli.fail(
         f'{name} has lost the connection to another one, which has ended, or '
         'whose host or network is gone. Start all processes again to continue '
         f'from the last checkpoint. JAX says: {_first_line(error)}'
     )
     return LOST
   traceback.print_exception(error)
-  return command.fail(f'{name} has failed')
+  return cli.fail(f'{name} has failed')
 
 
 def _is_lost_connection(error):

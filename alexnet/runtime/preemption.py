@@ -12,6 +12,17 @@ from jax.sharding import Mesh
 
 from alexnet.runtime import multihost
 
+Item = TypeVar('Item')
+
+# Seconds between two questions whether to stop.
+_TICK = 0.25
+# Seconds that the end of a generator is waited for.
+_PATIENCE = 1.0
+
+
+class Stopped(Exception):
+  """A signal asked for an end."""
+
 
 class Stop:
   """Whether a signal has asked for an end.
@@ -85,17 +96,6 @@ class Stop:
       self.number = number
     if number == signal.SIGINT:
       signal.signal(number, signal.SIG_DFL)
-
-
-Item = TypeVar('Item')
-# Seconds between two questions whether to stop.
-_TICK = 0.25
-# Seconds that the end of a generator is waited for.
-_PATIENCE = 1.0
-
-
-class Stopped(Exception):
-  """A signal asked for an end."""
 
 
 def until(

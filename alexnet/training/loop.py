@@ -51,7 +51,7 @@ class Run:
       training: whether the run is to go on; otherwise nothing is written.
 
     Raises:
-      UserError, DataError: something the user can mend; says what to do.
+      UserError: something the user can mend; says what to do.
     """
     self.workdir = workdir
     self._lock = None
@@ -98,7 +98,7 @@ class Run:
 
     Raises:
       WorkdirInUseError: another job has come between.
-      BadStepError: training has gone wrong; see `faults`.
+      BadStepError: training has gone wrong; see bad_steps.py.
       UnsavedError: the end, or where a signal stopped it, cannot be saved.
       DataError: an image cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The paper's stochastic gradient descent and the schedules of its rates.
+"""The paper's stochastic gradient descent; its rates are in schedules.py.
 
   v <- momentum * v - decay * rate * w - rate * gradient
   w <- w + v                                                       (paper §5)

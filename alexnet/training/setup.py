@@ -16,7 +16,7 @@ from alexnet.config.errors import CheckpointError
 from alexnet.config.intervals import Timetable
 from alexnet.evaluation.task import Task
 from alexnet.metrics import console as console_lib
-from alexnet.runtime import multihost
+from alexnet.runtime import environment, multihost
 from alexnet.training import bad_steps, optimizer, schedules, train_step
 from alexnet.training.train_step import TrainState
 
@@ -89,7 +89,7 @@ class Setup:
         taken = self.take_lock()
         workdir_lib.save_config(self.workdir, self.task.config)
         workdir_lib.save_environment(
-            self.workdir / workdir_lib.ENVIRONMENT, self.task.mesh
+            self.workdir, environment.describe(self.task.mesh)
         )
       except OSError as error:
         raise CheckpointError(

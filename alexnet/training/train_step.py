@@ -1,4 +1,4 @@
-"""One step of training and one of evaluation, the same on every mesh."""
+"""One step of training, the same on every mesh."""
 
 import dataclasses
 from collections.abc import Callable
@@ -198,7 +198,7 @@ def make_train_step(
 
 
 def _of_this_replica(x):
-  # See partitioning.specs on a single replica.
+  # See sharding.specs on a single replica.
   if DATA in collectives.varying_axes(jax.typeof(x)):
     return x
   return lax.pcast(x, DATA, to='varying')

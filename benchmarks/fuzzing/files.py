@@ -220,9 +220,9 @@ class Prepared(_Folder):
 
   def use(self, name):
     from input_pipeline import preprocessing
-    from input_pipeline.prepared import format
+    from input_pipeline.prepared import reader
 
-    train, _ = format.open_prepared(self.folder / name.split('/')[0])
+    train, _ = reader.open_prepared(self.folder / name.split('/')[0])
     for index in range(len(train)):
       image, label = train.image(index, preprocessing.whole(train.size))
       if image.shape != (train.size, train.size, 3) or not 0 <= label < 2:

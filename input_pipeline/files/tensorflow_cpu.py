@@ -1,6 +1,6 @@
 """TensorFlow as this project uses it: on the CPU, and quiet.
 
-`from input_pipeline.tensorflow_cpu import tf` is the only way to import it.
+Other files import it by `from input_pipeline.files.tensorflow_cpu import tf`.
 """
 
 import os

@@ -25,7 +25,7 @@ from input_pipeline import preprocessing, statistics
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import atomic, untrusted
 from input_pipeline.files import threads as threads_lib
-from input_pipeline.prepared import format
+from input_pipeline.prepared import reader
 from input_pipeline.sources import Source
 
 STORAGES = ('jpeg', 'raw')
@@ -88,7 +88,7 @@ def _begun(output):
 
 def check_output(output: pathlib.Path) -> None:
   """Raises DataError if a directory has something that is of no preparation."""
-  if format.is_prepared(output) or _begun(output).exists():
+  if reader.is_prepared(output) or _begun(output).exists():
     return
   others = {path.name for path in output.iterdir()}
   others.discard(unfinished(output).name)
@@ -138,7 +138,7 @@ class Preparation:
     self._whole = preprocessing.whole(settings.size)
     self._unfinished = unfinished(output)
     self._about = {
-        'format': format.FORMAT,
+        'format': reader.FORMAT,
         'settings': dataclasses.asdict(settings)
         | {
             'filter': f'{preprocessing.FILTER.name.lower()}, antialiased',
@@ -161,8 +161,8 @@ class Preparation:
 
   def _begin(self) -> bool:
     """Whether all is done already."""
-    if format.is_prepared(self._output):
-      self._compare(format.read_manifest(self._output), 'prepared data')
+    if reader.is_prepared(self._output):
+      self._compare(reader.read_manifest(self._output), 'prepared data')
       self._clean()
       return True
     self._output.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class Preparation:
     if begun.exists():
       self._compare(self._read(begun), 'an unfinished preparation')
     else:
-      self._write(begun, lambda f: f.write(format.to_json(self._about)))
+      self._write(begun, lambda f: f.write(reader.to_json(self._about)))
     return False
 
   def _read(self, begun):
@@ -235,7 +235,7 @@ class Preparation:
 
   def _path(self, set_name, number):
     shards = self.shards(set_name)
-    return self._output / format.shard_name(set_name, number, shards)
+    return self._output / reader.shard_name(set_name, number, shards)
 
   def _is_complete(self, set_name, number):
     there = self._note(set_name, number).exists()
@@ -256,7 +256,7 @@ class Preparation:
       self._run(part, parts)
     except FileNotFoundError:
       # Another process may have finished, and removed what this one needs.
-      if not format.is_prepared(self._output):
+      if not reader.is_prepared(self._output):
         raise
 
   def _run(self, part, parts):
@@ -370,7 +370,7 @@ class Preparation:
             f'{printable(name)}\t{printable(reason)}'
             for name, reason in all_done.rejected
         ),
-        sha256=np.array(format.file_sha256(path)),
+        sha256=np.array(reader.file_sha256(path)),
         count=np.array(sums.count),
         pixel_sum=sums.pixel_sum.astype(np.uint32),
         products=sums.products,
@@ -403,10 +403,10 @@ class Preparation:
     try:
       return self._merge()
     except (DataError, FileNotFoundError):
-      if not format.is_prepared(self._output):
+      if not reader.is_prepared(self._output):
         raise
       self._clean()
-      return format.read_manifest(self._output)
+      return reader.read_manifest(self._output)
 
   def _merge(self):
     missing = [
@@ -424,24 +424,24 @@ class Preparation:
     for number in range(self.shards('train')):
       sums.merge(_sums_of(self._read_note('train', number)))
     rejected = list(self._lines_of_notes('rejected', *self._sets))
-    self._write_lines(format.REJECTED, rejected)
+    self._write_lines(reader.REJECTED, rejected)
     sets = {name: self._merge_set(name) for name in self._sets}
     values = sums.statistics()
     self._write(
-        self._output / format.STATISTICS,
+        self._output / reader.STATISTICS,
         lambda f: statistics.write(values, f),
     )
     manifest = self._about | {
         'sets': sets,
         'statistics': _describe_statistics(values),
-        'sha256': self._hashes(format.STATISTICS, format.REJECTED),
+        'sha256': self._hashes(reader.STATISTICS, reader.REJECTED),
     }
     # Of all the rest of it.
-    text = format.to_json(manifest)
+    text = reader.to_json(manifest)
     manifest['manifest_sha256'] = hashlib.sha256(text).hexdigest()
     self._write(
-        self._output / format.MANIFEST,
-        lambda f: f.write(format.to_json(manifest)),
+        self._output / reader.MANIFEST,
+        lambda f: f.write(reader.to_json(manifest)),
     )
     self._clean()
     return manifest
@@ -454,7 +454,7 @@ class Preparation:
       labels.append(note['labels'])
       sizes.append(note['sizes'])
       rejected += len(_from_lines(note['rejected']))
-      name = format.shard_name(set_name, number, count)
+      name = reader.shard_name(set_name, number, count)
       shards.append({
           'file': name,
           'images': len(note['labels']),
@@ -465,7 +465,7 @@ class Preparation:
     if not len(labels):
       raise DataError(
           f'none of the {set_name} images could be used, see '
-          f'{self._output / format.REJECTED}: mend them or give another '
+          f'{self._output / reader.REJECTED}: mend them or give another '
           '--source, and set --output to a new folder'
       )
     arrays = {
@@ -491,7 +491,7 @@ class Preparation:
 
   def _hashes(self, *names):
     path = lambda name: self._output / name
-    return {name: format.file_sha256(path(name)) for name in names}
+    return {name: reader.file_sha256(path(name)) for name in names}
 
   def _lines_of_notes(self, key, *set_names):
     for set_name in set_names:

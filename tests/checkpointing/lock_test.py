@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 _CHILD = '''
 import pathlib, sys
-from alexnet import lock
+from alexnet.checkpointing import lock
 held = lock.take(pathlib.Path(sys.argv[1]), print)
 print('taken', flush=True)
 sys.stdin.read()

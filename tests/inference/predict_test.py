@@ -372,8 +372,8 @@ class CommandTest(parameterized.TestCase):
     """It takes seconds to import, and nothing is read by it here."""
     code = (
         'import sys; sys.modules["tensorflow"] = None; '
-        'from alexnet import trained; '
-        f'network = trained.load({str(self.workdir)!r}); '
+        'import alexnet; '
+        f'network = alexnet.load({str(self.workdir)!r}); '
         f'print(network.predict([{str(self.images[0])!r}]).shape)'
     )
     result = subprocess.run(

@@ -808,7 +808,7 @@ class StreamTest(absltest.TestCase):
     code = (
         'import atexit\n'
         'atexit.register(lambda: print([s.gi_frame for s in streams]))\n'
-        'from tests import pipeline_test\n'
+        'from tests.input_pipeline import pipeline_test\n'
         'pipeline = pipeline_test.make(pipeline_test.flat(5))\n'
         'streams = [\n'
         '    pipeline.training_batches(0), pipeline.evaluation_batches(1)\n'

@@ -12,14 +12,14 @@ from absl.testing import absltest, parameterized
 
 from alexnet.analysis.features import images as images_lib
 from alexnet.analysis.features import layer_features
-from alexnet.evaluation import dense_views, eval_steps, evaluator
+from alexnet.evaluation import dense_views, eval_steps, evaluator, session
 from alexnet.inference import loading, predictor
 from alexnet.metrics.console import Console
 from alexnet.models import create_model
 from alexnet.models.inference_params import Rounded, for_module, rounded
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import sharding
-from alexnet.training import loop, train_step
+from alexnet.training import loop
 from tests import testing, tiny
 
 
@@ -113,7 +113,7 @@ class CommandsTest(absltest.TestCase):
       self.given.append(type(params))
       return for_module(params)
 
-    for module in train_step, predictor, layer_features:
+    for module in eval_steps, predictor, layer_features:
       self.enter_context(mock.patch.object(module, 'for_module', spy))
 
   def assert_rounded(self):
@@ -132,10 +132,11 @@ class CommandsTest(absltest.TestCase):
     run = loop.Run(config, self.directory / 'run', console)
     run.train()  # Evaluates, and draws pictures.
     self.assert_rounded()
-    result = evaluator.score(run.predict('ten'))
-    self.assertAlmostEqual(result['loss'], run.evaluate('ten')['loss'], 5)
+    opened = session.open_run(self.directory / 'run', console)
+    result = evaluator.score(opened.predict('ten'))
+    self.assertAlmostEqual(result['loss'], opened.evaluate('ten')['loss'], 5)
     self.assert_rounded()
-    dense_views.predict(run, (256,))
+    dense_views.predict(opened, (256,))
     self.assert_rounded()
 
     network = loading.load(self.directory / 'run')

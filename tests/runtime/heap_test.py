@@ -10,10 +10,10 @@ from absl.testing import absltest, parameterized
 _PROGRAM = """
 import resource
 import numpy as np
-from alexnet import host_memory
+from alexnet.runtime import heap
 
 if {keep}:
-  print(int(host_memory.keep_freed()))
+  print(int(heap.keep_freed()))
 else:
   print(1)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -30,18 +30,18 @@ print(faults() - before)
 # of each other are in the same, wherever the heap begins.
 _ROOM = """
 import ctypes
-from alexnet import host_memory
+from alexnet.runtime import heap
 
-print(int(host_memory.keep_freed()))
-libc = host_memory._libc()
+print(int(heap.keep_freed()))
+libc = heap._libc()
 libc.memalign.restype = ctypes.c_void_p
 libc.memalign.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
 size = 2**29
-host_memory.make_room(size, {count})
+heap.make_room(size, {count})
 addresses = []
 for _ in range(20):
   if {keep}:
-    host_memory.keep_room()
+    heap.keep_room()
   blocks = [libc.memalign(64, size) for _ in range({count})]
   for length in range(8, 200, 8):
     for _ in range(100):
@@ -63,15 +63,15 @@ def resident():
 # bytes of it the process still has, and of the room before anybody uses it.
 _START = """
 import numpy as np
-from alexnet import host_memory
+from alexnet.runtime import heap
 {resident}
-print(int(host_memory.keep_freed()))
+print(int(heap.keep_freed()))
 before = resident()
 kept = [np.ones(2**24, np.uint8)]
 block = np.ones(2**28, np.uint8)
 kept += [np.ones(2**24, np.uint8)]
 del block
-host_memory.make_room(2**29, 1)
+heap.make_room(2**29, 1)
 print(resident() - before - 2**25)
 """
 
@@ -80,17 +80,17 @@ print(resident() - before - 2**25)
 # block is from it. Then what is left when all is given back.
 _LARGER = """
 import ctypes
-from alexnet import host_memory
+from alexnet.runtime import heap
 {resident}
-print(int(host_memory.keep_freed()))
-libc = host_memory._libc()
+print(int(heap.keep_freed()))
+libc = heap._libc()
 libc.memalign.restype = ctypes.c_void_p
 libc.memalign.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
 before = resident()
 
 def work(size):
-  host_memory.make_room(size, {count})
-  host_memory.keep_room()
+  heap.make_room(size, {count})
+  heap.keep_room()
   blocks = [libc.memalign(64, size) for _ in range({count})]
   for block in blocks:
     ctypes.memset(block, 1, size)
@@ -103,7 +103,7 @@ larger = work(2**29)
 smaller = work(2**28)
 print(resident() - before - {count} * 2**29)
 print(max(abs(a - b) for a, b in zip(sorted(larger), sorted(smaller))))
-host_memory.give_back()
+heap.give_back()
 print(resident() - before)
 """
 

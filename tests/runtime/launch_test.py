@@ -16,8 +16,9 @@ import yaml
 from absl.testing import absltest, flagsaver, parameterized
 
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import distributed, multihost, sharding
+from alexnet.runtime import distributed, multihost
 from alexnet.runtime import mesh as mesh_lib
+from input_pipeline import cli
 from tests import testing
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -165,7 +166,7 @@ class MeshTest(parameterized.TestCase):
     with (
         mock.patch.object(multihost, 'place', return_value=(0, len(own))),
         mock.patch.object(jax, 'devices', return_value=devices),
-        mock.patch.object(sharding, 'Mesh') as mesh,
+        mock.patch.object(mesh_lib, 'Mesh') as mesh,
     ):
       mesh_lib.create_mesh(config)
     (grid, _), _ = mesh.call_args
@@ -367,7 +368,7 @@ class ExamplesTest(absltest.TestCase):
     self.assertEqual(
         rule['onExitCodes'],
         {'containerName': pod['containers'][0]['name'], 'operator': 'In',
-         'values': [command.STOPPED, distributed.LOST]},
+         'values': [cli.STOPPED, distributed.LOST]},
     )
     mounts = {mount['name'] for mount in pod['containers'][0]['volumeMounts']}
     self.assertEqual(mounts, {volume['name'] for volume in pod['volumes']})

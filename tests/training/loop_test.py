@@ -33,7 +33,7 @@ from alexnet.metrics.writer import Writer, read_records
 from alexnet.runtime import environment
 from alexnet.training import loop, train_step
 from alexnet.training.progress import Progress
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.errors import DataError
 from tests import testing, tiny
 
@@ -372,7 +372,7 @@ class RestartTest(RunTestCase):
     self._wait_for_step(process, 1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
-    self.assertEqual(process.returncode, command.STOPPED, output)
+    self.assertEqual(process.returncode, cli.STOPPED, output)
     self.assertRegex(output, 'stopped by SIGTERM; saved step [1-5] of 6')
     self.assertIn('Run the same command again to continue', output)
     # In this process, where a signal handler is set for the time of a run.

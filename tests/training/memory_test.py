@@ -92,7 +92,7 @@ class MemoryTest(absltest.TestCase):
   def test_flat_with_evaluations(self):
     directory = pathlib.Path(self.create_tempdir().full_path) / 'run'
     program = (
-        'from tests import memory_test as test; '
+        'from tests.training import memory_test as test; '
         f'test.evaluate_often({str(directory)!r})'
     )
     output = subprocess.run(

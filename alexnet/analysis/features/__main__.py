@@ -20,7 +20,7 @@ from absl import app, flags
 
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 
 # As in store.py and images.py, which import more than --help needs.
 _DTYPES = ('float32', 'float16')
@@ -105,4 +105,4 @@ if __name__ == '__main__':
       lower_bound=1,
   )
   flags.mark_flags_as_required(['source', 'output'])
-  command.run(main)
+  cli.run(main)

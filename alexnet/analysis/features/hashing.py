@@ -3,6 +3,11 @@
   coder = hashing.train(features, bits=128)
   index = coder.encode(features)          # [images, 16] uint8
 
+The paper proposes to train one on the features, so that similar images have
+codes that differ in few bits. The code is that of Krizhevsky and Hinton, "Using
+very deep autoencoders for content-based image retrieval" (2011): logistic
+units that are rounded on the way forward, while the gradient ignores it.
+
 What the autoencoder reads is the first principal components of the features:
 they hold nearly all of the distances, and training on all 4,096 dimensions
 would take many times as long.
@@ -18,7 +23,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from alexnet.analysis.features import nearest, store
+from alexnet.analysis.features import blocks, nearest, store
 from alexnet.analysis.features.store import FeaturesError
 from input_pipeline.files import atomic, untrusted
 
@@ -62,7 +67,7 @@ class Components:
     # The mean afterwards, so that the vectors need no copy.
     offset = directions @ self.mean
     out = np.empty((len(vectors), len(directions)), np.float32)
-    for start, block in nearest.each(vectors):
+    for start, block in blocks.each(vectors):
       out[start : start + len(block)] = block @ directions.T - offset
     return out
 
@@ -79,7 +84,7 @@ def fit_components(
   """
   from sklearn import decomposition  # Slow to import.
 
-  some = nearest.sample(vectors, SAMPLE, seed)
+  some = blocks.sample(vectors, SAMPLE, seed)
   count = min(count, *some.shape)
   # Exact where that is no work.
   solver = 'full' if max(some.shape) <= 1000 else 'randomized'
@@ -123,7 +128,7 @@ class Coder:
     matrix, offset = self._from_vectors
     parts = [
         nearest.pack(block @ matrix + offset > 0)
-        for _, block in nearest.each(vectors)
+        for _, block in blocks.each(vectors)
     ]
     return np.concatenate(parts)
 
@@ -161,7 +166,7 @@ def train(
   _check_bits(bits)
   if components is None:
     components = fit_components(vectors, seed=seed)
-  inputs = components.project(nearest.sample(vectors, SAMPLE, seed))
+  inputs = components.project(blocks.sample(vectors, SAMPLE, seed))
   scale = max(components.deviations[0], 1e-12)
   steps = STEPS if steps is None else steps
   layer = _fit(inputs / scale, bits, seed, steps)['encoder']

@@ -12,7 +12,7 @@ import numpy as np
 from alexnet.checkpointing import input_spec
 from input_pipeline import datasets, preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.prepared import format, origins
+from input_pipeline.prepared import origins, reader
 from input_pipeline.sources import Entry, Folder, Source, is_image
 
 SETS = ('train', 'evaluation')
@@ -143,8 +143,8 @@ def open_sets(
 
 def _open(source):
   path = pathlib.Path(source).expanduser()
-  if format.is_prepared(path):
-    return format.open_prepared(path)
+  if reader.is_prepared(path):
+    return reader.open_prepared(path)
   if path.is_dir() and (photos := _loose_photos(path)) is not None:
     return photos, None
   try:

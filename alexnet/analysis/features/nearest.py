@@ -3,9 +3,10 @@
 Memory is for one block of vectors and the best so far, whatever their number.
 """
 
-from collections.abc import Iterator
 
 import numpy as np
+
+from alexnet.analysis.features import blocks
 
 # Codes that are compared at a time; a distance takes 2 bytes.
 _CODES = 2**18
@@ -54,7 +55,7 @@ class Euclidean:
     """Yields (first row, rows, what searches them), part by part."""
     from sklearn import neighbors  # Slow to import.
 
-    for start, block in each(self._index):
+    for start, block in blocks.each(self._index):
       fitted = neighbors.NearestNeighbors(algorithm='brute').fit(block)
       yield start, len(block), fitted
 
@@ -177,44 +178,3 @@ def _smallest(differ, near, count):
     return near
   places = differ[near].astype(np.int64) * len(differ) + near
   return near[np.argpartition(places, count - 1)[:count]]
-
-
-# Of a block as float32.
-_BYTES = 2**26
-
-
-def rows_of(dimensions: int) -> int:
-  """Rows of so many numbers that are worked on at a time."""
-  return max(1, _BYTES // (4 * dimensions))
-
-
-def each(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields (first row, [rows, dimensions] float32) of all vectors, in order."""
-  rows = rows_of(vectors.shape[1])
-  for start in range(0, len(vectors), rows):
-    yield start, np.asarray(vectors[start : start + rows], np.float32)
-
-
-def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-  """Some rows, evenly drawn without replacement; all if there are no more.
-
-  Args:
-    vectors: [rows, dimensions].
-    count: rows wanted.
-    seed: decides which.
-
-  Returns:
-    [at most count, dimensions] float32, in their order.
-  """
-  if len(vectors) <= count:
-    return np.asarray(vectors, np.float32)
-  chosen = np.random.default_rng(seed).choice(
-      len(vectors), count, replace=False, shuffle=False
-  )
-  out = np.empty((count, vectors.shape[1]), np.float32)
-  chosen.sort()
-  # A part at a time: what an index by numbers gives is a copy.
-  step = rows_of(vectors.shape[1])
-  for start in range(0, count, step):
-    out[start : start + step] = vectors[chosen[start : start + step]]
-  return out

@@ -93,7 +93,8 @@ def _without_use(config):
   )
 
 
-def is_definition(config):
+def is_definition(config: ml_collections.ConfigDict) -> bool:
+  """Whether a file of the authors describes the network: it is named."""
   return 'layers' in config
 
 

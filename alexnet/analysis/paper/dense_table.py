@@ -19,7 +19,7 @@ from absl import app, flags
 from alexnet.analysis.tables import Table, show
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap
-from input_pipeline import command
+from input_pipeline import cli
 
 if TYPE_CHECKING:
   import numpy as np
@@ -314,4 +314,4 @@ if __name__ == '__main__':
       'scales', list(_SCALES), 'Sides of the squares for dense views, pixels.'
   )
   flags.DEFINE_string('output', None, 'File to write, as Markdown.')
-  command.run(main)
+  cli.run(main)

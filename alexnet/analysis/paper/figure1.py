@@ -20,7 +20,7 @@ from absl import app, flags
 from alexnet.checkpointing.workdir import CONFIG, load_config
 from alexnet.config.errors import ConfigError
 from alexnet.metrics.writer import read_records
-from input_pipeline import command
+from input_pipeline import cli
 
 GOAL = 0.25
 # As in the paper: ReLU solid, tanh dashed.
@@ -196,4 +196,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Folder of the sweep.')
   flags.DEFINE_string('output', None, 'Picture to write, .png or .svg.')
   flags.mark_flag_as_required('workdir')
-  command.run(main)
+  cli.run(main)

@@ -21,7 +21,7 @@ from alexnet.config.errors import ConfigError
 from alexnet.config.sweep import Sweep, parse_settings
 from alexnet.metrics.console import Console
 from alexnet.runtime import compilation_cache
-from input_pipeline import command, datasets
+from input_pipeline import cli, datasets
 
 
 def spread(logits: np.ndarray) -> float:
@@ -105,4 +105,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('seeds', 1, 'Networks to make of every variant.')
   flags.DEFINE_integer('images', 64, 'Images to look at.')
   flags.mark_flag_as_required('config')
-  command.run(main)
+  cli.run(main)

@@ -82,10 +82,6 @@ def _direct_backward(stride, padding, saved, g):
 direct_convolution.defvjp(_direct_forward, _direct_backward)
 
 
-#
-# XLA computes them in float32, at its speed; so they are products here.
-
-
 def convolution(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding
 ) -> jax.Array:

@@ -10,7 +10,7 @@ from alexnet.ops.cpu.layout import pad_axis, stored
 
 
 def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
-  """As of `layers.max_pool`: rows first, then columns.
+  """As of `ops.pooling.max_pool`: rows first, then columns.
 
   Half the time of the square window. Slices would be faster still, but XLA
   would compute them anew, from the layer before, for each of those who read the

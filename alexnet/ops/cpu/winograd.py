@@ -131,7 +131,7 @@ def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
     stride: in pixels, both ways.
   """
   size, _, channels, features = kernel.shape
-  # See cpu.blocks. What they add to the kernel is multiplied too.
+  # See convolution.blocks. What they add to the kernel is multiplied too.
   blocks = -(-size // stride)
   smallest = min(channels * stride**2, features)
   if size < 0.9 * blocks * stride or smallest < 32:

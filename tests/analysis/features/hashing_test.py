@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis.features import hashing, nearest, store
+from alexnet.analysis.features import blocks, hashing, nearest, store
 from alexnet.analysis.features.hashing import Autoencoder
 
 
@@ -57,7 +57,7 @@ class CoderTest(parameterized.TestCase):
         components, rng.standard_normal((5, 16)), rng.standard_normal(16)
     )
     vectors = rng.standard_normal((20, 9)).astype(np.float32)
-    with mock.patch.object(nearest, '_BYTES', rows * 9 * 4):
+    with mock.patch.object(blocks, '_BYTES', rows * 9 * 4):
       got = coder.encode(vectors)
     read = (vectors - components.mean) @ components.directions.T
     bits = read @ coder.kernel + coder.bias > 0

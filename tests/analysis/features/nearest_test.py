@@ -5,7 +5,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from alexnet.analysis.features import nearest
+from alexnet.analysis.features import blocks, nearest
 
 
 def brute_force_hamming(index, queries, count):
@@ -62,7 +62,7 @@ class EuclideanTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     index = rng.standard_normal((200, 12)).astype(dtype)
     queries = rng.standard_normal((9, 12)).astype(np.float32)
-    self.enter_context(mock.patch.object(nearest, '_BYTES', rows * 12 * 4))
+    self.enter_context(mock.patch.object(blocks, '_BYTES', rows * 12 * 4))
     self.enter_context(
         mock.patch.object(nearest, '_CONVERTED_BYTES', 2**30 * kept)
     )

@@ -34,6 +34,7 @@ from alexnet.analysis.report import (
 )
 from alexnet.checkpointing import input_spec, workdir
 from alexnet.config.errors import CheckpointError, ConfigError
+from alexnet.evaluation import session
 from alexnet.inference import run_flags
 from alexnet.metrics.console import Console
 from alexnet.training import loop
@@ -184,7 +185,8 @@ class RunTest(PageTestCase):
 
   def test_predictions_by_the_run_itself(self):
     (cards,) = self.blocks('Predictions', page.Cards)
-    said = self.run_of_it.predict('centre')
+    opened = session.open_run(self.folder, Console(io.StringIO()))
+    said = opened.predict('centre')
     places = examples.places(8, 9)
     names = ('class0', 'class1', 'class2')
     self.assertLen(cards.cards, 8)

@@ -14,7 +14,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from alexnet.runtime import preemption
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls
 
@@ -209,7 +209,7 @@ class EndTest(absltest.TestCase):
   def test_a_thread_that_waits_does_not_hold_up_the_end(self):
     code = (
         'import threading\n'
-        'from alexnet import cli\n'
+        'from input_pipeline import cli\n'
         'cli._ENDING = 0.2\n'
         'def main(argv):\n'
         '  threading.Thread(target=threading.Event().wait).start()\n'
@@ -225,7 +225,7 @@ class EndTest(absltest.TestCase):
       self.addCleanup(process.kill)
       self.assertEqual(process.wait(timeout=120), 75)
       self.assertEqual(process.stdout.read(), 'saved\n')
-    self.assertEqual(command.STOPPED, 75)
+    self.assertEqual(cli.STOPPED, 75)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """The command: its results, its flags, images with faults, memory, --verify.
 
-Expectations are Pillow's, NumPy's and hashlib's; see format_test.py for the
+Expectations are Pillow's, NumPy's and hashlib's; see reader_test.py for the
 reader and origins_test.py for what can be prepared.
 """
 
@@ -23,7 +23,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from input_pipeline import preprocessing, sources
-from input_pipeline.prepared import format, writer
+from input_pipeline.prepared import reader, writer
 from tests import preparing
 from tests.preparing import manifest, run, sha256
 
@@ -110,7 +110,7 @@ class ResultTest(preparing.PreparingTest):
   @parameterized.parameters('raw', 'jpeg')
   def test_size(self, storage):
     self.prepare(self.photos, '--size=32', f'--storage={storage}')
-    train, _ = format.open_prepared(self.out)
+    train, _ = reader.open_prepared(self.out)
     self.assertEqual(train.size, 32)
     squares = []
     for index, path in enumerate(self.paths('train')):

@@ -15,7 +15,7 @@ from configs import alexnet, alexnet_2012
 from input_pipeline import datasets
 from input_pipeline.errors import DataError
 from input_pipeline.pipeline import Pipeline
-from input_pipeline.prepared import format
+from input_pipeline.prepared import reader
 from input_pipeline.preprocessing import Box
 from tests import preparing
 
@@ -39,7 +39,7 @@ class SourceTest(PreparedTest):
   def test_is_what_the_directory_holds(self, storage, set_name):
     """In the order of the files, and in any other."""
     self.prepare_photos(f'--storage={storage}')
-    sets = format.open_prepared(self.out)
+    sets = reader.open_prepared(self.out)
     source = sets[set_name == 'evaluation']
     stored = preparing.load(self.out, set_name)
     self.assertLen(source, 15 if set_name == 'train' else 3)
@@ -68,7 +68,7 @@ class SourceTest(PreparedTest):
 
   def test_statistics(self):
     self.prepare_photos()
-    train, _ = format.open_prepared(self.out)
+    train, _ = reader.open_prepared(self.out)
     with np.load(self.out / 'statistics.npz') as arrays:
       found = train.statistics()
       np.testing.assert_array_equal(found.mean_image, arrays['mean_image'])
@@ -80,11 +80,11 @@ class SourceTest(PreparedTest):
     shutil.copytree(self.out, self.root / 'copy')
     self.prepare_photos('--quality=94', out=self.root / 'other')
     self.prepare_photos('--seed=1', out=self.root / 'seed')
-    train, evaluation = format.open_prepared(self.out)
-    copy, _ = format.open_prepared(self.root / 'copy')
+    train, evaluation = reader.open_prepared(self.out)
+    copy, _ = reader.open_prepared(self.root / 'copy')
     self.assertEqual(copy.identity(), train.identity())
     others = [
-        format.open_prepared(self.root / name)[0].identity()
+        reader.open_prepared(self.root / name)[0].identity()
         for name in ('other', 'seed')
     ]
     everything = {train.identity(), evaluation.identity(), *others}
@@ -110,7 +110,7 @@ class BatchesTest(PreparedTest):
           Pipeline(config, *datasets.create_sources(config.dataset, 3))
       )
     folder, fast = pipelines
-    self.assertIsInstance(fast.train, format.Prepared)
+    self.assertIsInstance(fast.train, reader.Prepared)
     np.testing.assert_array_equal(fast.mean_image, folder.mean_image)
     for one, other in zip(
         itertools.islice(folder.training_batches(1), 5),
@@ -130,10 +130,10 @@ class BatchesTest(PreparedTest):
   def test_no_image_is_read_for_statistics(self):
     self.prepare_photos()
     config = alexnet.get_config('prepared')
-    sets = format.open_prepared(self.out)
+    sets = reader.open_prepared(self.out)
     with (
-        mock.patch.object(format.Prepared, 'image', side_effect=TypeError),
-        mock.patch.object(format.Prepared, 'read', side_effect=TypeError),
+        mock.patch.object(reader.Prepared, 'image', side_effect=TypeError),
+        mock.patch.object(reader.Prepared, 'read', side_effect=TypeError),
     ):
       pipeline = Pipeline(config, *sets)
     with np.load(self.out / 'statistics.npz') as arrays:
@@ -182,7 +182,7 @@ class ConfigTest(PreparedTest):
 
   def test_no_evaluation_set(self):
     self.prepare_photos('--eval_fraction=0')
-    train, evaluation = format.open_prepared(self.out)
+    train, evaluation = reader.open_prepared(self.out)
     self.assertLen(train, 18)
     self.assertIsNone(evaluation)
     with self.assertRaisesRegex(
@@ -202,7 +202,7 @@ class RefusedTest(PreparedTest):
 
   def assert_not_opened(self, message, directory=None):
     with self.assertRaisesRegex(DataError, message):
-      format.open_prepared(directory or self.out)
+      reader.open_prepared(directory or self.out)
 
   def test_no_manifest(self):
     self.assert_not_opened(
@@ -257,7 +257,7 @@ class RefusedTest(PreparedTest):
   def test_foreign_shard_of_the_same_size(self):
     path = self.out / 'train-00001-of-00004.npy'
     path.write_bytes(bytes(path.stat().st_size))
-    train, _ = format.open_prepared(self.out)
+    train, _ = reader.open_prepared(self.out)
     train.image(3)
     with self.assertRaisesRegex(DataError, f'cannot read {path}.*: copy'):
       train.image(4)
@@ -268,7 +268,7 @@ class RefusedTest(PreparedTest):
     path.unlink()
     if what == 'garbage':
       path.write_bytes(b'garbage')
-    train, _ = format.open_prepared(self.out)
+    train, _ = reader.open_prepared(self.out)
     with self.assertRaises(DataError) as caught:
       train.statistics()
     message = str(caught.exception)
@@ -279,7 +279,7 @@ class RefusedTest(PreparedTest):
 
   def test_names(self):
     (self.out / 'train.txt').unlink()
-    train, _ = format.open_prepared(self.out)
+    train, _ = reader.open_prepared(self.out)
     train.image(0)
     with self.assertRaisesRegex(DataError, 'cannot read .*train.txt'):
       train.describe(0)
@@ -293,7 +293,7 @@ class RefusedTest(PreparedTest):
     self.assertNotEqual(place, -1)
     end = place + len(stored.items[2])
     path.write_bytes(data[:place] + bytes(end - place) + data[end:])
-    train, evaluation = format.open_prepared(self.jpeg)
+    train, evaluation = reader.open_prepared(self.jpeg)
     for index in (1, 3):
       train.image(index)
     message = f'{stored.names[2]} of {self.jpeg} .train. is damaged'
@@ -313,7 +313,7 @@ class RefusedTest(PreparedTest):
     end = data.index(stored.items[2]) + len(stored.items[2])
     half = len(stored.items[2]) // 2
     path.write_bytes(data[: end - half] + bytes(half) + data[end:])
-    train, _ = format.open_prepared(self.jpeg)
+    train, _ = reader.open_prepared(self.jpeg)
     with self.assertRaisesRegex(DataError, 'is damaged'):
       train.image(2)
 

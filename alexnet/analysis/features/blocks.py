@@ -1,0 +1,45 @@
+"""Vectors a block at a time, as there may be more than fit into memory."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# Of a block as float32.
+_BYTES = 2**26
+
+
+def rows_of(dimensions: int) -> int:
+  """Rows of so many numbers that are worked on at a time."""
+  return max(1, _BYTES // (4 * dimensions))
+
+
+def each(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields (first row, [rows, dimensions] float32) of all vectors, in order."""
+  rows = rows_of(vectors.shape[1])
+  for start in range(0, len(vectors), rows):
+    yield start, np.asarray(vectors[start : start + rows], np.float32)
+
+
+def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+  """Some rows, evenly drawn without replacement; all if there are no more.
+
+  Args:
+    vectors: [rows, dimensions].
+    count: rows wanted.
+    seed: decides which.
+
+  Returns:
+    [at most count, dimensions] float32, in their order.
+  """
+  if len(vectors) <= count:
+    return np.asarray(vectors, np.float32)
+  chosen = np.random.default_rng(seed).choice(
+      len(vectors), count, replace=False, shuffle=False
+  )
+  out = np.empty((count, vectors.shape[1]), np.float32)
+  chosen.sort()
+  # A part at a time: what an index by numbers gives is a copy.
+  step = rows_of(vectors.shape[1])
+  for start in range(0, count, step):
+    out[start : start + step] = vectors[chosen[start : start + step]]
+  return out
