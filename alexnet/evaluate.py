@@ -21,11 +21,10 @@ import pathlib
 from absl import app, flags
 
 from alexnet.inference import run_flags
+from alexnet.metrics.console import VIEWS, Console, format_result
 from alexnet.runtime import compilation_cache, heap
 from input_pipeline import cli
 
-# As in evaluation/, which imports JAX.
-_VIEWS = ('centre', 'ten')
 _DENSE = 'dense'
 
 
@@ -37,7 +36,6 @@ def main(argv: list[str]) -> None:
   from alexnet.checkpointing import manager
   from alexnet.evaluation import dense_views, ensemble, session
   from alexnet.inference import fully_convolutional
-  from alexnet.metrics.console import Console, format_result
 
   heap.keep_freed()
   compilation_cache.use_cache()
@@ -71,7 +69,7 @@ if __name__ == '__main__':
       'weights', None, 'Weights of several runs, such as 0.7,0.3; unset: equal.'
   )
   flags.DEFINE_multi_enum(
-      'views', list(_VIEWS), (*_VIEWS, _DENSE),
+      'views', list(VIEWS), (*VIEWS, _DENSE),
       'Views to evaluate with; may be repeated.'
   )
   flags.DEFINE_string(

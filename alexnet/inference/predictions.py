@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from alexnet.inference import fully_convolutional
 from alexnet.inference.fully_convolutional import Map
 from alexnet.inference.predictor import TrainedNetwork
 from input_pipeline.errors import ImageError, printable
@@ -46,8 +47,6 @@ def predictions(
     scales: likewise.
     top: number of classes to name.
   """
-  from alexnet.inference import fully_convolutional
-
   if views == 'dense':
     results = fully_convolutional.stream(network, paths, scales)
   else:

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from alexnet.inference.views import Batch
 from alexnet.models import Module
 from alexnet.ops import collectives
-from alexnet.ops.collectives import global_norm
 from alexnet.ops.losses import Metrics, example_losses, ranks
 from alexnet.runtime import sharding
 from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
@@ -168,7 +167,7 @@ def make_train_step(
           lambda x: x / accumulation, total
       )
     (gradients,) = sum_over_replicas(gradients)
-    norm = global_norm(gradients)
+    norm = collectives.global_norm(gradients)
     if guarded:
       bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
       # What has a rate of 0 is frozen, its velocity included.

@@ -4,8 +4,8 @@
       --source=train --output=features/train
 
 of the centre crop of each image, for `retrieve` and for any other program:
-plain NumPy arrays, see `store.py`. The source is 'train' or 'evaluation'
-of the run, the path of a folder of photos or class folders, of an archive or of
+plain NumPy arrays, see `store.py`. The source is 'train' or 'evaluation' of the
+run, the path of a folder of photos or class folders, of an archive or of
 prepared data, 'digits' or 'tfds:NAME'. With --output=FILE.npz everything is in
 one file, and in memory until then.
 
