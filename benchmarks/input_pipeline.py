@@ -146,10 +146,8 @@ def _write_peers_files(work):
 
 
 def _ours(data, **dataset):
-  from torchvision import datasets
-
   from configs import alexnet_2012
-  from input_pipeline import pipeline
+  from input_pipeline import datasets, pipeline
 
   config = alexnet_2012.get_config(data)
   config.dataset.update(dataset)
