@@ -116,6 +116,12 @@ def config_differences(config: ml_collections.ConfigDict) -> list[Item]:
 def describe(
     config: ml_collections.ConfigDict, fields: list[Field]
 ) -> list[Item]:
+  """Says in which fields a config differs, given those that do.
+
+  Args:
+    config: the whole config.
+    fields: from `differing_fields`.
+  """
   lines = []
   every = 'every'
   if is_definition(config):
