@@ -260,6 +260,12 @@ def _bare(layer):
 
 
 def _trained_alike(matrices, read_by_all):
-  """Whether matrices can be one array, which has one rate and one decay."""
+  """Whether matrices can be one array, which has one rate and one decay.
+
+  If all are read by the same outputs, they cannot have groups, nor bounds,
+  which are those of each matrix.
+  """
+  first = matrices[0]
   alike = {dataclasses.replace(matrix, stddev=0.0) for matrix in matrices}
-  return len(alike) == 1 and not (read_by_all and matrices[0].groups > 1)
+  apart = first.groups > 1 or first.rule.bounds is not None
+  return len(alike) == 1 and not (read_by_all and apart)
