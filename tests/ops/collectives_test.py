@@ -1,10 +1,10 @@
 """Means over the devices of a mesh, of what varies over it and what does not."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 from jax import P
+from jax.sharding import AxisType, NamedSharding
 
 from alexnet.ops import collectives
 from alexnet.runtime.mesh import DATA, TOWER
@@ -32,15 +32,13 @@ class MeanTest(parameterized.TestCase):
     wanted = parts.mean(
         tuple(i for i, axis in enumerate(BOTH) if axis in axes), keepdims=True
     )
+    devices = jax.make_mesh(mesh, BOTH, axis_types=(AxisType.Explicit,) * 2)
     mapped = jax.shard_map(
         lambda x: collectives.mean(x[:1, :1], axes),
-        mesh=jax.make_mesh(
-            mesh, BOTH, axis_types=(jax.sharding.AxisType.Explicit,) * 2
-        ),
-        in_specs=P(*place),
-        out_specs=P(*result),
+        mesh=devices, in_specs=P(*place), out_specs=P(*result),
     )
-    np.testing.assert_array_equal(jax.jit(mapped)(jnp.asarray(x)), wanted)
+    x = jax.device_put(x, NamedSharding(devices, P(*place)))
+    np.testing.assert_array_equal(jax.jit(mapped)(x), wanted)
 
 
 if __name__ == '__main__':
