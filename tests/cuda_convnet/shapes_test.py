@@ -102,7 +102,8 @@ class ShapesTest(parameterized.TestCase):
       kernel = arrays['kernel'].astype(np.float64).reshape(75, -1)
       deviations = np.sqrt(((kernel - kernel.mean(0)) ** 2).sum(0)) / 75
       # They begin at 0.1 / sqrt(75) = 0.0115.
-      np.testing.assert_allclose(deviations, 0.002, rtol=1e-4)
+      # The second step decays what does not grow.
+      np.testing.assert_allclose(deviations, 0.002, rtol=1e-3)
       other = arrays['kernel1'].astype(np.float64)
       self.assertGreater(other.std() / np.sqrt(100), 0.008)
 
