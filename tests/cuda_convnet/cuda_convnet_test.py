@@ -253,7 +253,7 @@ class ErrorTest(parameterized.TestCase):
       (_params('conv', wcNormMin='0.1,0', wcNormMax=1),
        r'params:14: .*wcNormMin has 2 values for 1 inputs'),
       (_params('out', wcNormMax=2),
-       r'params:23: .*wcNormMax is 2.0: only conv layers have this rule'),
+       r'params:25: .*wcNormMax is 2.0: only conv layers have this rule'),
       (_params('conv', schedW='dexp[250]'),
        r"params:14: .*schedW is 'dexp\[250\]': wanted dexp\[factor,noise,stag"),
       (_params('conv', schedB='cosine[2]'),

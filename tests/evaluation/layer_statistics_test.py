@@ -192,9 +192,10 @@ class MeasureTest(parameterized.TestCase):
     weights /= weights.sum()
     for axis in (1, 2):
       x = np.apply_along_axis(np.convolve, axis, x, weights, mode='same')
-    for name, x in (('blur0', x), ('nails0', x[:, 2::4, 2::4])):
+    for name, seen in (('blur0', x), ('nails0', x[:, 2::4, 2::4])):
       wanted = dict(
-          mean=x.mean(), deviation=x.std(), zeros=(x == 0).mean(), dead=1 / 3
+          mean=seen.mean(), deviation=seen.std(), zeros=(seen == 0).mean(),
+          dead=1 / 3,
       )
       for what, value in wanted.items():
         np.testing.assert_allclose(

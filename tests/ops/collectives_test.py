@@ -1,4 +1,4 @@
-"""Means over the devices of a mesh, of what varies over it and what does not."""
+"""Means over the devices of a mesh, of what varies over them and what not."""
 
 import jax
 import numpy as np
