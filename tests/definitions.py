@@ -118,3 +118,169 @@ def run_145(schedules=None, **widths):
   layers['logprob'] = {'type': 'cost.logreg', 'inputs': 'labels,probs'}
   params['logprob'] = dict(coeff=1, topk=5)
   return layers, params
+
+
+# Side of the images that the definitions of `shapes` are for, in pixels.
+SHAPES_SIDE = 40
+# What conv2 of runs #109 to #118 has for the thinned images and for its own
+# tower's maps.
+CONTRAST = dict(wcNormMin='0.001,0', wcNormMax='0.002,0')
+
+
+def shapes():
+  """{run: (layers, params)}: connected like the authors', with few features.
+
+  Two or three convolutions stand for five, and what lies between them is of
+  the same types and in the same order. Run #120 stands for most.
+  """
+  return {
+      '145': shape(norms=('cmrnorm', 'rnorm')),
+      '110': shape(thinned=True, norms=()),
+      '120': shape(thinned=True, norms=('cmrnorm', 'cnorm')),
+      '109': shape(thinned=True, hidden=3, bounds=CONTRAST),
+      '99': shape(
+          thinned=True, crossed=True, bounds=dict(wball='0.003,0.003,0.003')
+      ),
+      '126': shape(thinned=True, mirrored=True),
+      '100': shape(thinned=True, sparse=True),
+      '177': shape(dropped=True),
+      '146-2011': shape(classes=(7, 8)),
+      '145-half': shape('', norms=('cmrnorm', 'rnorm')),
+      '117': shape('abc', thinned=True, bounds=CONTRAST),
+      '116': shape('abcd', thinned=True, bounds=CONTRAST),
+      '153-4gpu': shape('abcd', three_of_four=True, classes=(4, 4, 4, 4)),
+  }
+
+
+class _Sections:
+  """The sections of a small network's two files, layer by layer."""
+
+  def __init__(self):
+    self.layers = {
+        'data': dict(type='data', dataIdx=0),
+        'labels': dict(type='data', dataIdx=1),
+    }
+    self.params = {}
+
+  def add(self, name, kind, reads, params=None, **options):
+    """A layer; of `options`, a list has a value for each of its inputs."""
+    listed = lambda value: (
+        ','.join(map(str, value)) if isinstance(value, list) else value
+    )
+    options = {key: listed(value) for key, value in options.items()}
+    inputs = ','.join(reads) if isinstance(reads, list) else reads
+    self.layers[name] = {'type': kind, 'inputs': inputs, **options}
+    if params is not None:
+      self.params[name] = params
+
+  def conv(self, name, reads, channels, size, stride, padding, **options):
+    """Four filters for each input; all lists."""
+    self.add(
+        name, 'conv', reads, trained(len(reads), rate=0.001),
+        channels=channels, filters=[4] * len(reads), filterSize=size,
+        stride=stride, padding=padding, initW=[0.1] * len(reads), initB=1,
+        partialSum=1, sharedBiases=1, **options,
+    )
+
+  def fc(self, name, reads, outputs, **options):
+    self.add(
+        name, 'fc', reads, trained(len(reads), rate=0.001), outputs=outputs,
+        initW=[0.1] * len(reads), **options,
+    )
+
+  def block(self, number, letter, norms):
+    """What follows a convolution: norms, and a pool."""
+    reads = f'conv{number}{letter}'
+    for norm in norms:
+      name = f'{norm}{number}{letter}'
+      self.add(name, norm, reads, dict(scale=0.001, pow=0.75), channels=4,
+               size=3)
+      reads = name
+    self.add(f'pool{number}{letter}', 'pool', reads, pool='max', sizeX=3,
+             stride=2, channels=4, neuron='relu')
+
+  def dropout(self, name, reads, keep):
+    self.add(name, 'hs', reads, dict(enable='true'), keep=keep)
+
+
+def shape(
+    letters='ab', *, thinned=False, mirrored=False, norms=('cmrnorm',),
+    crossed=False, bounds=None, three_of_four=False, sparse=False,
+    dropped=False, hidden=2, classes=(10,),
+):
+  """(layers, params) of a small network for images of SHAPES_SIDE pixels.
+
+  Args:
+    letters: of the towers; '' has one without a letter.
+    thinned: whether conv2 reads every fourth pixel of the blurred images too.
+    mirrored: whether tower b sees mirror images.
+    norms: that follow conv1 and conv2.
+    crossed: whether conv2 reads all towers.
+    bounds: options of conv2's parameters.
+    three_of_four: whether what reads other towers leaves one of four out.
+    sparse: whether conv3 reads channels at random.
+    dropped: whether there is dropout before conv3.
+    hidden: number of hidden fc layers.
+    classes: outputs of each head; several are joined.
+  """
+  letters = letters or ('',)
+  left_out = dict(zip('abcd', 'dcba')) if three_of_four else {}
+  image = lambda name, letter: (
+      f'href-{name}' if mirrored and letter == 'b' else name
+  )
+  others = lambda stem, letter: [
+      stem + one for one in letters if one != left_out.get(letter)
+  ]
+  net = _Sections()
+  if thinned:
+    net.add('blur0', 'blur', 'data', channels=3, filterSize=9, stdev=4)
+    net.add('nails0', 'nailbed', 'blur0', channels=3, stride=4)
+  if mirrored:
+    for name in ('data', 'nails0'):
+      net.add(f'href-{name}', 'href', name, channels=3)
+  for letter in letters:
+    net.conv(f'conv1{letter}', [image('data', letter)], [3], [11], [4], [0])
+  for letter in letters:
+    net.block(1, letter, norms)
+  for letter in letters:
+    nails = [image('nails0', letter)] * thinned
+    own = [f'pool1{one}' for one in (letters if crossed else [letter])]
+    n, m = len(nails), len(own)
+    net.conv(
+        f'conv2{letter}', nails + own, [3] * n + [4] * m, [5] * (n + m),
+        [2] * n + [1] * m, [0] * n + [2] * m, neuron='relu',
+    )
+    net.params[f'conv2{letter}'].update(bounds or {})
+  for letter in letters:
+    net.block(2, letter, norms)
+  below = 'pool2'
+  if dropped:
+    for letter in letters:
+      net.dropout(f'hs0{letter}', f'pool2{letter}', 0.8)
+    below = 'hs0'
+  for letter in letters:
+    reads = others(below, letter)
+    n = len(reads)
+    net.conv(f'conv3{letter}', reads, [4] * n, [3] * n, [1] * n, [1] * n,
+             neuron='relu')
+    if sparse:
+      listed = lambda value, n=n: ','.join([value] * n)
+      net.layers[f'conv3{letter}'].update(
+          groups=listed('2'), randSparse=listed('1'), filters=listed('2')
+      )
+  below = 'conv3'
+  for number in range(1, hidden + 1):
+    for letter in letters:
+      net.fc(f'fc8-{number}{letter}', others(below, letter), 8, initB=1,
+             neuron='relu')
+    for letter in letters:
+      net.dropout(f'hs{number}{letter}', f'fc8-{number}{letter}', 0.5)
+    below = f'hs{number}'
+  heads = [f'head{letter}' for letter in 'abcd'[: len(classes)]]
+  for name, outputs in zip(heads, classes):
+    net.fc(name, [below + letter for letter in letters], outputs)
+  if len(heads) > 1:
+    net.add('concat', 'concat', heads)
+  net.add('probs', 'softmax', 'concat' if len(heads) > 1 else heads[0])
+  net.add('logprob', 'cost.logreg', 'labels,probs', dict(coeff=1, topk=5))
+  return net.layers, net.params

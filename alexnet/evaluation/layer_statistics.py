@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import Mesh
 
 from alexnet.models import Module
 from alexnet.models.layers import OUTPUTS, kept
+from alexnet.ops import collectives
 from alexnet.ops import losses as losses_lib
 from alexnet.runtime import compilation, sharding
 from alexnet.runtime.mesh import DATA, TOWER
@@ -25,6 +25,8 @@ KIND = 'layers'
 # Of each layer's output, and of each parameter with its name before it.
 ACTIVITY = ('mean', 'deviation', 'zeros', 'dead')
 PARAMETER = ('norm', 'gradient', 'update')
+
+_DEVICES = (DATA, TOWER)
 
 Measure = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
@@ -69,7 +71,7 @@ def make_measure(
       )
       losses = losses_lib.example_losses(logits, batch['label'])
       # Inside the differentiated function, see train_step.py.
-      return _mean(jnp.mean(losses)), variables
+      return collectives.mean(jnp.mean(losses), _DEVICES), variables
 
     gradients, variables = jax.grad(loss, has_aux=True)(params)
     outputs = {
@@ -127,21 +129,17 @@ def _in_order(model, params):
 
 def _activity(x):
   """ACTIVITY of one layer's output, [batch, ..., features] of this device."""
+  of_all = lambda x: collectives.mean(jnp.mean(x), _DEVICES)
   x = x.astype(jnp.float32)
-  mean = _mean(jnp.mean(x))
-  used = lax.psum(
-      jnp.any(x != 0, axis=tuple(range(x.ndim - 1))).astype(jnp.float32), DATA
-  )
+  mean = of_all(x)
+  used = jnp.any(x != 0, axis=tuple(range(x.ndim - 1))).astype(jnp.float32)
+  used = collectives.mean(used, (DATA,))
   return {
       'mean': mean,
-      'deviation': jnp.sqrt(_mean(jnp.mean((x - mean) ** 2))),
-      'zeros': _mean(jnp.mean(x == 0)),
-      'dead': lax.pmean(jnp.mean(used == 0), TOWER),
+      'deviation': jnp.sqrt(of_all((x - mean) ** 2)),
+      'zeros': of_all(x == 0),
+      'dead': of_all(used == 0),
   }
-
-
-def _mean(x):
-  return lax.pmean(x, (DATA, TOWER))
 
 
 def _norm(x):

@@ -1,4 +1,4 @@
-"""What crosses the devices of a mesh: gathered features, sums, varying axes."""
+"""What crosses the devices of a mesh: gathered features, sums and means."""
 
 import collections
 
@@ -32,6 +32,22 @@ def varying_axes(aval: jax.core.ShapedArray) -> frozenset[str]:
   if hasattr(aval, 'vma'):
     return aval.vma
   return aval.manual_axis_type.varying
+
+
+def mean(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """The mean over the devices along mesh axes, inside `jax.shard_map`.
+
+  What does not vary over an axis is its own mean over it: a layer that no
+  weights come before, such as a thinned copy of the images, is the same on both
+  towers. `lax.pmean` refuses such an axis.
+
+  Args:
+    x: this device's.
+    axes: of the mesh; x may vary over some, all or none of them.
+  """
+  varying = varying_axes(jax.typeof(x))
+  axes = tuple(axis for axis in axes if axis in varying)
+  return lax.pmean(x, axes) if axes else x
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:

@@ -159,23 +159,51 @@ class MeasureTest(parameterized.TestCase):
           other[name], value, rtol=1e-4, atol=1e-6, err_msg=name
       )
 
-  def test_a_definition_file_has_all_of_its_layers(self):
+  def define(self, sections, crop=_CROP):
+    """Takes the network of a definition instead."""
     config = cuda_convnet.get_config('layers.cfg')
-    layers, params = map(
-        definitions_text.text,
-        definitions_text.run_145(**definitions_text.NARROW),
-    )
+    layers, params = map(definitions_text.text, sections)
     config.layer_params = 'params.cfg'
     config.model.layers_text, config.model.params_text = layers, params
-    config.dataset.size, config.augmentation.crop_size = _CROP + 4, _CROP
+    config.dataset.size, config.augmentation.crop_size = crop + 4, crop
     definitions.complete(config)
     self.model = create_model(config.model)
     rules = definitions.parameter_rules(config)
     optimizer = create_optimizer(config.optimizer, rules)
     self.state = train_step.create_state(
-        self.model, optimizer, jax.random.key(0), _CROP
+        self.model, optimizer, jax.random.key(0), crop
     )
     self.velocity = self.state.params
+
+  @parameterized.parameters((1, 1), (2, 1), (1, 2))
+  def test_layers_that_no_weights_come_before(self, data, tower):
+    """The thinned images of run #120 are the same on both towers."""
+    crop = definitions_text.SHAPES_SIDE
+    self.define(definitions_text.shape(thinned=True), crop)
+    self.batch['image'] = self.batch['image'][:, : crop + 4, : crop + 4]
+    self.batch['image'][..., 2] = 120  # The mean: a feature that is dead.
+    self.views = views.Views(
+        np.full((crop + 4, crop + 4, 3), 120, np.float32), 'under',
+        mirror=True, crop=crop,
+    )
+    result = self.measured(self.mesh(data, tower))
+    x = self.batch['image'][:, 2:-2, 2:-2].astype(np.float64) - 120
+    weights = np.exp(-((np.arange(9) - 4) ** 2) / (2 * 4**2))
+    weights /= weights.sum()
+    for axis in (1, 2):
+      x = np.apply_along_axis(np.convolve, axis, x, weights, mode='same')
+    for name, seen in (('blur0', x), ('nails0', x[:, 2::4, 2::4])):
+      wanted = dict(
+          mean=seen.mean(), deviation=seen.std(), zeros=(seen == 0).mean(),
+          dead=1 / 3,
+      )
+      for what, value in wanted.items():
+        np.testing.assert_allclose(
+            result[f'{name}/{what}'], value, rtol=1e-4, err_msg=what
+        )
+
+  def test_a_definition_file_has_all_of_its_layers(self):
+    self.define(definitions_text.run_145(**definitions_text.NARROW))
     one = self.measured(self.mesh(1, 1))
     for name in ('conv1', 'rnorm1', 'cnorm2', 'fcxb', 'head'):
       self.assertGreater(one[f'{name}/deviation'], 0)
