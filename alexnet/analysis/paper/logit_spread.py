@@ -20,7 +20,7 @@ from alexnet.analysis.paper.sweep_table import markdown, mean_and_deviation
 from alexnet.config.errors import ConfigError
 from alexnet.config.sweep import Sweep, parse_settings
 from alexnet.metrics.console import Console
-from alexnet.runtime import compilation_cache
+from alexnet.runtime import compilation_cache, settings
 from input_pipeline import cli, datasets
 
 
@@ -81,6 +81,7 @@ def main(argv: list[str]) -> None:
         f'--images is {values.images} and --seeds is {values.seeds}: wanted '
         'at least 2 images and 1 seed'
     )
+  settings.fix()
   compilation_cache.use_cache()
   console = Console()
   sweep = Sweep(values.config, parse_settings(values['set'].value))
