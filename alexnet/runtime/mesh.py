@@ -37,7 +37,7 @@ def devices() -> list[jax.Device]:
       raise
     raise ConfigError(
         f'JAX_PLATFORMS={platforms}, which JAX cannot start here '
-        f'({error or "no such device"}): {_without(platforms)}'
+        f'({str(error) or "no such device"}): {_without(platforms)}'
     ) from error
 
 
