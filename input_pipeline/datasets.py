@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import threading
 
 import ml_collections
@@ -129,6 +130,13 @@ def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
 
 
 def _tfds_builder(config):
+  # namespace:name; a version, as in mnist:3.0.1, begins with a digit.
+  if re.match(r'[\w-]+:[A-Za-z]', config.name):
+    raise DataError(
+        f"dataset '{config.name}' is not known: wanted 'digits', 'folder' or a "
+        'name of TensorFlow Datasets itself; what others offer under names of '
+        'their own is not looked up'
+    )
   tfds = _import_tfds()
 
   try:

@@ -76,7 +76,9 @@ class FixTest(parameterized.TestCase):
   def test_rounding_is_the_users(self):
     status, output, error = run(_BEGIN, JAX_DEFAULT_MATMUL_PRECISION='highest')
     self.assertEqual(status, 0)
-    self.assertIn('JAX_DEFAULT_MATMUL_PRECISION=highest is set, and used', error)
+    self.assertIn(
+        'JAX_DEFAULT_MATMUL_PRECISION=highest is set, and used', error
+    )
     settings = json.loads(output)[2]
     self.assertEqual(settings['jax_default_matmul_precision'], 'highest')
     self.assertIsNone(self.usual[2]['jax_default_matmul_precision'])
@@ -109,8 +111,8 @@ class PlatformTest(parameterized.TestCase):
     self.assertNotIn('Traceback', error)
     self.assertRegex(
         error,
-        rf'error: JAX_PLATFORMS={platform}, which JAX cannot start here \(.+\): '
-        r'this machine has \d+ \w+ device.* set JAX_PLATFORMS=\w+',
+        rf'error: JAX_PLATFORMS={platform}, which JAX cannot start here \(.+\)'
+        r': this machine has \d+ \w+ device.* set JAX_PLATFORMS=\w+',
     )
 
 

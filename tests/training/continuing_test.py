@@ -26,7 +26,9 @@ class SignalsTest(faulty.RunTestCase):
     number = getattr(signal, name)
     self.addCleanup(signal.signal, number, signal.signal(number, handler))
 
-  @parameterized.parameters('SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU')
+  @parameterized.parameters(
+      'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'
+  )
   def test_is_saved(self, name):
     self.assertIsNone(self.kill_at_three(name).train())
     self.assertRegex(
