@@ -119,8 +119,8 @@ def check_config(
         f'{workdir} was made by another config: '
         + '; '.join(differences)
         + ('; ...' if changed[_MOST:] else '')
-        + f'. To continue it, {_way_back(workdir, changed, old, new)}; for '
-        'another run, set another --workdir'
+        + '. For another run, set another --workdir; to continue this one, '
+        + _way_back(workdir, changed, old, new)
     )
   return before
 
@@ -156,11 +156,12 @@ def _way_back(workdir, changed, old, new):
       for name in changed
       if old[name] is not None
   ]
-  ways = [f'set {" ".join(flags)}'] if flags else []
-  ways += [f'leave out {" ".join(unset)}'] if unset else []
+  ways = [f'leave out {" ".join(unset)}'] if unset else []
   classes = 'model.num_classes'
   if classes in changed and new[classes] > (old[classes] or 0):
     ways.append('give it the images that it was made with')
+  # Last, as they are to be copied.
+  ways += [f'set {" ".join(flags)}'] if flags else []
   return ' and '.join(ways)
 
 

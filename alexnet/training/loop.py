@@ -327,15 +327,16 @@ class Run:
       return
     head = f'{self.model.head}.kernel'
     name = head if head in moved else moved[0]
+    plain = '--config.schedule.batch_scaling=none '
+    scaled = self.config.schedule.batch_scaling != 'none'
     self._console.print(
         f'warning: duration was {before.duration}, is {self.config.duration}, '
         f'and the schedule goes by it: at step {self.progress.step:,} the '
         f'learning rate was {old[name]:.3g}, is {new[name]:.3g} ({name}). To '
         'go on with the old one, stop here and start another run from this '
         f'one: --config.pretrained.workdir={shlex.quote(str(self.workdir))} '
-        '--config.schedule.name=constant '
-        f'--config.schedule.learning_rate={old[name]:.6g}, with another '
-        '--workdir'
+        f'--config.schedule.name=constant {plain if scaled else ""}'
+        f'--config.schedule.learning_rate={old[name]:.6g} and another --workdir'
     )
 
   def _displayed_rate(self):

@@ -30,6 +30,7 @@ class SignalsTest(faulty.RunTestCase):
       'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'
   )
   def test_is_saved(self, name):
+    self.set_handler(name, signal.SIG_DFL)
     self.assertIsNone(self.kill_at_three(name).train())
     self.assertRegex(
         self.said.getvalue(), rf'stopped by {name}; saved step [34] of 8 '
