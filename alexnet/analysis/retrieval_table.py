@@ -247,8 +247,10 @@ def main(argv: list[str]) -> None:
   # JAX and scikit-learn, which --help does not need.
   from alexnet.analysis.features import store
   from alexnet.metrics.console import Console
+  from alexnet.runtime import mesh
 
   compilation_cache.use_cache()
+  mesh.devices()  # That JAX can start.
   values, console = flags.FLAGS, Console()
   components, bits = (
       _numbers(name) for name in ('components', 'bits')

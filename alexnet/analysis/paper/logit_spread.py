@@ -47,8 +47,10 @@ def initial_logits(
 
   from alexnet.inference import views
   from alexnet.models import create_model
+  from alexnet.runtime import mesh
   from input_pipeline.pipeline import Pipeline
 
+  mesh.devices()  # That JAX can start.
   config = config.copy_and_resolve_references()
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   if config.model.num_classes is None:
