@@ -18,8 +18,8 @@ from tests import testing
 
 ROOT = pathlib.Path(__file__).parents[1]
 _FLAG = re.compile(r'--([a-z_]\w*(?:\.\w+)*)')
-# Of other programs, in messages about these.
-_FOREIGN = {'help', 'signal'}
+# Of absl and of git.
+_FOREIGN = {'help', 'always', 'dirty', 'abbrev'}
 
 
 def sources():

@@ -24,6 +24,9 @@ class NetworkTest(parameterized.TestCase):
     super().setUp()
     self.root = pathlib.Path(self.create_tempdir().full_path)
     self.enterContext(
+        absltest.mock.patch.dict(os.environ, no_proxy='*', NO_PROXY='*')
+    )
+    self.enterContext(
         absltest.mock.patch.object(datasets, '_ANSWER', 1.0)
     )
 
