@@ -11,7 +11,6 @@ first ones.
 """
 
 import contextlib
-import pathlib
 import sys
 import time
 
@@ -19,9 +18,10 @@ from absl import app, flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.errors import DataError, ImageError, printable
+from input_pipeline.files import paths as paths_lib
 
 # As in inference/predictor.py, which imports JAX.
 _VIEWS = ('centre', 'ten', 'dense')
@@ -38,7 +38,7 @@ def _check(values):
         f"--scales is of dense views, but --views is '{values.views}': set "
         '--views=dense'
     )
-  outputs = [pathlib.Path(name).expanduser() for name in values.output]
+  outputs = values.output
   for output in outputs:
     if output.suffix.lower() not in _OUTPUTS:
       raise ConfigError(
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> int:
     raise app.UsageError('no image is named: give files or folders')
   values = flags.FLAGS
   outputs = _check(values)
+  settings.fix()
   # JAX, which --help does not need.
   from alexnet import models
   from alexnet.inference import (
@@ -174,8 +175,8 @@ if __name__ == '__main__':
       'scales', None,
       'Of dense views: sizes of the shorter side, in pixels, such as 256,384.'
   )
-  flags.DEFINE_multi_string(
+  paths_lib.define_several(
       'output', [], 'File to write, .png, .json or .csv; may be repeated.'
   )
   flags.DEFINE_integer('top', 5, 'Number of classes to name.')
-  cli.run(main)
+  cli.run(main, finishes=True)

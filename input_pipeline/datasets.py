@@ -2,11 +2,14 @@
 
 import os
 import pathlib
+import re
+import threading
 
 import ml_collections
 import numpy as np
 
 from input_pipeline.errors import DataError
+from input_pipeline.files import paths
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
   SET_FOLDERS,
@@ -25,6 +28,8 @@ _MANUAL = {
 
 # Of a config that asks for no others.
 _SPLITS = ('train', 'validation')
+# Seconds in which a server has to answer.
+_ANSWER = 10.0
 # Where TensorFlow Datasets keeps its data.
 _TFDS_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
 
@@ -125,12 +130,21 @@ def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
 
 
 def _tfds_builder(config):
+  # namespace:name; a version, as in mnist:3.0.1, begins with a digit.
+  if re.match(r'[\w-]+:[A-Za-z]', config.name):
+    raise DataError(
+        f"dataset '{config.name}' is not known: wanted 'digits', 'folder' or a "
+        'name of TensorFlow Datasets itself; what others offer under names of '
+        'their own is not looked up'
+    )
   tfds = _import_tfds()
 
   try:
     # Of the formats, only ArrayRecord can be read in any order.
     return tfds.builder(
-        config.name, data_dir=config.dir, file_format='array_record'
+        config.name,
+        data_dir=config.dir and str(paths.local(config.dir, 'dataset.dir')),
+        file_format='array_record',
     )
   except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
     if 'File format is already set' in str(error):
@@ -174,6 +188,8 @@ def _prepare(config, builder):
         f'users, into {manual} and run this again (or set '
         '--config.dataset.dir to the folder that TensorFlow Datasets uses)'
     )
+  if not prepared and not files:
+    _check_network(config, builder, root)
   try:
     builder.download_and_prepare()
   except Exception as error:  # TFDS and its network stack raise many kinds.
@@ -185,6 +201,39 @@ def _prepare(config, builder):
         f'({type(error).__name__}: {_first_line(error)}): {advice}, or set '
         '--config.dataset.dir to where it lies'
     ) from error
+
+
+def _check_network(config, builder, root):
+  """Raises DataError if what is to be fetched cannot be.
+
+  TensorFlow Datasets would try for minutes before it says so.
+  """
+  addresses = [a for a in builder.url_infos if a.startswith('http')]
+  downloads = root / 'downloads'
+  # What has been fetched before is not fetched again.
+  if not addresses or (downloads.is_dir() and any(downloads.iterdir())):
+    return
+  reason = ['no answer']
+
+  def ask():
+    import requests  # By which TensorFlow Datasets asks, proxies included.
+
+    try:
+      requests.head(addresses[0], timeout=_ANSWER)
+      reason.clear()
+    except requests.exceptions.RequestException as error:
+      reason[:] = [type(error).__name__]
+
+  # Looking up a name has no end of its own.
+  thread = threading.Thread(target=ask, daemon=True)
+  thread.start()
+  thread.join(_ANSWER)
+  if reason:
+    raise DataError(
+        f"dataset '{config.name}' is not in {root}, and cannot be fetched from "
+        f'{addresses[0]} ({reason[0]}): check the network, or set '
+        '--config.dataset.dir to where it lies'
+    )
 
 
 def _first_line(error):
@@ -217,7 +266,7 @@ def create_sources(
           '--config.dataset.dir to one that `python -m input_pipeline.prepare` '
           'has written'
       )
-    return _open_prepared(pathlib.Path(config.dir).expanduser())
+    return _open_prepared(paths.local(config.dir, 'dataset.dir'))
   if config.name == 'digits':
     return Digits(True, seed), Digits(False, seed)
   if config.name == 'folder':
@@ -236,7 +285,7 @@ def create_sources(
     if config.eval_dir:
       return train, open_folder(config.eval_dir, train.class_names)
     return split_files(train, config.eval_fraction, seed)
-  place = pathlib.Path(config.dir or _TFDS_DIR).expanduser()
+  place = paths.local(config.dir or _TFDS_DIR, 'dataset.dir')
   for directory in (place, place / 'prepared' / config.name):
     if reader.is_prepared(directory):
       if (config.train_split, config.eval_split) != _SPLITS:

@@ -13,14 +13,14 @@ of n jobs prepares a part of the same directory, and one combines them:
   python -m input_pipeline.prepare --source=S --output=DIR --merge
 """
 
-import pathlib
+import shlex
 import shutil
-import sys
 
 from absl import app, flags
 
 from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
+from input_pipeline.files import paths
 from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
   DEFAULT_QUALITY,
@@ -77,7 +77,7 @@ def _check_room(wanted, output):
 
 
 def _check_place(source, output):
-  source = pathlib.Path(source).expanduser()
+  source = paths.local(source, '--source')
   if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
     raise DataError(
         f'{printable(str(output))} lies in the source, and would be taken for '
@@ -177,7 +177,7 @@ def _report(manifest, output):
   print(
       'train with --config=configs/alexnet.py:'
       f'{"imagenet2012" if imagenet else "prepared"} '
-      f'--config.dataset.dir={place}'
+      f'--config.dataset.dir={printable(shlex.quote(str(output)))}'
   )
 
 
@@ -185,10 +185,8 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m input_pipeline.prepare`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  # A name that the terminal cannot show is no reason to stop.
-  sys.stdout.reconfigure(errors='backslashreplace')
   values = flags.FLAGS
-  output = pathlib.Path(values.output).expanduser()
+  output = values.output
   if values.verify:
     count = reader.verify(output)
     print(f'{count} files of {printable(str(output))} are as they were written')
@@ -218,10 +216,10 @@ def _define_flags():
       "What to prepare: the path of a folder or an archive, 'digits', or "
       "'tfds:NAME'; see prepared/origins.py.",
   )
-  flags.DEFINE_string('output', None, 'Directory to write.')
-  flags.DEFINE_string('eval_source', None, 'The evaluation set, if elsewhere.')
-  flags.DEFINE_string(
-      'eval_labels', None,
+  paths.define('output', 'Directory to write.')
+  paths.define('eval_source', 'The evaluation set, if elsewhere.')
+  paths.define(
+      'eval_labels',
       'Labels of an eval_source without class folders: a text file with a '
       "class name for each image, or ImageNet's development kit. Those of "
       'ImageNet-2012 are known.',
@@ -231,7 +229,7 @@ def _define_flags():
       'Share of each class to hold out where there is no evaluation set.',
   )
   flags.DEFINE_integer('seed', 0, 'Decides which images are held out.')
-  flags.DEFINE_string('data_dir', None, 'Where TensorFlow Datasets are.')
+  paths.define('data_dir', 'Where TensorFlow Datasets are.')
   flags.DEFINE_string('train_split', 'train', 'Of TensorFlow Datasets.')
   flags.DEFINE_string('eval_split', 'validation', 'Of TensorFlow Datasets.')
   flags.DEFINE_enum(
@@ -259,4 +257,4 @@ def _define_flags():
 
 if __name__ == '__main__':
   _define_flags()
-  cli.run(main)
+  cli.run(main, finishes=True)

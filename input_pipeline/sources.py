@@ -20,7 +20,7 @@ from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import decoding
+from input_pipeline.files import decoding, paths
 from input_pipeline.statistics import Statistics
 
 # Names of the folders of sets; of several evaluation sets the first counts.
@@ -234,7 +234,7 @@ def open_folder(
     DataError: no such folder, fewer than two classes, a class without images,
       or classes that the training set does not have.
   """
-  directory = pathlib.Path(directory).expanduser()
+  directory = paths.local(directory, 'the folder of images')
   if not directory.is_dir():
     raise DataError(
         f'{directory} is not a folder: set --config.dataset.train_dir (and '

@@ -12,6 +12,7 @@ import ml_collections
 
 from alexnet.config import checks
 from alexnet.config.errors import ConfigError
+from input_pipeline.files import paths
 from input_pipeline.files.untrusted import shown
 
 # Of a network; twelve bytes each in training.
@@ -114,6 +115,15 @@ def check(
       raise ConfigError(f'{field} is not there: wanted {row.wanted}')
     if not row.accepts(value):
       raise ConfigError(f'{field} is {shown(value)}: wanted {row.wanted}')
+
+
+def resolve_paths(config: ml_collections.ConfigDict) -> None:
+  """Makes paths absolute: a run is not always looked at from one folder."""
+  config.update_from_flattened_dict({
+      field: str(paths.local(value, field))
+      for field, row in COMMON.items()
+      if row is checks.PATH and (value := get(config, field))
+  })
 
 
 def get(

@@ -11,6 +11,7 @@ from PIL import Image
 from input_pipeline import sources
 from input_pipeline.errors import DataError
 from input_pipeline.files import decoding
+from input_pipeline.files import paths as paths_lib
 
 # A path, pixels [height, width, 3] uint8, or a function without arguments that
 # gives pixels, which is called in a thread.
@@ -54,7 +55,7 @@ def find(
   """
   paths, ignored = [], collections.Counter()
   for name in names:
-    path = pathlib.Path(name).expanduser()
+    path = paths_lib.local(name, 'an image')
     if path.is_dir():
       paths += sources.images_below(path, ignored)
     else:  # Also what is not there: it is told of like a broken file.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from alexnet.config.errors import ConfigError
-from input_pipeline.files import untrusted
+from input_pipeline.files import paths, untrusted
 
 if TYPE_CHECKING:
   from alexnet.inference.predictor import TrainedNetwork
@@ -22,7 +22,7 @@ _MOVED = {
 
 def define() -> None:
   """Defines --workdir, --step, and where the run's images are now."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  paths.define('workdir', 'Folder of the run.')
   flags.DEFINE_string(
       'step', None,
       "Of the checkpoint; 'best': that of the best evaluation; unset: the "
@@ -34,17 +34,17 @@ def define() -> None:
 
 def define_moved() -> None:
   """Defines where a run's images are now."""
-  flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
-  flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
-  flags.DEFINE_string(
-      'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
+  paths.define('train_dir', 'Where the training folder is now.')
+  paths.define('eval_dir', 'Where the evaluation folder is now.')
+  paths.define(
+      'data_dir', 'Where prepared data or TensorFlow Datasets are now.'
   )
 
 
 def define_class_names() -> None:
   """Defines what classes are to be called."""
-  flags.DEFINE_string(
-      'class_names', None,
+  paths.define(
+      'class_names',
       "File of what classes are to be called: 'n01440764 tench, Tinca tinca'.",
   )
 
@@ -58,7 +58,7 @@ def class_names() -> dict[str, str]:
   return read_class_names(flags.FLAGS.class_names)
 
 
-def read_class_names(file: str | None) -> dict[str, str]:
+def read_class_names(file: pathlib.Path | None) -> dict[str, str]:
   """Reads lines such as 'n01440764 tench, Tinca tinca': the first name counts.
 
   Raises:
@@ -67,7 +67,7 @@ def read_class_names(file: str | None) -> dict[str, str]:
   names = {}
   if file is not None:
     try:
-      text = untrusted.read_text(pathlib.Path(file).expanduser())
+      text = untrusted.read_text(file)
     except ValueError as error:
       raise ConfigError(
           f'--class_names: cannot read {file} ({error}): wanted a text'
@@ -113,7 +113,7 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
   if flags.FLAGS.step is not None:
     step = manager.parse_step(flags.FLAGS.step)
   return loading.load(
-      pathlib.Path(flags.FLAGS.workdir),
+      flags.FLAGS.workdir,
       step=step,
       overrides=moved(),
   )
@@ -122,7 +122,8 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
 def moved() -> dict[str, Any]:
   """{dotted field of the config: value} of the flags that are set."""
   values = {field: flags.FLAGS[flag].value for flag, field in _MOVED.items()}
-  return {field: value for field, value in values.items() if value is not None}
+  # As text, which is what a config has.
+  return {k: str(value) for k, value in values.items() if value is not None}
 
 
 def check_layer(network: 'TrainedNetwork', layer: str) -> None:

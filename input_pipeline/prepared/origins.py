@@ -12,7 +12,7 @@ import ml_collections
 
 from input_pipeline import datasets
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import untrusted
+from input_pipeline.files import paths, untrusted
 from input_pipeline.prepared import archives
 from input_pipeline.sources import (
   EVALUATION_FOLDERS,
@@ -89,7 +89,7 @@ def open_origin(
   if source.startswith('tfds:'):
     config = ml_collections.ConfigDict({
         'name': source.removeprefix('tfds:'),
-        'dir': data_dir,
+        'dir': data_dir and str(data_dir),
         'train_split': train_split,
         'eval_split': eval_split,
     })
@@ -100,14 +100,14 @@ def open_origin(
       for field, flag in _TFDS_FLAGS.items():
         message = message.replace(field, flag)
       raise DataError(message) from error
-  path = pathlib.Path(source).expanduser()
+  path = paths.local(source, '--source')
   if (path / _IMAGENET_TRAIN).is_file():
     path /= _IMAGENET_TRAIN
   if path.name == _IMAGENET_TRAIN and not eval_source:
     eval_source = str(path.with_name(_IMAGENET_VALIDATION))
   train, place = _open_train(path, scratch)
   if eval_source:
-    place = pathlib.Path(eval_source).expanduser()
+    place = paths.local(eval_source, '--eval_source')
   if place:
     evaluation = _open_evaluation(place, scratch, train, eval_labels)
   elif eval_labels:
@@ -202,7 +202,9 @@ def _open_evaluation(place, scratch, train, eval_labels):
   ):
     return _by_class(files, train.class_names, folder)
   if eval_labels:
-    names = _read_labels(pathlib.Path(eval_labels).expanduser(), len(files))
+    names = _read_labels(
+        paths.local(eval_labels, '--eval_labels'), len(files)
+    )
   else:
     names = _imagenet_labels(files)
   return _labelled(files, list(zip(names, files.entries)), train.class_names)

@@ -12,6 +12,7 @@ import numpy as np
 from alexnet.checkpointing import input_spec
 from input_pipeline import datasets, preprocessing
 from input_pipeline.errors import DataError, printable
+from input_pipeline.files import paths
 from input_pipeline.prepared import origins, reader
 from input_pipeline.sources import Entry, Folder, Source, is_image
 
@@ -142,7 +143,7 @@ def open_sets(
 
 
 def _open(source):
-  path = pathlib.Path(source).expanduser()
+  path = paths.local(source, '--source')
   if reader.is_prepared(path):
     return reader.open_prepared(path)
   if path.is_dir() and (photos := _loose_photos(path)) is not None:
