@@ -6,13 +6,15 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, printable
+from input_pipeline.files import listing
+from input_pipeline.files import names as names_lib
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
-  SET_FOLDERS,
   Source,
   digest,
   encode_png,
+  look_into,
   open_folder,
   split_files,
 )
@@ -226,16 +228,13 @@ def create_sources(
           "dataset.name is 'folder', but no folder is given: set "
           '--config.dataset.train_dir to one with a subfolder for each class'
       )
+    _refuse_sets(pathlib.Path(config.train_dir).expanduser())
     train = open_folder(config.train_dir)
-    if {name.lower() for name in train.class_names} <= SET_FOLDERS:
-      raise DataError(
-          f'{train.name} has the folders {", ".join(train.class_names)}, which '
-          'are sets, not classes: set --config.dataset.train_dir and eval_dir '
-          'to them'
-      )
     if config.eval_dir:
       return train, open_folder(config.eval_dir, train.class_names)
-    return split_files(train, config.eval_fraction, seed)
+    return split_files(
+        train, config.eval_fraction, seed, copies=config.copies
+    )
   place = pathlib.Path(config.dir or _TFDS_DIR).expanduser()
   for directory in (place, place / 'prepared' / config.name):
     if reader.is_prepared(directory):
@@ -248,6 +247,20 @@ def create_sources(
         )
       return _open_prepared(directory)
   return open_tfds(config)
+
+
+def _refuse_sets(directory):
+  if not directory.is_dir():
+    return  # Of which there is a message.
+  names, _ = listing.entries(directory, listing.LeftOut())
+  look = lambda name: look_into(directory / name)
+  place = printable(str(directory))
+  sets = {name.lower() for name in names} <= names_lib.SET_FOLDERS
+  if (sets and len(names) > 1) or names_lib.find_sets(names, look, place):
+    raise DataError(
+        f'{place} has the folders {", ".join(names)}, which are sets, not '
+        'classes: set --config.dataset.train_dir and eval_dir to them'
+    )
 
 
 def _open_prepared(directory):

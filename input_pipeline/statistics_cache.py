@@ -9,7 +9,7 @@ import numpy as np
 
 from input_pipeline import preprocessing
 from input_pipeline.files import atomic
-from input_pipeline.sources import Source
+from input_pipeline.sources import STATISTICS, Source
 from input_pipeline.statistics import Statistics, compute, load, write
 
 
@@ -31,7 +31,7 @@ def load_or_compute(
   key = source.fingerprint()
   if size != preprocessing.SQUARE:
     key += f'_{size}'
-  file = f'alexnet_statistics_{key}.npz'
+  file = f'{STATISTICS}{key}.npz'
   places = _places(source, directory)
   for place in places:
     if (place / file).exists():

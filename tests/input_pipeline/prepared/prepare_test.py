@@ -503,7 +503,11 @@ class FaultsTest(preparing.PreparingTest):
         f'--source={self.photos}', f'--output={self.out}', '--eval_fraction=0'
     )
     self.assertEqual(result.status, 0, result.error)
-    self.assertIn('ignored: 2 .heic, 1 .mov; wanted JPEG or', result.output)
+    self.assertIn(
+        'left out: 2 .heic (newt/other.heic, newt/phone.heic), 1 .mov '
+        '(newt/live.MOV)\n',
+        result.output,
+    )
     self.assertIn('1 class(es) have no training image: yak', result.output)
 
   def test_no_good_image(self):
