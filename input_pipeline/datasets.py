@@ -255,11 +255,12 @@ def _refuse_sets(directory):
   names, _ = listing.entries(directory, listing.LeftOut())
   look = lambda name: look_into(directory / name)
   place = printable(str(directory))
-  sets = {name.lower() for name in names} <= names_lib.SET_FOLDERS
-  if (sets and len(names) > 1) or names_lib.find_sets(names, look, place):
+  sets = [n for n in names if n.lower() in names_lib.SET_FOLDERS]
+  if 1 < len(names) == len(sets) or names_lib.find_sets(names, look, place):
+    shown = ', '.join(sets)
     raise DataError(
-        f'{place} has the folders {", ".join(names)}, which are sets, not '
-        'classes: set --config.dataset.train_dir and eval_dir to them'
+        f'{place} has the folders {shown}, which are sets, not classes: '
+        'set --config.dataset.train_dir and eval_dir to them'
     )
 
 

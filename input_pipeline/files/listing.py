@@ -132,14 +132,12 @@ def walk(
           waiting.append(entry.path)
 
   numbered = [(n, os.fspath(folder)) for n, folder in enumerate(folders)]
-  by_link = {folder: os.path.islink(folder) for _, folder in numbered}
+  is_link = {folder: os.path.islink(folder) for _, folder in numbered}
   for number, folder in numbered:
-    if not by_link[folder]:
+    if not is_link[folder]:
       yield from files_below(number, folder, False)
   # Classes that are links themselves come before links in classes.
-  links.extendleft(
-      pair for pair in reversed(numbered) if by_link[pair[1]]
-  )
+  links.extendleft(pair for pair in reversed(numbered) if is_link[pair[1]])
   while links:
     yield from files_below(*links.popleft(), True)
 

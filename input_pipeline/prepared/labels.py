@@ -78,12 +78,17 @@ def read(
         "class name for each image, or ImageNet's development kit"
     ) from error
 
+  def is_here(row):
+    return row.file is not None and images.find(row.file) is not None
+
   def fits(row):
-    known = row.file is None or images.find(row.file) is not None
+    known = row.file is None or is_here(row)
     return known and classes.find(row.label) is not None
 
-  # Of forms that fit equally well the first.
-  rows = max(forms, key=lambda rows: sum(map(fits, rows)))
+  # Of forms that fit equally well the one that names images, or the first.
+  rows = max(forms, key=lambda rows: (
+      sum(map(fits, rows)), sum(map(is_here, rows))
+  ))
   if rows and rows[0].file is not None:
     return _by_name(rows, place, files, images, classes, class_names)
   if len(rows) == len(paths) + 1 and [*map(fits, rows[:2])] == [False, True]:
