@@ -11,6 +11,7 @@ from absl import flags
 from alexnet.config.errors import ConfigError
 from input_pipeline.errors import printable
 from input_pipeline.files import names as names_lib
+from input_pipeline.files import untrusted
 
 if TYPE_CHECKING:
   from alexnet.inference.predictor import TrainedNetwork
@@ -73,30 +74,33 @@ def read_class_names(file: str, classes: Sequence[str]) -> dict[str, str]:
       "wanted lines with a class and its name, such as 'n01440764 tench, Tinca "
       "tinca' or 'n01440764,tench'"
   )
-  place = printable(file)
+  place, known = printable(file), names_lib.Names(classes)
   try:
     lines = names_lib.read_lines(pathlib.Path(file).expanduser())
-  except ValueError as error:
+    parsed = [
+        (number, line, *_named_class(line, known))
+        for number, line in enumerate(lines, 1) if line.strip()
+    ]
+  except (ValueError, csv.Error) as error:
     raise ConfigError(
         f'--class_names: cannot read {place} ({error}): wanted a text in UTF-8'
     ) from error
-  known, found = names_lib.Names(classes), {}
-  filled = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-  for number, line in filled:
-    label, name = _named_class(line, known)
+  found = {}
+  for number, line, label, name in parsed:
     if label is None:
       continue
     if not name:
       raise ConfigError(
           f"--class_names: {place}, line {number}, has a class without a name, "
-          f"'{printable(line)}': {wanted}"
+          f"{untrusted.shown(line)}: {wanted}"
       )
     found[classes[label]] = name
   if not found:
-    first = f", line {filled[0][0]}, '{filled[0][1]}'" if filled else ''
+    number, line = parsed[0][:2] if parsed else (1, '')
     raise ConfigError(
         f'--class_names: {place} names none of the classes '
-        f'({", ".join(map(printable, classes[:3]))}, ...){first}: {wanted}'
+        f'({", ".join(map(printable, classes[:3]))}, ...), line {number} is '
+        f'{untrusted.shown(line)}: {wanted}'
     )
   return found
 

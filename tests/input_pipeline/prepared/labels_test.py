@@ -118,7 +118,8 @@ class LabelsTest(OriginsTest):
       ('x0.jpg bee\nx1.jpg bee\nx0.jpg ant\n', 'x0.jpg with another class in '
                                                'line 3'),
       # It is not known where their numbers begin.
-      ('x0.jpg 0\nx1.jpg 1\nx2.jpg 2\n', r"have: 0 \(line 1\).*numbers of classes are not read"),
+      ('x0.jpg 0\nx1.jpg 1\nx2.jpg 2\n',
+       r'have: 0 \(line 1\).*numbers of classes are not read'),
       ('0\n1\n2\n', r'have: 0 \(line 1\).*numbers of classes are not read'),
   )
   def test_errors(self, text, message):
