@@ -180,7 +180,10 @@ def _open_file(path, scratch):
     )
   files = archives.open_archive(path, scratch)
   if not files.entries:
-    raise DataError(f'{files.name} has no JPEG or PNG file: give another one')
+    raise DataError(
+        f'{files.name} has no JPEG or PNG file: give another one'
+        f'{f"; left out: {files.ignored}" if files.ignored else ""}'
+    )
   return files
 
 
