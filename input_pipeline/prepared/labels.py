@@ -192,7 +192,10 @@ def _tables(lines, images, classes):
     if not any(delimiter in line for line in lines):
       continue
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    table = [(reader.line_num, fields) for fields in reader if any(fields)]
+    try:
+      table = [(reader.line_num, fields) for fields in reader if any(fields)]
+    except csv.Error:  # A quote without an end is of another form.
+      continue
     columns = range(min(
         _MOST_COLUMNS, max((len(fields) for _, fields in table), default=0)
     ))

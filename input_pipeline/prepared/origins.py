@@ -212,7 +212,7 @@ def _open_evaluation(place, scratch, train, eval_labels):
     )
     files.ignored = ignored
   else:
-    files = _strip(_open_file(place, scratch))
+    files = _strip(_open_file(place, scratch), train.class_names)
   if eval_labels:
     path = pathlib.Path(eval_labels).expanduser()
     named = labels.read(path, files, train.class_names)
@@ -225,12 +225,14 @@ def _open_evaluation(place, scratch, train, eval_labels):
   return _labelled(files, named, train.class_names)
 
 
-def _strip(files: Files) -> Files:
+def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
   """Without folders that all of an archive is in, but for class folders."""
+  classes = names_lib.Names(class_names)
   entries = [(entry.path.split('/'), entry) for entry in files.entries]
   while (
       len({parts[0] for parts, _ in entries}) == 1
       and min(len(parts) for parts, _ in entries) > 2
+      and classes.find(entries[0][0][0]) is None
   ):
     entries = [(parts[1:], entry) for parts, entry in entries]
   return files.select(
@@ -254,6 +256,7 @@ def _by_class(
     elif entry.linked and entry.place in own:
       files.ignored.add('linked image(s) that are read already', entry.path)
     else:
+      own.add(entry.place)
       named.append((name, entry))
   found = sorted({name for name, _ in named})
   if class_names is None:

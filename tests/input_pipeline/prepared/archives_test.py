@@ -503,6 +503,16 @@ class LinksTest(OriginsTest):
         list(self.content(train)), ['a/0.jpg', 'a/1.jpg', 'a/2.jpg', 'b/0.jpg']
     )
 
+  def test_a_folder_of_links_alone_is_read_once(self):
+    files = members('ant/0.jpg', 'newt/0.jpg', '.pool/1.jpg')
+    got, left_out = self.names(
+        '.tar', files, {'ant/a': '../.pool', 'newt/b': '../.pool'}
+    )
+    self.assertEqual(list(got), ['ant/0.jpg', 'ant/a/1.jpg', 'newt/0.jpg'])
+    self.assertEqual(left_out, {
+        listing.HIDDEN: 1, 'linked image(s) that are read already': 1
+    })
+
   def test_too_many(self):
     """Each link to a folder has all of its files again."""
     files = members(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(5)))

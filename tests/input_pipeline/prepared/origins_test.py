@@ -142,6 +142,22 @@ class FolderTest(OriginsTest):
         evaluation, members('yak/8.jpg', 'ant/9.jpg'), ('ant', 'newt', 'yak')
     )
 
+  @parameterized.product(
+      lead=('', 'photos/'), inner=('', 'deep/'), suffix=(None, '.tar', '.zip')
+  )
+  def test_evaluation_set_of_one_class(self, lead, inner, suffix):
+    files = members(f'{lead}newt/{inner}8.jpg')
+    if suffix is None:
+      lead_folder = self.write('other', files) / lead
+      options = dict(eval_source=lead_folder)
+    else:
+      options = dict(
+          eval_source=self.write(f'other{suffix}', WRITERS[suffix](files))
+      )
+    _, evaluation = self.open(self.write('in', CLASSES), **options)
+    self.assertEqual([e.label for e in evaluation.entries], [1])
+    self.assertEqual(evaluation.class_names, ('ant', 'newt', 'yak'))
+
   def test_eval_source_counts_more_than_a_folder_of_the_source(self):
     files = SETS | {'val/broken/notes.txt': b'no image, no class'}
     _, evaluation = self.open(
