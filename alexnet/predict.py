@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
     predictions,
   )
   from alexnet.metrics.console import Console
+  from input_pipeline.sources import EXTENSIONS
 
   heap.keep_freed()
   compilation_cache.use_cache()
@@ -77,11 +78,12 @@ def main(argv: list[str]) -> int:
   paths, ignored = image_files.find(argv[1:])
   if not paths:
     raise DataError(
-        f'no image (.jpg, .jpeg, .png) in {", ".join(map(printable, argv[1:]))}'
+        f'no image ({", ".join(EXTENSIONS)}) in '
+        f'{", ".join(map(printable, argv[1:]))}'
+        f'{f"; left out: {ignored}" if ignored else ""}'
     )
   scales = fully_convolutional.parse_scales(values.scales)
-  names = run_flags.class_names()
-  network = run_flags.renamed(run_flags.load_network(), names)
+  network = run_flags.renamed(run_flags.load_network(), values.class_names)
   if values.views == 'dense':  # Before files are begun.
     fully_convolutional.check_scales(scales, network.config)
     models.everywhere(network.model)
@@ -117,8 +119,7 @@ def main(argv: list[str]) -> int:
         f'{len(paths) / seconds:.1f} a second, compilation included'
     )
   if ignored:
-    kinds = ', '.join(f'{n:,} {kind}' for kind, n in ignored.most_common(5))
-    console.print(f'left out, as they are not .jpg, .jpeg or .png: {kinds}')
+    console.print(f'left out: {ignored}')
   return _report(broken, len(paths))
 
 

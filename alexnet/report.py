@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     report = build.of_one(
         runs[0],
         run_flags.moved(),
-        class_names=run_flags.class_names(),
+        class_names=values.class_names,
         evaluation_images=values.evaluation_images,
         training_images=values.training_images,
     )

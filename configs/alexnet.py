@@ -252,6 +252,9 @@ def _dataset(data):
   # Chooses the held-out images of a folder and of digits. Unset: `seed`. Runs
   # of several seeds that are to be averaged want the same images.
   dataset.split_seed = placeholder(int)
+  # Equal files of a folder of which a part is held out: 'warn' if they come to
+  # both sides, or keep them 'together'.
+  dataset.copies = 'warn'
   # prepared: the directory. TensorFlow Datasets: where they lie (unset: its own
   # default) and the splits; if prepared/NAME is there, it is used instead.
   dataset.dir = placeholder(str)

@@ -8,14 +8,15 @@ import threading
 import ml_collections
 import numpy as np
 
-from input_pipeline.errors import DataError
-from input_pipeline.files import paths
+from input_pipeline.errors import DataError, printable
+from input_pipeline.files import listing, paths
+from input_pipeline.files import names as names_lib
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
-  SET_FOLDERS,
   Source,
   digest,
   encode_png,
+  look_into,
   open_folder,
   split_files,
 )
@@ -275,16 +276,13 @@ def create_sources(
           "dataset.name is 'folder', but no folder is given: set "
           '--config.dataset.train_dir to one with a subfolder for each class'
       )
+    _refuse_sets(paths.local(config.train_dir, 'dataset.train_dir'))
     train = open_folder(config.train_dir)
-    if {name.lower() for name in train.class_names} <= SET_FOLDERS:
-      raise DataError(
-          f'{train.name} has the folders {", ".join(train.class_names)}, which '
-          'are sets, not classes: set --config.dataset.train_dir and eval_dir '
-          'to them'
-      )
     if config.eval_dir:
       return train, open_folder(config.eval_dir, train.class_names)
-    return split_files(train, config.eval_fraction, seed)
+    return split_files(
+        train, config.eval_fraction, seed, copies=config.copies
+    )
   place = paths.local(config.dir or _TFDS_DIR, 'dataset.dir')
   for directory in (place, place / 'prepared' / config.name):
     if reader.is_prepared(directory):
@@ -297,6 +295,21 @@ def create_sources(
         )
       return _open_prepared(directory)
   return open_tfds(config)
+
+
+def _refuse_sets(directory):
+  if not directory.is_dir():
+    return  # Of which there is a message.
+  names, _ = listing.entries(directory, listing.LeftOut())
+  look = lambda name: look_into(directory / name)
+  place = printable(str(directory))
+  sets = [n for n in names if n.lower() in names_lib.SET_FOLDERS]
+  if 1 < len(names) == len(sets) or names_lib.find_sets(names, look, place):
+    shown = ', '.join(sets)
+    raise DataError(
+        f'{place} has the folders {shown}, which are sets, not classes: '
+        'set --config.dataset.train_dir and eval_dir to them'
+    )
 
 
 def _open_prepared(directory):

@@ -30,6 +30,10 @@ from input_pipeline.prepared.writer import (
   check_output,
   unfinished,
 )
+from input_pipeline.sources import COPIES, copies_warning
+
+# Of a long list.
+_SHOWN_CLASSES = 5
 
 
 def _parse_part(text):
@@ -88,11 +92,16 @@ def _check_place(source, output):
 def _announce(sets):
   for name, source in sets.items():
     print(f'{name:10s} {len(source):,} images of {source.name}')
-    if other := getattr(source, 'ignored', None):
-      kinds = ', '.join(f'{n:,} {kind}' for kind, n in other.most_common(5))
-      print(f'           ignored: {kinds}; wanted JPEG or PNG files')
+    if source.ignored:
+      print(f'           left out: {source.ignored}')
+  classes = sets['train'].class_names
+  shown = [printable(name) for name in classes[:_SHOWN_CLASSES]]
+  shown += ['...'] * (len(classes) > len(shown))
+  print(f'classes    {len(classes):,}: {", ".join(shown)}')
   if 'evaluation' not in sets:
     print('           no evaluation set, which training will ask for')
+  elif warning := copies_warning(sets['train'], sets['evaluation']):
+    print(f'warning: {warning}')
 
 
 def _prepare(values, output):
@@ -106,6 +115,7 @@ def _prepare(values, output):
       eval_labels=values.eval_labels,
       eval_fraction=values.eval_fraction,
       seed=values.seed,
+      copies=values.copies,
       data_dir=values.data_dir,
       train_split=values.train_split,
       eval_split=values.eval_split,
@@ -220,15 +230,20 @@ def _define_flags():
   paths.define('eval_source', 'The evaluation set, if elsewhere.')
   paths.define(
       'eval_labels',
-      'Labels of an eval_source without class folders: a text file with a '
-      "class name for each image, or ImageNet's development kit. Those of "
-      'ImageNet-2012 are known.',
+      'Labels of an eval_source without class folders: a text or CSV file, see '
+      "docs/data.md, or ImageNet's development kit. Those of ImageNet-2012 are "
+      'known.',
   )
   flags.DEFINE_float(
       'eval_fraction', 0.1,
       'Share of each class to hold out where there is no evaluation set.',
   )
   flags.DEFINE_integer('seed', 0, 'Decides which images are held out.')
+  flags.DEFINE_enum(
+      'copies', COPIES[0], COPIES,
+      'Of equal files, where a part is held out: warn if they come to both '
+      'sides, or keep them together.',
+  )
   paths.define('data_dir', 'Where TensorFlow Datasets are.')
   flags.DEFINE_string('train_split', 'train', 'Of TensorFlow Datasets.')
   flags.DEFINE_string('eval_split', 'validation', 'Of TensorFlow Datasets.')

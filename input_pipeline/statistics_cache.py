@@ -8,7 +8,7 @@ import numpy as np
 
 from input_pipeline import preprocessing
 from input_pipeline.files import atomic, paths
-from input_pipeline.sources import Source
+from input_pipeline.sources import STATISTICS, Source
 from input_pipeline.statistics import Statistics, compute, load, write
 
 
@@ -30,7 +30,7 @@ def load_or_compute(
   key = source.fingerprint()
   if size != preprocessing.SQUARE:
     key += f'_{size}'
-  file = f'alexnet_statistics_{key}.npz'
+  file = f'{STATISTICS}{key}.npz'
   places = _places(source, directory)
   for place in places:
     # Also of a folder that cannot be entered, as of another user's home.

@@ -36,7 +36,12 @@ _MOST = 5
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
     'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
-    'dataset': {'size': 256, 'split_seed': None, 'stalled_after': 60.0},
+    'dataset': {
+        'size': 256,
+        'split_seed': None,
+        'stalled_after': 60.0,
+        'copies': 'warn',
+    },
     'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,

@@ -70,6 +70,7 @@ COMMON = {
     'dataset.eval_dir': checks.PATH,
     'dataset.eval_fraction': checks.FRACTION,
     'dataset.split_seed': checks.SEED.or_unset(),
+    'dataset.copies': checks.choice('warn', 'together'),
     'dataset.dir': checks.PATH,
     'dataset.train_split': checks.TEXT,
     'dataset.eval_split': checks.TEXT,

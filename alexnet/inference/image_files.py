@@ -1,6 +1,5 @@
 """The images that a user names: listed and opened."""
 
-import collections
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,7 @@ from PIL import Image
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
-from input_pipeline.files import decoding
+from input_pipeline.files import decoding, listing
 from input_pipeline.files import paths as paths_lib
 
 # A path, pixels [height, width, 3] uint8, or a function without arguments that
@@ -40,24 +39,23 @@ def open_image(image: ImageLike) -> Image.Image:
 
 def find(
     names: Sequence[str],
-) -> tuple[list[pathlib.Path], collections.Counter]:
+) -> tuple[list[pathlib.Path], listing.LeftOut]:
   """Lists files, and the images in folders and the folders in these.
 
   Args:
     names: of files, whatever they are called, and folders.
 
   Returns:
-    (paths, how many other files folders had, by their suffix). Hidden files
-    are left out.
+    (paths, what else the folders have).
 
   Raises:
     DataError: a folder cannot be listed.
   """
-  paths, ignored = [], collections.Counter()
+  paths, ignored = [], listing.LeftOut()
   for name in names:
     path = paths_lib.local(name, 'an image')
     if path.is_dir():
-      paths += sources.images_below(path, ignored)
+      paths += sources.images_below([path], ignored)[0]
     else:  # Also what is not there: it is told of like a broken file.
       paths.append(path)
   return paths, ignored

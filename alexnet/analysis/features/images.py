@@ -12,7 +12,7 @@ import numpy as np
 from alexnet.checkpointing import input_spec
 from input_pipeline import datasets, preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import paths
+from input_pipeline.files import listing, paths
 from input_pipeline.prepared import origins, reader
 from input_pipeline.sources import Entry, Folder, Source, is_image
 
@@ -170,10 +170,10 @@ def _scratch():
 
 def _loose_photos(path):
   """The photos of a folder without folders; None if it has some."""
-  entries = [e for e in path.iterdir() if not e.name.startswith('.')]
-  if any(entry.is_dir() for entry in entries):
+  folders, names = listing.entries(path, listing.LeftOut())
+  if folders:
     return None
-  names = sorted(entry.name for entry in entries if is_image(entry.name))
+  names = [name for name in names if is_image(name)]
   if not names:
     raise DataError(
         f'{printable(str(path))} has no JPEG or PNG file: give another folder'
