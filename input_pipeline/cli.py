@@ -5,9 +5,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from input_pipeline.errors import NO_ROOM, UserError
+from input_pipeline.files import limits
 
 # Exit status of training that a signal has stopped, and that is saved: "try
 # again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
@@ -30,6 +31,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     logging.set_verbosity(logging.WARNING)
 
     try:
+      limits.set_memory(flags.FLAGS.image_memory)
       status = main(argv)
     except BaseException as error:
       message = explain(error)
@@ -40,6 +42,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       _end_soon(status)
     return status
 
+  limits.define_flag()
   app.run(wrapped, flags_parser=_parse_flags)
 
 

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from input_pipeline.errors import DataError
+from input_pipeline.files import decoding
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
   SET_FOLDERS,
@@ -208,6 +209,20 @@ def create_sources(
   Raises:
     DataError: the data is missing or unusable; says what to do.
   """
+  sources = _open(config, seed)
+  for source in sources:
+    if not isinstance(source, reader.Prepared):
+      source.background = config.background
+    elif config.background not in (decoding.WHITE, source.background):
+      raise DataError(
+          f'dataset.background is {config.background}, but {source.name} was '
+          f'prepared with {source.background}: leave it, or prepare again with '
+          '--background'
+      )
+  return sources
+
+
+def _open(config, seed):
   if config.split_seed is not None:
     seed = config.split_seed
   if config.name == 'prepared':

@@ -30,7 +30,10 @@ EVALUATION_FOLDERS = (
 )
 SET_FOLDERS = {*TRAIN_FOLDERS, *EVALUATION_FOLDERS}
 
-EXTENSIONS = ('.jpeg', '.jpg', '.png')
+EXTENSIONS = (
+    '.bmp', '.dib', '.gif', '.jfi', '.jfif', '.jif', '.jpe', '.jpeg', '.jpg',
+    '.mpo', '.pjp', '.pjpeg', '.png', '.tif', '.tiff', '.webp',
+)
 
 
 class Source(abc.ABC):
@@ -42,6 +45,7 @@ class Source(abc.ABC):
     directory: folder of the data, for caches beside it; None if it has none.
     size: side of the squares that it has, in pixels; None: any that is wanted.
     aspect: how images become squares, one of `preprocessing.ASPECTS`.
+    background: of transparent pixels, see `decoding.decode`.
   """
 
   name: str
@@ -49,6 +53,7 @@ class Source(abc.ABC):
   directory: pathlib.Path | None = None
   size: int | None = None
   aspect: str = 'keep'
+  background: decoding.Background = decoding.WHITE
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -56,7 +61,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def read(self, index: int) -> tuple[bytes, int]:
-    """Returns an example's JPEG or PNG file and its label."""
+    """Returns an example's image file and its label."""
 
   @abc.abstractmethod
   def describe(self, index: int) -> str:
@@ -87,7 +92,10 @@ class Source(abc.ABC):
     """
     encoded, label = self.read(index)
     name = self.describe(index)
-    return preprocessing.to_square(encoded, name, box=box), label
+    square = preprocessing.to_square(
+        encoded, name, box=box, background=self.background
+    )
+    return square, label
 
   def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
     """An example's square in any size, [size, size, 3] uint8, and its label.
@@ -185,7 +193,7 @@ class Files(Source):
 
 
 class Folder(Files):
-  """Class subfolders of JPEG and PNG files."""
+  """Class subfolders of image files."""
 
   @property
   def directory(self):

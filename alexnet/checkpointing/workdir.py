@@ -34,7 +34,12 @@ _SHOWN = 100
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
     'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
-    'dataset': {'size': 256, 'split_seed': None, 'stalled_after': 60.0},
+    'dataset': {
+        'background': (),
+        'size': 256,
+        'split_seed': None,
+        'stalled_after': 60.0,
+    },
     'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,

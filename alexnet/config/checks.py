@@ -11,6 +11,7 @@ from typing import Any
 
 from alexnet.config import intervals
 from input_pipeline import preprocessing
+from input_pipeline.files import levels
 
 _MANY = 2**20
 
@@ -101,6 +102,10 @@ TEXT = Check('a text', lambda value: is_text(value) and bool(value))
 PATH = Check('a path', is_text).or_unset()
 # JAX takes the lower half of larger ones, and says nothing.
 SEED = whole(0, 2**32 - 1)
+BACKGROUND = Check(
+    'three levels from 0 to 255, such as (255, 255, 255), or ()',
+    levels.is_background,
+)
 SIDE = whole(1, preprocessing.LARGEST_SQUARE)
 PADDING = Check(
     f'two whole numbers from 0 to {preprocessing.LARGEST_SQUARE}, such as '

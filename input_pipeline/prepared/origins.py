@@ -174,7 +174,7 @@ def _open_file(path, scratch):
     )
   files = archives.open_archive(path, scratch)
   if not files.entries:
-    raise DataError(f'{files.name} has no JPEG or PNG file: give another one')
+    raise DataError(f'{files.name} has no image file: give another one')
   return files
 
 
@@ -191,7 +191,7 @@ def _open_evaluation(place, scratch, train, eval_labels):
     names = sorted(name for name in os.listdir(place) if is_image(name))
     if not names:
       raise DataError(
-          f'{printable(str(place))} has no JPEG or PNG file and no class '
+          f'{printable(str(place))} has no image file and no class '
           'folder: give another evaluation set'
       )
     files = Folder(place, (), [Entry(name, 0) for name in names])
