@@ -81,7 +81,7 @@ def take_apart(encoded: bytes, name: str) -> Parts:
     ImageError: it is none of `KINDS`, or beyond a limit.
   """
   limits.check_bytes(len(encoded), name)
-  for kind, (pattern, parts) in _FORMATS.items():
+  for pattern, parts in _FORMATS.values():
     if pattern.match(encoded):
       return parts(encoded, name)
   raise ImageError(name, _what(encoded))
@@ -208,7 +208,7 @@ def _reduction(encoded, place, frame, marker, name):
 
 
 def _count_scan_markers(encoded):
-  """`encoded.count(b'\xff\xda')`, in a fifth of its time."""
+  r"""`encoded.count(b'\xff\xda')`, in a fifth of its time."""
   pairs = (
       np.frombuffer(encoded, '<u2', (len(encoded) - place) // 2, place)
       for place in (0, 1)
@@ -393,14 +393,14 @@ def _bmp(encoded, name):
   else:
     width, height = struct.unpack('<ii', encoded[18:26].ljust(8, b'\0'))
   limits.check_pixels(abs(width), abs(height), name)
-  if size != 12 and int.from_bytes(encoded[30:34], 'little') in _RLE:
-    if max(abs(width * height), len(encoded)) > MAX_RLE_PIXELS:
-      raise ImageError(
-          name,
-          f'it has {abs(width)} x {abs(height)} pixels and {len(encoded):,} '
-          f'bytes as run lengths, wanted at most {MAX_RLE_PIXELS:,} of each: '
-          'store it without run lengths',
-      )
+  runs = size != 12 and int.from_bytes(encoded[30:34], 'little') in _RLE
+  if runs and max(abs(width * height), len(encoded)) > MAX_RLE_PIXELS:
+    raise ImageError(
+        name,
+        f'it has {abs(width)} x {abs(height)} pixels and {len(encoded):,} '
+        f'bytes as run lengths, wanted at most {MAX_RLE_PIXELS:,} of each: '
+        'store it without run lengths',
+    )
   return Parts('BMP', encoded)
 
 

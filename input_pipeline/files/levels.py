@@ -15,8 +15,8 @@ from PIL import Image, ImageCms, ImageFile
 
 from input_pipeline.files.containers import Parts
 
-# Three levels of 0..255; (): what is transparent shows the colour that is stored
-# there, as older runs had it.
+# Three levels of 0..255; (): what is transparent shows the colour that is
+# stored there, as older runs had it.
 Background = tuple[int, ...]
 # What viewers and editors put under a picture, and what is printed on.
 WHITE = (255, 255, 255)
@@ -111,7 +111,7 @@ def _depth(largest, bits=None):
     bits: as the file says. By the standard of PNG it speaks of the upper bits,
       so that levels may be larger; then it says nothing here.
   """
-  if bits and largest < 1 << bits:
+  if bits and bits <= 16 and largest < 1 << bits:
     return max(8, bits)
   return next(depth for depth in _DEPTHS if largest < 1 << depth)
 

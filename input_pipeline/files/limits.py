@@ -77,7 +77,8 @@ def check_pixels(
   """Raises ImageError for a picture of so many pixels, before it is decoded.
 
   Args:
-    width, height: as its header says.
+    width: as its header says.
+    height: likewise.
     name: of the file.
     most: pixels that are allowed; None: MAX_PIXELS.
   """
