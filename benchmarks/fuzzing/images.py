@@ -213,9 +213,9 @@ def tiff(
   one = lambda tag, value: (tag, 4, 1, struct.pack(order + 'I', value))
   bits = 8 + len(rows)
   fields = sorted((
-      one(256, width), one(257, height), (258, 3, 3, struct.pack(order + 'I', bits)),
-      one(259, 1), one(262, 2), one(273, 8), one(277, 3), one(278, height),
-      one(279, len(rows)), *fields,
+      one(256, width), one(257, height),
+      (258, 3, 3, struct.pack(order + 'I', bits)), one(259, 1), one(262, 2),
+      one(273, 8), one(277, 3), one(278, height), one(279, len(rows)), *fields,
   ))
   depth = 16 if deep else 8
   return b''.join((

@@ -22,8 +22,9 @@ from input_pipeline.files import decoding
 _JPEG_SEGMENTS = (*[0xE1] * 9, *range(0xE2, 0xEE), 0xEF, 0xFE)
 _PNG_CHUNKS = (
     *[b'eXIf'] * 5, b'iCCP', b'zTXt', b'iTXt', b'tEXt', b'pHYs', b'gAMA',
-    b'cHRM', b'sRGB', b'cICP', b'tIME', b'bKGD', b'hIST', b'sPLT', b'acTL', b'fcTL',
-    b'fdAT', b'oFFs', b'pCAL', b'sCAL', b'dSIG', b'vpAg', b'caBX', b'noTe',
+    b'cHRM', b'sRGB', b'cICP', b'tIME', b'bKGD', b'hIST', b'sPLT', b'acTL',
+    b'fcTL', b'fdAT', b'oFFs', b'pCAL', b'sCAL', b'dSIG', b'vpAg', b'caBX',
+    b'noTe',
 )
 # Description to GPS, XMP, Photoshop, EXIF, profile, maker's notes, and private.
 _TIFF_FIELDS = (

@@ -97,6 +97,12 @@ def _what(encoded):
   return f'it is {wanted}'
 
 
+def _told(exif, xmp):
+  """The orientation that EXIF data tells, or else XMP data, or else 1."""
+  of_exif = orientation_lib.of_exif(exif or b'')
+  return of_exif or orientation_lib.of_xmp(xmp or b'') or 1
+
+
 # --- JPEG ---
 
 _SCAN = 0xDA
@@ -162,11 +168,9 @@ def jpeg(encoded: bytes, name: str) -> Parts:
   reduction = 1
   if frame is not None and len(frame) >= 6:
     reduction = _reduction(encoded, place, frame, marker, name)
-  orientation = orientation_lib.of_exif(exif or b'')
-  orientation = orientation or orientation_lib.of_xmp(xmp or b'') or 1
   if not all_kept:
     encoded = b''.join((*kept, memoryview(encoded)[place:]))
-  return Parts('JPEG', encoded, orientation, reduction)
+  return Parts('JPEG', encoded, _told(exif, xmp), reduction)
 
 
 def _check_frame(frame, name):
@@ -201,7 +205,7 @@ def _reduction(encoded, place, frame, marker, name):
     pixels = math.ceil(width / reduction) * math.ceil(height / reduction)
     # In decoding, and then in its conversion to RGB.
     wanted = max(coefficients + 4 * pixels, 8 * pixels) + 2 * len(encoded)
-    if pixels <= limits.MAX_PIXELS and wanted <= limits.MEMORY:
+    if pixels <= limits.MAX_PIXELS and limits.fits(wanted):
       return reduction
   limits.check_memory(wanted, name)
   return reduction
@@ -296,12 +300,10 @@ def _png(encoded, name):
       transparent = struct.unpack(f'>{count}H', transparency[: 2 * count])
       if depth < 8:  # Which Pillow makes levels of 8 bits.
         transparent = tuple(t * 255 // (2**depth - 1) for t in transparent)
-  orientation = orientation_lib.of_exif(exif or b'')
-  orientation = orientation or orientation_lib.of_xmp(xmp or b'') or 1
   return Parts(
       'PNG',
       b''.join((*pieces, *rows, _END if whole else b'')),
-      orientation,
+      _told(exif, xmp),
       bits=max(significant, default=None) if significant else None,
       transparent=transparent,
       paired=paired,
@@ -408,13 +410,14 @@ def _bmp(encoded, name):
 
 # Bytes for each pixel: two canvases of libwebp, what VP8L is decoded in, and
 # twice the result.
-_WEBP_PIXEL = 20
+_WEBP_PIXEL = 22
 # Animated, and with alpha.
 _WEBP_FLAGS = 0x02 | 0x10
 
 
 def _webp(encoded, name):
   place, chunks, kept, size = 12, 0, [], (0, 0)
+  exif = xmp = data = None
   while place + 8 <= len(encoded) and chunks <= MAX_CHUNKS:
     kind = encoded[place : place + 4]
     length = int.from_bytes(encoded[place + 4 : place + 8], 'little')
@@ -428,6 +431,12 @@ def _webp(encoded, name):
       kept.append(
           piece[:8] + bytes((piece[8] & _WEBP_FLAGS,)) + piece[9:]
       )
+    elif kind == b'EXIF' and exif is None:
+      exif = piece[8:]
+    elif kind == b'XMP ' and xmp is None:
+      xmp = piece[8:]
+    elif data is not None:
+      pass  # Of an animation the first picture counts.
     elif kind in (b'ANIM', b'ALPH'):
       kept.append(piece)
     elif kind in (b'VP8 ', b'VP8L', b'ANMF'):
@@ -437,9 +446,10 @@ def _webp(encoded, name):
           _WEBP_PIXEL * math.prod(size) + 2 * len(encoded), name
       )
       data = b''.join((*kept, piece))
-      riff = b'RIFF' + struct.pack('<I', len(data) + 4) + b'WEBP'
-      return Parts('WebP', riff + data)
     place = end
+  if data is not None:
+    riff = b'RIFF' + struct.pack('<I', len(data) + 4) + b'WEBP'
+    return Parts('WebP', riff + data, _told(exif, xmp))
   raise ImageError(name, _BROKEN.format('WebP'))
 
 

@@ -19,6 +19,8 @@ LARGEST_ASPECT = 100
 # worst is 12 bytes of a progressive CMYK JPEG, and the file twice.
 _PIXEL = 16
 _FILE = 8
+# Bytes that a process has before it decodes anything.
+_PROCESS = 2**26
 # A JPEG may have more pixels than are decoded, see `jpeg.reduction`: the time
 # to read them is what limits these.
 _REDUCED = 8
@@ -92,13 +94,18 @@ def check_pixels(
     )
 
 
+def fits(wanted: int) -> bool:
+  """Whether there is memory for decoding that takes so many bytes."""
+  return wanted + _PROCESS <= MEMORY
+
+
 def check_memory(wanted: int, name: str) -> None:
   """Raises ImageError for a picture that takes so many bytes to decode."""
-  if wanted > MEMORY:
+  if not fits(wanted):
     raise ImageError(
         name,
         f'decoding it may take {-(-wanted // 2**20):,} MiB, wanted at most '
-        f'{MEMORY >> 20:,}; {_advice(wanted)}',
+        f'{(MEMORY - _PROCESS) >> 20:,}; {_advice(wanted + _PROCESS)}',
     )
 
 
