@@ -157,6 +157,7 @@ class ResultTest(preparing.PreparingTest):
             'quality': 95 if storage == 'jpeg' else None,
             'aspect': 'keep',
             'size': 256,
+            'background': [255, 255, 255],
             'filter': 'bicubic, antialiased',
         },
     )
