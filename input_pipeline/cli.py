@@ -10,7 +10,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from input_pipeline.errors import NO_ROOM, UserError
-from input_pipeline.files import streams
+from input_pipeline.files import limits, streams
 
 # Exit status of training that a signal has stopped, and that is saved: "try
 # again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
@@ -58,6 +58,7 @@ def run(
     logging.set_verbosity(logging.WARNING)
 
     try:
+      limits.set_memory(flags.FLAGS.image_memory)
       status = main(argv)
     except BaseException as error:
       message = explain(error)
@@ -70,6 +71,7 @@ def run(
       return fail(f'the output above is not whole ({lost.strerror})')
     return status
 
+  limits.define_flag()
   app.run(wrapped, flags_parser=_parse_flags)
 
 

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import listing, paths
+from input_pipeline.files import decoding, listing, paths
 from input_pipeline.files import names as names_lib
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
@@ -258,6 +258,20 @@ def create_sources(
   Raises:
     DataError: the data is missing or unusable; says what to do.
   """
+  sources = _open(config, seed)
+  for source in sources:
+    if not isinstance(source, reader.Prepared):
+      source.background = config.background
+    elif config.background not in (decoding.WHITE, source.background):
+      raise DataError(
+          f'dataset.background is {config.background}, but {source.name} was '
+          f'prepared with {source.background}: leave it, or prepare again with '
+          '--background'
+      )
+  return sources
+
+
+def _open(config, seed):
   if config.split_seed is not None:
     seed = config.split_seed
   if config.name == 'prepared':

@@ -20,7 +20,7 @@ from absl import app, flags
 
 from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
-from input_pipeline.files import paths
+from input_pipeline.files import levels, paths
 from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
   DEFAULT_QUALITY,
@@ -49,7 +49,21 @@ def _parse_part(text):
   return part, parts
 
 
+def _parse_background(text):
+  try:
+    background = tuple(map(int, text.split(',')))
+  except ValueError:
+    background = ()
+  if not (background and levels.is_background(background)):
+    raise DataError(
+        f"--background is '{text}': wanted three levels from 0 to 255, such as "
+        '255,255,255'
+    )
+  return background
+
+
 def _check_flags(values):
+  _parse_background(values.background)
   if not 1 <= values.quality <= 100:
     raise DataError(f'--quality is {values.quality}: wanted 1 to 100')
   if not 0 <= values.eval_fraction < 1:
@@ -130,6 +144,7 @@ def _prepare(values, output):
       None if raw else values.quality,
       values.aspect,
       values.size,
+      _parse_background(values.background),
   )
   preparation = Preparation(
       sets,
@@ -259,6 +274,10 @@ def _define_flags():
   )
   flags.DEFINE_integer(
       'size', preprocessing.SQUARE, 'Side of the squares, in pixels.'
+  )
+  flags.DEFINE_string(
+      'background', '255,255,255',
+      'What lies under transparent pixels: levels of red, green and blue.',
   )
   flags.DEFINE_bool('strict', False, 'Stop at the first bad image.')
   flags.DEFINE_string(

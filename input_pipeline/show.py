@@ -102,7 +102,8 @@ def evaluation_rows(
 
 def _original(source: Source, index, label) -> Tile:
   encoded, _ = source.read(index)
-  image = decoding.decode(encoded, source.describe(index))
+  name = source.describe(index)
+  image = decoding.decode(encoded, name, source.background)
   caption = f'{source.class_names[label]}, {image.width} x {image.height}'
   image.thumbnail((_TILE, _TILE))
   return _enlarged(image), caption

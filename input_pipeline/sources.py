@@ -25,7 +25,10 @@ from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths as paths_lib
 from input_pipeline.statistics import Statistics
 
-EXTENSIONS = ('.jpeg', '.jpg', '.png')
+EXTENSIONS = (
+    '.bmp', '.dib', '.gif', '.jfi', '.jfif', '.jif', '.jpe', '.jpeg', '.jpg',
+    '.mpo', '.pjp', '.pjpeg', '.png', '.tif', '.tiff', '.webp',
+)
 
 # A run keeps the statistics of its training set beside it, in files called so.
 STATISTICS = 'alexnet_statistics_'
@@ -49,6 +52,7 @@ class Source(abc.ABC):
     size: side of the squares that it has, in pixels; None: any that is wanted.
     aspect: how images become squares, one of `preprocessing.ASPECTS`.
     ignored: what lies in the data and is not used; None if nothing is known.
+    background: of transparent pixels, see `decoding.decode`.
   """
 
   name: str
@@ -57,6 +61,7 @@ class Source(abc.ABC):
   size: int | None = None
   aspect: str = 'keep'
   ignored: listing.LeftOut | None = None
+  background: decoding.Background = decoding.WHITE
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -64,7 +69,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def read(self, index: int) -> tuple[bytes, int]:
-    """Returns an example's JPEG or PNG file and its label."""
+    """Returns an example's image file and its label."""
 
   @abc.abstractmethod
   def describe(self, index: int) -> str:
@@ -95,7 +100,10 @@ class Source(abc.ABC):
     """
     encoded, label = self.read(index)
     name = self.describe(index)
-    return preprocessing.to_square(encoded, name, box=box), label
+    square = preprocessing.to_square(
+        encoded, name, box=box, background=self.background
+    )
+    return square, label
 
   def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
     """An example's square in any size, [size, size, 3] uint8, and its label.
@@ -201,7 +209,7 @@ class Files(Source):
 
 
 class Folder(Files):
-  """Class subfolders of JPEG and PNG files."""
+  """Class subfolders of image files."""
 
   @property
   def directory(self):

@@ -175,6 +175,7 @@ def main(argv: list[str]) -> int | None:
       values.source,
       config=network.config,
       aspect=network.inputs.aspect,
+      background=network.inputs.background,
       class_names=network.inputs.class_names,
   )
   source = sets['train']

@@ -237,6 +237,7 @@ def main(argv: list[str]) -> None:
       found.about['set'],
       config=network.config,
       aspect=network.inputs.aspect,
+      background=network.inputs.background,
       class_names=network.inputs.class_names,
   )
   draw(

@@ -37,10 +37,11 @@ _WITHOUT = {
     'augmentation': {'crop_size': 224},
     'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
     'dataset': {
+        'background': (),
+        'copies': 'warn',
         'size': 256,
         'split_seed': None,
         'stalled_after': 60.0,
-        'copies': 'warn',
     },
     'keep_best': 0,
     'layer_statistics_images': 0,

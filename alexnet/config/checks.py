@@ -11,7 +11,7 @@ from typing import Any
 
 from alexnet.config import intervals
 from input_pipeline import preprocessing
-from input_pipeline.files import paths
+from input_pipeline.files import levels, paths
 
 _MANY = 2**20
 
@@ -105,6 +105,10 @@ PATH = Check(
 ).or_unset()
 # JAX takes the lower half of larger ones, and says nothing.
 SEED = whole(0, 2**32 - 1)
+BACKGROUND = Check(
+    'three levels from 0 to 255, such as (255, 255, 255), or ()',
+    levels.is_background,
+)
 SIDE = whole(1, preprocessing.LARGEST_SQUARE)
 PADDING = Check(
     f'two whole numbers from 0 to {preprocessing.LARGEST_SQUARE}, such as '

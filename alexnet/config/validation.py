@@ -75,6 +75,7 @@ COMMON = {
     'dataset.train_split': checks.TEXT,
     'dataset.eval_split': checks.TEXT,
     'dataset.size': checks.SIDE,
+    'dataset.background': checks.BACKGROUND,
     'dataset.statistics_dir': checks.PATH,
     'dataset.stalled_after': checks.POSITIVE,
     'dataset.mean': checks.choice('image', 'channels', 'imagenet_channels'),

@@ -18,14 +18,20 @@ ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
 Images = Iterable[ImageLike]
 
 
-def open_image(image: ImageLike) -> Image.Image:
+def open_image(
+    image: ImageLike, background: decoding.Background
+) -> Image.Image:
   """Decodes a file, or takes pixels as they are: 8-bit RGB.
+
+  Args:
+    image: file or pixels.
+    background: of a file's transparent pixels, see `decoding.decode`.
 
   Raises:
     DataError: it cannot be used; `ImageError` if it is a file.
   """
   if isinstance(image, (str, os.PathLike)):
-    return decoding.decode(sources.read_file(image), str(image))
+    return decoding.decode(sources.read_file(image), str(image), background)
   pixels = image() if callable(image) else image
   shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
   if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:

@@ -182,7 +182,7 @@ def _open_file(path, scratch):
   files = archives.open_archive(path, scratch)
   if not files.entries:
     raise DataError(
-        f'{files.name} has no JPEG or PNG file: give another one'
+        f'{files.name} has no image file: give another one'
         f'{f"; left out: {files.ignored}" if files.ignored else ""}'
     )
   return files
@@ -205,7 +205,7 @@ def _open_evaluation(place, scratch, train, eval_labels):
     paths, = images_below([place], ignored, place)
     if not paths:
       raise DataError(
-          f'{printable(str(place))} has no JPEG or PNG file and no class '
+          f'{printable(str(place))} has no image file and no class '
           'folder: give another evaluation set'
       )
     files = Folder(

@@ -430,6 +430,7 @@ class FakeInputs:
 
   def __init__(self, aspect):
     self.aspect = aspect
+    self.background = (255, 255, 255)
 
 
 if __name__ == '__main__':

@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int | None:
       which,
       config=network.config,
       aspect=network.inputs.aspect,
+      background=network.inputs.background,
       class_names=network.inputs.class_names,
   )
   output = values.output

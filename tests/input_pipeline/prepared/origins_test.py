@@ -506,7 +506,7 @@ class ErrorsTest(OriginsTest):
   @parameterized.parameters('.tar', '.zip')
   def test_no_image(self, suffix):
     path = self.write(f'x{suffix}', WRITERS[suffix](JUNK))
-    self.assert_message(f'{path} has no JPEG or PNG file', path)
+    self.assert_message(f'{path} has no image file', path)
 
   @parameterized.product(
       paths=(('0.jpg', '1.jpg'), ('ant/0.jpg', 'ant/1.jpg'),
@@ -544,7 +544,7 @@ class ErrorsTest(OriginsTest):
   def test_empty_evaluation_folder(self):
     (self.root / 'val').mkdir()
     self.assert_message(
-        f'{self.root}/val has no JPEG or PNG file', self.write('in', CLASSES),
+        f'{self.root}/val has no image file', self.write('in', CLASSES),
         eval_source='val',
     )
 

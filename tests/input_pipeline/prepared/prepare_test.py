@@ -29,6 +29,7 @@ from tests import preparing
 from tests.preparing import manifest, run, sha256
 
 ROOT = pathlib.Path(__file__).parents[3]
+NO_IMAGE = 'it is not a JPEG, PNG, WebP, GIF, TIFF or BMP file'
 SAMPLES = ROOT.parent / 'shared' / 'data' / 'imagenet_samples'
 
 
@@ -157,6 +158,7 @@ class ResultTest(preparing.PreparingTest):
             'quality': 95 if storage == 'jpeg' else None,
             'aspect': 'keep',
             'size': 256,
+            'background': [255, 255, 255],
             'filter': 'bicubic, antialiased',
         },
     )
@@ -387,7 +389,7 @@ class FaultsTest(preparing.PreparingTest):
     for name, shown, content, reason in [
         (b'truncated.jpg', 'truncated.jpg', half, 'truncated'),
         (b'empty.jpg', 'empty.jpg', b'', 'it is empty'),
-        (b'text.jpg', 'text.jpg', b'hello', 'it is not a JPEG or PNG file'),
+        (b'text.jpg', 'text.jpg', b'hello', NO_IMAGE),
         (b'dir.jpg', 'dir.jpg', None, 'Is a directory'),
         (b'dot.png', 'dot.png', preparing.picture(0, 1, 1), '1 x 1 pixels'),
         (b'long.jpg', 'long.jpg', preparing.picture(0, 20000, 10),
@@ -523,8 +525,8 @@ class FaultsTest(preparing.PreparingTest):
     )
     self.assertEqual(
         (self.out / 'rejected.txt').read_text(),
-        f'{photos}/ant/0.jpg\tit is not a JPEG or PNG file\n'
-        f'{photos}/newt/0.jpg\tit is not a JPEG or PNG file\n',
+        f'{photos}/ant/0.jpg\t{NO_IMAGE}\n'
+        f'{photos}/newt/0.jpg\t{NO_IMAGE}\n',
     )
     self.assertFalse((self.out / 'manifest.json').exists())
 
