@@ -351,7 +351,7 @@ class DepthsTest(parameterized.TestCase):
     colours = levels[..., :3] if channels > 2 else levels[..., [0, 0, 0]]
     np.testing.assert_array_equal(decode(encoded), colours >> bits - 8)
 
-  @parameterized.product(bits=(10, 12, 14, 16), channels=(1, 3), order='<>')
+  @parameterized.product(bits=(10, 12, 14, 16), channels=(1, 3), order=('<', '>'))
   def test_words_of_tiff(self, bits, channels, order):
     levels = pixels(9, 11, channels, high=2**bits)
     levels[0, 0] = 2**bits - 1
