@@ -276,7 +276,8 @@ def shape(
     for letter in letters:
       net.dropout(f'hs{number}{letter}', f'fc8-{number}{letter}', 0.5)
     below = f'hs{number}'
-  heads = [f'head{letter}' for letter in 'abcd'[: len(classes)]]
+  letters_of_heads = 'abcd'[: len(classes)] if len(classes) > 1 else ('',)
+  heads = [f'head{letter}' for letter in letters_of_heads]
   for name, outputs in zip(heads, classes):
     net.fc(name, [below + letter for letter in letters], outputs)
   if len(heads) > 1:
