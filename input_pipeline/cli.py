@@ -10,7 +10,8 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from input_pipeline.errors import NO_ROOM, UserError
-from input_pipeline.files import limits, streams
+from input_pipeline.files import streams
+from input_pipeline.images import limits
 
 # Exit status of training that a signal has stopped, and that is saved: "try
 # again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it

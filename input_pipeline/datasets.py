@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import decoding, listing, paths
+from input_pipeline.files import listing, paths
 from input_pipeline.files import names as names_lib
+from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
   Source,
@@ -209,7 +210,7 @@ def _check_network(config, builder, root):
 
   TensorFlow Datasets would try for minutes before it says so.
   """
-  addresses = [a for a in builder.url_infos if a.startswith('http')]
+  addresses = [a for a in builder.url_infos or () if a.startswith('http')]
   downloads = root / 'downloads'
   # What has been fetched before is not fetched again.
   if not addresses or (downloads.is_dir() and any(downloads.iterdir())):

@@ -20,7 +20,8 @@ from absl import app, flags
 
 from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
-from input_pipeline.files import levels, paths
+from input_pipeline.files import paths
+from input_pipeline.images import levels
 from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
   DEFAULT_QUALITY,

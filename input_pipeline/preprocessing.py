@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from input_pipeline.files import decoding
+from input_pipeline.images import decoding
 
 # The paper's sizes (§2, §4.1), in pixels; what a config has if not said
 # otherwise.

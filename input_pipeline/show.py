@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from input_pipeline import cli, datasets, preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import decoding, paths
+from input_pipeline.files import paths
+from input_pipeline.images import decoding
 from input_pipeline.sources import Source
 
 # Side of a tile, in pixels; smaller images are enlarged.

@@ -20,9 +20,10 @@ from PIL import Image
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import copies as copies_lib
-from input_pipeline.files import decoding, listing
+from input_pipeline.files import listing
 from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths as paths_lib
+from input_pipeline.images import decoding
 from input_pipeline.statistics import Statistics
 
 EXTENSIONS = (

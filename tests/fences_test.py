@@ -43,6 +43,7 @@ ROOMS = (
     'input_pipeline.sources',
     'input_pipeline.statistics',
     'input_pipeline.preprocessing',
+    'input_pipeline.images',
     'input_pipeline.files',
     'input_pipeline.errors',
 )
@@ -138,7 +139,7 @@ def imported(tree: ast.AST, modules):
     names = chain(node) if isinstance(node, ast.Attribute) else ()
     if names and names[0] in bound:
       full = '.'.join((bound[names[0]], *names[1:]))
-      while full not in modules and begins_with_module(full, modules):
+      while full.startswith(OURS) and '.' in full and full not in modules:
         full = full.rpartition('.')[0]
       yield full
 
@@ -150,10 +151,6 @@ def chain(node: ast.AST) -> tuple[str, ...]:
   if isinstance(node, ast.Attribute) and (before := chain(node.value)):
     return (*before, node.attr)
   return ()
-
-
-def begins_with_module(name: str, modules) -> bool:
-  return any(begins(name, module) for module in modules)
 
 
 def exported(tree: ast.Module) -> set[str]:
@@ -201,7 +198,7 @@ def upward(modules) -> list[str]:
       f'{module} imports {name}, which is above it'
       for module, tree in modules.items()
       for name in imported(tree, modules)
-      if name.startswith(('alexnet', 'configs', 'input_pipeline'))
+      if name.startswith(OURS)
       and ROOMS.index(room_of(name)) < ROOMS.index(room_of(module))
   ]
 

@@ -34,7 +34,8 @@ from benchmarks.fuzzing import images as images_lib
 from benchmarks.fuzzing.mutations import png_chunk
 from input_pipeline import sources, statistics
 from input_pipeline.errors import DataError, ImageError, UserError
-from input_pipeline.files import decoding, limits, untrusted
+from input_pipeline.files import untrusted
+from input_pipeline.images import decoding, limits
 from input_pipeline.prepared import archives, reader
 from tests import definitions, preparing, testing, tiny_run
 from tests.packing import tar

@@ -16,7 +16,8 @@ import numpy as np
 from alexnet.config.errors import CheckpointError
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import atomic, decoding, levels, untrusted
+from input_pipeline.files import atomic, untrusted
+from input_pipeline.images import decoding, levels
 from input_pipeline.sources import Source
 
 if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.

@@ -11,7 +11,8 @@ from typing import Any
 
 from alexnet.config import intervals
 from input_pipeline import preprocessing
-from input_pipeline.files import levels, paths
+from input_pipeline.files import paths
+from input_pipeline.images import levels
 
 _MANY = 2**20
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
-from input_pipeline.files import decoding, listing
+from input_pipeline.files import listing
 from input_pipeline.files import paths as paths_lib
+from input_pipeline.images import decoding
 
 # A path, pixels [height, width, 3] uint8, or a function without arguments that
 # gives pixels, which is called in a thread.

@@ -18,7 +18,7 @@ from benchmarks.fuzzing import mutations
 from benchmarks.fuzzing.mutations import png_chunk
 from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
-from input_pipeline.files import containers
+from input_pipeline.images import containers
 
 # Segments, chunks and markers of JPEG and PNG.
 WORDS = (

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.fuzzing import images, mutations
 from benchmarks.fuzzing.mutations import png_chunk
 from benchmarks.fuzzing.worker import Finding
-from input_pipeline.files import decoding
+from input_pipeline.images import decoding
 
 # EXIF and XMP more often than others.
 _JPEG_SEGMENTS = (*[0xE1] * 9, *range(0xE2, 0xEE), 0xEF, 0xFE)

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from input_pipeline.errors import NO_ROOM, DataError, ImageError, printable
-from input_pipeline.files import atomic, decoding, listing
+from input_pipeline.files import atomic, listing
+from input_pipeline.images import decoding
 from input_pipeline.sources import Entry, Files, digest, is_image
 
 _COMPRESSED = {

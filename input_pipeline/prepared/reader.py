@@ -32,7 +32,8 @@ import numpy as np
 from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import decoding, levels, untrusted
+from input_pipeline.files import untrusted
+from input_pipeline.images import decoding, levels
 from input_pipeline.sources import Source, encode_png
 
 FORMAT = 1

@@ -23,8 +23,9 @@ from PIL import Image, features
 
 from input_pipeline import preprocessing, statistics
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import atomic, decoding, untrusted
+from input_pipeline.files import atomic, untrusted
 from input_pipeline.files import threads as threads_lib
+from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
 from input_pipeline.sources import Source
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError
-from input_pipeline.files import decoding
-from input_pipeline.files import levels as levels_lib
+from input_pipeline.images import decoding
+from input_pipeline.images import levels as levels_lib
 
 SAMPLES = (
     pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'imagenet_samples'

@@ -178,10 +178,10 @@ class FolderTest(SourceTest):
   def test_which_files_are_images(self):
     images = [
         'ant/a.JPG', 'ant/b.Jpeg', 'ant/c.PNG', 'ant/deep/er/d.jpeg',
-        'newt/ant/e.png',
+        'newt/ant/e.GIF',
     ]
     others = [
-        'ant/notes.txt', 'ant/.f.jpg', 'ant/g.gif', 'ant/jpg', 'readme.jpg',
+        'ant/notes.txt', 'ant/.f.jpg', 'ant/g.svg', 'ant/jpg', 'readme.jpg',
         '.git/h.jpg',
     ]
     self.write(*images, *others)

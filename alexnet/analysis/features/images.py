@@ -12,7 +12,8 @@ import numpy as np
 from alexnet.checkpointing import input_spec
 from input_pipeline import datasets, preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import decoding, listing, paths
+from input_pipeline.files import listing, paths
+from input_pipeline.images import decoding
 from input_pipeline.prepared import origins, reader
 from input_pipeline.sources import Entry, Folder, Source, is_image
 

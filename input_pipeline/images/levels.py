@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
-from input_pipeline.files.containers import Parts
+from input_pipeline.images.containers import Parts
 
 # Three levels of 0..255; (): what is transparent shows the colour that is
 # stored there, as older runs had it.

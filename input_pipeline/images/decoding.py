@@ -22,8 +22,8 @@ from PIL import (
 )
 
 from input_pipeline.errors import ImageError
-from input_pipeline.files import containers, levels, limits, orientation
-from input_pipeline.files.levels import WHITE, Background
+from input_pipeline.images import containers, levels, limits, orientation
+from input_pipeline.images.levels import WHITE, Background
 
 check_bytes = limits.check_bytes
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.errors import ImageError
-from input_pipeline.files import limits
-from input_pipeline.files import orientation as orientation_lib
+from input_pipeline.images import limits
+from input_pipeline.images import orientation as orientation_lib
 
 # Passes over a progressive JPEG of this many bytes of coefficients; encoders
 # make 10, some 20. A file of a megabyte can have thousands over all of the

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError, ImageError
-from input_pipeline.files import decoding, limits
+from input_pipeline.images import decoding, limits
 
 ROOT = pathlib.Path(__file__).parents[3]
 ORIENTATION = 274
