@@ -11,6 +11,7 @@ import pathlib
 from absl.testing import absltest, parameterized
 
 ROOT = pathlib.Path(__file__).parents[1]
+OURS = ('alexnet', 'configs', 'input_pipeline')
 
 # From the top down. A module belongs to the longest of these names that it
 # begins with, and imports from its own room and from those below it.
