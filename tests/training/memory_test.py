@@ -1,5 +1,6 @@
 """A run's steps give back what they take."""
 
+import contextlib
 import gc
 import io
 import os
@@ -19,6 +20,20 @@ _EVERY = 50
 _STEPS = 300
 
 
+def _open_files():
+  """Targets of the process's descriptors, but for TensorBoard's file.
+
+  That is opened at its first flush, some seconds after the run has begun.
+  """
+  targets = []
+  for name in os.listdir('/proc/self/fd'):
+    with contextlib.suppress(OSError):  # The listing's own is closed again.
+      target = os.readlink(f'/proc/self/fd/{name}')
+      if 'tfevents' not in target:
+        targets.append(target)
+  return targets
+
+
 class Watch(Console):
   """Looks at the process each time a line of the log is due."""
 
@@ -31,7 +46,7 @@ class Watch(Console):
       return
     gc.collect()
     self.arrays.append(len(jax.live_arrays()))
-    self.files.append(len(os.listdir('/proc/self/fd')))
+    self.files.append(len(_open_files()))
     status = pathlib.Path('/proc/self/status').read_text().splitlines()
     (line,) = (line for line in status if line.startswith('RssAnon'))
     self.memory.append(1024 * int(line.split()[1]))
