@@ -83,6 +83,32 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     ) from error
 
 
+def keep_earlier_background(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """Goes on with transparent pixels as a run did that knew no background.
+
+  Args:
+    workdir: of a run, or a folder that need not be there.
+    config: to go on with.
+
+  Returns:
+    The config, with `dataset.background` of () where it is that of the recipes
+    and the run's config.json has no such field.
+  """
+  try:
+    earlier = untrusted.read_json(workdir / CONFIG)
+    known = 'background' in untrusted.take(earlier, 'dataset', dict)
+  except (OSError, ValueError):
+    return config  # `check_config` says what is wrong.
+  if known or config.dataset.background != (255, 255, 255):
+    return config
+  config = config.copy_and_resolve_references()
+  with config.ignore_type(), config.unlocked():
+    config.dataset.background = _WITHOUT['dataset']['background']
+  return config
+
+
 def check_config(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict | None:

@@ -139,6 +139,7 @@ def set_up(
   Raises:
     UserError: something the user can mend; says what to do.
   """
+  config = workdir_lib.keep_earlier_background(workdir, config)
   task = Task(config, console)
   config = task.config
   before = workdir_lib.check_config(workdir, config)
