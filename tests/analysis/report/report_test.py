@@ -371,7 +371,8 @@ class OtherClassesTest(absltest.TestCase):
 
   def test_report(self):
     """The names that a user gives classes are not those of the data."""
-    names = {'class0': 'cat'}
+    names = self.directory / 'names.txt'
+    names.write_text('class0 cat\n')
     opened = build.Lazily(self.workdir, {}, names)
     self.assertNotEmpty(opened.reader(True).labels)
     self.assertEqual(opened.network.class_names, ('cat', 'class1', 'class2'))
