@@ -110,9 +110,9 @@ class ConfigTest(parameterized.TestCase):
 
 
 # Flags with a text that is no path, or not only.
-_NO_PATHS = {'background',
-    'step', 'source', 'train_split', 'eval_split', 'part', 'config', 'set',
-    'layer', 'coordinator', 'compilation_cache',
+_NO_PATHS = {
+    'background', 'step', 'source', 'train_split', 'eval_split', 'part',
+    'config', 'set', 'layer', 'coordinator', 'compilation_cache',
 }
 
 
