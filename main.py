@@ -14,20 +14,22 @@ another process of the run was lost.
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet.runtime import compilation_cache, distributed, heap
+from alexnet.runtime import compilation_cache, distributed, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File of the configuration, FILE[:DATASET].'
 )
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder for checkpoints, metrics and results.'
+_WORKDIR = paths.define(
+    'workdir', 'Folder for checkpoints, metrics and results.'
 )
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX and TensorFlow: seconds that --help can save.
   from alexnet.training import loop
 

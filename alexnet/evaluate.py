@@ -16,14 +16,13 @@ mean (docs/dense.md).
 evaluates each of several runs, and the mean of their predictions.
 """
 
-import pathlib
-
 from absl import app, flags
 
 from alexnet.inference import run_flags
 from alexnet.metrics.console import VIEWS, Console, format_result
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 _DENSE = 'dense'
 
@@ -32,6 +31,7 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.evaluate`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
   from alexnet.evaluation import dense_views, ensemble, session
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
   overrides = run_flags.moved()
   if values.tower is not None:
     overrides['mesh.tower'] = values.tower
-  workdirs = [pathlib.Path(workdir) for workdir in values.workdir]
+  workdirs = values.workdir
   scales = fully_convolutional.parse_scales(values.scales)
   weights = ensemble.parse_weights(values.weights, len(workdirs))
   step = manager.parse_step(values.step)
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_multi_string(
+  paths.define_several(
       'workdir', None, 'Folder of the run to evaluate; of several, repeated.'
   )
   flags.DEFINE_list(

@@ -11,7 +11,6 @@ first ones.
 """
 
 import contextlib
-import pathlib
 import sys
 import time
 
@@ -19,9 +18,10 @@ from absl import app, flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.errors import DataError, ImageError, printable
+from input_pipeline.files import paths as paths_lib
 
 # As in inference/predictor.py, which imports JAX.
 _VIEWS = ('centre', 'ten', 'dense')
@@ -38,7 +38,7 @@ def _check(values):
         f"--scales is of dense views, but --views is '{values.views}': set "
         '--views=dense'
     )
-  outputs = [pathlib.Path(name).expanduser() for name in values.output]
+  outputs = values.output
   for output in outputs:
     if output.suffix.lower() not in _OUTPUTS:
       raise ConfigError(
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> int:
     raise app.UsageError('no image is named: give files or folders')
   values = flags.FLAGS
   outputs = _check(values)
+  settings.fix()
   # JAX, which --help does not need.
   from alexnet import models
   from alexnet.inference import (
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> int:
     predictions,
   )
   from alexnet.metrics.console import Console
+  from input_pipeline.sources import EXTENSIONS
 
   heap.keep_freed()
   compilation_cache.use_cache()
@@ -76,11 +78,12 @@ def main(argv: list[str]) -> int:
   paths, ignored = image_files.find(argv[1:])
   if not paths:
     raise DataError(
-        f'no image (.jpg, .jpeg, .png) in {", ".join(map(printable, argv[1:]))}'
+        f'no image ({", ".join(EXTENSIONS)}) in '
+        f'{", ".join(map(printable, argv[1:]))}'
+        f'{f"; left out: {ignored}" if ignored else ""}'
     )
   scales = fully_convolutional.parse_scales(values.scales)
-  names = run_flags.class_names()
-  network = run_flags.renamed(run_flags.load_network(), names)
+  network = run_flags.renamed(run_flags.load_network(), values.class_names)
   if values.views == 'dense':  # Before files are begun.
     fully_convolutional.check_scales(scales, network.config)
     models.everywhere(network.model)
@@ -116,8 +119,7 @@ def main(argv: list[str]) -> int:
         f'{len(paths) / seconds:.1f} a second, compilation included'
     )
   if ignored:
-    kinds = ', '.join(f'{n:,} {kind}' for kind, n in ignored.most_common(5))
-    console.print(f'left out, as they are not .jpg, .jpeg or .png: {kinds}')
+    console.print(f'left out: {ignored}')
   return _report(broken, len(paths))
 
 
@@ -174,8 +176,8 @@ if __name__ == '__main__':
       'scales', None,
       'Of dense views: sizes of the shorter side, in pixels, such as 256,384.'
   )
-  flags.DEFINE_multi_string(
+  paths_lib.define_several(
       'output', [], 'File to write, .png, .json or .csv; may be repeated.'
   )
   flags.DEFINE_integer('top', 5, 'Number of classes to name.')
-  cli.run(main)
+  cli.run(main, finishes=True)

@@ -21,12 +21,14 @@ from absl import app, flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 
 def _output(folders, runs):
   if flags.FLAGS.output:
-    return pathlib.Path(flags.FLAGS.output)
+    return flags.FLAGS.output
   if len(runs) == 1:
     return runs[0].folder
   if len(folders) == 1:
@@ -43,9 +45,9 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.report`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX and matplotlib, which --help does not need.
   from alexnet.analysis.report import build, run_history
-  from alexnet.runtime import compilation_cache, heap
 
   heap.keep_freed()
   compilation_cache.use_cache()
@@ -53,13 +55,13 @@ def main(argv: list[str]) -> None:
   for name in ('evaluation_images', 'training_images'):
     if values[name].value < 1:
       raise ConfigError(f'--{name} is {values[name].value}: wanted 1 or more')
-  folders = [pathlib.Path(folder).expanduser() for folder in values.workdir]
+  folders = values.workdir
   runs = run_history.read_all(folders)
   if len(runs) == 1:
     report = build.of_one(
         runs[0],
         run_flags.moved(),
-        class_names=run_flags.class_names(),
+        class_names=values.class_names,
         evaluation_images=values.evaluation_images,
         training_images=values.training_images,
     )
@@ -76,13 +78,11 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_multi_string(
+  paths.define_several(
       'workdir', None,
       'Folder of a run, or of a sweep; repeated, to compare several.',
   )
-  flags.DEFINE_string(
-      'output', None, 'Folder to write to; unset: the workdir.'
-  )
+  paths.define('output', 'Folder to write to; unset: the workdir.')
   run_flags.define_class_names()
   run_flags.define_moved()
   flags.DEFINE_integer(
@@ -92,4 +92,4 @@ if __name__ == '__main__':
       'training_images', 10_000, 'Training images to search, at most.'
   )
   flags.mark_flag_as_required('workdir')
-  cli.run(main)
+  cli.run(main, finishes=True)

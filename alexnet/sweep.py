@@ -26,6 +26,7 @@ from alexnet.metrics.console import Console
 from alexnet.runtime import compilation_cache, heap
 from input_pipeline import cli
 from input_pipeline.errors import DataError
+from input_pipeline.files import paths
 
 
 def run(
@@ -64,9 +65,9 @@ def run(
       diverged = isinstance(error, BadStepError)
       if not diverged and not sweep.variant(index).overrides:
         raise  # Not even the base can be made, so nothing can.
-      console.print(f'run {index}: {error}')
+      console.print(f'run {index}: {cli.explain(error)}')
       folder.mkdir(parents=True, exist_ok=True)
-      (folder / FAILED).write_text(f'{error}\n')
+      (folder / FAILED).write_text(f'{error}\n', encoding='utf-8')
       failed.append(index)
   return failed
 
@@ -113,15 +114,16 @@ def main(argv: list[str]) -> int:
           f'--index is {values.index}: wanted 0 to {len(sweeps[0]) - 1}, see '
           '--list'
       )
-  workdir = pathlib.Path(values.workdir)
+  workdir = values.workdir
   heap.keep_freed()
+  settings.fix()
   compilation_cache.use_cache()  # Many runs are of the same network and batch.
   failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:
     return cli.STOPPED
   for sweep in sweeps:
     text = table(sweep, workdir)
-    (workdir / f'{sweep.name}.md').write_text(text + '\n')
+    (workdir / f'{sweep.name}.md').write_text(text + '\n', encoding='utf-8')
     console.print('\n' + text)
   for name, indices in failed.items():
     if indices:
@@ -133,7 +135,7 @@ def _define_flags():
   flags.DEFINE_multi_string(
       'config', None, 'File of the sweep, FILE[:DATASET]; may be repeated.'
   )
-  flags.DEFINE_string('workdir', None, 'Folder for the folders of the runs.')
+  paths.define('workdir', 'Folder for the folders of the runs.')
   flags.DEFINE_multi_string(
       'set', [], 'field=value for all runs; may be repeated.'
   )

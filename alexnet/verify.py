@@ -13,13 +13,14 @@ Exit status: 0 if all is equal to the bit; 1 if something differs, or cannot be
 compared.
 """
 
-import pathlib
 from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from alexnet.runtime import compilation_cache, heap
+from alexnet.inference import run_flags
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 if TYPE_CHECKING:
   from alexnet.training.replay import Report
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
   """Entry point of `python -m alexnet.verify`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX and TensorFlow, which --help does not need.
   from alexnet.metrics.console import Console
   from alexnet.training import replay
@@ -54,20 +56,15 @@ def main(argv: list[str]) -> int:
   heap.keep_freed()
   compilation_cache.use_cache()
   values = flags.FLAGS
-  given = {
-      'dataset.train_dir': values.train_dir,
-      'dataset.eval_dir': values.eval_dir,
-      'dataset.dir': values.data_dir,
-      'mesh.data': values.data,
-      'mesh.tower': values.tower,
-  }
+  given = {'mesh.data': values.data, 'mesh.tower': values.tower}
   console = Console()
   report = replay.verify(
-      pathlib.Path(values.workdir).expanduser(),
+      values.workdir,
       console,
       checkpoint=values.checkpoint,
       steps=values.steps,
-      overrides={k: v for k, v in given.items() if v is not None},
+      overrides=run_flags.moved()
+      | {k: v for k, v in given.items() if v is not None},
   )
   for line in lines(report):
     console.print(line)
@@ -75,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the run; it is only read.')
+  paths.define('workdir', 'Folder of the run; it is only read.')
   flags.DEFINE_integer(
       'checkpoint', None,
       'Step of the checkpoint to begin at; unset: the second newest, or the '
@@ -88,11 +85,7 @@ if __name__ == '__main__':
       'they are replayed twice.',
       lower_bound=1,
   )
-  flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
-  flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
-  flags.DEFINE_string(
-      'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
-  )
+  run_flags.define_moved()
   flags.DEFINE_integer('data', None, "Replicas; unset: as in the run's config.")
   flags.DEFINE_integer(
       'tower', None, "Devices for the towers; unset: as in the run's config."

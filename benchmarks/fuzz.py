@@ -1,13 +1,14 @@
 """Gives every reader of other people's files mutated ones, and watches.
 
-  python -m benchmarks.fuzz                   100,000 images, 10,000 others
+  python -m benchmarks.fuzz                   160,000 images, 10,000 others
   python -m benchmarks.fuzz --images=500 --files=500
   python -m benchmarks.fuzz --only=definition --first=17 --files=1
 
 An input is a function of the seed, the reader's name and its number. It may be
 taken, or refused by an error that is meant for the user. All else is a finding:
 another error, a process that dies, more than 5 s of the processor, more than
-1 GiB of memory, and a checkpoint that is taken though it has been changed. What
+1 GiB of memory, a checkpoint that is taken though it has been changed, and a
+picture that is refused, or comes out otherwise, for its metadata alone. What
 was found is saved in --findings with the input. Exit status: 1 with findings.
 
 Linux only. docs/hostile_input.md says what is read, and within what limits.
@@ -32,7 +33,11 @@ from absl import app, flags
 from benchmarks.fuzzing import worker as worker_lib
 
 _SEED = flags.DEFINE_integer('seed', 0, 'Another one gives other inputs.')
-_IMAGES = flags.DEFINE_integer('images', 100_000, 'Mutated images.')
+_IMAGES = flags.DEFINE_integer(
+    'images', 100_000,
+    'Mutated JPEG and PNG files; a tenth of it of each other format, and a '
+    'fifth of it intact pictures with mutated metadata.',
+)
 _FILES = flags.DEFINE_integer(
     'files', 10_000, 'Other mutated files, shared by their readers.'
 )
@@ -44,7 +49,17 @@ _WORKERS = flags.DEFINE_integer(
 _FINDINGS = flags.DEFINE_string('findings', 'findings', 'Folder for findings.')
 _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
 
-IMAGES = {'image': 'benchmarks.fuzzing.images:Images'}
+IMAGES = {
+    'image': 'benchmarks.fuzzing.images:Images',
+    'webp': 'benchmarks.fuzzing.images:WebP',
+    'gif': 'benchmarks.fuzzing.images:GIF',
+    'tiff': 'benchmarks.fuzzing.images:TIFF',
+    'bmp': 'benchmarks.fuzzing.images:BMP',
+    'metadata': 'benchmarks.fuzzing.metadata:Metadata',
+}
+# What --images is divided by.
+_SHARES = {'image': 1, 'metadata': 5}
+_OF_FORMAT = 10
 # Of --files, in equal parts.
 FILES = {
     name: f'benchmarks.fuzzing.files:{target}'
@@ -279,7 +294,7 @@ def main(argv: list[str]) -> int:
   reports = []
   for name in names:
     if name in IMAGES:
-      inputs = _IMAGES.value
+      inputs = -(-_IMAGES.value // _SHARES.get(name, _OF_FORMAT))
     else:  # As equal as can be, and all of them.
       place = files.index(name)
       inputs = (_FILES.value + place) // len(files)

@@ -252,6 +252,9 @@ def _dataset(data):
   # Chooses the held-out images of a folder and of digits. Unset: `seed`. Runs
   # of several seeds that are to be averaged want the same images.
   dataset.split_seed = placeholder(int)
+  # Equal files of a folder of which a part is held out: 'warn' if they come to
+  # both sides, or keep them 'together'.
+  dataset.copies = 'warn'
   # prepared: the directory. TensorFlow Datasets: where they lie (unset: its own
   # default) and the splits; if prepared/NAME is there, it is used instead.
   dataset.dir = placeholder(str)
@@ -260,6 +263,10 @@ def _dataset(data):
   # The shorter side of images is resized to this, in pixels, and the centre
   # square cut out (§2).
   dataset.size = 256
+  # What lies under transparent pixels: levels of red, green and blue, 0..255.
+  # White is what viewers show. (): nothing, the colour that is stored there
+  # counts, as in older runs.
+  dataset.background = (255, 255, 255)
   # Where the statistics of the training set are kept. Unset: beside the data,
   # or in the user's cache directory if that cannot be written.
   dataset.statistics_dir = placeholder(str)

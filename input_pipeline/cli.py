@@ -1,13 +1,17 @@
 """How every command starts, and ends when a user can mend what is wrong."""
 
 import os
+import re
+import signal
 import sys
 import threading
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from input_pipeline.errors import NO_ROOM, UserError
+from input_pipeline.files import streams
+from input_pipeline.images import limits
 
 # Exit status of training that a signal has stopped, and that is saved: "try
 # again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
@@ -17,19 +21,45 @@ STOPPED = 75
 # Seconds that a process may take to end after that.
 _ENDING = 5
 
+# What messages call a field of the config, and the flags, of which a command
+# without --config may have one, that set the same.
+_ADVICE = re.compile(r'--config\.([a-z_][\w.]*\w)')
+_FLAGS_OF_FIELDS = {
+    'dataset.train_dir': ('train_dir', 'source'),
+    'dataset.eval_dir': ('eval_dir', 'eval_source'),
+    'dataset.dir': ('data_dir',),
+    'mesh.data': ('data',),
+    'mesh.tower': ('tower',),
+}
 
-def run(main: Callable[[list[str]], int | None]) -> None:
+
+def run(
+    main: Callable[[list[str]], int | None], *, finishes: bool = False
+) -> None:
   """Runs `main(argv)` under absl; what a user can mend is shown as a message.
 
-  Exit status: what main returns (None is 0); 1 after such a message. When main
-  returns STOPPED, threads that wait for data do not hold up the end.
+  Exit status: what main returns (None is 0); 1 after such a message, or if
+  standard output could not be written for want of room. When main returns
+  STOPPED, threads that wait for data do not hold up the end.
+
+  Args:
+    main: the command.
+    finishes: whether it writes files, which a terminal that is closed does not
+      keep it from (SIGHUP).
   """
+  streams.make_lasting()
+  # Nothing here has a screen. A notebook exports its own to the commands that
+  # it starts, where that cannot be imported, and TensorFlow imports matplotlib.
+  os.environ['MPLBACKEND'] = 'agg'
+  if finishes and hasattr(signal, 'SIGHUP'):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
   def wrapped(argv):
     # JAX and Orbax tell of themselves at the level below.
     logging.set_verbosity(logging.WARNING)
 
     try:
+      limits.set_memory(flags.FLAGS.image_memory)
       status = main(argv)
     except BaseException as error:
       message = explain(error)
@@ -38,15 +68,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       return fail(message)
     if status == STOPPED:
       _end_soon(status)
+    if not status and (lost := streams.failure()):
+      return fail(f'the output above is not whole ({lost.strerror})')
     return status
 
+  limits.define_flag()
   app.run(wrapped, flags_parser=_parse_flags)
 
 
 def explain(error: BaseException) -> str | None:
   """What to tell a user of an error he can mend; None for any other."""
   if isinstance(error, UserError):
-    return str(error)
+    return _ADVICE.sub(_as_flag, str(error))
   if isinstance(error, KeyboardInterrupt):  # Before there is anything to save.
     return 'interrupted'
   if isinstance(error, OSError):  # A missing permission or file, a full disk.
@@ -57,6 +90,20 @@ def explain(error: BaseException) -> str | None:
       )
     return f'{type(error).__name__}: {error}'
   return None
+
+
+def _as_flag(field):
+  """A flag of this command that does what `--config.FIELD` does in others."""
+  name = field[1]
+  values = flags.FLAGS
+  if 'set' in values and isinstance(values['set'], flags.MultiFlag):
+    return f'--set={name}'
+  if 'config' in values:
+    return field[0]
+  for flag in _FLAGS_OF_FIELDS.get(name, ()):
+    if flag in values:
+      return f'--{flag}'
+  return name  # Only a new run can have another one.
 
 
 def _end_soon(status):

@@ -2,17 +2,22 @@
 
 import os
 import pathlib
+import re
+import threading
 
 import ml_collections
 import numpy as np
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, printable
+from input_pipeline.files import listing, paths
+from input_pipeline.files import names as names_lib
+from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
-  SET_FOLDERS,
   Source,
   digest,
   encode_png,
+  look_into,
   open_folder,
   split_files,
 )
@@ -25,6 +30,8 @@ _MANUAL = {
 
 # Of a config that asks for no others.
 _SPLITS = ('train', 'validation')
+# Seconds in which a server has to answer.
+_ANSWER = 10.0
 # Where TensorFlow Datasets keeps its data.
 _TFDS_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
 
@@ -125,12 +132,21 @@ def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
 
 
 def _tfds_builder(config):
+  # namespace:name; a version, as in mnist:3.0.1, begins with a digit.
+  if re.match(r'[\w-]+:[A-Za-z]', config.name):
+    raise DataError(
+        f"dataset '{config.name}' is not known: wanted 'digits', 'folder' or a "
+        'name of TensorFlow Datasets itself; what others offer under names of '
+        'their own is not looked up'
+    )
   tfds = _import_tfds()
 
   try:
     # Of the formats, only ArrayRecord can be read in any order.
     return tfds.builder(
-        config.name, data_dir=config.dir, file_format='array_record'
+        config.name,
+        data_dir=config.dir and str(paths.local(config.dir, 'dataset.dir')),
+        file_format='array_record',
     )
   except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
     if 'File format is already set' in str(error):
@@ -174,6 +190,8 @@ def _prepare(config, builder):
         f'users, into {manual} and run this again (or set '
         '--config.dataset.dir to the folder that TensorFlow Datasets uses)'
     )
+  if not prepared and not files:
+    _check_network(config, builder, root)
   try:
     builder.download_and_prepare()
   except Exception as error:  # TFDS and its network stack raise many kinds.
@@ -185,6 +203,39 @@ def _prepare(config, builder):
         f'({type(error).__name__}: {_first_line(error)}): {advice}, or set '
         '--config.dataset.dir to where it lies'
     ) from error
+
+
+def _check_network(config, builder, root):
+  """Raises DataError if what is to be fetched cannot be.
+
+  TensorFlow Datasets would try for minutes before it says so.
+  """
+  addresses = [a for a in builder.url_infos or () if a.startswith('http')]
+  downloads = root / 'downloads'
+  # What has been fetched before is not fetched again.
+  if not addresses or (downloads.is_dir() and any(downloads.iterdir())):
+    return
+  reason = ['no answer']
+
+  def ask():
+    import requests  # By which TensorFlow Datasets asks, proxies included.
+
+    try:
+      requests.head(addresses[0], timeout=_ANSWER)
+      reason.clear()
+    except requests.exceptions.RequestException as error:
+      reason[:] = [type(error).__name__]
+
+  # Looking up a name has no end of its own.
+  thread = threading.Thread(target=ask, daemon=True)
+  thread.start()
+  thread.join(_ANSWER)
+  if reason:
+    raise DataError(
+        f"dataset '{config.name}' is not in {root}, and cannot be fetched from "
+        f'{addresses[0]} ({reason[0]}): check the network, or set '
+        '--config.dataset.dir to where it lies'
+    )
 
 
 def _first_line(error):
@@ -208,6 +259,20 @@ def create_sources(
   Raises:
     DataError: the data is missing or unusable; says what to do.
   """
+  sources = _open(config, seed)
+  for source in sources:
+    if not isinstance(source, reader.Prepared):
+      source.background = config.background
+    elif config.background not in (decoding.WHITE, source.background):
+      raise DataError(
+          f'dataset.background is {config.background}, but {source.name} was '
+          f'prepared with {source.background}: leave it, or prepare again with '
+          '--background'
+      )
+  return sources
+
+
+def _open(config, seed):
   if config.split_seed is not None:
     seed = config.split_seed
   if config.name == 'prepared':
@@ -217,7 +282,7 @@ def create_sources(
           '--config.dataset.dir to one that `python -m input_pipeline.prepare` '
           'has written'
       )
-    return _open_prepared(pathlib.Path(config.dir).expanduser())
+    return _open_prepared(paths.local(config.dir, 'dataset.dir'))
   if config.name == 'digits':
     return Digits(True, seed), Digits(False, seed)
   if config.name == 'folder':
@@ -226,17 +291,14 @@ def create_sources(
           "dataset.name is 'folder', but no folder is given: set "
           '--config.dataset.train_dir to one with a subfolder for each class'
       )
+    _refuse_sets(paths.local(config.train_dir, 'dataset.train_dir'))
     train = open_folder(config.train_dir)
-    if {name.lower() for name in train.class_names} <= SET_FOLDERS:
-      raise DataError(
-          f'{train.name} has the folders {", ".join(train.class_names)}, which '
-          'are sets, not classes: set --config.dataset.train_dir and eval_dir '
-          'to them'
-      )
     if config.eval_dir:
       return train, open_folder(config.eval_dir, train.class_names)
-    return split_files(train, config.eval_fraction, seed)
-  place = pathlib.Path(config.dir or _TFDS_DIR).expanduser()
+    return split_files(
+        train, config.eval_fraction, seed, copies=config.copies
+    )
+  place = paths.local(config.dir or _TFDS_DIR, 'dataset.dir')
   for directory in (place, place / 'prepared' / config.name):
     if reader.is_prepared(directory):
       if (config.train_split, config.eval_split) != _SPLITS:
@@ -248,6 +310,21 @@ def create_sources(
         )
       return _open_prepared(directory)
   return open_tfds(config)
+
+
+def _refuse_sets(directory):
+  if not directory.is_dir():
+    return  # Of which there is a message.
+  names, _ = listing.entries(directory, listing.LeftOut())
+  look = lambda name: look_into(directory / name)
+  place = printable(str(directory))
+  sets = [n for n in names if n.lower() in names_lib.SET_FOLDERS]
+  if 1 < len(names) == len(sets) or names_lib.find_sets(names, look, place):
+    shown = ', '.join(sets)
+    raise DataError(
+        f'{place} has the folders {shown}, which are sets, not classes: '
+        'set --config.dataset.train_dir and eval_dir to them'
+    )
 
 
 def _open_prepared(directory):

@@ -13,14 +13,15 @@ of n jobs prepares a part of the same directory, and one combines them:
   python -m input_pipeline.prepare --source=S --output=DIR --merge
 """
 
-import pathlib
+import shlex
 import shutil
-import sys
 
 from absl import app, flags
 
 from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
+from input_pipeline.files import paths
+from input_pipeline.images import levels
 from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
   DEFAULT_QUALITY,
@@ -30,6 +31,10 @@ from input_pipeline.prepared.writer import (
   check_output,
   unfinished,
 )
+from input_pipeline.sources import COPIES, copies_warning
+
+# Of a long list.
+_SHOWN_CLASSES = 5
 
 
 def _parse_part(text):
@@ -45,7 +50,21 @@ def _parse_part(text):
   return part, parts
 
 
+def _parse_background(text):
+  try:
+    background = tuple(map(int, text.split(',')))
+  except ValueError:
+    background = ()
+  if not (background and levels.is_background(background)):
+    raise DataError(
+        f"--background is '{text}': wanted three levels from 0 to 255, such as "
+        '255,255,255'
+    )
+  return background
+
+
 def _check_flags(values):
+  _parse_background(values.background)
   if not 1 <= values.quality <= 100:
     raise DataError(f'--quality is {values.quality}: wanted 1 to 100')
   if not 0 <= values.eval_fraction < 1:
@@ -77,7 +96,7 @@ def _check_room(wanted, output):
 
 
 def _check_place(source, output):
-  source = pathlib.Path(source).expanduser()
+  source = paths.local(source, '--source')
   if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
     raise DataError(
         f'{printable(str(output))} lies in the source, and would be taken for '
@@ -88,11 +107,16 @@ def _check_place(source, output):
 def _announce(sets):
   for name, source in sets.items():
     print(f'{name:10s} {len(source):,} images of {source.name}')
-    if other := getattr(source, 'ignored', None):
-      kinds = ', '.join(f'{n:,} {kind}' for kind, n in other.most_common(5))
-      print(f'           ignored: {kinds}; wanted JPEG or PNG files')
+    if source.ignored:
+      print(f'           left out: {source.ignored}')
+  classes = sets['train'].class_names
+  shown = [printable(name) for name in classes[:_SHOWN_CLASSES]]
+  shown += ['...'] * (len(classes) > len(shown))
+  print(f'classes    {len(classes):,}: {", ".join(shown)}')
   if 'evaluation' not in sets:
     print('           no evaluation set, which training will ask for')
+  elif warning := copies_warning(sets['train'], sets['evaluation']):
+    print(f'warning: {warning}')
 
 
 def _prepare(values, output):
@@ -106,6 +130,7 @@ def _prepare(values, output):
       eval_labels=values.eval_labels,
       eval_fraction=values.eval_fraction,
       seed=values.seed,
+      copies=values.copies,
       data_dir=values.data_dir,
       train_split=values.train_split,
       eval_split=values.eval_split,
@@ -120,6 +145,7 @@ def _prepare(values, output):
       None if raw else values.quality,
       values.aspect,
       values.size,
+      _parse_background(values.background),
   )
   preparation = Preparation(
       sets,
@@ -177,7 +203,7 @@ def _report(manifest, output):
   print(
       'train with --config=configs/alexnet.py:'
       f'{"imagenet2012" if imagenet else "prepared"} '
-      f'--config.dataset.dir={place}'
+      f'--config.dataset.dir={printable(shlex.quote(str(output)))}'
   )
 
 
@@ -185,10 +211,8 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m input_pipeline.prepare`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  # A name that the terminal cannot show is no reason to stop.
-  sys.stdout.reconfigure(errors='backslashreplace')
   values = flags.FLAGS
-  output = pathlib.Path(values.output).expanduser()
+  output = values.output
   if values.verify:
     count = reader.verify(output)
     print(f'{count} files of {printable(str(output))} are as they were written')
@@ -218,20 +242,25 @@ def _define_flags():
       "What to prepare: the path of a folder or an archive, 'digits', or "
       "'tfds:NAME'; see prepared/origins.py.",
   )
-  flags.DEFINE_string('output', None, 'Directory to write.')
-  flags.DEFINE_string('eval_source', None, 'The evaluation set, if elsewhere.')
-  flags.DEFINE_string(
-      'eval_labels', None,
-      'Labels of an eval_source without class folders: a text file with a '
-      "class name for each image, or ImageNet's development kit. Those of "
-      'ImageNet-2012 are known.',
+  paths.define('output', 'Directory to write.')
+  paths.define('eval_source', 'The evaluation set, if elsewhere.')
+  paths.define(
+      'eval_labels',
+      'Labels of an eval_source without class folders: a text or CSV file, see '
+      "docs/data.md, or ImageNet's development kit. Those of ImageNet-2012 are "
+      'known.',
   )
   flags.DEFINE_float(
       'eval_fraction', 0.1,
       'Share of each class to hold out where there is no evaluation set.',
   )
   flags.DEFINE_integer('seed', 0, 'Decides which images are held out.')
-  flags.DEFINE_string('data_dir', None, 'Where TensorFlow Datasets are.')
+  flags.DEFINE_enum(
+      'copies', COPIES[0], COPIES,
+      'Of equal files, where a part is held out: warn if they come to both '
+      'sides, or keep them together.',
+  )
+  paths.define('data_dir', 'Where TensorFlow Datasets are.')
   flags.DEFINE_string('train_split', 'train', 'Of TensorFlow Datasets.')
   flags.DEFINE_string('eval_split', 'validation', 'Of TensorFlow Datasets.')
   flags.DEFINE_enum(
@@ -247,6 +276,10 @@ def _define_flags():
   flags.DEFINE_integer(
       'size', preprocessing.SQUARE, 'Side of the squares, in pixels.'
   )
+  flags.DEFINE_string(
+      'background', '255,255,255',
+      'What lies under transparent pixels: levels of red, green and blue.',
+  )
   flags.DEFINE_bool('strict', False, 'Stop at the first bad image.')
   flags.DEFINE_string(
       'part', None, 'I/N: prepare one of N parts, I from 0; then --merge.'
@@ -259,4 +292,4 @@ def _define_flags():
 
 if __name__ == '__main__':
   _define_flags()
-  cli.run(main)
+  cli.run(main, finishes=True)

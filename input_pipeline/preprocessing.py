@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from input_pipeline.files import decoding
+from input_pipeline.images import decoding
 
 # The paper's sizes (§2, §4.1), in pixels; what a config has if not said
 # otherwise.
@@ -60,15 +60,21 @@ def cut(square: np.ndarray, box: Box) -> np.ndarray:
 
 
 def to_square(
-    encoded: bytes, name: str, *, aspect: str = 'keep', box: Box = WHOLE
+    encoded: bytes,
+    name: str,
+    *,
+    aspect: str = 'keep',
+    box: Box = WHOLE,
+    background: decoding.Background = decoding.WHITE,
 ) -> np.ndarray:
   """Decodes, resizes the shorter side, cuts the centre square (§2).
 
   Args:
-    encoded: a JPEG or PNG file.
+    encoded: an image file.
     name: of the file, for the error.
     aspect: 'keep', or 'warp' to squeeze the whole image into the square.
     box: part of the square to compute; 256 x 256 pixels in the paper.
+    background: of transparent pixels, see `decoding.decode`.
 
   Returns:
     [box.size, box.size, 3] uint8: the same pixels as of the whole square, in
@@ -77,7 +83,8 @@ def to_square(
   Raises:
     ImageError: the image cannot be decoded.
   """
-  return resized(decoding.decode(encoded, name), aspect=aspect, box=box)
+  image = decoding.decode(encoded, name, background)
+  return resized(image, aspect=aspect, box=box)
 
 
 def resized(

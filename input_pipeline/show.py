@@ -7,7 +7,6 @@ next epochs will take of it, then these crops as the run with this config will
 see them, mirrored and lit. `--set=evaluation` shows the ten views instead.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 import ml_collections
@@ -18,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from input_pipeline import cli, datasets, preprocessing
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import decoding
+from input_pipeline.files import paths
+from input_pipeline.images import decoding
 from input_pipeline.sources import Source
 
 # Side of a tile, in pixels; smaller images are enlarged.
@@ -103,7 +103,8 @@ def evaluation_rows(
 
 def _original(source: Source, index, label) -> Tile:
   encoded, _ = source.read(index)
-  image = decoding.decode(encoded, source.describe(index))
+  name = source.describe(index)
+  image = decoding.decode(encoded, name, source.background)
   caption = f'{source.class_names[label]}, {image.width} x {image.height}'
   image.thumbnail((_TILE, _TILE))
   return _enlarged(image), caption
@@ -201,7 +202,7 @@ def main(argv: list[str]) -> None:
   for name in ('images', 'epochs'):
     if values[name].value < 1:
       raise DataError(f'--{name} is {values[name].value}: wanted at least 1')
-  config, output = values.config, pathlib.Path(values.output).expanduser()
+  config, output = values.config, values.output
   if output.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
     raise DataError(f'--output is {output}: wanted a .png or .jpg file')
   if values.set == 'train':
@@ -219,7 +220,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', None, 'As for main.py.')
-  flags.DEFINE_string('output', None, 'Picture to write, .png or .jpg.')
+  paths.define('output', 'Picture to write, .png or .jpg.')
   flags.DEFINE_integer('images', 4, 'Number of images.')
   flags.DEFINE_integer('epochs', 5, 'Number of epochs to look ahead.')
   flags.DEFINE_enum('set', 'train', ('train', 'evaluation'), 'Which images.')

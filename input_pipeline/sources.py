@@ -5,7 +5,6 @@ between two runs on the same data.
 """
 
 import abc
-import collections
 import copy
 import hashlib
 import io
@@ -20,17 +19,28 @@ from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import decoding
+from input_pipeline.files import copies as copies_lib
+from input_pipeline.files import listing
+from input_pipeline.files import names as names_lib
+from input_pipeline.files import paths as paths_lib
+from input_pipeline.images import decoding
 from input_pipeline.statistics import Statistics
 
-# Names of the folders of sets; of several evaluation sets the first counts.
-TRAIN_FOLDERS = ('train', 'training')
-EVALUATION_FOLDERS = (
-    'val', 'valid', 'validation', 'eval', 'evaluation', 'test'
+EXTENSIONS = (
+    '.bmp', '.dib', '.gif', '.jfi', '.jfif', '.jif', '.jpe', '.jpeg', '.jpg',
+    '.mpo', '.pjp', '.pjpeg', '.png', '.tif', '.tiff', '.webp',
 )
-SET_FOLDERS = {*TRAIN_FOLDERS, *EVALUATION_FOLDERS}
 
-EXTENSIONS = ('.jpeg', '.jpg', '.png')
+# A run keeps the statistics of its training set beside it, in files called so.
+STATISTICS = 'alexnet_statistics_'
+
+# What is done with equal files where a part is held out: one may come to each
+# side, of which `copies_warning` tells, or they stay together.
+COPIES = ('warn', 'together')
+# Files of both sets up to which copies are looked for unasked. Of 50,000 photos
+# some 4,000 have the size of one on the other side, and are read: seconds.
+MOST_COMPARED = 50_000
+_SHOWN_COPIES = 3
 
 
 class Source(abc.ABC):
@@ -42,6 +52,8 @@ class Source(abc.ABC):
     directory: folder of the data, for caches beside it; None if it has none.
     size: side of the squares that it has, in pixels; None: any that is wanted.
     aspect: how images become squares, one of `preprocessing.ASPECTS`.
+    ignored: what lies in the data and is not used; None if nothing is known.
+    background: of transparent pixels, see `decoding.decode`.
   """
 
   name: str
@@ -49,6 +61,8 @@ class Source(abc.ABC):
   directory: pathlib.Path | None = None
   size: int | None = None
   aspect: str = 'keep'
+  ignored: listing.LeftOut | None = None
+  background: decoding.Background = decoding.WHITE
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -56,7 +70,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def read(self, index: int) -> tuple[bytes, int]:
-    """Returns an example's JPEG or PNG file and its label."""
+    """Returns an example's image file and its label."""
 
   @abc.abstractmethod
   def describe(self, index: int) -> str:
@@ -87,7 +101,10 @@ class Source(abc.ABC):
     """
     encoded, label = self.read(index)
     name = self.describe(index)
-    return preprocessing.to_square(encoded, name, box=box), label
+    square = preprocessing.to_square(
+        encoded, name, box=box, background=self.background
+    )
+    return square, label
 
   def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
     """An example's square in any size, [size, size, 3] uint8, and its label.
@@ -122,11 +139,13 @@ class Entry(NamedTuple):
     path: relative to the folder or archive.
     label: its class.
     place: where in the archive it lies; None in a folder.
+    linked: whether a link to a folder of the archive leads to it.
   """
 
   path: str
   label: int
   place: Any = None
+  linked: bool = False
 
 
 class Files(Source):
@@ -135,7 +154,6 @@ class Files(Source):
   Attributes:
     root: the folder or archive.
     entries: the files.
-    ignored: how many files of other types were seen, by their suffix.
   """
 
   def __init__(
@@ -155,18 +173,25 @@ class Files(Source):
     self.root = root
     self.class_names = tuple(class_names)
     self.entries = tuple(entries)
-    self.ignored = collections.Counter()
+    self.ignored = listing.LeftOut()
 
   def __len__(self):
     return len(self.entries)
 
   def read(self, index):
-    entry = self.entries[index]
-    return self._bytes(entry), entry.label
+    return self.encoded(index), self.entries[index].label
+
+  def encoded(self, index: int) -> bytes:
+    """An example's file; see `read`."""
+    return self._bytes(self.entries[index])
 
   @abc.abstractmethod
   def _bytes(self, entry: Entry) -> bytes:
     """Reads a file."""
+
+  @abc.abstractmethod
+  def file_sizes(self) -> list[int | None]:
+    """Bytes of each file; None where they are not to be had."""
 
   def describe(self, index):
     return str(self.root / self.entries[index].path)
@@ -185,7 +210,7 @@ class Files(Source):
 
 
 class Folder(Files):
-  """Class subfolders of JPEG and PNG files."""
+  """Class subfolders of image files."""
 
   @property
   def directory(self):
@@ -206,6 +231,9 @@ class Folder(Files):
           'disk or the network that it lies on'
       ) from error
 
+  def file_sizes(self):
+    return [_size(self.root / entry.path) for entry in self.entries]
+
   def fingerprint(self):
     def state(entry):
       try:
@@ -224,88 +252,105 @@ def open_folder(
 
   Args:
     directory: its subfolders are the classes, in alphabetical order. Files are
-      searched in them recursively; hidden ones and other types are ignored.
-    class_names: the classes of a training set that this one must follow.
+      searched in them and in folders below, links included; what is not used is
+      counted in the source's `ignored`.
+    class_names: the classes of a training set. This is an evaluation set then,
+      which needs an image of one of them.
 
   Returns:
     The source.
 
   Raises:
-    DataError: no such folder, fewer than two classes, a class without images,
-      or classes that the training set does not have.
+    DataError: no such folder; of a training set, fewer than two classes, a
+      class without images, or two that look equal; of an evaluation set, no
+      image, or classes that the training set does not have.
   """
-  directory = pathlib.Path(directory).expanduser()
+  directory = paths_lib.local(directory, 'the folder of images')
   if not directory.is_dir():
     raise DataError(
         f'{directory} is not a folder: set --config.dataset.train_dir (and '
         'eval_dir) to a folder with one subfolder for each class'
     )
-  found = sorted(
-      entry.name
-      for entry in directory.iterdir()
-      if entry.is_dir() and not entry.name.startswith('.')
-  )
-  if len(found) < 2:
-    raise DataError(
-        f'{directory} has {len(found)} class subfolder(s) '
-        f'({", ".join(found) or "none"}): wanted at least 2, each with the '
-        'images of one class'
-    )
+  ignored = listing.LeftOut()
+  found, files = listing.entries(directory, ignored)
+  for name in files:
+    if is_image(name):
+      ignored.add('image(s) beside the class folders', name)
+    elif not name.startswith(STATISTICS):
+      ignored.add(listing.suffix(name), name)
   if class_names is None:
-    class_names = found
-  elif unknown := sorted(set(found) - set(class_names)):
-    raise DataError(
-        f'{directory} has classes that the training set does not have: '
-        f'{", ".join(unknown[:5])}: give both sets the same subfolders'
-    )
-  entries, ignored = [], collections.Counter()
-  for name in found:
-    images = images_below(directory / name, ignored)
-    if not images:
+    names_lib.check_classes(found, str(directory), 'class subfolder(s)')
+  images = images_below(
+      [directory / name for name in found], ignored, directory
+  )
+  named = []
+  for name, paths in zip(found, images):
+    named += [(name, path) for path in paths]
+    if not paths and class_names is None:
       raise DataError(
           f'class folder {directory / name} has no image '
           f'({", ".join(EXTENSIONS)}): add some or remove the folder'
+          f'{f"; left out: {ignored}" if ignored else ""}'
       )
-    label = class_names.index(name)
-    entries += [
-        Entry(str(path.relative_to(directory)), label) for path in images
-    ]
-  folder = Folder(directory, class_names, entries)
+    if not paths:
+      ignored.add(listing.EMPTY, name)
+  if not named:
+    raise DataError(
+        f'{directory} has no image of a class: wanted subfolders called like '
+        'those of the training set, with an image in one of them'
+        f'{f"; left out: {ignored}" if ignored else ""}'
+    )
+  labels = names_lib.labels_of(
+      {name for name, _ in named}, class_names or found, str(directory)
+  )
+  folder = Folder(directory, class_names or found, [
+      Entry(str(path.relative_to(directory)), labels[name])
+      for name, path in named
+  ])
   folder.ignored = ignored
   return folder
 
 
+def look_into(directory: pathlib.Path) -> names_lib.Looks:
+  """What a folder has, see `names.find_sets`."""
+  images = folders = False
+  for _, path in listing.walk([directory], is_image, listing.LeftOut()):
+    is_in_it = os.path.dirname(path) == os.fspath(directory)
+    images, folders = images or is_in_it, folders or not is_in_it
+    if images and folders:
+      break
+  return names_lib.Looks(images, folders)
+
+
 def images_below(
-    directory: pathlib.Path, ignored: collections.Counter
-) -> list[pathlib.Path]:
-  """Images in a folder and the folders in it, in alphabetical order.
+    folders: Sequence[pathlib.Path],
+    ignored: listing.LeftOut,
+    base: pathlib.Path | None = None,
+) -> list[list[pathlib.Path]]:
+  """Images in folders and the folders in these, in alphabetical order.
 
   Args:
-    directory: the folder.
-    ignored: other files are counted there, by their suffix.
+    folders: the folders.
+    ignored: counts what else is there.
+    base: see `listing.walk`.
+
+  Returns:
+    The images of each folder.
 
   Raises:
     DataError: a folder cannot be listed.
   """
+  images = [[] for _ in folders]
+  for number, path in listing.walk(folders, is_image, ignored, base):
+    images[number].append(pathlib.Path(path))
+  return [sorted(paths) for paths in images]
 
-  def fail(error):
-    raise DataError(
-        f'cannot list {printable(error.filename)} ({error.strerror}): mend its '
-        'permissions or remove it'
-    ) from error
 
-  images = []
-  for parent, folders, names in os.walk(directory, onerror=fail):
-    # A folder that is named like an image is told of like a broken image.
-    names += [name for name in folders if is_image(name)]
-    folders[:] = [
-        name
-        for name in folders
-        if not name.startswith('.') and not is_image(name)
-    ]
-    images += [pathlib.Path(parent) / name for name in names if is_image(name)]
-    ignored.update(suffix for name in names if (suffix := other_suffix(name)))
-  return sorted(images)
+def _size(path):
+  try:
+    return path.stat().st_size
+  except OSError:  # It will be told of when it is read.
+    return None
 
 
 def _contents(path):
@@ -330,13 +375,6 @@ def read_file(path: str | os.PathLike) -> bytes:
     raise ImageError(str(path), reason) from error
 
 
-def other_suffix(name: str) -> str:
-  """The suffix of a file that is neither an image nor hidden; '' of others."""
-  if name.startswith('.') or is_image(name):
-    return ''
-  return pathlib.PurePath(name).suffix.lower() or 'no suffix'
-
-
 def is_image(name: str) -> bool:
   """Whether a file's name is that of an image, and not hidden."""
   return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
@@ -348,6 +386,7 @@ def split_files(
     seed: int,
     *,
     single_images_stay: bool = False,
+    copies: str = COPIES[0],
 ) -> tuple[Files, Files]:
   """Holds out a part of each class, chosen by seed.
 
@@ -357,9 +396,11 @@ def split_files(
     seed: decides which.
     single_images_stay: leave the image of a class that has one to training,
       instead of raising an error.
+    copies: one of COPIES: 'together' keeps equal files on one side, that of
+      the first of them, which takes a class's share from being exact.
 
   Returns:
-    (training source, evaluation source).
+    (training source, evaluation source). What was ignored is with the former.
 
   Raises:
     DataError: a class has a single image.
@@ -369,23 +410,97 @@ def split_files(
         f'dataset.eval_fraction is {eval_fraction}: wanted more than 0 and '
         'less than 1'
     )
+  together, followers = {}, set()
+  if copies == 'together':
+    for group in copies_lib.find(source.file_sizes(), source.encoded):
+      together[group[0]] = group
+      followers.update(group[1:])
   of_class = [[] for _ in source.class_names]
-  for entry in source.entries:
-    of_class[entry.label].append(entry)
+  for index, entry in enumerate(source.entries):
+    of_class[entry.label].append(index)
   rng = np.random.default_rng(seed)
-  train, held_out = [], []
-  for name, entries in zip(source.class_names, of_class):
-    if len(entries) < 2 and not single_images_stay:
+  chosen = set()
+  for name, indices in zip(source.class_names, of_class):
+    units = [
+        together.get(index, [index])
+        for index in indices
+        if index not in followers
+    ]
+    if len(units) < 2 and not single_images_stay:
       raise DataError(
-          f'class {printable(name)} of {source.name} has one image, too few to '
-          'hold one out: add images or set --config.dataset.eval_dir'
+          f'class {printable(name)} of {source.name} has one image'
+          f'{", copies aside" if followers else ""}, too few to hold one out: '
+          'add images or set --config.dataset.eval_dir'
       )
-    count = max(1, round(eval_fraction * len(entries)))
-    count = max(0, min(count, len(entries) - 1))
-    chosen = set(rng.permutation(len(entries))[:count].tolist())
-    for index, entry in enumerate(entries):
-      (held_out if index in chosen else train).append(entry)
-  return source.select(train), source.select(held_out)
+    count, held_out = max(1, round(eval_fraction * len(indices))), 0
+    for number in rng.permutation(len(units))[: max(0, len(units) - 1)]:
+      if held_out >= count:
+        break
+      chosen.update(units[number])
+      held_out += len(units[number])
+  side = lambda is_chosen: source.select(
+      source.entries[index]
+      for indices in of_class
+      for index in indices
+      if (index in chosen) == is_chosen
+  )
+  train, evaluation = side(False), side(True)
+  evaluation.ignored = listing.LeftOut()  # It is told once.
+  return train, evaluation
+
+
+def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
+  """Finds files of the evaluation set that are in the training set too.
+
+  Args:
+    train: the training set.
+    evaluation: the evaluation set.
+
+  Returns:
+    (file of the evaluation set, an equal one of the training set) of each;
+    none where a set has no files of its own, or both more than
+    MOST_COMPARED.
+  """
+  if not all(isinstance(source, Files) for source in (train, evaluation)):
+    return []
+  count = len(train)
+  if count + len(evaluation) > MOST_COMPARED:
+    return []
+  sizes = [*train.file_sizes(), *evaluation.file_sizes()]
+  shared = set(sizes[:count]) & set(sizes[count:])
+  sizes = [size if size in shared else None for size in sizes]
+
+  def read(index):
+    if index < count:
+      return train.encoded(index)
+    return evaluation.encoded(index - count)
+
+  found = []
+  for group in copies_lib.find(sizes, read):
+    if group[0] < count:
+      name = train.describe(group[0])
+      found += [
+          (evaluation.describe(i - count), name) for i in group if i >= count
+      ]
+  return found
+
+
+def copies_warning(train: Source, evaluation: Source) -> str:
+  """Says that images are in both sets; '' if none are."""
+  found = copies_in_both(train, evaluation)
+  if not found:
+    return ''
+  examples = ', '.join(
+      ' = '.join(map(printable, pair)) for pair in found[:_SHOWN_COPIES]
+  )
+  more = ', ...' if len(found) > _SHOWN_COPIES else ''
+  return (
+      f'{len(found):,} of {len(evaluation):,} evaluation images are in the '
+      f'training set, too ({examples}{more}), so that results will be better '
+      'than on new images: remove them from one of the two, or where a part '
+      'is held out keep copies on one side (training: '
+      '--config.dataset.copies=together; preparing: --copies=together)'
+  )
 
 
 def digest(*parts: str) -> str:

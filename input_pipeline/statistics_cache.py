@@ -2,14 +2,13 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 
 from input_pipeline import preprocessing
-from input_pipeline.files import atomic
-from input_pipeline.sources import Source
+from input_pipeline.files import atomic, paths
+from input_pipeline.sources import STATISTICS, Source
 from input_pipeline.statistics import Statistics, compute, load, write
 
 
@@ -31,10 +30,11 @@ def load_or_compute(
   key = source.fingerprint()
   if size != preprocessing.SQUARE:
     key += f'_{size}'
-  file = f'alexnet_statistics_{key}.npz'
+  file = f'{STATISTICS}{key}.npz'
   places = _places(source, directory)
   for place in places:
-    if (place / file).exists():
+    # Also of a folder that cannot be entered, as of another user's home.
+    if os.path.exists(place / file):
       return load(place / file)
   statistics = compute(squares, len(source), size)
   for place in places:
@@ -49,8 +49,8 @@ def load_or_compute(
 
 def _places(source, directory):
   if directory is not None:
-    return [pathlib.Path(directory).expanduser()]
+    return [paths.local(directory, 'dataset.statistics_dir')]
   if source.directory is None:
     return []
-  cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return [source.directory, pathlib.Path(cache) / 'alexnet']
+  cache = paths.cache_folder()
+  return [source.directory, *([cache / 'alexnet'] if cache else ())]

@@ -4,9 +4,10 @@
       --workdir=runs/alexnet
 
 What follows `--` is for main.py. To try out what many hosts do: on one machine
-a single process is faster, and drives all its GPUs. SIGTERM and Ctrl-C are
-passed on to all processes. The exit status is that of the first one to fail; of
-a process that a signal has killed, 128 and its number.
+a single process is faster, and drives all its GPUs. SIGTERM, Ctrl-C and other
+signals that ask for an end are passed on to all processes. The exit status is
+that of the first one to fail; of a process that a signal has killed, 128 and
+its number.
 """
 
 import contextlib
@@ -24,6 +25,10 @@ _PROCESSES = flags.DEFINE_integer(
 )
 
 _HOST = '127.0.0.1'
+# What a run saves itself by, see alexnet/runtime/preemption.py.
+_FORWARDED = (
+    'SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'
+)
 _MAIN = pathlib.Path(__file__).parent.parent / 'main.py'
 
 
@@ -49,8 +54,11 @@ def main(argv: list[str]) -> int:
       with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, forward)
+  for name in _FORWARDED:
+    number = getattr(signal, name)
+    # Under nohup a terminal that closes ends none of them.
+    if signal.getsignal(number) is not signal.SIG_IGN or name == 'SIGINT':
+      signal.signal(number, forward)
   with reserved:
     for index in range(_PROCESSES.value):
       process = subprocess.Popen(

@@ -169,8 +169,8 @@ class CommandTest(absltest.TestCase):
     self.assertEqual(error.count(str(broken)), 1, error)
     self.assertEqual(
         error.strip().splitlines()[-1],
-        f'error: cannot use {broken} (it is not a JPEG or PNG file): replace '
-        'or remove it',
+        f'error: cannot use {broken} (it is not a JPEG, PNG, WebP, GIF, TIFF '
+        'or BMP file): replace or remove it',
     )
 
   def test_help(self):

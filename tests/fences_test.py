@@ -11,6 +11,7 @@ import pathlib
 from absl.testing import absltest, parameterized
 
 ROOT = pathlib.Path(__file__).parents[1]
+OURS = ('alexnet', 'configs', 'input_pipeline')
 
 # From the top down. A module belongs to the longest of these names that it
 # begins with, and imports from its own room and from those below it.
@@ -43,6 +44,7 @@ ROOMS = (
     'input_pipeline.sources',
     'input_pipeline.statistics',
     'input_pipeline.preprocessing',
+    'input_pipeline.images',
     'input_pipeline.files',
     'input_pipeline.errors',
 )
@@ -138,7 +140,7 @@ def imported(tree: ast.AST, modules):
     names = chain(node) if isinstance(node, ast.Attribute) else ()
     if names and names[0] in bound:
       full = '.'.join((bound[names[0]], *names[1:]))
-      while full not in modules and begins_with_module(full, modules):
+      while full.startswith(OURS) and '.' in full and full not in modules:
         full = full.rpartition('.')[0]
       yield full
 
@@ -150,10 +152,6 @@ def chain(node: ast.AST) -> tuple[str, ...]:
   if isinstance(node, ast.Attribute) and (before := chain(node.value)):
     return (*before, node.attr)
   return ()
-
-
-def begins_with_module(name: str, modules) -> bool:
-  return any(begins(name, module) for module in modules)
 
 
 def exported(tree: ast.Module) -> set[str]:
@@ -201,7 +199,7 @@ def upward(modules) -> list[str]:
       f'{module} imports {name}, which is above it'
       for module, tree in modules.items()
       for name in imported(tree, modules)
-      if name.startswith(('alexnet', 'configs', 'input_pipeline'))
+      if name.startswith(OURS)
       and ROOMS.index(room_of(name)) < ROOMS.index(room_of(module))
   ]
 

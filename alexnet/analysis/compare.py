@@ -8,14 +8,13 @@ configs/alexnet.py and configs/alexnet_2012.py, and which of them are known to
 cost something. --output=FILE.md writes the same as Markdown.
 """
 
-import pathlib
-
 from absl import app, flags
 
 from alexnet.analysis import tables
 from alexnet.analysis.paper.comparison import compare, load
 from alexnet.config.errors import ConfigError
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 
 def main(argv: list[str]) -> None:
@@ -23,12 +22,12 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
-  folder = pathlib.Path(values.workdir)
+  folder = values.workdir
   sections = compare(*load(folder))
   if not values.output:
     print(tables.to_text(sections), end='')
     return
-  output = pathlib.Path(values.output)
+  output = values.output
   if output.suffix != '.md':
     raise ConfigError(f'--output is {output}: wanted a file that ends in .md')
   text = f'# {folder}\n\n{tables.to_markdown(sections)}'
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the finished run.')
-  flags.DEFINE_string('output', None, 'Markdown file to write.')
+  paths.define('workdir', 'Folder of the finished run.')
+  paths.define('output', 'Markdown file to write.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

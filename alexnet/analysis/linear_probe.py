@@ -23,8 +23,9 @@ from absl import app, flags
 from alexnet.analysis.tables import Table, show
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 if TYPE_CHECKING:
   import numpy as np
@@ -154,6 +155,7 @@ def main(argv: list[str]) -> int | None:
   """Entry point of `python -m alexnet.analysis.linear_probe`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX, which --help does not need.
   from alexnet.analysis.features import images
   from alexnet.analysis.features.logistic_regression import ProbeError
@@ -173,6 +175,7 @@ def main(argv: list[str]) -> int | None:
       values.source,
       config=network.config,
       aspect=network.inputs.aspect,
+      background=network.inputs.background,
       class_names=network.inputs.class_names,
   )
   source = sets['train']
@@ -230,6 +233,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer(
       'largest', 10_000, 'Numbers of a layer, by averaging.', lower_bound=1
   )
-  flags.DEFINE_string('output', None, 'File to write, as Markdown.')
+  paths.define('output', 'File to write, as Markdown.')
   flags.mark_flag_as_required('source')
-  cli.run(main)
+  cli.run(main, finishes=True)

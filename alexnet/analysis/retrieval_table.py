@@ -10,7 +10,6 @@ the network's own time is not in it.
 """
 
 import dataclasses
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +19,9 @@ from absl import app, flags
 
 from alexnet.analysis.tables import Table, show
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import compilation_cache
+from alexnet.runtime import compilation_cache, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 if TYPE_CHECKING:
   import numpy as np
@@ -243,11 +243,14 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.retrieval_table`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX and scikit-learn, which --help does not need.
   from alexnet.analysis.features import store
   from alexnet.metrics.console import Console
+  from alexnet.runtime import mesh
 
   compilation_cache.use_cache()
+  mesh.devices()  # That JAX can start.
   values, console = flags.FLAGS, Console()
   components, bits = (
       _numbers(name) for name in ('components', 'bits')
@@ -257,7 +260,7 @@ def main(argv: list[str]) -> None:
         f'--bits is {values.bits}: wanted multiples of 16, got {wrong[0]}'
     )
   index, queries = (
-      store.load(pathlib.Path(path))
+      store.load(path)
       for path in (values.features, values.queries)
   )
   found = measure(
@@ -288,12 +291,12 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('features', None, 'Features of the images to find.')
-  flags.DEFINE_string('queries', None, 'Features of the queries.')
+  paths.define('features', 'Features of the images to find.')
+  paths.define('queries', 'Features of the queries.')
   flags.DEFINE_integer('neighbours', 10, 'Number to find.', lower_bound=1)
   flags.DEFINE_list('components', list(_COMPONENTS), 'Principal components.')
   flags.DEFINE_list('bits', list(_BITS), 'Lengths of codes.')
   flags.DEFINE_integer('seeds', 1, 'Autoencoders of a length.', lower_bound=1)
-  flags.DEFINE_string('output', None, 'File to write, as Markdown.')
+  paths.define('output', 'File to write, as Markdown.')
   flags.mark_flags_as_required(['features', 'queries'])
-  cli.run(main)
+  cli.run(main, finishes=True)

@@ -19,9 +19,10 @@ from absl import app, flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.errors import printable
+from input_pipeline.files import paths
 
 if TYPE_CHECKING:
   import numpy as np
@@ -197,9 +198,10 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
-  output = pathlib.Path(values.output) if values.output else None
+  output = values.output
   if output:
     check_picture(output)
+  settings.fix()
   # JAX, which --help does not need.
   from alexnet.analysis import tables
   from alexnet.analysis.features import images as images_lib
@@ -207,7 +209,7 @@ def main(argv: list[str]) -> None:
 
   heap.keep_freed()
   compilation_cache.use_cache()
-  found = store.load(pathlib.Path(values.features))
+  found = store.load(values.features)
   store.require(found, 'class_names', 'layer', 'set', 'source', 'step')
   # The features' own checkpoint, if no other one is named.
   step = found.about['step']
@@ -227,7 +229,7 @@ def main(argv: list[str]) -> None:
   for query, neighbours in zip(values.query, answers):
     rows = tuple(_describe(one, bits) for one in neighbours)
     table = tables.Table(('distance', 'class', 'image'), rows)
-    print(tables.to_text([(printable(query), [table])]))
+    print(tables.to_text([(printable(str(query)), [table])]))
   if not output:
     return
   images = images_lib.open_images(
@@ -235,12 +237,13 @@ def main(argv: list[str]) -> None:
       found.about['set'],
       config=network.config,
       aspect=network.inputs.aspect,
+      background=network.inputs.background,
       class_names=network.inputs.class_names,
   )
   draw(
       [
           Row(
-              pathlib.Path(query).name,
+              query.name,
               square,
               pictures(found, images, neighbours),
               [one.label for one in neighbours],
@@ -255,14 +258,14 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   run_flags.define()
-  flags.DEFINE_string(
-      'features', None, 'What alexnet.analysis.features has written.'
+  paths.define(
+      'features', 'What alexnet.analysis.features has written.'
   )
-  flags.DEFINE_multi_string('query', None, 'A photo; of several, repeated.')
+  paths.define_several('query', None, 'A photo; of several, repeated.')
   flags.DEFINE_integer('neighbours', 6, 'Number to find.', lower_bound=1)
   flags.DEFINE_enum(
       'bits', None, _BITS, 'Search by codes of so many; unset: exact search.'
   )
-  flags.DEFINE_string('output', None, 'Picture to write, such as a .png file.')
+  paths.define('output', 'Picture to write, such as a .png file.')
   flags.mark_flags_as_required(['features', 'query'])
-  cli.run(main)
+  cli.run(main, finishes=True)

@@ -72,10 +72,9 @@ def to_markdown(sections: list[Section]) -> str:
   return '\n'.join(lines).rstrip() + '\n'
 
 
-def show(sections: list[Section], output: str | None) -> None:
+def show(sections: list[Section], output: pathlib.Path | None) -> None:
   """Prints a page, and writes it as Markdown to a file if one is named."""
   print(to_text(sections), end='')
   if output:
-    path = pathlib.Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_markdown(sections))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(to_markdown(sections), encoding='utf-8')

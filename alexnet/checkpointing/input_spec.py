@@ -17,6 +17,7 @@ from alexnet.config.errors import CheckpointError
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import atomic, untrusted
+from input_pipeline.images import decoding, levels
 from input_pipeline.sources import Source
 
 if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
@@ -40,6 +41,7 @@ class Inputs:
     deviations: [3] float64, along the principal components of the colours that
       lighting adds, levels of 0..255.
     eigenvectors: [3, 3] float64, a component a column.
+    background: of transparent pixels, see `decoding.decode`; () in older runs.
   """
 
   class_names: tuple[str, ...]
@@ -47,6 +49,7 @@ class Inputs:
   aspect: str
   deviations: np.ndarray
   eigenvectors: np.ndarray
+  background: decoding.Background = decoding.WHITE
 
 
 def output_names(
@@ -101,12 +104,17 @@ def of_pipeline(pipeline: 'Pipeline') -> Inputs:
       np.asarray(pipeline.mean_image, np.float32),
       pipeline.train.aspect,
       *(np.asarray(array, np.float64) for array in pipeline.components),
+      pipeline.train.background,
   )
 
 
 def save(workdir: pathlib.Path, inputs: Inputs) -> None:
   """Writes them into a workdir; without pickle, so that reading is safe."""
-  arrays = {**vars(inputs), 'class_names': np.array(inputs.class_names, str)}
+  arrays = {
+      **vars(inputs),
+      'class_names': np.array(inputs.class_names, str),
+      'background': np.array(inputs.background, np.uint8),
+  }
   # Names may be anything that a folder can be called, bytes that are not text
   # included; NumPy's text is that.
   write = functools.partial(np.savez, **arrays)
@@ -130,12 +138,18 @@ def load(workdir: pathlib.Path) -> Inputs | None:
     side = arrays['mean_image'].shape[0]
     if arrays['aspect'].item() not in preprocessing.ASPECTS:
       raise untrusted.UnreadableError(f'aspect is {arrays["aspect"]!r}')
+    background = ()
+    if 'background' in arrays:
+      background = tuple(wanted('background', 'u', (None,)).tolist())
+    if not levels.is_background(background):
+      raise untrusted.UnreadableError(f'background is {background[:9]}')
     return Inputs(
         tuple(wanted('class_names', 'U', (None,)).tolist()),
         wanted('mean_image', 'f', (side, side, 3)),
         arrays['aspect'].item(),
         wanted('deviations', 'f', (3,)),
         wanted('eigenvectors', 'f', (3, 3)),
+        background,
     )
   except Exception as error:  # zipfile and NumPy raise many kinds.
     raise CheckpointError(

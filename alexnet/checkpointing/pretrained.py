@@ -4,7 +4,6 @@ What has to fit is looked at before anything is written; arrays are read once
 the mesh has a place for them.
 """
 
-import pathlib
 from typing import Any
 
 import ml_collections
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 from alexnet.checkpointing import manager
 from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.runtime import sharding
+from input_pipeline.files import paths
 
 Params = dict[str, dict[str, Any]]
 
@@ -40,7 +40,7 @@ class Pretrained:
         no layer fits.
       CheckpointError: no run there, or all its checkpoints are damaged.
     """
-    self.workdir = pathlib.Path(config.workdir).expanduser()
+    self.workdir = paths.local(config.workdir, 'pretrained.workdir')
     if manager.newest_step(self.workdir) is None:
       raise CheckpointError(
           f'pretrained.workdir {self.workdir} has no checkpoint: wanted the '

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -27,14 +28,21 @@ _MAY_CHANGE = (
     # The names of files whose texts are fields of their own.
     'layers', 'layer_params',
 )
-# Texts that are longer are not shown.
+# Texts that are longer are not shown, nor more fields than these.
 _SHOWN = 100
+_MOST = 5
 
 # Fields that older runs have not got, and what was done without them.
 _WITHOUT = {
     'augmentation': {'crop_size': 224},
     'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
-    'dataset': {'size': 256, 'split_seed': None, 'stalled_after': 60.0},
+    'dataset': {
+        'background': (),
+        'copies': 'warn',
+        'size': 256,
+        'split_seed': None,
+        'stalled_after': 60.0,
+    },
     'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,
@@ -75,21 +83,59 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     ) from error
 
 
+def keep_earlier_background(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """Goes on with transparent pixels as a run did that knew no background.
+
+  Args:
+    workdir: of a run, or a folder that need not be there.
+    config: to go on with.
+
+  Returns:
+    The config, with `dataset.background` of () where it is that of the recipes
+    and the run's config.json has no such field.
+  """
+  try:
+    earlier = untrusted.read_json(workdir / CONFIG)
+    known = 'background' in untrusted.take(earlier, 'dataset', dict)
+  except (OSError, ValueError):
+    return config  # `check_config` says what is wrong.
+  if known or config.dataset.background != (255, 255, 255):
+    return config
+  config = config.copy_and_resolve_references()
+  with config.ignore_type(), config.unlocked():
+    config.dataset.background = _WITHOUT['dataset']['background']
+  return config
+
+
 def check_config(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
-) -> None:
-  """Raises CheckpointError if the workdir was made by another config."""
+) -> ml_collections.ConfigDict | None:
+  """Compares a config with the one that a workdir was made by.
+
+  Args:
+    workdir: of a run, or a folder that need not be there.
+    config: to go on with.
+
+  Returns:
+    The config that it was made by; None if there is no run yet.
+
+  Raises:
+    CheckpointError: they are not of one run; says how to go on.
+  """
   if not (workdir / CONFIG).exists():
     if (workdir / 'checkpoints').exists():
       raise CheckpointError(
           f'{workdir} has checkpoints but no {CONFIG}, so it is not the '
           'workdir of a run: use another --workdir'
       )
-    return
-  old = flatten(load_config(workdir).to_dict())
+    return None
+  before = load_config(workdir)
+  old = flatten(before.to_dict())
   new = flatten(config.to_dict())
   changed = [
-      _difference(name, old.get(name), new.get(name))
+      name
       for name in sorted(old.keys() | new.keys())
       if old.get(name) != new.get(name)
       and name not in _MAY_CHANGE
@@ -97,12 +143,18 @@ def check_config(
       and not _has_no_use(name, old, new)
   ]
   if changed:
+    differences = [
+        _difference(name, old.get(name), new.get(name))
+        for name in changed[:_MOST]
+    ]
     raise CheckpointError(
         f'{workdir} was made by another config: '
-        + '; '.join(changed[:5])
-        + ('; ...' if changed[5:] else '')
-        + '. Use another --workdir, or the config it was made by'
+        + '; '.join(differences)
+        + ('; ...' if changed[_MOST:] else '')
+        + '. For another run, set another --workdir; to continue this one, '
+        + _way_back(workdir, changed, old, new)
     )
+  return before
 
 
 def _has_moved(name, old, new):
@@ -115,6 +167,38 @@ def _has_no_use(name, old, new):
   """A batch that no rate is scaled by; older runs do not tell theirs."""
   scaling = {config.get('schedule.batch_scaling') for config in (old, new)}
   return name == 'schedule.reference_batch_size' and scaling == {'none'}
+
+
+def _way_back(workdir, changed, old, new):
+  """How to have the config that a run was made by."""
+  texts = any(len(str(old.get(name))) > _SHOWN for name in changed)
+  others = set(changed) - (old.keys() & new.keys())
+  # More than a few, or other fields: of another file of a config.
+  if len(changed) > _MOST or texts or others:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+      command = read_sessions(workdir / ENVIRONMENT)[-1]['command']
+      return (
+          'give the command that made it, with the same files: python '
+          + shlex.join(map(str, command))
+      )
+    return f'bring back the config of {workdir / CONFIG}'
+  unset = [f'--config.{name}' for name in changed if old[name] is None]
+  flags = [
+      shlex.quote(f'--config.{name}={_as_text(old[name])}')
+      for name in changed
+      if old[name] is not None
+  ]
+  ways = [f'leave out {" ".join(unset)}'] if unset else []
+  classes = 'model.num_classes'
+  if classes in changed and new[classes] > (old[classes] or 0):
+    ways.append('give it the images that it was made with')
+  # Last, as they are to be copied.
+  ways += [f'set {" ".join(flags)}'] if flags else []
+  return ' and '.join(ways)
+
+
+def _as_text(value):
+  return value if isinstance(value, str) else repr(value)
 
 
 def _difference(name, old, new):
@@ -179,6 +263,33 @@ def save_environment(
       sessions = read_sessions(path)
   sessions.append({'command': sys.argv, **description})
   write_json(path, {'sessions': sessions})
+
+
+def environment_differences(
+    workdir: pathlib.Path, now: dict[str, Any], prefix: str = ''
+) -> list[str]:
+  """In what a session is not the last one that environment.json has.
+
+  Args:
+    workdir: of the run.
+    now: as from `environment.describe`.
+    prefix: of the names to compare.
+
+  Raises:
+    OSError, ValueError, IndexError: there is none, or it cannot be read.
+  """
+  then = read_sessions(workdir / ENVIRONMENT)[-1]
+  # As JSON has it, and the command is another one anyway.
+  ours, theirs = flatten(now), flatten(then)
+  # Older runs do not tell of all.
+  known = [group for group in now if group in then and group != 'command']
+  return [
+      f'{name} was {theirs.get(name)!r}, is {ours.get(name)!r}'
+      for name in sorted(ours.keys() | theirs.keys())
+      if name.split('.')[0] in known
+      and name.startswith(prefix)
+      and ours.get(name) != theirs.get(name)
+  ]
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

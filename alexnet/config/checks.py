@@ -11,6 +11,8 @@ from typing import Any
 
 from alexnet.config import intervals
 from input_pipeline import preprocessing
+from input_pipeline.files import paths
+from input_pipeline.images import levels
 
 _MANY = 2**20
 
@@ -98,9 +100,16 @@ BELOW_ONE = number('a number from 0 up to, but not including, 1',
 FRACTION = number('more than 0 and less than 1', lambda value: 0 < value < 1)
 FLAG = Check('True or False', lambda value: isinstance(value, bool))
 TEXT = Check('a text', lambda value: is_text(value) and bool(value))
-PATH = Check('a path', is_text).or_unset()
+PATH = Check(
+    'a path on this machine',
+    lambda value: is_text(value) and not paths.is_address(value),
+).or_unset()
 # JAX takes the lower half of larger ones, and says nothing.
 SEED = whole(0, 2**32 - 1)
+BACKGROUND = Check(
+    'three levels from 0 to 255, such as (255, 255, 255), or ()',
+    levels.is_background,
+)
 SIDE = whole(1, preprocessing.LARGEST_SQUARE)
 PADDING = Check(
     f'two whole numbers from 0 to {preprocessing.LARGEST_SQUARE}, such as '

@@ -12,6 +12,7 @@ import ml_collections
 
 from alexnet.config import checks
 from alexnet.config.errors import ConfigError
+from input_pipeline.files import paths
 from input_pipeline.files.untrusted import shown
 
 # Of a network; twelve bytes each in training.
@@ -69,10 +70,12 @@ COMMON = {
     'dataset.eval_dir': checks.PATH,
     'dataset.eval_fraction': checks.FRACTION,
     'dataset.split_seed': checks.SEED.or_unset(),
+    'dataset.copies': checks.choice('warn', 'together'),
     'dataset.dir': checks.PATH,
     'dataset.train_split': checks.TEXT,
     'dataset.eval_split': checks.TEXT,
     'dataset.size': checks.SIDE,
+    'dataset.background': checks.BACKGROUND,
     'dataset.statistics_dir': checks.PATH,
     'dataset.stalled_after': checks.POSITIVE,
     'dataset.mean': checks.choice('image', 'channels', 'imagenet_channels'),
@@ -114,6 +117,15 @@ def check(
       raise ConfigError(f'{field} is not there: wanted {row.wanted}')
     if not row.accepts(value):
       raise ConfigError(f'{field} is {shown(value)}: wanted {row.wanted}')
+
+
+def resolve_paths(config: ml_collections.ConfigDict) -> None:
+  """Makes paths absolute: a run is not always looked at from one folder."""
+  config.update_from_flattened_dict({
+      field: str(paths.local(value, field))
+      for field, row in COMMON.items()
+      if row is checks.PATH and (value := get(config, field))
+  })
 
 
 def get(

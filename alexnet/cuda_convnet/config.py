@@ -6,7 +6,6 @@ Connects configs/cuda_convnet.py with the parser and the towers. The names that
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterator
 
 import ml_collections
@@ -18,7 +17,7 @@ from alexnet.cuda_convnet import parser, towers
 from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
 from alexnet.models.layers import DTYPES
-from input_pipeline.files import untrusted
+from input_pipeline.files import paths, untrusted
 
 # Of one of configs/cuda_convnet.py, whose files say the rest; what is unset is
 # filled in from them.
@@ -105,8 +104,7 @@ def complete(config: ml_collections.ConfigDict) -> None:
 
 def _text(path, where):
   try:
-    path = pathlib.Path(path).expanduser()
-    return untrusted.read_text(path, _LARGEST_FILE)
+    return untrusted.read_text(paths.local(path), _LARGEST_FILE)
   except (OSError, ValueError) as error:
     reason = getattr(error, 'strerror', None) or (
         'it is not text' if isinstance(error, UnicodeDecodeError) else error

@@ -14,7 +14,7 @@ import numpy as np
 
 from alexnet.config.errors import ConfigError
 from alexnet.config.validation import MAX_PARAMETERS
-from alexnet.cuda_convnet.rates import Rule, Schedule, parse_schedule
+from alexnet.cuda_convnet.rates import Bounds, Rule, Schedule, parse_schedule
 from alexnet.cuda_convnet.schema import (
   Biases,
   Definition,
@@ -371,17 +371,12 @@ class _Reader:
       values = params.several(option, count if option == 'momW' else 1, number)
       for value in values:
         self._check_momentum(params, option, value)
-    for option in ('wball', 'wcNormMin', 'wcNormMax', 'wcnorm', 'superEps',
-                   'superMom'):
-      values = params.several(
-          option, 1 if option in ('superEps', 'superMom', 'wcnorm') else count,
-          number, 0.0
+    for option in ('wcnorm', 'superEps', 'superMom'):
+      params.must_be(
+          option, number, (0.0,), 'this rule for weights is not written here. '
+          'To train without it, set it to 0'
       )
-      if any(values):
-        raise params.error(
-            f'{option} is {max(values)}: this rule for weights is not written '
-            'here. To train without it, set it to 0', option
-        )
+    bounds = self._bounds(params, layer, count)
     # Older files have one schedule for both.
     both = params.get('sched', parse_schedule, Schedule())
     schedule = params.get('schedW', parse_schedule, both)
@@ -390,13 +385,34 @@ class _Reader:
     return dataclasses.replace(
         layer,
         matrices=tuple(
-            Matrix(stddev, Rule(rate, schedule, decay), **geometry)
-            for stddev, rate, decay, geometry in zip(
-                stddevs, rates, decays, matrices
+            Matrix(stddev, Rule(rate, schedule, decay, limits), **geometry)
+            for stddev, rate, decay, limits, geometry in zip(
+                stddevs, rates, decays, bounds, matrices
             )
         ),
         biases=Biases(bias, Rule(bias_rate, bias_schedule), shared_biases),
     )
+
+  def _bounds(self, params, layer, count):
+    """The bounds of each matrix's weights, or None."""
+    names = 'wcNormMin', 'wcNormMax', 'wball'
+    values = [params.several(name, count, number, 0.0) for name in names]
+    for name, value in zip(names, values):
+      params.at_least(name, value, 0)
+      if name != 'wball' and layer.type != 'conv' and any(value):
+        raise params.error(
+            f'{name} is {max(value)}: only conv layers have this rule. Remove '
+            'it, or set it to 0', name
+        )
+    bounds = []
+    for low, high, norm in zip(*values):
+      if low > high:
+        raise params.error(
+            f'wcNormMin is {low} and wcNormMax {high}: wanted wcNormMin <= '
+            'wcNormMax', 'wcNormMin'
+        )
+      bounds.append(Bounds(low, high, norm) if high or norm else None)
+    return bounds
 
   def _check_momentum(self, params, option, value):
     if not 0 <= value < 1:

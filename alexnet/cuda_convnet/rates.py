@@ -76,6 +76,23 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bounds:
+  """What a matrix's weights are kept in after each update.
+
+  Both are of the weights that one output reads, divided by their number.
+
+  Attributes:
+    low, high: of the root of the sum of squared differences from their mean
+      (wcNormMin, wcNormMax); with a high of 0 neither is one.
+    norm: of the root of the sum of their squares (wball); 0 is none.
+  """
+
+  low: float = 0.0
+  high: float = 0.0
+  norm: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Rule:
   """How one parameter is trained.
 
@@ -83,11 +100,13 @@ class Rule:
     rate: base rate.
     schedule: of that rate.
     decay: weight decay.
+    bounds: None if there are none.
   """
 
   rate: float
   schedule: Schedule = Schedule()
   decay: float = 0.0
+  bounds: Bounds | None = None
 
   def rate_at(self, progress: float, normal: float = 0.0) -> float:
     """See `Schedule.rate`."""

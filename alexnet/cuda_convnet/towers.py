@@ -187,7 +187,7 @@ def _single(layer, pairs):
       sources.append(Source(node, 'both'))
     if layer.matrices:
       parts = [layer.matrices[place] for place in order]
-      if not _trained_alike(parts, len(order) > 1):
+      if not _trained_alike([(part,) for part in parts], len(order) > 1):
         raise _NoPairError
       kernels.append(Kernel(parts[0], tuple((p.stddev,) for p in parts)))
   biases = (layer.biases,) if layer.biases else ()
@@ -223,7 +223,7 @@ def _pair(stem, pairs):
         (layers[0].matrices[place], layers[1].matrices[other])
         for place, other in _rows(places, of_second[node])
     ]
-    if not _trained_alike([m for row in rows for m in row], reads != 'own'):
+    if not _trained_alike(rows, reads != 'own'):
       raise _NoPairError
     kernels.append(
         Kernel(rows[0][0], tuple(tuple(m.stddev for m in row) for row in rows))
@@ -259,7 +259,19 @@ def _bare(layer):
   )
 
 
-def _trained_alike(matrices, read_by_all):
-  """Whether matrices can be one array, which has one rate and one decay."""
-  alike = {dataclasses.replace(matrix, stddev=0.0) for matrix in matrices}
-  return len(alike) == 1 and not (read_by_all and matrices[0].groups > 1)
+def _trained_alike(rows, read_by_all):
+  """Whether matrices can be one array, which has one rate and one decay.
+
+  Args:
+    rows: for each part that is read, the matrices of those that read it.
+    read_by_all: whether all outputs read all parts; groups are of one part.
+  """
+  first = rows[0][0]
+  alike = {
+      dataclasses.replace(matrix, stddev=0.0) for row in rows for matrix in row
+  }
+  # Bounds are of one matrix, and so of one part.
+  apart = (read_by_all and first.groups > 1) or (
+      len(rows) > 1 and first.rule.bounds is not None
+  )
+  return len(alike) == 1 and not apart

@@ -13,7 +13,7 @@ from alexnet.config.errors import CheckpointError
 from alexnet.evaluation.evaluator import Predictions
 from alexnet.evaluation.task import Task
 from alexnet.inference.loading import check_shapes
-from alexnet.metrics.console import Console
+from alexnet.metrics.console import Console, tell_of_data
 from alexnet.runtime import sharding
 
 
@@ -90,6 +90,7 @@ def open_run(
   """
   task = Task(config_of_run(workdir, overrides), console)
   workdir_lib.check_config(workdir, task.config)
+  tell_of_data(task.console, task.train, task.evaluation)
   task.open_data()
   with contextlib.closing(
       manager.Checkpoints(workdir, read_only=True)

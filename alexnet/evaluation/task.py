@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from alexnet import models
+from alexnet.config import validation
 from alexnet.config.errors import ConfigError
 from alexnet.evaluation import eval_steps, evaluator
 from alexnet.evaluation.evaluator import Predictions
@@ -58,6 +59,7 @@ class Task:
     """
     config = config.copy_and_resolve_references()
     models.check(config)
+    validation.resolve_paths(config)
     network = models.module_of(config)
     network.complete(config)
     self.mesh = mesh_lib.create_mesh(config)

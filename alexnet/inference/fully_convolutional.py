@@ -168,7 +168,7 @@ def stream(
 
   def read(image):
     try:
-      image = image_files.open_image(image)
+      image = image_files.open_image(image, network.inputs.background)
       return [whole(network, image, scale) for scale in scales]
     except ImageError as error:
       return error

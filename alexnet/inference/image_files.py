@@ -1,6 +1,5 @@
 """The images that a user names: listed and opened."""
 
-import collections
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,9 @@ from PIL import Image
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
-from input_pipeline.files import decoding
+from input_pipeline.files import listing
+from input_pipeline.files import paths as paths_lib
+from input_pipeline.images import decoding
 
 # A path, pixels [height, width, 3] uint8, or a function without arguments that
 # gives pixels, which is called in a thread.
@@ -18,14 +19,20 @@ ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
 Images = Iterable[ImageLike]
 
 
-def open_image(image: ImageLike) -> Image.Image:
+def open_image(
+    image: ImageLike, background: decoding.Background
+) -> Image.Image:
   """Decodes a file, or takes pixels as they are: 8-bit RGB.
+
+  Args:
+    image: file or pixels.
+    background: of a file's transparent pixels, see `decoding.decode`.
 
   Raises:
     DataError: it cannot be used; `ImageError` if it is a file.
   """
   if isinstance(image, (str, os.PathLike)):
-    return decoding.decode(sources.read_file(image), str(image))
+    return decoding.decode(sources.read_file(image), str(image), background)
   pixels = image() if callable(image) else image
   shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
   if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
@@ -39,24 +46,23 @@ def open_image(image: ImageLike) -> Image.Image:
 
 def find(
     names: Sequence[str],
-) -> tuple[list[pathlib.Path], collections.Counter]:
+) -> tuple[list[pathlib.Path], listing.LeftOut]:
   """Lists files, and the images in folders and the folders in these.
 
   Args:
     names: of files, whatever they are called, and folders.
 
   Returns:
-    (paths, how many other files folders had, by their suffix). Hidden files
-    are left out.
+    (paths, what else the folders have).
 
   Raises:
     DataError: a folder cannot be listed.
   """
-  paths, ignored = [], collections.Counter()
+  paths, ignored = [], listing.LeftOut()
   for name in names:
-    path = pathlib.Path(name).expanduser()
+    path = paths_lib.local(name, 'an image')
     if path.is_dir():
-      paths += sources.images_below(path, ignored)
+      paths += sources.images_below([path], ignored)[0]
     else:  # Also what is not there: it is told of like a broken file.
       paths.append(path)
   return paths, ignored

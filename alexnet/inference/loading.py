@@ -12,8 +12,10 @@ from alexnet.checkpointing import input_spec, manager
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError
 from alexnet.inference.predictor import TrainedNetwork
+from alexnet.runtime import mesh
 from input_pipeline import datasets
 from input_pipeline.errors import DataError
+from input_pipeline.files import paths
 
 
 def load(
@@ -36,11 +38,12 @@ def load(
   Raises:
     CheckpointError: no run there, no such checkpoint, or it is damaged, or of
       another network than its config.
-    ConfigError: a field of the config has a value that cannot work.
+    ConfigError: a field of the config has a value that cannot work, or JAX
+      cannot start.
     DataError: a run without `inputs.npz`, whose data is not there either, or
       has other classes than the network has outputs.
   """
-  workdir = pathlib.Path(workdir).expanduser()
+  workdir = paths.local(workdir, 'the workdir')
   config = workdir_lib.load_config(workdir)
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
@@ -54,6 +57,7 @@ def load(
     raise CheckpointError(
         f'{workdir} has no checkpoint yet: train the run first'
     )
+  mesh.devices()  # That there are any; Orbax's message would be another.
   with contextlib.closing(
       manager.Checkpoints(workdir, read_only=True)
   ) as store:

@@ -211,8 +211,11 @@ class _Picture(Writer):
     if not maps:
       return self._network.square(prediction.path), None
     finest = max(maps, key=lambda one: min(one.size))
+    image = image_files.open_image(
+        prediction.path, self._network.inputs.background
+    )
     seen = fully_convolutional.whole(
-        self._network, image_files.open_image(prediction.path), min(finest.size)
+        self._network, image, min(finest.size)
     )
     config = self._network.config
     heat = fully_convolutional.heat_map(

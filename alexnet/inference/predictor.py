@@ -86,8 +86,8 @@ class TrainedNetwork:
     """What the pipeline would read of images (paper §2).
 
     Args:
-      images: paths of JPEG and PNG files, or [height, width, 3] uint8 arrays of
-        any sizes.
+      images: paths of image files, or [height, width, 3] uint8 arrays of any
+        sizes.
 
     Returns:
       [images, size, size, 3] uint8: shorter side resized, centre cut out.
@@ -213,7 +213,7 @@ class TrainedNetwork:
 
   def square(self, image: ImageLike) -> np.ndarray:
     """The square of one image, see `squares`."""
-    image = image_files.open_image(image)
+    image = image_files.open_image(image, self.inputs.background)
     if image.size == (self.size, self.size):
       return np.asarray(image)
     return preprocessing.resized(

@@ -1,14 +1,17 @@
 """Flags of the commands that use a trained network, and what they load."""
 
+import csv
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from alexnet.config.errors import ConfigError
-from input_pipeline.files import untrusted
+from input_pipeline.errors import printable
+from input_pipeline.files import names as names_lib
+from input_pipeline.files import paths, untrusted
 
 if TYPE_CHECKING:
   from alexnet.inference.predictor import TrainedNetwork
@@ -22,7 +25,7 @@ _MOVED = {
 
 def define() -> None:
   """Defines --workdir, --step, and where the run's images are now."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  paths.define('workdir', 'Folder of the run.')
   flags.DEFINE_string(
       'step', None,
       "Of the checkpoint; 'best': that of the best evaluation; unset: the "
@@ -34,64 +37,105 @@ def define() -> None:
 
 def define_moved() -> None:
   """Defines where a run's images are now."""
-  flags.DEFINE_string('train_dir', None, 'Where the training folder is now.')
-  flags.DEFINE_string('eval_dir', None, 'Where the evaluation folder is now.')
-  flags.DEFINE_string(
-      'data_dir', None, 'Where prepared data or TensorFlow Datasets are now.'
+  paths.define('train_dir', 'Where the training folder is now.')
+  paths.define('eval_dir', 'Where the evaluation folder is now.')
+  paths.define(
+      'data_dir', 'Where prepared data or TensorFlow Datasets are now.'
   )
 
 
 def define_class_names() -> None:
   """Defines what classes are to be called."""
-  flags.DEFINE_string(
-      'class_names', None,
+  paths.define(
+      'class_names',
       "File of what classes are to be called: 'n01440764 tench, Tinca tinca'.",
   )
 
 
-def class_names() -> dict[str, str]:
-  """{class of the data: what the flag wants it to be called}.
+def read_class_names(
+    file: pathlib.Path, classes: Sequence[str]
+) -> dict[str, str]:
+  """Reads what classes are to be called, a line each.
+
+  A line has a class of the data, and behind a blank or a tab its name, of
+  several between commas the first: 'n01440764 tench, Tinca tinca'; or both are
+  the first columns of a CSV file. Lines of other classes are passed over.
+
+  Args:
+    file: a text in UTF-8.
+    classes: of the data.
+
+  Returns:
+    {class of the data: what it is to be called}, of some or all.
 
   Raises:
-    ConfigError: see `read_class_names`.
+    ConfigError: it cannot be read, has no line of a class of the data, or one
+      without a name.
   """
-  return read_class_names(flags.FLAGS.class_names)
-
-
-def read_class_names(file: str | None) -> dict[str, str]:
-  """Reads lines such as 'n01440764 tench, Tinca tinca': the first name counts.
-
-  Raises:
-    ConfigError: a line has no name.
-  """
-  names = {}
-  if file is not None:
-    try:
-      text = untrusted.read_text(pathlib.Path(file).expanduser())
-    except ValueError as error:
+  wanted = (
+      "wanted lines with a class and its name, such as 'n01440764 tench, Tinca "
+      "tinca' or 'n01440764,tench'"
+  )
+  place, known = printable(str(file)), names_lib.Names(classes)
+  try:
+    lines = names_lib.read_lines(file)
+    parsed = [
+        (number, line, *_named_class(line, known))
+        for number, line in enumerate(lines, 1) if line.strip()
+    ]
+  except (ValueError, csv.Error) as error:
+    raise ConfigError(
+        f'--class_names: cannot read {place} ({error}): wanted a text in UTF-8'
+    ) from error
+  found = {}
+  for number, line, label, name in parsed:
+    if label is None:
+      continue
+    if not name:
       raise ConfigError(
-          f'--class_names: cannot read {file} ({error}): wanted a text'
-      ) from error
-    for line in filter(str.strip, text.splitlines()):
-      key, _, name = line.strip().partition(' ')
-      names[key] = name.split(',')[0].strip()
-      if not names[key]:
-        raise ConfigError(
-            f"--class_names: {file} has the line '{line}', wanted a class and "
-            'its name, such as: n01440764 tench, Tinca tinca'
-        )
-  return names
+          f"--class_names: {place}, line {number}, has a class without a name, "
+          f"{untrusted.shown(line)}: {wanted}"
+      )
+    found[classes[label]] = name
+  if not found:
+    number, line = parsed[0][:2] if parsed else (1, '')
+    raise ConfigError(
+        f'--class_names: {place} names none of the classes '
+        f'({", ".join(map(printable, classes[:3]))}, ...), line {number} is '
+        f'{untrusted.shown(line)}: {wanted}'
+    )
+  return found
+
+
+def _named_class(line, known):
+  """(label of the class that a line is of, or None, the name in it)."""
+  for delimiter in '\t;,':
+    fields = next(csv.reader([line], delimiter=delimiter), [])
+    if len(fields) > 1 and (label := known.find(fields[0])) is not None:
+      # Behind a tab stands what would stand behind a blank.
+      name = fields[1].split(',')[0] if delimiter == '\t' else fields[1]
+      return label, name.strip()
+  if (label := known.find(names_lib.unquoted(line))) is not None:
+    return label, ''
+  first, _, name = line.strip().partition(' ')
+  return known.find(first), names_lib.unquoted(name.split(',')[0])
 
 
 def renamed(
-    network: 'TrainedNetwork', names: Mapping[str, str]
+    network: 'TrainedNetwork', file: pathlib.Path | None
 ) -> 'TrainedNetwork':
   """A network whose classes are called otherwise; its inputs' are not.
 
   Args:
     network: the network.
-    names: {class of the data: what it is to be called}, of some or all.
+    file: see `read_class_names`; None: they are called as they are.
+
+  Raises:
+    ConfigError: see `read_class_names`.
   """
+  if file is None:
+    return network
+  names = read_class_names(file, network.class_names)
   return dataclasses.replace(network, class_names=tuple(
       names.get(name, name) for name in network.class_names
   ))
@@ -113,7 +157,7 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
   if flags.FLAGS.step is not None:
     step = manager.parse_step(flags.FLAGS.step)
   return loading.load(
-      pathlib.Path(flags.FLAGS.workdir),
+      flags.FLAGS.workdir,
       step=step,
       overrides=moved(),
   )
@@ -122,7 +166,8 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
 def moved() -> dict[str, Any]:
   """{dotted field of the config: value} of the flags that are set."""
   values = {field: flags.FLAGS[flag].value for flag, field in _MOVED.items()}
-  return {field: value for field, value in values.items() if value is not None}
+  # As text, which is what a config has.
+  return {k: str(value) for k, value in values.items() if value is not None}
 
 
 def check_layer(network: 'TrainedNetwork', layer: str) -> None:

@@ -140,7 +140,23 @@ def announce(
   }
   for name, text in lines.items():
     console.print(f'{name:8s} {text}')
+  tell_of_data(console, train, evaluation)
   if warning := environment.idle_accelerator_warning():
+    console.print(f'warning: {warning}')
+
+
+def tell_of_data(
+    console: Console, train: 'Source', evaluation: 'Source'
+) -> None:
+  """Says what of the data is not used, and which images are in both sets."""
+  from input_pipeline import sources  # With Pillow.
+
+  if isinstance(console, Silence):
+    return  # Files need not be compared.
+  for source in (train, evaluation):
+    if source.ignored:
+      console.print(f'left out of {source.name}: {source.ignored}')
+  if warning := sources.copies_warning(train, evaluation):
     console.print(f'warning: {warning}')
 
 

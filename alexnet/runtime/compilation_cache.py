@@ -6,12 +6,11 @@ that moves it or turns it off; commands that compile import this module and call
 """
 
 import os
-import pathlib
 import platform
 
 from absl import flags, logging
 
-from input_pipeline.files import threads
+from input_pipeline.files import paths, threads
 
 OFF = 'off'
 # Bytes on disk; what has not been used for longest goes first. The programs of
@@ -42,8 +41,10 @@ def use_cache() -> None:
     return  # By JAX_ENABLE_COMPILATION_CACHE.
   if _FLAG.value is None and jax.config.jax_compilation_cache_dir is not None:
     return  # The user has a cache of his own, with settings of his own.
+  folder = _folder(_FLAG.value)
   try:
-    folder = _folder(_FLAG.value)
+    if folder is None:
+      raise OSError('no HOME, and no XDG_CACHE_HOME')
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_unfinished(folder)
     # Permissions do not say everything: not that the disk is full, or that it
@@ -51,7 +52,7 @@ def use_cache() -> None:
     probe = folder / f'.{os.getpid()}'
     probe.write_bytes(b'probe')
     probe.unlink()
-  except (OSError, RuntimeError) as error:  # The latter: there is no home.
+  except OSError as error:
     logging.warning(
         'cannot keep compiled programs (%s), so every run compiles for itself: '
         'set --compilation_cache to a folder that can be written, or to %s',
@@ -71,14 +72,12 @@ def use_cache() -> None:
 
 def _folder(given):
   if given is not None:
-    root = pathlib.Path(given).expanduser()
+    root = paths.local(given, '--compilation_cache')
+  elif cache := paths.cache_folder():
+    root = cache / 'alexnet-jax'
   else:
-    # A relative one is to be ignored, says its specification.
-    root = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
-    if not root.is_absolute():
-      root = pathlib.Path('~/.cache').expanduser()
-    root /= 'alexnet-jax'
-  return root.absolute() / _machine()
+    return None
+  return root / _machine()
 
 
 def _machine() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from alexnet.runtime import settings
 from input_pipeline.files import threads
 
 _PACKAGES = (
@@ -21,7 +22,8 @@ _PACKAGES = (
 def describe(mesh: Mesh) -> dict[str, Any]:
   """What may make a difference to a result, as JSON has it.
 
-  Versions, devices, mesh, cores, XLA's flags and the git revision.
+  Versions, devices, mesh, cores, settings of JAX, XLA's flags and the git
+  revision.
   """
   return {
       'python': platform.python_version(),
@@ -33,6 +35,7 @@ def describe(mesh: Mesh) -> dict[str, Any]:
       'device_kind': jax.devices()[0].device_kind,
       'processes': jax.process_count(),
       'mesh': dict(mesh.shape),
+      'jax_settings': settings.describe(),
       'xla_flags': os.environ.get('XLA_FLAGS', '').split(),
       'git_revision': _git_revision(),
   }

@@ -11,6 +11,7 @@ import math
 import jax
 import ml_collections
 from jax.experimental import mesh_utils
+from jax.extend import backend
 from jax.sharding import AxisType, Mesh
 
 from alexnet.config.errors import ConfigError
@@ -18,6 +19,45 @@ from alexnet.runtime import multihost
 
 DATA = 'data'
 TOWER = 'tower'
+
+
+def devices() -> list[jax.Device]:
+  """The devices of JAX, which starts with this.
+
+  Raises:
+    ConfigError: JAX cannot start the platform that it is told to use.
+  """
+  try:
+    return jax.devices()
+  except (AssertionError, RuntimeError) as error:
+    platforms = jax.config.jax_platforms
+    # Of several processes, each waits here for the others: that has messages
+    # of its own.
+    if not platforms or multihost.place()[1] > 1:
+      raise
+    raise ConfigError(
+        f'JAX_PLATFORMS={platforms}, which JAX cannot start here '
+        f'({str(error) or "no such device"}): {_without(platforms)}'
+    ) from error
+
+
+def _without(platforms):
+  """What there is if JAX is not told what to use."""
+  jax.config.update('jax_platforms', None)
+  try:
+    found = jax.devices()
+    advice = (
+        f'this machine has {len(found)} {found[0].platform} device(s). Unset '
+        f'the variable, or set JAX_PLATFORMS={found[0].platform}'
+    )
+    if found[0].platform == 'cpu':
+      advice += '; an NVIDIA GPU also needs requirements-gpu.txt'
+    return advice
+  except (AssertionError, RuntimeError) as error:
+    return f'without that variable JAX says: {error}'
+  finally:
+    backend.clear_backends()
+    jax.config.update('jax_platforms', platforms)
 
 
 def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
@@ -44,9 +84,9 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
   _, parts = multihost.place()
   rows = -(-(config.mesh.data or 1) // parts)
   _request_cpu_devices(rows * (config.mesh.tower or 1))
-  devices = jax.devices()
-  own = len(devices) // parts
-  accelerators = 0 if devices[0].platform == 'cpu' else own
+  found = devices()
+  own = len(found) // parts
+  accelerators = 0 if found[0].platform == 'cpu' else own
   if config.mesh.tower is not None:
     tower = config.mesh.tower
   else:
@@ -56,11 +96,11 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     data = parts * _most_replicas(accelerators // tower, config, parts)
   _check_model(config.model, data, tower)
   if parts > 1:
-    _check_processes(devices, data, tower, parts)
-  if data * tower > len(devices):
+    _check_processes(found, data, tower, parts)
+  if data * tower > len(found):
     raise ConfigError(
         f'mesh (data={data}, tower={tower}) needs {data * tower} devices, '
-        f'found {len(devices)} ({devices[0].platform}): set '
+        f'found {len(found)} ({found[0].platform}): set '
         f'--config.mesh.data and --config.mesh.tower to fit'
     )
   _check_batch('batch_size', config.batch_size, data, config.accumulation)
@@ -71,7 +111,7 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     grid = mesh_utils.create_hybrid_device_mesh(
         (data // parts, tower),
         (parts, 1),
-        list(_first_of_each_process(devices, data // parts * tower)),
+        list(_first_of_each_process(found, data // parts * tower)),
         process_is_granule=True,
     )
     return Mesh(grid, (DATA, TOWER), axis_types=axis_types)
@@ -79,7 +119,7 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
       (data, tower),
       (DATA, TOWER),
       axis_types=axis_types,
-      devices=devices[: data * tower],
+      devices=found[: data * tower],
   )
 
 

@@ -14,6 +14,17 @@ from alexnet.runtime import multihost
 
 Item = TypeVar('Item')
 
+# What a cluster, a system or a user sends to a process that is to end; not all
+# systems have all of them.
+_ALWAYS = (signal.SIGTERM, signal.SIGINT)
+_UNLESS_TAKEN = tuple(
+    signal.Signals[name]
+    for name in ('SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU')
+    if name in signal.Signals.__members__
+)
+# From a keyboard: somebody waits there.
+_BY_HAND = ('SIGINT', 'SIGQUIT')
+
 # Seconds between two questions whether to stop.
 _TICK = 0.25
 # Seconds that the end of a generator is waited for.
@@ -73,28 +84,35 @@ class Stop:
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
-    """SIGTERM and SIGINT are noted inside instead of ending the process.
+    """Signals are noted inside instead of ending the process.
 
-    A second SIGINT ends it: somebody does not want to wait for a step that
-    takes long. A second SIGTERM does not: clusters send it to a process and to
-    its group.
+    Those other than SIGTERM and SIGINT only if they would end it: not if they
+    are ignored, as SIGHUP under nohup, or have a handler of somebody else's. A
+    second SIGINT or SIGQUIT ends it: somebody does not want to wait for a step
+    that takes long. A second SIGTERM does not: clusters send it to a process
+    and to its group.
+
+    Only Python's main thread can have handlers; in another one, nothing.
     """
-    before = {
-        number: signal.signal(number, self._on_signal)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+      free = [n for n in _UNLESS_TAKEN if signal.getsignal(n) is signal.SIG_DFL]
+      for number in (*_ALWAYS, *free):
+        before[number] = signal.signal(number, self._on_signal)
     try:
       yield
     finally:
       for number, handler in before.items():
-        signal.signal(number, handler)
+        # None: of a library, which cannot be set from here.
+        if handler is not None:
+          signal.signal(number, handler)
 
   def _on_signal(self, number, frame):
     del frame
     self._heard = number
     if jax.process_count() == 1:
       self.number = number
-    if number == signal.SIGINT:
+    if signal.Signals(number).name in _BY_HAND:
       signal.signal(number, signal.SIG_DFL)
 
 

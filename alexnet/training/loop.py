@@ -5,7 +5,9 @@ tensorboard/, checkpoints/ and, after the end, results.json. The same command
 on the same workdir continues where it was.
 """
 
+import os
 import pathlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 from alexnet.checkpointing import input_spec, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import ConfigError
-from alexnet.config.intervals import is_due
+from alexnet.config.intervals import Timetable, is_due
 from alexnet.evaluation import diagnostics, layer_statistics
 from alexnet.metrics.clock import Clock
 from alexnet.metrics.console import (
@@ -29,6 +31,7 @@ from alexnet.metrics.writer import NoWriter, Writer, read_records
 from alexnet.runtime import heap, multihost, preemption, sharding
 from alexnet.training import bad_steps, resume, schedules
 from alexnet.training import setup as setup_lib
+from input_pipeline.files import paths
 
 
 class Run:
@@ -119,6 +122,7 @@ class Run:
       )
     if self.progress.step:
       self._console.print(f'continuing from step {self.progress.step:,}')
+      self._warn_of_rates()
     if self.progress.pretrained:
       line = pretrained.describe(self.progress.pretrained)
       self._console.print(f'started  with {line}')
@@ -294,17 +298,46 @@ class Run:
     reached = goal is not None and progress.train_error <= goal
     return reached or progress.step == self.timetable.total_steps
 
-  def _rates(self, scalar=float):
+  def _rates(self, scalar=float, config=None, timetable=None):
+    """Of the next step; by another config and timetable if they are given."""
+    timetable = timetable or self.timetable
     rates = schedules.rates_at(
-        self.config,
+        config or self.config,
         self._setup.layers,
         step=self.progress.step,
-        total_steps=self.timetable.total_steps,
-        steps_per_epoch=self.timetable.steps_per_epoch,
+        total_steps=timetable.total_steps,
+        steps_per_epoch=timetable.steps_per_epoch,
         plateau=self.progress.plateau,
         rules=self.task.rules,
     )
     return jax.tree.map(scalar, rates)
+
+  def _warn_of_rates(self):
+    """Of a change of the config that moves the learning rate."""
+    before = self._setup.before
+    if before is None:
+      return
+    timetable = Timetable.of(before, len(self.task.train))
+    old = workdir_lib.flatten(
+        self._rates(config=before, timetable=timetable)
+    )
+    new = workdir_lib.flatten(self._rates())
+    moved = [name for name in old if old[name] != new[name]]
+    if not moved:
+      return
+    head = f'{self.model.head}.kernel'
+    name = head if head in moved else moved[0]
+    plain = '--config.schedule.batch_scaling=none '
+    scaled = self.config.schedule.batch_scaling != 'none'
+    self._console.print(
+        f'warning: duration was {before.duration}, is {self.config.duration}, '
+        f'and the schedule goes by it: at step {self.progress.step:,} the '
+        f'learning rate was {old[name]:.3g}, is {new[name]:.3g} ({name}). To '
+        'go on with the old one, stop here and start another run from this '
+        f'one: --config.pretrained.workdir={shlex.quote(str(self.workdir))} '
+        f'--config.schedule.name=constant {plain if scaled else ""}'
+        f'--config.schedule.learning_rate={old[name]:.6g} and another --workdir'
+    )
 
   def _displayed_rate(self):
     return self._rates()[self.model.head]['kernel']
@@ -404,7 +437,8 @@ class Run:
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> dict[str, Any] | None:
   """Trains a run to its end, or continues it; see `Run.train`."""
-  return Run(config, pathlib.Path(workdir), Console()).train()
+  workdir = paths.local(workdir, 'the workdir')
+  return Run(config, workdir, Console()).train()

@@ -16,7 +16,7 @@ import ml_collections
 import optax
 
 from alexnet.config.errors import ConfigError
-from alexnet.training.schedules import KINDS, Rules
+from alexnet.training.schedules import KINDS, Bounds, Rules
 
 
 def create_optimizer(
@@ -26,8 +26,8 @@ def create_optimizer(
 
   Args:
     config: the `optimizer` part of a config.
-    rules: of each parameter, of a network from a definition: the decays. None:
-      the config's.
+    rules: of each parameter, of a network from a definition: the decays, and
+      bounds. None: the config's decay, and no bounds.
 
   Returns:
     A gradient transformation over {layer: {'kernel': ..., 'bias': ...}}.
@@ -74,8 +74,68 @@ def create_optimizer(
         ))
         for decay in sorted(decays)
     ]
+  bounds = {
+      (layer, kind): rule.bounds
+      for layer, of_layer in (rules or {}).items()
+      for kind, rule in of_layer.items() if rule.bounds
+  }
   return optax.chain(
-      *decayed, _scale_by_negative_rates(), _momentum(config.momentum)
+      *decayed,
+      _scale_by_negative_rates(),
+      _momentum(config.momentum),
+      # Where there are none, states have the form that they always had.
+      *([_keep_within(bounds)] if bounds else []),
+  )
+
+
+def within_bounds(weights: jax.Array, bounds: Bounds) -> jax.Array:
+  """Scales the weights of each output, so that they are within bounds.
+
+  Of the n weights w that an output reads, |w - mean(w)| / n is brought into
+  low..high, and then |w| / n to at most norm, |.| being the root of the sum of
+  squares. As ConvLayer::constrainWeights and FCLayer::constrainWeights in
+  src/layer.cu of the authors' code, with WeightContrastNormOperator and
+  WeightConstraintOperator in include/layer.cuh.
+
+  Args:
+    weights: [..., outputs] float32. Those of an output that are all equal have
+      no difference that could be scaled, and are not brought to `low`.
+    bounds: a `high` or a `norm` of 0 is none.
+  """
+  inputs = tuple(range(weights.ndim - 1))
+  root = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), inputs))
+  count = weights.size // weights.shape[-1]
+
+  def scaled(weights, size, low, high):
+    wanted = jnp.clip(size, low * count, high * count)
+    return weights * jnp.where(size > 0, wanted / size, 1.0)
+
+  if bounds.high:
+    differences = weights - jnp.mean(weights, inputs)
+    weights = scaled(weights, root(differences), bounds.low, bounds.high)
+  if bounds.norm:
+    weights = scaled(weights, root(weights), 0.0, bounds.norm)
+  return weights
+
+
+def _keep_within(bounds):
+  """Changes updates so that they end within bounds, {(layer, kind): bounds}.
+
+  Comes last: of the velocity it takes nothing, as with the authors.
+  """
+
+  def update(updates, state, params=None, *, rates, **_):
+    result = {layer: dict(of_layer) for layer, of_layer in updates.items()}
+    for (layer, kind), limits in bounds.items():
+      weights = params[layer][kind]
+      moved = within_bounds(weights + updates[layer][kind], limits)
+      result[layer][kind] = jnp.where(
+          rates[layer][kind] == 0, 0.0, moved - weights
+      )
+    return result, state
+
+  return optax.GradientTransformationExtraArgs(
+      lambda params: optax.EmptyState(), update
   )
 
 

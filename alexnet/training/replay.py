@@ -3,7 +3,6 @@
 See verify.py, the command.
 """
 
-import copy
 import dataclasses
 import math
 import pathlib
@@ -274,15 +273,6 @@ def _environment(workdir, run) -> list[str]:
   """In what this session differs from the run's last one."""
   now = environment_lib.describe(run.mesh)
   try:
-    sessions = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)
-    then = sessions[-1]
+    return workdir_lib.environment_differences(workdir, now)
   except (OSError, ValueError, IndexError):
     return [f'{workdir_lib.ENVIRONMENT} cannot be read, nothing to compare']
-  # As JSON has it, and the command is another one anyway.
-  ours = workdir_lib.flatten(copy.deepcopy(now))
-  theirs = workdir_lib.flatten(then)
-  return [
-      f'{name} was {theirs.get(name)!r}, is {ours.get(name)!r}'
-      for name in sorted(ours.keys() | theirs.keys())
-      if name != 'command' and ours.get(name) != theirs.get(name)
-  ]

@@ -22,14 +22,24 @@ BATCH_SCALINGS = {
 Rates = dict[str, dict[str, float]]
 
 
+class Bounds(Protocol):
+  """What weights are kept in, see `optimizer.within_bounds`."""
+
+  low: float
+  high: float
+  norm: float
+
+
 class Rule(Protocol):
   """How one parameter is trained, where its network says so itself.
 
   Attributes:
     decay: of its weights.
+    bounds: that they are kept in after each update, if any.
   """
 
   decay: float
+  bounds: Bounds | None
 
   def rate_at(self, progress: float, normal: float) -> float:
     """The rate, at a share of the run and for a draw of a standard normal."""

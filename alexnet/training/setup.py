@@ -1,5 +1,6 @@
 """A run before its first step: what is checked and built, in which order."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -34,6 +35,7 @@ class Setup:
     shapes: of that state.
     layers: names of the layers that have parameters.
     pretrained: the run that it starts from, if it starts from another one.
+    before: the config of the session before; None for a new run.
   """
 
   task: Task
@@ -44,6 +46,7 @@ class Setup:
   shapes: TrainState
   layers: tuple[str, ...]
   pretrained: pretrained.Pretrained | None
+  before: ml_collections.ConfigDict | None
 
   def make_train_step(self) -> Callable[..., Any]:
     """Compiles the step, when the task's data is open."""
@@ -88,9 +91,9 @@ class Setup:
         self.workdir.mkdir(parents=True, exist_ok=True)
         taken = self.take_lock()
         workdir_lib.save_config(self.workdir, self.task.config)
-        workdir_lib.save_environment(
-            self.workdir, environment.describe(self.task.mesh)
-        )
+        now = environment.describe(self.task.mesh)
+        self._warn_of_settings(now)
+        workdir_lib.save_environment(self.workdir, now)
       except OSError as error:
         raise CheckpointError(
             f'cannot write to workdir {self.workdir} ({error.strerror}): set '
@@ -98,6 +101,17 @@ class Setup:
         ) from error
     multihost.wait_for_all('workdir')
     return taken
+
+  def _warn_of_settings(self, now):
+    """Of a process with other settings of JAX than the last one had."""
+    with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
+      for difference in workdir_lib.environment_differences(
+          self.workdir, now, 'jax_settings.'
+      ):
+        self.task.warn(
+            f'{difference}: the steps from here on are not those that the run '
+            'would have made'
+        )
 
   def take_lock(self) -> lock.Lock | None:
     """Keeps other jobs from the workdir; by the first process, which writes."""
@@ -125,9 +139,10 @@ def set_up(
   Raises:
     UserError: something the user can mend; says what to do.
   """
+  config = workdir_lib.keep_earlier_background(workdir, config)
   task = Task(config, console)
   config = task.config
-  workdir_lib.check_config(workdir, config)
+  before = workdir_lib.check_config(workdir, config)
   update_rule = optimizer.create_optimizer(config.optimizer, task.rules)
   timetable = Timetable.of(config, len(task.train))
   create_state = functools.partial(
@@ -147,5 +162,6 @@ def set_up(
   if training and newest is None and config.pretrained.workdir is not None:
     other = pretrained.Pretrained(config.pretrained, shapes.params)
   return Setup(
-      task, workdir, timetable, update_rule, create_state, shapes, layers, other
+      task, workdir, timetable, update_rule, create_state, shapes, layers,
+      other, before,
   )

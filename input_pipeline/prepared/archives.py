@@ -1,20 +1,25 @@
 """Images in tar and zip files, read in any order without unpacking them."""
 
+import bisect
 import bz2
-import collections
+import contextlib
 import errno
 import gzip
 import lzma
 import os
 import pathlib
+import posixpath
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from input_pipeline.errors import NO_ROOM, DataError, ImageError, printable
-from input_pipeline.files import atomic, decoding
-from input_pipeline.sources import Entry, Files, digest, is_image, other_suffix
+from input_pipeline.files import atomic, listing
+from input_pipeline.images import decoding
+from input_pipeline.sources import Entry, Files, digest, is_image
 
 _COMPRESSED = {
     '.gz': gzip, '.tgz': gzip, '.bz2': bz2, '.tbz2': bz2, '.xz': lzma,
@@ -24,6 +29,8 @@ _COMPRESSED = {
 # Of zip files. LZMA's decoder takes the memory that a member says, up to 4 GB,
 # and zipfile decompresses 4 kB at once, of which bzip2 can make 4 GB.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# The flag of a member whose name is UTF-8.
+_ZIP_UTF8 = 0x800
 # What damaged archives raise, by their kind.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError,
@@ -50,6 +57,30 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
     tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )
+# Characters of what a link leads to, links that it may lead through, and files
+# that links to folders may add to those that are there.
+_LONGEST_LINK = 1024
+_MOST_HOPS = 8
+MAX_LINKED = 2**20
+
+_OUTSIDE = 'link(s) that lead out of the archive, or to themselves'
+_DEVICE = 'device(s) and the like'
+
+
+class _Listed(NamedTuple):
+  """A member of an archive.
+
+  Attributes:
+    name: its path.
+    place: where it lies; None of a link or a device.
+    target: path that a link leads to; None of a file or a device.
+    linked: see `Entry`.
+  """
+
+  name: str
+  place: Any = None
+  target: str | None = None
+  linked: bool = False
 
 
 class Archive(Files):
@@ -80,6 +111,9 @@ class Tar(Archive):
       raise ImageError(name, 'the archive ends before it')
     return data
 
+  def file_sizes(self):
+    return [entry.place[1] for entry in self.entries]
+
 
 class Zip(Archive):
   """Files of a zip file."""
@@ -107,6 +141,9 @@ class Zip(Archive):
       reason = str(error) or type(error).__name__
       raise ImageError(name, reason) from error
 
+  def file_sizes(self):
+    return [entry.place.file_size for entry in self.entries]
+
 
 def is_archive(path: pathlib.Path) -> bool:
   """Whether a file is a tar or zip file by its name, compressed or not."""
@@ -119,7 +156,8 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
   A tar file in a tar file is taken for a folder of its name, as in ImageNet's
   training archive. Nothing is ever written under a name of the archive's: names
   say the class and are shown, and those with a part that begins with a dot,
-  `..` among them, are left out, as are links and devices.
+  `..` among them, are left out, as are devices. A link to a file or a folder of
+  the archive is what it leads to, another one is left out.
 
   Args:
     path: a tar file (.tar, or compressed by gzip, bzip2 or xz) or a zip file.
@@ -157,48 +195,171 @@ def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
 
 
 def _open(make, path, members):
-  entries, ignored, seen = [], collections.Counter(), set()
-  for name, place in sorted(members, key=lambda member: member[0]):
-    parts = [part for part in name.split('/') if part not in ('', '.')]
-    # What macOS adds to archives lies in __MACOSX or begins with a dot.
-    hidden = any(part[0] == '.' or part == '__MACOSX' for part in parts)
-    if not parts or hidden:
+  entries, ignored, seen = [], listing.LeftOut(), set()
+  files = _follow([*members], ignored)
+  for member in sorted(files, key=lambda member: member.name):
+    parts = _parts(member.name)
+    if not parts:
       continue
-    if is_image(parts[-1]):
-      name = '/'.join(parts)
-      if name in seen:
-        raise DataError(
-            f'{printable(str(path))} has {printable(name)} twice, and which of '
-            'the two is meant is not clear: pack it again'
-        )
-      seen.add(name)
-      entries.append(Entry(name, 0, place))
+    name = '/'.join(parts)
+    if any(map(listing.is_system, parts)):
+      ignored.add(listing.HIDDEN, name)
+    elif not is_image(parts[-1]):
+      ignored.add(listing.suffix(parts[-1]), name)
+    elif name in seen:
+      raise DataError(
+          f'{printable(str(path))} has {printable(name)} twice, and which of '
+          'the two is meant is not clear: pack it again'
+      )
     else:
-      ignored[other_suffix(parts[-1])] += 1
+      seen.add(name)
+      entries.append(Entry(name, 0, member.place, member.linked))
   source = make(path, (), entries)
   source.ignored = ignored
   return source
 
 
+def _parts(name):
+  return [part for part in name.split('/') if part not in ('', '.')]
+
+
+def _follow(members, ignored):
+  """The files of an archive, those that links lead to included."""
+  found = [member for member in members if member.place is not None]
+  links = {}
+  for member in members:
+    if member.target is not None:
+      links[_plain(member.name)] = member.target
+    elif member.place is None:
+      ignored.add(_DEVICE, _plain(member.name))
+  if not links:
+    return found
+  places = {_plain(member.name): member.place for member in found}
+  folders = {}
+  for name in sorted(links):
+    target = _target(links[name], links)
+    if target is None:
+      ignored.add(_OUTSIDE, name)
+    elif target in places:
+      found.append(_Listed(name, places[target]))
+    else:
+      folders[name] = target
+  places = {_plain(member.name): member.place for member in found}
+  names, linked = sorted(places), 0
+  for name, target in folders.items():
+    below = f'{target}/' if target else ''
+    # Names from "folder/" on, up to "folder0", the character behind "/".
+    first = bisect.bisect_left(names, below)
+    last = bisect.bisect_left(names, f'{target}0') if below else len(names)
+    if first == last:
+      ignored.add(listing.DANGLING, name)
+    elif name.startswith(below):
+      ignored.add(listing.READ_ALREADY, name)
+    else:
+      linked += last - first
+      if linked > MAX_LINKED:
+        raise tarfile.ReadError(
+            f'links to folders in it lead to more than {MAX_LINKED:,} files'
+        )
+      found += [
+          _Listed(
+              f'{name}/{file.removeprefix(below)}', places[file], linked=True
+          )
+          for file in names[first:last]
+      ]
+  return found
+
+
+def _plain(name):
+  return '/'.join(_parts(name))
+
+
+def _target(path, links):
+  """The path that a link leads to, through others; None if that is outside.
+
+  Args:
+    path: of the link's target.
+    links: {path: path of the target} of all links.
+  """
+  for _ in range(_MOST_HOPS):
+    if len(path) > _LONGEST_LINK:
+      return None
+    path = posixpath.normpath(path)
+    if path.startswith(('/', '../')) or path == '..':
+      return None
+    parts = _parts(path)
+    for count in range(1, len(parts) + 1):
+      if (way := '/'.join(parts[:count])) in links:
+        path = '/'.join((links[way], *parts[count:]))
+        break
+    else:
+      return '/'.join(parts)
+  return None
+
+
 def _zip_members(path):
   with zipfile.ZipFile(path) as archive:
     for member in archive.infolist():
-      if not member.is_dir():
-        yield member.filename, member
+      name = _zip_name(member)
+      if not name:
+        raise zipfile.BadZipFile('it has a file without a name')
+      if name.endswith('/'):
+        continue
+      if stat.S_ISLNK(member.external_attr >> 16):
+        yield _Listed(name, None, _from(name, _zip_link(archive, member)))
+      else:
+        yield _Listed(name, member)
+
+
+def _zip_link(archive, member):
+  """What a link leads to; '/', which is outside, if it cannot be read."""
+  if member.compress_type not in _METHODS:
+    return '/'
+  try:
+    with archive.open(member) as link:
+      path = link.read(_LONGEST_LINK + 1)
+  except _ZIP_ERRORS:
+    return '/'
+  return path.decode('utf-8', 'surrogateescape')
+
+
+def _zip_name(member):
+  name = member.filename
+  # Some programs write the bytes of UTF-8 and do not say so.
+  if not member.flag_bits & _ZIP_UTF8:
+    with contextlib.suppress(UnicodeError):
+      name = name.encode('cp437').decode('utf-8')
+  # So do older ones of Windows, against the format's specification.
+  return name if '/' in name else name.replace('\\', '/')
+
+
+def _from(name, target):
+  """The path of a link's target, from the root of the archive."""
+  return posixpath.join(posixpath.dirname(_plain(name)), target)
 
 
 def _tar_members(path):
   with _TarFile.open(path, 'r:') as archive:
     for member in _files(archive):
-      if member.name.endswith('.tar'):
+      if member.isreg() and member.name.endswith('.tar'):
         folder = member.name.removesuffix('.tar')
         inner_file = archive.extractfile(member)
         with _TarFile.open(fileobj=inner_file, mode='r:') as inner:
           for image in _files(inner):
-            start = member.offset_data + image.offset_data
-            yield f'{folder}/{image.name}', (start, image.size)
+            yield _tar_member(image, f'{folder}/', member.offset_data)
       else:
-        yield member.name, (member.offset_data, member.size)
+        yield _tar_member(member)
+
+
+def _tar_member(member, prefix='', start=0):
+  name = f'{prefix}{member.name}'
+  if member.isreg():
+    return _Listed(name, (start + member.offset_data, member.size))
+  if member.issym():
+    return _Listed(name, None, _from(name, member.linkname))
+  if member.islnk():  # Its path is that from the root.
+    return _Listed(name, None, f'{prefix}{_plain(member.linkname)}')
+  return _Listed(name)
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -210,7 +371,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     place = archive.offset
     if member.issparse():
       raise _sparse(member)
-    if member.isfile():
+    if not member.isdir():
       yield member
   # It takes a header that is damaged or cut off for the end, which is zeros.
   archive.fileobj.seek(archive.offset)

@@ -1,27 +1,25 @@
 """What data can be prepared from: finds the sets, classes and labels in it."""
 
-import importlib.util
-import io
-import os
+import functools
 import pathlib
-import re
-import tarfile
 from collections.abc import Sequence
 
 import ml_collections
 
 from input_pipeline import datasets
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import untrusted
-from input_pipeline.prepared import archives
+from input_pipeline.files import listing
+from input_pipeline.files import names as names_lib
+from input_pipeline.files import paths as paths_lib
+from input_pipeline.prepared import archives, labels
 from input_pipeline.sources import (
-  EVALUATION_FOLDERS,
-  TRAIN_FOLDERS,
+  COPIES,
   Entry,
   Files,
   Folder,
   Source,
-  is_image,
+  images_below,
+  look_into,
   open_folder,
   split_files,
 )
@@ -35,12 +33,6 @@ _TFDS_FLAGS = {
 
 _IMAGENET_TRAIN = 'ILSVRC2012_img_train.tar'
 _IMAGENET_VALIDATION = 'ILSVRC2012_img_val.tar'
-_IMAGENET_NAME = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
-# In the package of TensorFlow Datasets: a WordNet id for each image, in order.
-_IMAGENET_LABELS = 'datasets/imagenet2012/validation_labels.txt'
-# Bytes of the two files in ImageNet's development kit; what SciPy reads of the
-# larger may be compressed, to a thousandth.
-_LARGEST_MEMBER = 2**20
 
 
 def open_origin(
@@ -51,6 +43,7 @@ def open_origin(
     eval_labels: str | None = None,
     eval_fraction: float = 0.1,
     seed: int = 0,
+    copies: str = COPIES[0],
     data_dir: str | None = None,
     train_split: str = 'train',
     eval_split: str = 'validation',
@@ -64,13 +57,14 @@ def open_origin(
     scratch: for what has to be unpacked.
     eval_source: path of the evaluation set, if it is elsewhere; may have no
       class folders, and has its labels in eval_labels then.
-    eval_labels: a text file with a class name for each image of eval_source, in
-      the order of their names, or ImageNet's development kit
-      (ILSVRC2012_devkit_t12.tar.gz). Not needed for ImageNet-2012.
+    eval_labels: a file with the labels of eval_source, see `labels.read`, or
+      ImageNet's development kit (ILSVRC2012_devkit_t12.tar.gz). Not needed for
+      ImageNet-2012.
     eval_fraction: share of each class to hold out where there is no evaluation
       set, as in training from a folder; 0 for none. A class of one image keeps
       it.
     seed: decides which images are held out.
+    copies: see `sources.split_files`.
     data_dir: of TensorFlow Datasets.
     train_split: of TensorFlow Datasets.
     eval_split: of TensorFlow Datasets.
@@ -89,7 +83,7 @@ def open_origin(
   if source.startswith('tfds:'):
     config = ml_collections.ConfigDict({
         'name': source.removeprefix('tfds:'),
-        'dir': data_dir,
+        'dir': data_dir and str(data_dir),
         'train_split': train_split,
         'eval_split': eval_split,
     })
@@ -100,14 +94,14 @@ def open_origin(
       for field, flag in _TFDS_FLAGS.items():
         message = message.replace(field, flag)
       raise DataError(message) from error
-  path = pathlib.Path(source).expanduser()
+  path = paths_lib.local(source, '--source')
   if (path / _IMAGENET_TRAIN).is_file():
     path /= _IMAGENET_TRAIN
   if path.name == _IMAGENET_TRAIN and not eval_source:
     eval_source = str(path.with_name(_IMAGENET_VALIDATION))
   train, place = _open_train(path, scratch)
   if eval_source:
-    place = pathlib.Path(eval_source).expanduser()
+    place = paths_lib.local(eval_source, '--eval_source')
   if place:
     evaluation = _open_evaluation(place, scratch, train, eval_labels)
   elif eval_labels:
@@ -117,7 +111,7 @@ def open_origin(
     )
   elif eval_fraction:
     train, evaluation = split_files(
-        train, eval_fraction, seed, single_images_stay=True
+        train, eval_fraction, seed, single_images_stay=True, copies=copies
     )
   else:
     evaluation = None
@@ -130,35 +124,48 @@ def _open_train(path, scratch):
   A place is the path of a folder, or files and the name of a folder in them.
   """
   if path.is_dir():
-    train, evaluation = _sets_among(
-        {entry.name for entry in path.iterdir() if entry.is_dir()},
-        lambda name: any(entry.is_dir() for entry in (path / name).iterdir()),
-    )
-    if not train:
+    beside = listing.LeftOut()
+    names, others = listing.entries(path, beside)
+    look = functools.cache(lambda name: look_into(path / name))
+    sets = names_lib.find_sets(names, look, printable(str(path)))
+    if not sets:
       return open_folder(path), None
-    return open_folder(path / train), evaluation and path / evaluation
+    train = open_folder(path / sets[0])
+    for name in others:
+      beside.add(listing.suffix(name), name)
+    _tell_folders(names, sets, beside)
+    train.ignored.update(beside)
+    return train, sets[1] and path / sets[1]
   files = _strip(_open_file(path, scratch))
-  parts = [entry.path.split('/') for entry in files.entries]
-  with_folders = {names[0] for names in parts if len(names) > 2}
-  train, evaluation = _sets_among(
-      {names[0] for names in parts}, with_folders.__contains__
-  )
-  if not train:
+  looks = _looks(files)
+  sets = names_lib.find_sets(looks, looks.get, files.name)
+  if not sets:
     return _by_class(files, None), None
-  return _by_class(files, None, train), evaluation and (files, evaluation)
+  _tell_folders(looks, sets, files.ignored)
+  for entry in files.entries:
+    if '/' not in entry.path:
+      files.ignored.add('image(s) beside the sets', entry.path)
+  return _by_class(files, None, sets[0]), sets[1] and (files, sets[1])
 
 
-def _sets_among(names, has_folders):
-  """The folders of the sets among those of a level; (None, None) if none."""
-  by_lower = {name.lower(): name for name in names}
-  train, evaluation = (
-      next((by_lower[name] for name in wanted if name in by_lower), None)
-      for wanted in (TRAIN_FOLDERS, EVALUATION_FOLDERS)
-  )
-  # Alone and without classes in it, it is a class of trains.
-  if not train or not (evaluation or has_folders(train)):
-    return None, None
-  return train, evaluation
+def _tell_folders(names, sets, ignored):
+  for name in names:
+    if name not in sets:
+      ignored.add('folder(s) beside the sets', name)
+
+
+def _looks(files):
+  """{folder: what it has} of the first level of an archive."""
+  looks = {}
+  for entry in files.entries:
+    name, *rest = entry.path.split('/')
+    if rest:
+      known = looks.get(name, names_lib.Looks(False, False))
+      deep = len(rest) > 1
+      looks[name] = names_lib.Looks(
+          known.images or not deep, known.folders or deep
+      )
+  return looks
 
 
 def _open_file(path, scratch):
@@ -174,7 +181,10 @@ def _open_file(path, scratch):
     )
   files = archives.open_archive(path, scratch)
   if not files.entries:
-    raise DataError(f'{files.name} has no JPEG or PNG file: give another one')
+    raise DataError(
+        f'{files.name} has no image file: give another one'
+        f'{f"; left out: {files.ignored}" if files.ignored else ""}'
+    )
   return files
 
 
@@ -185,42 +195,45 @@ def _open_evaluation(place, scratch, train, eval_labels):
     files = files.select(
         entry for entry in files.entries if entry.path.startswith(f'{folder}/')
     )
+    files.ignored = listing.LeftOut()  # The training set has the archive's.
   elif place.is_dir():
-    if not eval_labels and _has_class_folders(place):
+    ignored = listing.LeftOut()
+    folders, _ = listing.entries(place, ignored)
+    if not eval_labels and folders:
       return open_folder(place, train.class_names)
-    names = sorted(name for name in os.listdir(place) if is_image(name))
-    if not names:
+    ignored = listing.LeftOut()
+    paths, = images_below([place], ignored, place)
+    if not paths:
       raise DataError(
-          f'{printable(str(place))} has no JPEG or PNG file and no class '
+          f'{printable(str(place))} has no image file and no class '
           'folder: give another evaluation set'
       )
-    files = Folder(place, (), [Entry(name, 0) for name in names])
+    files = Folder(
+        place, (), [Entry(str(path.relative_to(place)), 0) for path in paths]
+    )
+    files.ignored = ignored
   else:
-    files = _strip(_open_file(place, scratch))
-  if not eval_labels and any(
+    files = _strip(_open_file(place, scratch), train.class_names)
+  if eval_labels:
+    path = paths_lib.local(eval_labels, '--eval_labels')
+    named = labels.read(path, files, train.class_names)
+  elif any(
       '/' in entry.path.removeprefix(f'{folder}/') for entry in files.entries
   ):
     return _by_class(files, train.class_names, folder)
-  if eval_labels:
-    names = _read_labels(pathlib.Path(eval_labels).expanduser(), len(files))
   else:
-    names = _imagenet_labels(files)
-  return _labelled(files, list(zip(names, files.entries)), train.class_names)
+    named = labels.of_imagenet(files)
+  return _labelled(files, named, train.class_names)
 
 
-def _has_class_folders(path):
-  return any(
-      entry.is_dir() and not entry.name.startswith('.')
-      for entry in path.iterdir()
-  )
-
-
-def _strip(files: Files) -> Files:
+def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
   """Without folders that all of an archive is in, but for class folders."""
+  classes = names_lib.Names(class_names)
   entries = [(entry.path.split('/'), entry) for entry in files.entries]
   while (
       len({parts[0] for parts, _ in entries}) == 1
       and min(len(parts) for parts, _ in entries) > 2
+      and classes.find(entries[0][0][0]) is None
   ):
     entries = [(parts[1:], entry) for parts, entry in entries]
   return files.select(
@@ -233,98 +246,32 @@ def _by_class(
 ) -> Files:
   """Labels an archive's files by their folder below a folder."""
   prefix = f'{folder}/' if folder else ''
+  of_set = [entry for entry in files.entries if entry.path.startswith(prefix)]
+  # What a link leads to is read once, where it is without the link.
+  own = {entry.place for entry in of_set if not entry.linked}
   named = []
-  for entry in files.entries:
-    if entry.path.startswith(prefix):
-      name, separator, _ = entry.path.removeprefix(prefix).partition('/')
-      if separator:  # Images beside the class folders are of no class.
-        named.append((name, entry))
+  for entry in of_set:
+    name, separator, _ = entry.path.removeprefix(prefix).partition('/')
+    if not separator:
+      files.ignored.add('image(s) beside the class folders', entry.path)
+    elif entry.linked and entry.place in own:
+      files.ignored.add('linked image(s) that are read already', entry.path)
+    else:
+      own.add(entry.place)
+      named.append((name, entry))
   found = sorted({name for name, _ in named})
   if class_names is None:
+    names_lib.check_classes(found, files.name, 'class folder(s)')
     class_names = found
-  if len(found) < 2:
-    raise DataError(
-        f'{files.name} has {len(found)} class folder(s): wanted at least 2, '
-        'each with the images of one class'
-    )
   return _labelled(files, named, class_names)
 
 
 def _labelled(files, named, class_names):
-  labels = {name: label for label, name in enumerate(class_names)}
-  if unknown := sorted({name for name, _ in named} - set(labels)):
-    raise DataError(
-        f'{files.name} has classes that the training set does not have: '
-        f'{", ".join(unknown[:5])}: give both sets the same classes'
-    )
+  of_name = names_lib.labels_of(
+      {name for name, _ in named}, class_names, files.name
+  )
   selected = files.select(
-      entry._replace(label=labels[name]) for name, entry in named
+      entry._replace(label=of_name[name]) for name, entry in named
   )
   selected.class_names = tuple(class_names)
   return selected
-
-
-def _read_labels(path, count):
-  """The class names of count images."""
-  try:
-    if path.name.endswith('.tar.gz'):
-      names = _read_devkit(path)
-    else:
-      # A class name may have spaces.
-      lines = map(str.strip, untrusted.read_text(path).splitlines())
-      names = [line for line in lines if line]
-  except Exception as error:  # tarfile and SciPy raise many kinds.
-    raise DataError(
-        f'cannot read the labels {printable(str(path))} '
-        f'({type(error).__name__}: {error}): wanted a '
-        'text file with a class name for each image, or ImageNet\'s '
-        'development kit'
-    ) from error
-  if len(names) != count:
-    raise DataError(
-        f'{printable(str(path))} has {len(names):,} labels, but there are '
-        f'{count:,} images: wanted one for each'
-    )
-  return names
-
-
-def _read_devkit(path):
-  from scipy import io as scipy_io
-
-  with tarfile.open(path, 'r:gz') as archive:
-    names = {name.split('/')[-1]: name for name in archive.getnames()}
-    read = lambda name: _member(archive, names[name])
-    meta = scipy_io.loadmat(io.BytesIO(read('meta.mat')), squeeze_me=True)
-    truth = read('ILSVRC2012_validation_ground_truth.txt').decode().split()
-  wnids = {
-      int(synset['ILSVRC2012_ID']): str(synset['WNID'])
-      for synset in meta['synsets']
-  }
-  return [wnids[int(number)] for number in truth]
-
-
-def _member(archive, name):
-  member = archive.getmember(name)
-  if member.size > _LARGEST_MEMBER:
-    raise untrusted.UnreadableError(
-        f'{printable(name)} has {member.size:,} bytes, wanted at most '
-        f'{_LARGEST_MEMBER:,}'
-    )
-  return archive.extractfile(member).read()
-
-
-def _imagenet_labels(files):
-  """TensorFlow Datasets' copy of the labels, by the numbers in the names."""
-  spec = importlib.util.find_spec('tensorflow_datasets')
-  path = pathlib.Path(spec.submodule_search_locations[0]) / _IMAGENET_LABELS
-  labels = path.read_text().split()
-  names = []
-  for entry in files.entries:
-    match = _IMAGENET_NAME.fullmatch(entry.path.split('/')[-1])
-    if not match or not 1 <= int(match[1]) <= len(labels):
-      raise DataError(
-          f'{files.name} has no class folders, and {printable(entry.path)} is '
-          'not of ImageNet-2012: give the labels with --eval_labels'
-      )
-    names.append(labels[int(match[1]) - 1])
-  return names

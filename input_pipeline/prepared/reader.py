@@ -32,7 +32,8 @@ import numpy as np
 from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import decoding, untrusted
+from input_pipeline.files import untrusted
+from input_pipeline.images import decoding, levels
 from input_pipeline.sources import Source, encode_png
 
 FORMAT = 1
@@ -93,6 +94,8 @@ def _check_manifest(manifest):
     raise untrusted.UnreadableError(
         f'settings.size is {size}, wanted 1 to {preprocessing.LARGEST_SQUARE}'
     )
+  if not levels.is_background(manifest['settings'].get('background', ())):
+    raise untrusted.UnreadableError('settings.background is no colour')
   names = take(manifest, 'class_names', list)
   if not names or not all(isinstance(name, str) for name in names):
     raise untrusted.UnreadableError('class_names are no texts')
@@ -140,6 +143,7 @@ class Prepared(Source):
     self._raw = manifest['settings']['storage'] == 'raw'
     self.size = manifest['settings']['size']
     self.aspect = manifest['settings']['aspect']
+    self.background = tuple(manifest['settings'].get('background', ()))
     path = directory / f'{set_name}.npz'
     try:
       arrays = untrusted.load_arrays(path)

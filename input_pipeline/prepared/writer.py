@@ -25,6 +25,7 @@ from input_pipeline import preprocessing, statistics
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import atomic, untrusted
 from input_pipeline.files import threads as threads_lib
+from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
 from input_pipeline.sources import Source
 
@@ -50,12 +51,14 @@ class Settings:
     quality: of JPEG files, 1 to 100; None for pixels.
     aspect: 'keep' the image's and cut the centre, or 'warp' it into a square.
     size: side of the squares, in pixels.
+    background: of transparent pixels, see `decoding.decode`.
   """
 
   storage: str = 'jpeg'
   quality: int | None = DEFAULT_QUALITY
   aspect: str = 'keep'
   size: int = preprocessing.SQUARE
+  background: decoding.Background = decoding.WHITE
 
 
 @dataclasses.dataclass
@@ -141,6 +144,7 @@ class Preparation:
         'format': reader.FORMAT,
         'settings': dataclasses.asdict(settings)
         | {
+            'background': list(settings.background),
             'filter': f'{preprocessing.FILTER.name.lower()}, antialiased',
         },
         'origin': origin,
@@ -319,7 +323,8 @@ class Preparation:
         encoded, label = source.read(index)
         name = source.describe(index)
         square = preprocessing.to_square(
-            encoded, name, aspect=self._settings.aspect, box=self._whole
+            encoded, name, aspect=self._settings.aspect, box=self._whole,
+            background=self._settings.background,
         )
       except ImageError as error:
         if self._strict:

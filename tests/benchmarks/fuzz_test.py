@@ -7,11 +7,13 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
 from benchmarks import fuzz
-from benchmarks.fuzzing import images, mutations, worker
+from benchmarks.fuzzing import images, metadata, mutations, worker
+from input_pipeline.errors import ImageError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -19,7 +21,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 class ReadersTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ('image', 300), ('definition', 150), ('prepared', 100), ('archive', 100),
+      ('image', 300), ('webp', 150), ('gif', 150), ('tiff', 150), ('bmp', 150),
+      ('definition', 150), ('prepared', 100), ('archive', 100),
       ('features', 40), ('workdir', 100), ('checkpoint', 40),
       ('forged_checkpoint', 20),
   )
@@ -36,10 +39,40 @@ class ReadersTest(parameterized.TestCase):
       self.assertGreater(accepted, 0)
     self.assertBetween(report.peak, 2**24, worker.MEMORY)
 
+  def test_metadata_decides_nothing(self):
+    """All are taken; orientations that can be read turn some."""
+    report = fuzz.fuzz(
+        'metadata', fuzz.IMAGES['metadata'], inputs=400, workers=1
+    )
+    self.assertEmpty(report.findings)
+    accepted = report.outcomes['accepted']
+    self.assertEqual(sum(accepted.values()), 400)
+    for kind in ('JPEG', 'PNG', 'WebP', 'GIF', 'TIFF', 'BMP'):
+      self.assertGreater(accepted[kind], 30)
+    self.assertGreater(accepted['JPEG, turned'], 1)
+
+  def test_a_refusal_for_metadata_is_a_finding(self):
+    target = metadata.Metadata(pathlib.Path(self.create_tempdir()))
+    made = target.make(random.Random(0))
+    kind, seed, file = made
+    self.assertStartsWith(target.read(made), kind)
+    others = [other for other in target._pixels if other[0] != kind]
+    with self.assertRaisesRegex(worker.Finding, 'its pixels are others'):
+      other = next(
+          key for key in others
+          if not np.array_equal(target._pixels[key], target._pixels[kind, seed])
+      )
+      target.read((*other, file))
+    # No error is one that the worker lets pass.
+    with self.assertRaises(ImageError):
+      target.read((kind, seed, file[:40]))
+    self.assertEqual(target.refusals, ())
+
   def test_all_readers_are_tried(self):
     self.assertEqual(
         {*fuzz.IMAGES, *fuzz.FILES},
-        {'image', 'definition', 'prepared', 'archive', 'features', 'workdir',
+        {'image', 'webp', 'gif', 'tiff', 'bmp', 'metadata', 'definition',
+         'prepared', 'archive', 'features', 'workdir',
          'checkpoint', 'forged_checkpoint'},
     )
 

@@ -3,8 +3,12 @@
 import json
 import os
 import pathlib
+import shlex
+import sys
 
-from absl.testing import absltest
+from absl import flags
+from absl.testing import absltest, parameterized
+from ml_collections import config_flags
 
 from alexnet.checkpointing import workdir
 from alexnet.config.errors import CheckpointError
@@ -46,6 +50,88 @@ class OlderRunTest(absltest.TestCase):
     self.config.schedule.warmup_epochs = 1.0
     with self.assertRaisesRegex(CheckpointError, 'warmup_epochs was 0.0'):
       workdir.check_config(self.workdir, self.config)
+
+
+class OtherConfigTest(parameterized.TestCase):
+  """What a refusal advises is what makes it go on."""
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir()) / 'a run'
+    self.workdir.mkdir()
+    self.config = alexnet.get_config('folder')
+    self.config.schedule.steps = ((0.5, 'conv1', 'both', 0.0),)
+    self.config.model.num_classes = 3
+    self.config.dataset.eval_split = 'two words'
+    workdir.save_config(self.workdir, self.config)
+
+  def refusal(self, **fields):
+    config = self.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(
+        {name.replace('__', '.'): value for name, value in fields.items()}
+    )
+    with self.assertRaisesRegex(CheckpointError, 'another --workdir') as raised:
+      workdir.check_config(self.workdir, config)
+    return config, str(raised.exception)
+
+  @parameterized.parameters(
+      dict(batch_size=7),
+      dict(seed=1, augmentation__flip=False),
+      dict(schedule__name='constant', schedule__learning_rate=0.5),
+      dict(schedule__steps=(), schedule__geometric__factors=(1.0,)),
+      dict(model__conv1__padding=(2, 2)),
+      dict(dataset__eval_split='x', optimizer__momentum=0.0),
+      dict(pretrained__layers=('conv1', 'conv2'), model__num_classes=4),
+  )
+  def test_flags(self, **fields):
+    config, message = self.refusal(**fields)
+    advised = [
+        word
+        for word in shlex.split(message.split('to continue this one, ')[1])
+        if word.startswith('--config.')
+    ]
+    self.assertLen(advised, len(fields))
+    argv = ['main.py', *advised]
+    values = flags.FlagValues()
+    with absltest.mock.patch.object(sys, 'argv', argv):
+      holder = config_flags.DEFINE_config_dict(
+          'config', config, flag_values=values
+      )
+      values(argv)
+    workdir.check_config(self.workdir, holder.value)
+
+  def test_a_flag_too_many(self):
+    _, message = self.refusal(dataset__split_seed=4)
+    self.assertEndsWith(message, 'leave out --config.dataset.split_seed')
+
+  def test_more_classes_than_before(self):
+    """Of the data: the flag alone would be refused."""
+    _, message = self.refusal(model__num_classes=4)
+    self.assertIn('give it the images that it was made with', message)
+    _, message = self.refusal(model__num_classes=2)
+    self.assertNotIn('the images', message)
+
+  @parameterized.parameters('another file', 'many fields')
+  def test_the_whole_command(self, what):
+    fields = dict(
+        batch_size=7, seed=1, model__towers=1, model__activation='tanh',
+        dataset__size=100, optimizer__momentum=0.5,
+    )
+    if what == 'another file':
+      fields = dict(batch_size=7)
+      saved = self.config.copy_and_resolve_references()
+      saved.definition = 'a field of its own'
+      workdir.save_config(self.workdir, saved)
+    _, message = self.refusal(**fields)
+    self.assertIn(f'bring back the config of {self.workdir}/conf', message)
+    with absltest.mock.patch.object(sys, 'argv', ['main.py', '--config=a b']):
+      workdir.save_environment(self.workdir, {})
+    _, message = self.refusal(**fields)
+    self.assertEndsWith(
+        message,
+        'give the command that made it, with the same files: python main.py '
+        "'--config=a b'",
+    )
 
 
 class PowerCutTest(absltest.TestCase):

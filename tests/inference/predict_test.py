@@ -227,7 +227,7 @@ class CommandTest(parameterized.TestCase):
       self.assertRegex(error, rf'(?m)^  /.*{name}: \w')
     self.assertIn('... and 9 more', output)
     self.assertIn('33 files in ', output)
-    self.assertIn('not .jpg, .jpeg or .png: 1 .txt', output)
+    self.assertRegex(output, r'left out: 1 .*hidden.jpg.*1 \.txt \(.*list.txt')
     self.assertIn('predicting', error)  # The bar.
 
     with open(outputs[0], encoding='utf-8', newline='') as f:
@@ -430,6 +430,7 @@ class FakeInputs:
 
   def __init__(self, aspect):
     self.aspect = aspect
+    self.background = (255, 255, 255)
 
 
 if __name__ == '__main__':

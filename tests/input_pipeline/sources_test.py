@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from configs import alexnet
 from input_pipeline import datasets, preprocessing, sources
 from input_pipeline.errors import DataError, ImageError
+from input_pipeline.files import listing
 
 
 def jpeg(number, size=(20, 16)):
@@ -177,10 +178,10 @@ class FolderTest(SourceTest):
   def test_which_files_are_images(self):
     images = [
         'ant/a.JPG', 'ant/b.Jpeg', 'ant/c.PNG', 'ant/deep/er/d.jpeg',
-        'newt/ant/e.png',
+        'newt/ant/e.GIF',
     ]
     others = [
-        'ant/notes.txt', 'ant/.f.jpg', 'ant/g.gif', 'ant/jpg', 'readme.jpg',
+        'ant/notes.txt', 'ant/.f.jpg', 'ant/g.svg', 'ant/jpg', 'readme.jpg',
         '.git/h.jpg',
     ]
     self.write(*images, *others)
@@ -195,7 +196,9 @@ class FolderTest(SourceTest):
         'newt/a.jpg', 'newt/b.mov', 'readme.txt',
     )
     folder = sources.open_folder(self.root)
-    self.assertEqual(folder.ignored, {'.heic': 2, 'no suffix': 1, '.mov': 1})
+    self.assertEqual(folder.ignored.counts, {
+        '.heic': 2, 'no suffix': 1, '.mov': 1, '.txt': 1, listing.HIDDEN: 1
+    })
 
   def test_hidden_subfolders_are_ignored(self):
     # Desktops and notebooks put copies of images there.

@@ -1,9 +1,11 @@
 """The update and its rates against numbers worked by hand."""
 
+import collections
 import importlib
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -323,6 +325,89 @@ class RatesTest(parameterized.TestCase):
     config.momentum = 1.0
     with self.assertRaisesRegex(ConfigError, 'optimizer.momentum is 1.0'):
       optimizer.create_optimizer(config)
+
+
+Bounds = collections.namedtuple('Bounds', 'low high norm')
+
+
+class BoundsTest(parameterized.TestCase):
+  """By constrainWeights in src/layer.cu of the authors' code."""
+
+  def _wanted(self, weights, bounds):
+    """Output by output, as that has it: squares first, then one factor."""
+    result = np.array(weights, np.float64)
+    for place in range(result.shape[-1]):
+      w = result[..., place]
+      n = w.size
+      if bounds.high > 0:
+        s = np.sqrt(((w - w.sum() / n) ** 2).sum()) / n
+        w *= (bounds.low / s if s < bounds.low else
+              bounds.high / s if s > bounds.high else 1)
+      if bounds.norm > 0:
+        squares, limit = (w**2).sum(), bounds.norm * n
+        w *= limit / np.sqrt(squares) if squares > limit**2 else 1
+    return result
+
+  @parameterized.parameters(
+      (Bounds(0.001, 0.002, 0),), (Bounds(0.01, 0.5, 0),),
+      (Bounds(0, 0.02, 0),), (Bounds(0, 0, 0.003),), (Bounds(0, 0, 10),),
+      (Bounds(0.03, 0.04, 0.035),),
+  )
+  def test_by_numpy(self, bounds):
+    """Of small, usual and large filters around some mean."""
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(1e-3, 10, 12)
+    for shape in ((5, 5, 3, 12), (40, 12)):
+      weights = scale * (rng.standard_normal(shape) + 0.3)
+      weights = weights.astype(np.float32)
+      got = optimizer.within_bounds(jnp.asarray(weights), bounds)
+      np.testing.assert_allclose(
+          got, self._wanted(weights, bounds), rtol=1e-5, atol=1e-9
+      )
+
+  def test_what_is_within_stays_to_the_bit(self):
+    weights = np.random.default_rng(0).standard_normal((9, 4), np.float32)
+    got = optimizer.within_bounds(jnp.asarray(weights), Bounds(0.1, 0.9, 0.9))
+    np.testing.assert_array_equal(got, weights)
+
+  def test_equal_weights_stay(self):
+    weights = jnp.ones((4, 2)).at[:, 0].set(0)
+    got = optimizer.within_bounds(weights, Bounds(5, 6, 0))
+    np.testing.assert_array_equal(got, weights)
+
+  def test_an_update_ends_within_and_its_velocity_does_not_know(self):
+    """Only the bounded parameter, and not while it is frozen."""
+    rule = types.SimpleNamespace(decay=0.1, bounds=None)
+    bounded = types.SimpleNamespace(decay=0.1, bounds=Bounds(0, 0.1, 0))
+    rules = {'conv': {'kernel': bounded, 'kernel1': rule, 'bias': rule}}
+    config = alexnet.get_config().optimizer
+    update = optimizer.create_optimizer(config, rules).update
+    rng = np.random.default_rng(1)
+    params = {'conv': {
+        name: rng.standard_normal((6, 3), np.float32)
+        for name in ('kernel', 'kernel1', 'bias')
+    }}
+    gradients = jax.tree.map(np.cos, params)
+    state = optimizer.create_optimizer(config, rules).init(params)
+    rates = {'conv': dict.fromkeys(params['conv'], 0.5)}
+    updates, state = update(gradients, state, params, rates=rates)
+    moved = optax.apply_updates(params, updates)['conv']
+    free = jax.tree.map(
+        lambda w, g: w - 0.5 * (g + 0.1 * w), params, gradients
+    )['conv']
+    for name in ('kernel1', 'bias'):
+      np.testing.assert_allclose(moved[name], free[name], rtol=1e-5)
+    wanted = self._wanted(free['kernel'], Bounds(0, 0.1, 0))
+    np.testing.assert_allclose(moved['kernel'], wanted, rtol=1e-5)
+    self.assertGreater(np.abs(wanted - free['kernel']).max(), 0.1)
+    (velocity,) = (part.trace for part in state if hasattr(part, 'trace'))
+    np.testing.assert_allclose(
+        velocity['conv']['kernel'],
+        free['kernel'] - params['conv']['kernel'], rtol=1e-4, atol=1e-6,
+    )
+    rates['conv']['kernel'] = 0.0
+    updates, _ = update(gradients, state, params, rates=rates)
+    self.assertFalse(np.any(updates['conv']['kernel']))
 
 
 class DurationTest(parameterized.TestCase):

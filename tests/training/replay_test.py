@@ -144,6 +144,18 @@ class VerifyTest(parameterized.TestCase):
         r'the last place\); the first at \(3, 5\)',
     )
 
+  def test_other_settings_of_jax(self):
+    path = self.workdir / workdir.ENVIRONMENT
+    sessions = json.loads(path.read_text())
+    settings = sessions['sessions'][-1]['jax_settings']
+    settings['jax_default_matmul_precision'] = 'highest'
+    path.write_text(json.dumps(sessions))
+    (line,) = self.verify().environment
+    self.assertEqual(
+        line,
+        "jax_settings.jax_default_matmul_precision was 'highest', is None",
+    )
+
   def test_another_seed(self):
     self.change_config(seed=1)
     report = self.verify()

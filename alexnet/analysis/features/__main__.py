@@ -12,15 +12,15 @@ one file, and in memory until then.
 Images that cannot be read are told of and left out; the exit status is 1 then.
 """
 
-import pathlib
 import sys
 import time
 
 from absl import app, flags
 
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 # As in store.py and images.py, which import more than --help needs.
 _DTYPES = ('float32', 'float16')
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int | None:
   """Entry point of `python -m alexnet.analysis.features`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX, which --help does not need.
   from alexnet.analysis.features import extract, store
   from alexnet.analysis.features import images as images_lib
@@ -48,12 +49,13 @@ def main(argv: list[str]) -> int | None:
       which,
       config=network.config,
       aspect=network.inputs.aspect,
+      background=network.inputs.background,
       class_names=network.inputs.class_names,
   )
-  output = pathlib.Path(values.output)
+  output = values.output
   about = {
       'layer': values.layer,
-      'workdir': values.workdir,
+      'workdir': str(values.workdir),
       'step': network.step,
       'parameters': network.fingerprint(),
       'source': values.source,
@@ -94,9 +96,7 @@ if __name__ == '__main__':
   flags.DEFINE_enum(
       'set', 'train', _SETS, 'Of a source other than the run that has two sets.'
   )
-  flags.DEFINE_string(
-      'output', None, 'Folder to write, or file that ends in .npz.'
-  )
+  paths.define('output', 'Folder to write, or file that ends in .npz.')
   flags.DEFINE_enum('dtype', 'float32', _DTYPES, 'To write the features in.')
   flags.DEFINE_integer(
       'limit',
@@ -105,4 +105,4 @@ if __name__ == '__main__':
       lower_bound=1,
   )
   flags.mark_flags_as_required(['source', 'output'])
-  cli.run(main)
+  cli.run(main, finishes=True)

@@ -12,6 +12,8 @@ import numpy as np
 from alexnet.checkpointing import input_spec
 from input_pipeline import datasets, preprocessing
 from input_pipeline.errors import DataError, printable
+from input_pipeline.files import listing, paths
+from input_pipeline.images import decoding
 from input_pipeline.prepared import origins, reader
 from input_pipeline.sources import Entry, Folder, Source, is_image
 
@@ -60,7 +62,10 @@ class Images:
     encoded, label = self.source.read(index)
     name = self.source.describe(index)
     return (
-        preprocessing.to_square(encoded, name, aspect=self.aspect, box=box),
+        preprocessing.to_square(
+            encoded, name, aspect=self.aspect, box=box,
+            background=self.source.background,
+        ),
         label,
     )
 
@@ -71,6 +76,7 @@ def open_images(
     *,
     config: ml_collections.ConfigDict,
     aspect: str = 'keep',
+    background: decoding.Background = decoding.WHITE,
     class_names: Sequence[str] | None = None,
 ) -> Images:
   """Opens images by the name that a user gives.
@@ -82,6 +88,7 @@ def open_images(
     which: the set, where a source other than the run's has two: one of SETS.
     config: of the run.
     aspect: of the run, see `Images`.
+    background: of the run, see `decoding.decode`.
     class_names: see `open_sets`.
 
   Raises:
@@ -89,7 +96,8 @@ def open_images(
       run's; says what to do.
   """
   sets = open_sets(
-      source, config=config, aspect=aspect, class_names=class_names
+      source, config=config, aspect=aspect, background=background,
+      class_names=class_names,
   )
   found = sets.get(source if source in SETS else which)
   if found is None:
@@ -105,6 +113,7 @@ def open_sets(
     *,
     config: ml_collections.ConfigDict,
     aspect: str = 'keep',
+    background: decoding.Background = decoding.WHITE,
     class_names: Sequence[str] | None = None,
 ) -> dict[str, Images]:
   """Opens both sets of a source, or the one that it has: {'train': ...}.
@@ -113,6 +122,7 @@ def open_sets(
     source: as of `open_images`.
     config: likewise.
     aspect: likewise.
+    background: likewise.
     class_names: of the data that the run was trained on, which its own images
       must have; None: whatever lies there is taken for them.
 
@@ -126,6 +136,9 @@ def open_sets(
         input_spec.check_classes(one, class_names)
   else:
     pair = _open(source)
+    for one in pair:
+      if one is not None:
+        one.background = background
   size = config.dataset.size
   for one in pair:
     if one is not None and one.size not in (None, size):
@@ -142,7 +155,7 @@ def open_sets(
 
 
 def _open(source):
-  path = pathlib.Path(source).expanduser()
+  path = paths.local(source, '--source')
   if reader.is_prepared(path):
     return reader.open_prepared(path)
   if path.is_dir() and (photos := _loose_photos(path)) is not None:
@@ -169,12 +182,12 @@ def _scratch():
 
 def _loose_photos(path):
   """The photos of a folder without folders; None if it has some."""
-  entries = [e for e in path.iterdir() if not e.name.startswith('.')]
-  if any(entry.is_dir() for entry in entries):
+  folders, names = listing.entries(path, listing.LeftOut())
+  if folders:
     return None
-  names = sorted(entry.name for entry in entries if is_image(entry.name))
+  names = [name for name in names if is_image(name)]
   if not names:
     raise DataError(
-        f'{printable(str(path))} has no JPEG or PNG file: give another folder'
+        f'{printable(str(path))} has no image file: give another folder'
     )
   return Folder(path, (), [Entry(name, NO_LABEL) for name in names])

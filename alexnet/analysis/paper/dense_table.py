@@ -10,7 +10,6 @@ subtract. Differences of accuracy are of the same images, with intervals of
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,8 +17,9 @@ from absl import app, flags
 
 from alexnet.analysis.tables import Table, show
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 if TYPE_CHECKING:
   import numpy as np
@@ -267,6 +267,7 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.paper.dense_table`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
   # JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
   from alexnet.evaluation.session import open_run
@@ -280,7 +281,7 @@ def main(argv: list[str]) -> None:
   network = run_flags.load_network()
   scales = fully_convolutional.check_scales(scales, network.config)
   opened = open_run(
-      pathlib.Path(values.workdir),
+      values.workdir,
       console,
       run_flags.moved(),
       manager.parse_step(str(network.step)),
@@ -313,5 +314,5 @@ if __name__ == '__main__':
   flags.DEFINE_list(
       'scales', list(_SCALES), 'Sides of the squares for dense views, pixels.'
   )
-  flags.DEFINE_string('output', None, 'File to write, as Markdown.')
-  cli.run(main)
+  paths.define('output', 'File to write, as Markdown.')
+  cli.run(main, finishes=True)

@@ -21,6 +21,7 @@ from alexnet.checkpointing.workdir import CONFIG, load_config
 from alexnet.config.errors import ConfigError
 from alexnet.metrics.writer import read_records
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 GOAL = 0.25
 # As in the paper: ReLU solid, tanh dashed.
@@ -186,14 +187,14 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.paper.figure1`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  curves = read_curves(pathlib.Path(flags.FLAGS.workdir))
+  curves = read_curves(flags.FLAGS.workdir)
   print(table(curves))
   if flags.FLAGS.output:
-    draw(curves, pathlib.Path(flags.FLAGS.output))
+    draw(curves, flags.FLAGS.output)
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of the sweep.')
-  flags.DEFINE_string('output', None, 'Picture to write, .png or .svg.')
+  paths.define('workdir', 'Folder of the sweep.')
+  paths.define('output', 'Picture to write, .png or .svg.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

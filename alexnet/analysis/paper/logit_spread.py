@@ -20,7 +20,7 @@ from alexnet.analysis.paper.sweep_table import markdown, mean_and_deviation
 from alexnet.config.errors import ConfigError
 from alexnet.config.sweep import Sweep, parse_settings
 from alexnet.metrics.console import Console
-from alexnet.runtime import compilation_cache
+from alexnet.runtime import compilation_cache, settings
 from input_pipeline import cli, datasets
 
 
@@ -47,8 +47,10 @@ def initial_logits(
 
   from alexnet.inference import views
   from alexnet.models import create_model
+  from alexnet.runtime import mesh
   from input_pipeline.pipeline import Pipeline
 
+  mesh.devices()  # That JAX can start.
   config = config.copy_and_resolve_references()
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   if config.model.num_classes is None:
@@ -81,6 +83,7 @@ def main(argv: list[str]) -> None:
         f'--images is {values.images} and --seeds is {values.seeds}: wanted '
         'at least 2 images and 1 seed'
     )
+  settings.fix()
   compilation_cache.use_cache()
   console = Console()
   sweep = Sweep(values.config, parse_settings(values['set'].value))

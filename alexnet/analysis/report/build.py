@@ -62,7 +62,7 @@ def of_one(
     run: History,
     overrides: dict[str, Any] | None = None,
     *,
-    class_names: dict[str, str] | None = None,
+    class_names: str | None = None,
     evaluation_images: int = 50_000,
     training_images: int = 10_000,
 ) -> Report:
@@ -71,7 +71,8 @@ def of_one(
   Args:
     run: from `run_history.read`.
     overrides: {dotted field: value} of the config: where the data lies now.
-    class_names: {class of the data: what it is to be called}.
+    class_names: file of what classes are to be called, see
+      `run_flags.read_class_names`.
     evaluation_images: to look at, at most.
     training_images: to search for neighbours, at most.
   """
@@ -126,18 +127,18 @@ class Lazily:
       self,
       folder: pathlib.Path,
       overrides: dict[str, Any] | None = None,
-      class_names: dict[str, str] | None = None,
+      class_names: str | None = None,
   ):
     """Opens nothing yet.
 
     Args:
       folder: workdir of the run.
       overrides: {dotted field: value} of the config.
-      class_names: {class of the data: what it is to be called}.
+      class_names: see `of_one`.
     """
     self._folder = folder
     self._overrides = overrides or {}
-    self._class_names = class_names or {}
+    self._class_names = class_names
     self._network = self._sources = None
 
   @property

@@ -106,7 +106,7 @@ class FeaturesTest(parameterized.TestCase):
     with self.assertRaisesRegex(DataError, 'does not exist'):
       self.open('nowhere')
     empty = self.create_tempdir().full_path
-    with self.assertRaisesRegex(DataError, 'no JPEG or PNG file'):
+    with self.assertRaisesRegex(DataError, 'no image file'):
       self.open(empty)
 
   def test_folder_with_sets(self):

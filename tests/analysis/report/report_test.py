@@ -331,15 +331,17 @@ class OldRunTest(PageTestCase):
 
   def test_class_names(self):
     file = self.folder / 'names.txt'
+    classes = 'n01440764', 'n02102040'
     file.write_text('n01440764 tench, Tinca tinca\n\nn02102040 a dog')
     self.assertEqual(
-        run_flags.read_class_names(str(file)),
+        run_flags.read_class_names(str(file), classes),
         {'n01440764': 'tench', 'n02102040': 'a dog'},
     )
-    self.assertEqual(run_flags.read_class_names(None), {})
-    file.write_text('n01440764\n')
-    with self.assertRaisesRegex(ConfigError, "the line 'n01440764', wanted"):
-      run_flags.read_class_names(str(file))
+    file.write_text('\nn01440764\n')
+    with self.assertRaisesRegex(
+        ConfigError, "names.txt, line 2, has a class without .*'n01440764': wan"
+    ):
+      run_flags.read_class_names(str(file), classes)
 
   def test_names_tell_runs_apart(self):
     folders = [self.folder / name for name in ('a/run', 'b/run')]
@@ -369,7 +371,8 @@ class OtherClassesTest(absltest.TestCase):
 
   def test_report(self):
     """The names that a user gives classes are not those of the data."""
-    names = {'class0': 'cat'}
+    names = self.directory / 'names.txt'
+    names.write_text('class0 cat\n')
     opened = build.Lazily(self.workdir, {}, names)
     self.assertNotEmpty(opened.reader(True).labels)
     self.assertEqual(opened.network.class_names, ('cat', 'class1', 'class2'))

@@ -12,6 +12,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from input_pipeline.errors import ImageError
+from input_pipeline.files import listing
 from input_pipeline.prepared import archives
 from tests import preparing
 from tests.packing import (
@@ -94,21 +95,21 @@ class ArchiveTest(OriginsTest):
         {path: data for path, (data, _) in self.content(train).items()}, files
     )
 
-  def test_folders_links_and_devices_are_no_images(self):
+  def test_folders_and_devices_are_no_images(self):
     buffer = io.BytesIO(tar(CLASSES))
     with tarfile.open(fileobj=buffer, mode='a') as archive:
       for name, kind in (
-          ('ant/dir.jpg', tarfile.DIRTYPE), ('ant/link.jpg', tarfile.SYMTYPE),
-          ('ant/pipe.jpg', tarfile.FIFOTYPE),
+          ('ant/dir.jpg', tarfile.DIRTYPE), ('ant/pipe.jpg', tarfile.FIFOTYPE),
+          ('ant/device.jpg', tarfile.CHRTYPE),
       ):
         member = tarfile.TarInfo(name)
         member.type = kind
-        member.linkname = '0.jpg'
         archive.addfile(member)
     train, _ = self.open(
         self.write('x.tar', buffer.getvalue()), eval_fraction=0
     )
     self.assert_has(train, CLASSES)
+    self.assertEqual(train.ignored.counts, {archives._DEVICE: 2})
 
   def test_folders_of_zip(self):
     with zipfile.ZipFile(self.root / 'x.zip', 'w') as archive:
@@ -358,6 +359,257 @@ class BrokenArchiveTest(OriginsTest):
         f'cannot use {archive}/newt/1.jpg .Bad CRC-32', f'--source={archive}',
         '--eval_fraction=0', '--strict',
     )
+
+
+class LinksTest(OriginsTest):
+  """A link is what it leads to in the archive, or it is told."""
+
+  def pack(self, suffix, files, links, hard=()):
+    """Writes an archive; links: {name: target}."""
+    buffer = io.BytesIO(tar(files))
+    if suffix == '.zip':
+      buffer = io.BytesIO(zipped(files))
+      with zipfile.ZipFile(buffer, 'a') as archive:
+        for name, target in links.items():
+          member = zipfile.ZipInfo(name)
+          member.create_system = 3
+          member.external_attr = 0o120777 << 16
+          archive.writestr(member, target)
+      return self.write(f'x{suffix}', buffer.getvalue())
+    with tarfile.open(fileobj=buffer, mode='a') as archive:
+      for name, target in links.items():
+        member = tarfile.TarInfo(name)
+        member.type = tarfile.LNKTYPE if name in hard else tarfile.SYMTYPE
+        member.linkname = target
+        archive.addfile(member)
+    data = buffer.getvalue()
+    return self.write(
+        f'x{suffix}', gzip.compress(data) if suffix == '.tar.gz' else data
+    )
+
+  def names(self, suffix, files, links, **options):
+    """({path: its file}, what was left out)."""
+    train, _ = self.open(
+        self.pack(suffix, files, links, **options), eval_fraction=0
+    )
+    return (
+        {path: data for path, (data, _) in self.content(train).items()},
+        train.ignored.counts,
+    )
+
+  @parameterized.parameters('.tar', '.tar.gz', '.zip')
+  def test_files(self, suffix):
+    files = members('data/ant/0.jpg', 'data/newt/0.jpg', 'data/newt/1.jpg')
+    got, left_out = self.names(suffix, files, {
+        'data/ant/same.jpg': '0.jpg',
+        'data/ant/other.jpg': '../newt/1.jpg',
+        'data/ant/two.jpg': './/other.jpg',
+        'data/newt/without_suffix': '0.jpg',
+    })
+    self.assertEqual(got, {
+        'ant/0.jpg': jpeg(0), 'ant/other.jpg': jpeg(2),
+        'ant/same.jpg': jpeg(0), 'ant/two.jpg': jpeg(2),
+        'newt/0.jpg': jpeg(1), 'newt/1.jpg': jpeg(2),
+    })
+    self.assertEqual(left_out, {'no suffix': 1})
+
+  def test_content_with_another_name(self):
+    """As programs keep files that have their digest for a name."""
+    files = members('ant/0.jpg', 'newt/0.jpg') | {'.blobs/0a1b': jpeg(9)}
+    got, _ = self.names('.tar', files, {'ant/1.jpg': '../.blobs/0a1b'})
+    self.assertEqual(got['ant/1.jpg'], jpeg(9))
+
+  @parameterized.parameters('', './', '/')
+  def test_hard_links(self, lead):
+    files = members(f'{lead}ant/0.jpg', f'{lead}newt/0.jpg')
+    got, left_out = self.names(
+        '.tar', files, {f'{lead}newt/1.jpg': f'{lead}ant/0.jpg'},
+        hard=[f'{lead}newt/1.jpg'],
+    )
+    self.assertEqual(got['newt/1.jpg'], jpeg(0))
+    self.assertEqual(left_out, {})
+
+  @parameterized.parameters('.tar', '.zip')
+  def test_folders(self, suffix):
+    """Read for the link where they are of no class or set without it."""
+    files = members(
+        'train/ant/0.jpg', 'train/newt/0.jpg', 'val/ant/0.jpg',
+        'val/newt/0.jpg', 'pool/deep/5.jpg', 'pool/6.jpg',
+    )
+    source = self.pack(suffix, files, {
+        'train/ant/more': '../../pool', 'train/newt/more': '../ant',
+    })
+    # The pool lies beside the sets and is no set itself.
+    self.assert_message('beside them pool', source)
+    files['readme.txt'] = b''
+    files = {
+        path.replace('pool/', '.pool/'): data for path, data in files.items()
+    }
+    source = self.pack(suffix, files, {
+        'train/ant/more': '../../.pool', 'train/newt/more': '../ant',
+    })
+    train, evaluation = self.open(source)
+    self.assertEqual(
+        {path: name for path, (_, name) in self.content(train).items()},
+        {
+            'train/ant/0.jpg': 'ant', 'train/ant/more/6.jpg': 'ant',
+            'train/ant/more/deep/5.jpg': 'ant', 'train/newt/0.jpg': 'newt',
+        },
+    )
+    self.assertLen(evaluation, 2)
+    self.assertEqual(
+        train.ignored.counts['linked image(s) that are read already'], 1
+    )
+
+  @parameterized.product(
+      suffix=('.tar', '.zip'),
+      case=(
+          ('a.jpg', '/etc/passwd', archives._OUTSIDE),
+          ('a.jpg', '../../outside.jpg', archives._OUTSIDE),
+          ('a.jpg', '..', listing.READ_ALREADY),
+          ('a.jpg', 'a.jpg', archives._OUTSIDE),
+          ('more', '..', listing.READ_ALREADY),
+          ('more', '.', listing.READ_ALREADY),
+          ('more', 'more/more', archives._OUTSIDE),
+          ('more', '../gone', listing.DANGLING),
+          ('a.jpg', 'gone.jpg', listing.DANGLING),
+          ('a.jpg', 'x' * 2000, archives._OUTSIDE),
+      ),
+  )
+  def test_not_followed(self, suffix, case):
+    name, target, kind = case
+    files = members('ant/0.jpg', 'newt/0.jpg')
+    got, left_out = self.names(suffix, files, {f'ant/{name}': target})
+    self.assertEqual(list(got), ['ant/0.jpg', 'newt/0.jpg'])
+    self.assertEqual(left_out, {kind: 1})
+
+  def test_circle_of_two(self):
+    files = members('ant/0.jpg', 'newt/0.jpg')
+    _, left_out = self.names(
+        '.tar', files, {'ant/a.jpg': 'b.jpg', 'ant/b.jpg': 'a.jpg'}
+    )
+    self.assertEqual(left_out, {archives._OUTSIDE: 2})
+
+  def test_in_a_tar_file_within(self):
+    inner = io.BytesIO(tar(members('0.jpg')))
+    with tarfile.open(fileobj=inner, mode='a') as archive:
+      for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE), 1):
+        member = tarfile.TarInfo(f'{number}.jpg')
+        member.type, member.linkname = kind, '0.jpg'
+        archive.addfile(member)
+    data = tar({'a.tar': inner.getvalue(), 'b.tar': tar(members('0.jpg'))})
+    train, _ = self.open(self.write('x.tar', data), eval_fraction=0)
+    self.assertEqual(
+        list(self.content(train)), ['a/0.jpg', 'a/1.jpg', 'a/2.jpg', 'b/0.jpg']
+    )
+
+  def test_a_folder_of_links_alone_is_read_once(self):
+    files = members('ant/0.jpg', 'newt/0.jpg', '.pool/1.jpg')
+    got, left_out = self.names(
+        '.tar', files, {'ant/a': '../.pool', 'newt/b': '../.pool'}
+    )
+    self.assertEqual(list(got), ['ant/0.jpg', 'ant/a/1.jpg', 'newt/0.jpg'])
+    self.assertEqual(left_out, {
+        listing.HIDDEN: 1, 'linked image(s) that are read already': 1
+    })
+
+  def test_too_many(self):
+    """Each link to a folder has all of its files again."""
+    files = members(*(f'{c}/{i}.jpg' for c in 'ab' for i in range(5)))
+    links = {f'a/link{i}': '../b' for i in range(10)}
+    with absltest.mock.patch.object(archives, 'MAX_LINKED', 49):
+      self.assert_message(
+          'lead to more than 49 files', self.pack('.tar', files, links)
+      )
+    train, _ = self.open(self.pack('.tar', files, links), eval_fraction=0)
+    self.assertLen(train, 10)
+
+
+class NamesOfZipTest(OriginsTest):
+
+  def zipped(self, files):
+    """With names that zipfile would not write: backslashes part folders."""
+    data = zipped({path.replace('\\', '|'): b for path, b in files.items()})
+    for path in files:
+      written = path.replace('\\', '|').encode()
+      data = data.replace(written, path.encode())
+    return self.write('x.zip', data)
+
+  @parameterized.parameters('', 'photos\\', 'my photos\\2024\\')
+  def test_backslashes(self, lead):
+    files = {
+        f'{lead}{path}': data for path, data in {
+            'ant\\0.jpg': jpeg(0), 'ant\\deep\\1.jpg': jpeg(1),
+            'newt\\0.jpg': jpeg(2), 'newt\\': b'',
+        }.items()
+    }
+    train, _ = self.open(self.zipped(files), eval_fraction=0)
+    self.assertEqual(
+        {path: name for path, (_, name) in self.content(train).items()},
+        {'ant/0.jpg': 'ant', 'ant/deep/1.jpg': 'ant', 'newt/0.jpg': 'newt'},
+    )
+
+  def test_backslashes_that_lead_outside(self):
+    files = {'ant\\0.jpg': jpeg(0), 'newt\\0.jpg': jpeg(2),
+             '..\\..\\x.jpg': jpeg(3), 'ant\\..\\..\\y.jpg': jpeg(4)}
+    train, _ = self.open(self.zipped(files), eval_fraction=0)
+    self.assertEqual(list(self.content(train)), ['ant/0.jpg', 'newt/0.jpg'])
+    self.assertEqual(train.ignored.counts, {listing.HIDDEN: 2})
+
+  def test_a_backslash_in_a_name(self):
+    """Of Linux, where it parts nothing."""
+    files = {'ant/a\\b.jpg': jpeg(0), 'newt/0.jpg': jpeg(1)}
+    train, _ = self.open(self.zipped(files), eval_fraction=0)
+    self.assertEqual(list(self.content(train)), sorted(files))
+
+  def test_utf8_that_does_not_say_so(self):
+    """As macOS and older programs write it."""
+    data = zipped({'ant/0.jpg': jpeg(0), 'kaf__/0.jpg': jpeg(1)})
+    data = data.replace(b'kaf__', 'kaf\u00e9'.encode())
+    train, _ = self.open(self.write('x.zip', data), eval_fraction=0)
+    self.assertEqual(train.class_names, ('ant', 'kaf\u00e9'))
+    # As DOS has it.
+    data = data.replace('kaf\u00e9'.encode(), b'kafe\x82')
+    train, _ = self.open(self.write('x.zip', data), eval_fraction=0)
+    self.assertEqual(train.class_names, ('ant', 'kafe\u00e9'))
+
+
+class SystemFoldersTest(OriginsTest):
+
+  @parameterized.product(
+      suffix=('.tar', '.zip'),
+      name=('__MACOSX', '@eaDir', '$RECYCLE.BIN', '#recycle', '.git',
+            'System Volume Information', 'lost+found', '.ipynb_checkpoints'),
+  )
+  def test_are_no_classes(self, suffix, name):
+    files = CLASSES | members(f'{name}/0.jpg', f'ant/{name}/0.jpg', first=70)
+    files |= {'ant/Thumbs.db': b'', 'desktop.ini': b''}
+    train, _ = self.open(
+        self.write(f'x{suffix}', WRITERS[suffix](files)), eval_fraction=0
+    )
+    self.assert_has(train, CLASSES)
+    self.assertEqual(train.ignored.counts, {listing.HIDDEN: 4})
+
+  @parameterized.parameters('.tar', '.zip')
+  def test_leave_an_archive_its_leading_folder(self, suffix):
+    files = below('photos', CLASSES) | {'__MACOSX/photos/._x.jpg': b''}
+    train, _ = self.open(
+        self.write(f'x{suffix}', WRITERS[suffix](files)), eval_fraction=0
+    )
+    self.assert_has(train, CLASSES)
+
+  @parameterized.parameters('.tar', '.zip')
+  def test_what_else_is_told(self, suffix):
+    files = SETS | members('train/9.jpg', '9.jpg', 'test/8.jpg', first=70)
+    files |= {'train/ant/a.pdf': b''}
+    train, evaluation = self.open(
+        self.write(f'x{suffix}', WRITERS[suffix](files))
+    )
+    self.assertEqual(train.ignored.counts, {
+        '.pdf': 1, 'image(s) beside the sets': 1,
+        'image(s) beside the class folders': 1, 'folder(s) beside the sets': 1,
+    })
+    self.assertFalse(evaluation.ignored)
 
 
 class IsArchiveTest(parameterized.TestCase):

@@ -92,12 +92,45 @@ class FolderTest(OriginsTest):
     self.assert_has(train, files, ('bus', 'car', 'train'))
 
   def test_training_set_without_an_evaluation_set(self):
-    """A part of it is held out; other folders are none of its classes."""
+    """A part of it is held out; folders without images are told."""
     files = members(*(f'train/{c}/{i}.jpg' for c in 'ab' for i in range(10)))
-    source = self.write('in', files | members('docs/x/figure.png', first=90))
+    source = self.write('in', files | {'docs/x/notes.txt': b'', 'x.csv': b''})
     train, evaluation = self.open(source)
     self.assertEqual((len(train), len(evaluation)), (18, 2))
     self.assertEqual(train.class_names, ('a', 'b'))
+    self.assertEqual(
+        train.ignored.counts, {'folder(s) beside the sets': 1, '.csv': 1}
+    )
+
+  @parameterized.product(
+      beside=('docs/x/figure.png', 'docs/figure.png', 'bus/0.jpg'),
+      archive=(False, True),
+  )
+  def test_sets_beside_other_folders(self, beside, archive):
+    files = SETS | members(beside, first=90)
+    source = (
+        self.write('in.zip', zipped(files)) if archive
+        else self.write('in', files)
+    )
+    self.assert_message(
+        f"has the folder.s. train, val, which look like sets, and beside them "
+        f"{beside.split('/')[0]}, .*--eval_source.*move the others",
+        source,
+    )
+
+  @parameterized.parameters(False, True)
+  def test_a_class_of_kinds_of_trains(self, archive):
+    """A set by its name and its folders; a class by those beside it."""
+    files = members(
+        'bus/0.jpg', 'car/0.jpg', 'train/steam/0.jpg', 'train/diesel/1.jpg'
+    )
+    source = (
+        self.write('in.tar', tar(files)) if archive
+        else self.write('in', files)
+    )
+    train, _ = self.open(source, eval_fraction=0)
+    self.assertEqual(train.class_names, ('bus', 'car', 'train'))
+    self.assertLen(train, 4)
 
   def test_eval_source(self):
     train, evaluation = self.open(
@@ -108,6 +141,22 @@ class FolderTest(OriginsTest):
     self.assert_has(
         evaluation, members('yak/8.jpg', 'ant/9.jpg'), ('ant', 'newt', 'yak')
     )
+
+  @parameterized.product(
+      lead=('', 'photos/'), inner=('', 'deep/'), suffix=(None, '.tar', '.zip')
+  )
+  def test_evaluation_set_of_one_class(self, lead, inner, suffix):
+    files = members(f'{lead}newt/{inner}8.jpg')
+    if suffix is None:
+      lead_folder = self.write('other', files) / lead
+      options = dict(eval_source=lead_folder)
+    else:
+      options = dict(
+          eval_source=self.write(f'other{suffix}', WRITERS[suffix](files))
+      )
+    _, evaluation = self.open(self.write('in', CLASSES), **options)
+    self.assertEqual([e.label for e in evaluation.entries], [1])
+    self.assertEqual(evaluation.class_names, ('ant', 'newt', 'yak'))
 
   def test_eval_source_counts_more_than_a_folder_of_the_source(self):
     files = SETS | {'val/broken/notes.txt': b'no image, no class'}
@@ -457,7 +506,7 @@ class ErrorsTest(OriginsTest):
   @parameterized.parameters('.tar', '.zip')
   def test_no_image(self, suffix):
     path = self.write(f'x{suffix}', WRITERS[suffix](JUNK))
-    self.assert_message(f'{path} has no JPEG or PNG file', path)
+    self.assert_message(f'{path} has no image file', path)
 
   @parameterized.product(
       paths=(('0.jpg', '1.jpg'), ('ant/0.jpg', 'ant/1.jpg'),
@@ -495,7 +544,7 @@ class ErrorsTest(OriginsTest):
   def test_empty_evaluation_folder(self):
     (self.root / 'val').mkdir()
     self.assert_message(
-        f'{self.root}/val has no JPEG or PNG file', self.write('in', CLASSES),
+        f'{self.root}/val has no image file', self.write('in', CLASSES),
         eval_source='val',
     )
 

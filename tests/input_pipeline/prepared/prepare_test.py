@@ -23,11 +23,13 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from input_pipeline import preprocessing, sources
+from input_pipeline.files import listing
 from input_pipeline.prepared import reader, writer
 from tests import preparing
 from tests.preparing import manifest, run, sha256
 
 ROOT = pathlib.Path(__file__).parents[3]
+NO_IMAGE = 'it is not a JPEG, PNG, WebP, GIF, TIFF or BMP file'
 SAMPLES = ROOT.parent / 'shared' / 'data' / 'imagenet_samples'
 
 
@@ -156,6 +158,7 @@ class ResultTest(preparing.PreparingTest):
             'quality': 95 if storage == 'jpeg' else None,
             'aspect': 'keep',
             'size': 256,
+            'background': [255, 255, 255],
             'filter': 'bicubic, antialiased',
         },
     )
@@ -386,7 +389,7 @@ class FaultsTest(preparing.PreparingTest):
     for name, shown, content, reason in [
         (b'truncated.jpg', 'truncated.jpg', half, 'truncated'),
         (b'empty.jpg', 'empty.jpg', b'', 'it is empty'),
-        (b'text.jpg', 'text.jpg', b'hello', 'it is not a JPEG or PNG file'),
+        (b'text.jpg', 'text.jpg', b'hello', NO_IMAGE),
         (b'dir.jpg', 'dir.jpg', None, 'Is a directory'),
         (b'dot.png', 'dot.png', preparing.picture(0, 1, 1), '1 x 1 pixels'),
         (b'long.jpg', 'long.jpg', preparing.picture(0, 20000, 10),
@@ -503,7 +506,11 @@ class FaultsTest(preparing.PreparingTest):
         f'--source={self.photos}', f'--output={self.out}', '--eval_fraction=0'
     )
     self.assertEqual(result.status, 0, result.error)
-    self.assertIn('ignored: 2 .heic, 1 .mov; wanted JPEG or', result.output)
+    self.assertIn(
+        'left out: 2 .heic (newt/other.heic, newt/phone.heic), 1 .mov '
+        '(newt/live.MOV)\n',
+        result.output,
+    )
     self.assertIn('1 class(es) have no training image: yak', result.output)
 
   def test_no_good_image(self):
@@ -518,8 +525,8 @@ class FaultsTest(preparing.PreparingTest):
     )
     self.assertEqual(
         (self.out / 'rejected.txt').read_text(),
-        f'{photos}/ant/0.jpg\tit is not a JPEG or PNG file\n'
-        f'{photos}/newt/0.jpg\tit is not a JPEG or PNG file\n',
+        f'{photos}/ant/0.jpg\t{NO_IMAGE}\n'
+        f'{photos}/newt/0.jpg\t{NO_IMAGE}\n',
     )
     self.assertFalse((self.out / 'manifest.json').exists())
 
@@ -573,6 +580,49 @@ class Counting(sources.Source):
 
   def fingerprint(self):
     return f'{self._length}'
+
+
+class ToldTest(preparing.PreparingTest):
+  """What a preparation says of its data."""
+
+  def test_copies(self):
+    photos = preparing.write_photos(self.root / 'in', 20, ('ant', 'newt'))
+    for path in [*photos.rglob('*.jpg')]:
+      path.with_stem(f'{path.stem}_copy').write_bytes(path.read_bytes())
+    output = self.prepare(photos, '--size=32')
+    self.assertRegex(
+        output, r'warning: \d of 8 evaluation images are in the training set, '
+        r'too \(/.* = /.*\), .*--copies=together'
+    )
+    self.out = self.root / 'together'
+    output = self.prepare(photos, '--size=32', '--copies=together')
+    self.assertNotIn('warning', output)
+    held_out, train = (
+        preparing.load(self.out, name).names for name in ('evaluation', 'train')
+    )
+    stems = lambda names: {n.replace('_copy', '') for n in names}
+    self.assertEmpty(stems(held_out) & stems(train))
+
+  def test_classes(self):
+    photos = preparing.write_photos(self.root / 'in', 2)
+    (photos / 'ant/x.pdf').write_text('')
+    (photos / 'newt/@eaDir').mkdir()
+    (photos / 'newt/@eaDir/0.jpg').write_text('')
+    output = self.prepare(photos, '--size=32')
+    self.assertIn('\nclasses    3: ant, newt, yak\n', output)
+    self.assertIn('1 .pdf (ant/x.pdf)', output)
+    self.assertIn(f'1 {listing.HIDDEN} (newt/@eaDir)', output)
+    self.assertEqual(output.count('left out'), 1)
+
+  def test_evaluation_set_of_one_class(self):
+    photos = preparing.write_photos(self.root / 'in', 2)
+    preparing.write_picture(self.root / 'new/newt/0.jpg', 9)
+    (self.root / 'new/yak').mkdir()
+    output = self.prepare(
+        photos, '--size=32', f'--eval_source={self.root / "new"}'
+    )
+    self.assertIn(f'left out: 1 {listing.EMPTY} (yak)', output)
+    self.assertEqual(preparing.load(self.out, 'evaluation').labels, [1])
 
 
 class MemoryTest(preparing.PreparingTest):

@@ -1,0 +1,199 @@
+"""Lists the files of folders, and counts what is not used of them."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+from input_pipeline.errors import DataError, printable
+
+HIDDEN = 'hidden or system file(s)'
+DANGLING = 'link(s) that lead nowhere'
+READ_ALREADY = 'link(s) to folders that are read already'
+EMPTY = 'folder(s) without an image'
+
+# Folders and files that systems and file servers leave in data, in lower case:
+# macOS, Windows, Linux, Synology, QNAP, NetApp, Python. All names that begin
+# with a dot count as well.
+_SYSTEM = frozenset((
+    '__macosx', 'icon\r', 'network trash folder', 'temporary items',
+    'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini',
+    '$recycle.bin', 'system volume information', 'found.000', 'lost+found',
+    '@eadir', '@tmp', '#recycle', '#snapshot', '@recycle', '@__thumb',
+    '@recently-snapshot', '~snapshot', '__pycache__',
+))
+# What of a long list is shown.
+_KINDS = 8
+_NAMES = 3
+
+
+class LeftOut:
+  """How much of some data is not used.
+
+  Attributes:
+    counts: number of files, links and folders by their kind, which is a suffix
+      or says why.
+  """
+
+  def __init__(self):
+    self.counts = collections.Counter()
+    self._names = {}
+
+  def add(self, kind: str, name: str) -> None:
+    """Counts one more, and keeps its name if it is one of the first."""
+    self.counts[kind] += 1
+    names = self._names.setdefault(kind, [])
+    if len(names) < _NAMES:
+      names.append(name)
+
+  def update(self, other: 'LeftOut') -> None:
+    """Counts what another one has counted as well."""
+    self.counts.update(other.counts)
+    for kind, names in other._names.items():
+      self._names[kind] = (self._names.get(kind, []) + names)[:_NAMES]
+
+  def __bool__(self):
+    return bool(self.counts)
+
+  def __str__(self):
+    """Such as '6 .heic (ant/1.heic, ant/2.heic, ant/3.heic, ...), 1 .txt'."""
+    kinds = self.counts.most_common()
+    texts = [self._about(*kind) for kind in kinds[:_KINDS]]
+    if rest := sum(count for _, count in kinds[_KINDS:]):
+      texts.append(f'{rest:,} of other kinds')
+    return ', '.join(texts)
+
+  def _about(self, kind, count):
+    names = [printable(name) for name in sorted(self._names[kind])]
+    names += ['...'] * (count > len(names))
+    return f'{count:,} {printable(kind)} ({", ".join(names)})'
+
+
+def is_system(name: str) -> bool:
+  """Whether a file or folder is hidden, or a system's own."""
+  return name.startswith('.') or name.lower() in _SYSTEM
+
+
+def suffix(name: str) -> str:
+  """The kind of a file that is not used, by its name."""
+  return pathlib.PurePath(name).suffix.lower() or 'no suffix'
+
+
+def walk(
+    folders: Sequence[str | os.PathLike],
+    wanted: Callable[[str], bool],
+    left_out: LeftOut,
+    base: str | os.PathLike | None = None,
+) -> Iterator[tuple[int, str]]:
+  """Yields the files of folders and of those in them, in no order.
+
+  Links are followed. A folder that only links lead to is read once; one that is
+  also there without a link is read there, and not again for the link.
+
+  Args:
+    folders: to list.
+    wanted: whether a name is that of a wanted file; a folder called so counts
+      as a file, and is not searched, and so does a link that leads nowhere.
+    left_out: counts what is not wanted.
+    base: of the names there; unset: they are whole paths.
+
+  Yields:
+    (number of the folder, path).
+
+  Raises:
+    DataError: a folder cannot be listed.
+  """
+  seen = {_identity(base)} if base is not None else set()
+  links = collections.deque()
+  prefix = '' if base is None else f'{os.fspath(base)}{os.sep}'
+  tell = lambda kind, path: left_out.add(kind, path.removeprefix(prefix))
+
+  def files_below(number, folder, by_link):
+    waiting = [folder]
+    while waiting:
+      folder = waiting.pop()
+      identity = _identity(folder)
+      if by_link and identity in seen:
+        tell(READ_ALREADY, folder)
+        continue
+      seen.add(identity)
+      for entry in _entries(folder):
+        if is_system(entry.name):
+          tell(HIDDEN, entry.path)
+        elif wanted(entry.name):
+          yield number, entry.path
+        elif _is_dangling(entry):
+          tell(DANGLING, entry.path)
+        elif not entry.is_dir():
+          tell(suffix(entry.name), entry.path)
+        elif entry.is_symlink():
+          links.append((number, entry.path))
+        else:
+          waiting.append(entry.path)
+
+  numbered = [(n, os.fspath(folder)) for n, folder in enumerate(folders)]
+  is_link = {folder: os.path.islink(folder) for _, folder in numbered}
+  for number, folder in numbered:
+    if not is_link[folder]:
+      yield from files_below(number, folder, False)
+  # Classes that are links themselves come before links in classes.
+  links.extendleft(pair for pair in reversed(numbered) if is_link[pair[1]])
+  while links:
+    yield from files_below(*links.popleft(), True)
+
+
+def entries(
+    folder: str | os.PathLike, left_out: LeftOut
+) -> tuple[list[str], list[str]]:
+  """The names of the folders and the files in a folder, in order.
+
+  Args:
+    folder: to list.
+    left_out: counts what belongs to a system, and links that lead nowhere.
+
+  Raises:
+    DataError: it cannot be listed.
+  """
+  folders, files = [], []
+  for entry in _entries(folder):
+    if is_system(entry.name):
+      left_out.add(HIDDEN, entry.name)
+    elif _is_dangling(entry):
+      left_out.add(DANGLING, entry.name)
+    else:
+      (folders if entry.is_dir() else files).append(entry.name)
+  return sorted(folders), sorted(files)
+
+
+def _is_dangling(entry: os.DirEntry) -> bool:
+  """Whether an entry is a link to what is not there, or to itself."""
+  if not entry.is_symlink():
+    return False
+  try:
+    entry.stat()
+  except OSError:
+    return True
+  return False
+
+
+def _entries(folder):
+  try:
+    with os.scandir(folder) as found:
+      return list(found)
+  except OSError as error:
+    raise _cannot_list(folder, error) from error
+
+
+def _identity(folder):
+  try:
+    status = os.stat(folder)
+  except OSError as error:
+    raise _cannot_list(folder, error) from error
+  return status.st_dev, status.st_ino
+
+
+def _cannot_list(folder, error):
+  return DataError(
+      f'cannot list {printable(str(folder))} ({error.strerror}): mend its '
+      'permissions or remove it'
+  )

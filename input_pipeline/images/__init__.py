@@ -1,0 +1,1 @@
+"""Image files to pixels, within limits, by documented rules."""

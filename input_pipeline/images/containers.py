@@ -1,0 +1,597 @@
+"""Image files taken apart: what their pixels need, and their orientation.
+
+Libraries that decode also read metadata, and refuse pictures, or take seconds,
+for what they find there. So they are given files without any: each format is
+walked through here, what its pixels do not need is left out, and what could
+take much memory or time is looked at before anything is decoded.
+"""
+
+import contextlib
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.errors import ImageError
+from input_pipeline.images import limits
+from input_pipeline.images import orientation as orientation_lib
+
+# Passes over a progressive JPEG of this many bytes of coefficients; encoders
+# make 10, some 20. A file of a megabyte can have thousands over all of the
+# largest image.
+MAX_SCANS = 100
+_SCANNED = 2**29
+# Segments of a JPEG before its pixels, of which 16 MB of metadata are 256; each
+# takes a microsecond.
+MAX_SEGMENTS = 100_000
+MAX_CHUNKS = 100_000
+# Of the comments and the like before a GIF's first picture; 255 bytes each.
+MAX_BLOCKS = 2**20
+# Strips or tiles of a TIFF, each of which takes tens of microseconds, and bytes
+# of each tile's side; files have hundreds of them.
+MAX_TILES = 50_000
+# Pillow takes microseconds for each pixel of this compression of a BMP.
+MAX_RLE_PIXELS = 2**23
+# Bytes that a text of a PNG may become to be searched for an orientation; they
+# begin with what is of interest.
+_MAX_TEXT = 2**20
+
+_JPEG = b'\xff\xd8'
+_PNG = b'\x89PNG\r\n\x1a\n'
+# What files that are called .jpg turn out to be; (place, bytes there).
+_OTHERS = {
+    'HEIC': (4, b'ftyphei'), 'AVIF': (4, b'ftypavi'), 'PDF': (0, b'%PDF'),
+    'ZIP': (0, b'PK\3\4'), 'gzip': (0, b'\x1f\x8b'), 'HTML': (0, b'<'),
+}
+
+
+class Parts(NamedTuple):
+  """A file without what its pixels do not need.
+
+  Attributes:
+    kind: its format, one of `KINDS`.
+    data: the file.
+    orientation: 1 to 8, as in EXIF.
+    reduction: what sides are to be divided by in decoding: 1, 2, 4 or 8.
+    bits: of the words that have levels of 16 bits: how many have a meaning, as
+      the file says.
+    transparent: levels of the one colour that is, as stored.
+    paired: whether a pixel's four bytes are a level and an opacity of 16 bits.
+    inverted: whether the least level is white.
+  """
+
+  kind: str
+  data: bytes
+  orientation: int = 1
+  reduction: int = 1
+  bits: int | None = None
+  transparent: tuple[int, ...] | None = None
+  paired: bool = False
+  inverted: bool = False
+
+
+def take_apart(encoded: bytes, name: str) -> Parts:
+  """Finds out what a file is, by its content, and what its pixels need.
+
+  Raises:
+    ImageError: it is none of `KINDS`, or beyond a limit.
+  """
+  limits.check_bytes(len(encoded), name)
+  for pattern, parts in _FORMATS.values():
+    if pattern.match(encoded):
+      return parts(encoded, name)
+  raise ImageError(name, _what(encoded))
+
+
+def _what(encoded):
+  if not encoded:
+    return 'it is empty'
+  wanted = 'not a ' + ', '.join(KINDS[:-1]) + f' or {KINDS[-1]} file'
+  for kind, (place, magic) in _OTHERS.items():
+    if encoded[place : place + len(magic)] == magic:
+      return f'it is {kind}, {wanted}'
+  return f'it is {wanted}'
+
+
+def _told(exif, xmp):
+  """The orientation that EXIF data tells, or else XMP data, or else 1."""
+  of_exif = orientation_lib.of_exif(exif or b'')
+  return of_exif or orientation_lib.of_xmp(xmp or b'') or 1
+
+
+# --- JPEG ---
+
+_SCAN = 0xDA
+# No length follows these: TEM, RST0 to RST7, SOI and EOI.
+_ALONE = frozenset([0, 0x01, *range(0xD0, 0xDA)])
+# Those of segments that say how large the image is.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
+# What decoding needs: frames, tables, and what is between.
+_NEEDED = frozenset([*range(0xC0, 0xD0), *range(0xDB, 0xE0)]) - {0xC8}
+# What says how colours are stored, by its name and least length.
+_COLOURS = {0xE0: (b'JFIF\0', 14), 0xEE: (b'Adobe', 12)}
+_EXIF = b'Exif\0\0'
+_XMP = b'http://ns.adobe.com/xap/1.0/\0'
+# A marker behind a scan's data; FF00 is data, FFD0 to FFD7 lie between.
+_MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
+
+
+def jpeg(encoded: bytes, name: str) -> Parts:
+  """Takes a JPEG apart; raises ImageError for one that is beyond a limit."""
+  place, segments, all_kept = 2, 0, True
+  kept, frame, marker = [_JPEG], None, None
+  exif = xmp = None
+  while True:
+    # Bytes that belong to nothing are passed over, as decoders do.
+    place = encoded.find(b'\xff', place)
+    if place < 0 or place + 1 >= len(encoded):
+      break
+    code = encoded[place + 1]
+    if code == 0xFF:
+      place += 1
+      continue
+    if code == _SCAN:
+      break
+    segments += 1
+    if segments > MAX_SEGMENTS:
+      raise ImageError(
+          name,
+          f'there are more than {MAX_SEGMENTS:,} segments in the {place:,} '
+          'bytes before its pixels, wanted at most that',
+      )
+    end = place + 2
+    if code not in _ALONE:
+      end += max(2, int.from_bytes(encoded[place + 2 : place + 4], 'big'))
+    data = encoded[place + 4 : end]
+    if code in _FRAMES:
+      frame, marker = data, code
+      _check_frame(data, name)
+    named, least = _COLOURS.get(code, (b'', 0))
+    if code in _NEEDED or (
+        named and data.startswith(named) and len(data) >= least
+    ):
+      kept.append(encoded[place:end])
+    else:
+      all_kept = False
+    if code == 0xE1 and exif is None and data.startswith(_EXIF):
+      exif = data
+    elif code == 0xE1 and xmp is None and data.startswith(_XMP):
+      xmp = data
+    place = end
+  if place < 0:
+    place = len(encoded)
+  reduction = 1
+  if frame is not None and len(frame) >= 6:
+    reduction = _reduction(encoded, place, frame, marker, name)
+  if not all_kept:
+    encoded = b''.join((*kept, memoryview(encoded)[place:]))
+  return Parts('JPEG', encoded, _told(exif, xmp), reduction)
+
+
+def _check_frame(frame, name):
+  height, width = struct.unpack('>HH', frame[1:5].ljust(4, b'\0'))
+  limits.check_pixels(width, height, name, limits.MAX_JPEG_PIXELS)
+
+
+def _reduction(encoded, place, frame, marker, name):
+  """By how much the codec itself has to make it smaller; checks its scans."""
+  height, width = struct.unpack('>HH', frame[1:5])
+  factors = [divmod(pair, 16) for pair in frame[7 :: 3]]
+  coefficients = 0
+  # All of them are in memory where one pass does not have all of a pixel.
+  if marker in _PROGRESSIVE or encoded[place + 4 : place + 5] != frame[5:6]:
+    most = [max(1, *factor) for factor in zip(*factors, (1, 1))]
+    blocks = lambda side, share: math.ceil(side * share / 8)
+    coefficients = 128 * sum(  # Bytes: two for each of a block's 64.
+        blocks(width, across / most[0]) * blocks(height, down / most[1])
+        for across, down in factors
+    )
+    allowed = int(MAX_SCANS * min(1, _SCANNED / max(1, coefficients)))
+    # Other pictures and films may lie behind the end, so that a file can have
+    # these bytes more often than scans.
+    if (
+        _count_scan_markers(encoded) > allowed
+        and _count_scans(encoded, place, allowed) > allowed
+    ):
+      raise ImageError(
+          name, f'it has more than {allowed} scans, wanted at most that'
+      )
+  for reduction in (1, 2, 4, 8):
+    pixels = math.ceil(width / reduction) * math.ceil(height / reduction)
+    # In decoding, and then in its conversion to RGB.
+    wanted = max(coefficients + 4 * pixels, 8 * pixels) + 2 * len(encoded)
+    if pixels <= limits.MAX_PIXELS and limits.fits(wanted):
+      return reduction
+  limits.check_memory(wanted, name)
+  return reduction
+
+
+def _count_scan_markers(encoded):
+  r"""`encoded.count(b'\xff\xda')`, in a fifth of its time."""
+  pairs = (
+      np.frombuffer(encoded, '<u2', (len(encoded) - place) // 2, place)
+      for place in (0, 1)
+  )
+  return sum(np.count_nonzero(pair == 0xDAFF) for pair in pairs)
+
+
+def _count_scans(encoded, place, allowed):
+  """Scans from one on, up to one more than allowed."""
+  scans = segments = 0
+  while scans <= allowed and segments <= MAX_SEGMENTS:
+    found = _MARKER.search(encoded, place)
+    if found is None or found[0] == b'\xff\xd9':
+      return scans
+    scans += found[0][1] == _SCAN
+    segments += 1
+    length = int.from_bytes(encoded[found.end() : found.end() + 2], 'big')
+    place = found.end() + max(2, length)
+  return allowed + 1
+
+
+# --- PNG ---
+
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_PROFILES = (b'Raw profile type exif', b'Raw profile type APP1')
+_PNG_XMP = b'XML:com.adobe.xmp'
+_END = b'\0\0\0\0IEND\xaeB`\x82'
+
+
+def _png(encoded, name):
+  place, chunks, whole = len(_PNG), 0, True
+  header = palette = transparency = significant = exif = xmp = None
+  rows = []
+  while place + 8 <= len(encoded):
+    length = int.from_bytes(encoded[place : place + 4], 'big')
+    kind, start = encoded[place + 4 : place + 8], place
+    data = memoryview(encoded)[place + 8 : place + 8 + length]
+    place += 12 + length
+    chunks += 1
+    if chunks > MAX_CHUNKS:
+      raise ImageError(
+          name, f'it has more than {MAX_CHUNKS:,} chunks, wanted at most that'
+      )
+    if kind == b'IHDR':
+      sides = struct.unpack('>II', bytes(data[:8]).ljust(8, b'\0'))
+      limits.check_pixels(*sides, name)
+      header = header or encoded[start:place]
+    elif kind == b'IDAT':
+      rows.append(memoryview(encoded)[start:place])
+      whole = place <= len(encoded)
+    elif kind == b'IEND':
+      break
+    elif kind == b'PLTE' and not rows:
+      palette = palette or encoded[start:place]
+    elif kind == b'tRNS' and not rows:
+      transparency = transparency or bytes(data[:256])
+    elif kind == b'sBIT':
+      significant = significant or bytes(data[:4])
+    elif kind == b'eXIf':
+      exif = bytes(data) if exif is None else exif
+    elif kind in (b'tEXt', b'zTXt', b'iTXt'):
+      # The first of each, as one takes milliseconds.
+      keyword = bytes(data[:80]).partition(b'\0')[0]
+      if keyword in _PROFILES and exif is None:
+        exif = _raw_profile(_text(kind, data))
+      elif keyword == _PNG_XMP and xmp is None:
+        xmp = _text(kind, data)
+  if header is None or len(header) < 25:
+    raise ImageError(name, _BROKEN.format('PNG'))
+  depth, colours = header[16], header[17]
+  pieces = [_PNG, header]
+  paired = (depth, colours) == (16, _GREY_ALPHA) and _is_right(header)
+  if paired:
+    # Of as many bytes a pixel, so that Pillow keeps all of both.
+    fields = header[8:16] + bytes((8, _RGB_ALPHA)) + header[18:21]
+    pieces = [_PNG, _chunk(b'IHDR', fields)]
+  transparent = None
+  if palette:
+    pieces.append(palette)
+  if transparency and colours == _PALETTE:
+    pieces.append(_chunk(b'tRNS', transparency))
+  elif transparency and colours in (_GREY, _RGB):
+    count = 1 if colours == _GREY else 3
+    if len(transparency) >= 2 * count:
+      transparent = struct.unpack(f'>{count}H', transparency[: 2 * count])
+      if depth < 8:  # Which Pillow makes levels of 8 bits.
+        transparent = tuple(t * 255 // (2**depth - 1) for t in transparent)
+  return Parts(
+      'PNG',
+      b''.join((*pieces, *rows, _END if whole else b'')),
+      _told(exif, xmp),
+      bits=max(significant, default=None) if significant else None,
+      transparent=transparent,
+      paired=paired,
+  )
+
+
+def _chunk(kind, data):
+  crc = zlib.crc32(kind + data)
+  return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', crc)
+
+
+def _is_right(chunk):
+  return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big')
+
+
+def _text(kind, data):
+  """A text of a PNG; the beginning of one that is long."""
+  text = bytes(data[: 2 * _MAX_TEXT]).partition(b'\0')[2]
+  compressed = text[1:] if kind == b'zTXt' else b''
+  if kind == b'iTXt' and text[:1] == b'\1':
+    compressed = text[2:].split(b'\0', 2)[-1]
+  if not compressed:
+    return text
+  with contextlib.suppress(zlib.error):
+    return zlib.decompressobj().decompress(compressed, _MAX_TEXT)
+  return b''
+
+
+def _raw_profile(text):
+  """EXIF data that ImageMagick has written as hexadecimal digits."""
+  # Behind three lines: an empty one, its name and its length.
+  digits = b''.join(text.split(b'\n')[3:])
+  with contextlib.suppress(ValueError):
+    return bytes.fromhex(digits[: len(digits) // 2 * 2].decode('latin-1'))
+  return b''
+
+
+# --- GIF ---
+
+
+def _gif(encoded, name):
+  width, height = struct.unpack('<HH', encoded[6:10].ljust(4, b'\0'))
+  place = 13
+  if encoded[10:11] >= b'\x80':
+    place += 3 << (encoded[10] & 7) + 1
+  header, control, blocks = encoded[:place], b'', 0
+  while place < len(encoded):
+    if encoded[place : place + 1] == b',':
+      left, top, *size = struct.unpack(
+          '<4H', encoded[place + 1 : place + 9].ljust(8, b'\0')
+      )
+      limits.check_pixels(
+          max(width, left + size[0]), max(height, top + size[1]), name
+      )
+      data = b''.join((header, control, memoryview(encoded)[place:]))
+      return Parts('GIF', data)
+    if encoded[place : place + 1] != b'!':
+      place += 1
+      blocks += 1
+    else:
+      start, place = place, place + 2
+      while blocks <= MAX_BLOCKS and encoded[place : place + 1] not in (
+          b'', b'\0'
+      ):
+        place += 1 + encoded[place]
+        blocks += 1
+      place += 1
+      # Of this extension the last counts, if it has its four bytes.
+      if encoded[start + 1 : start + 3] == b'\xf9\x04':
+        control = encoded[start:place]
+    if blocks > MAX_BLOCKS:
+      raise ImageError(
+          name,
+          f'it has more than {MAX_BLOCKS:,} blocks before its first picture, '
+          'wanted at most that',
+      )
+  raise ImageError(name, _BROKEN.format('GIF'))
+
+
+# --- BMP ---
+
+_RLE = (1, 2)
+
+
+def _bmp(encoded, name):
+  size = int.from_bytes(encoded[14:18], 'little')
+  if size == 12:
+    width, height = struct.unpack('<HH', encoded[18:22].ljust(4, b'\0'))
+  else:
+    width, height = struct.unpack('<ii', encoded[18:26].ljust(8, b'\0'))
+  limits.check_pixels(abs(width), abs(height), name)
+  runs = size != 12 and int.from_bytes(encoded[30:34], 'little') in _RLE
+  if runs and max(abs(width * height), len(encoded)) > MAX_RLE_PIXELS:
+    raise ImageError(
+        name,
+        f'it has {abs(width)} x {abs(height)} pixels and {len(encoded):,} '
+        f'bytes as run lengths, wanted at most {MAX_RLE_PIXELS:,} of each: '
+        'store it without run lengths',
+    )
+  return Parts('BMP', encoded)
+
+
+# --- WebP ---
+
+# Bytes for each pixel: two canvases of libwebp, what VP8L is decoded in, and
+# twice the result.
+_WEBP_PIXEL = 22
+# Animated, and with alpha.
+_WEBP_FLAGS = 0x02 | 0x10
+
+
+def _webp(encoded, name):
+  place, chunks, kept, size = 12, 0, [], (0, 0)
+  exif = xmp = data = None
+  while place + 8 <= len(encoded) and chunks <= MAX_CHUNKS:
+    kind = encoded[place : place + 4]
+    length = int.from_bytes(encoded[place + 4 : place + 8], 'little')
+    end = place + 8 + length + length % 2
+    # An odd one is filled up, which is no part of its pixels.
+    piece = (encoded[place:end] + b'\0' * (length % 2))[: end - place]
+    chunks += 1
+    if kind == b'VP8X' and not kept and length >= 10:
+      size = _webp_size(kind, piece[8:])
+      # No profile, EXIF and XMP any more.
+      kept.append(
+          piece[:8] + bytes((piece[8] & _WEBP_FLAGS,)) + piece[9:]
+      )
+    elif kind == b'EXIF' and exif is None:
+      exif = piece[8:]
+    elif kind == b'XMP ' and xmp is None:
+      xmp = piece[8:]
+    elif data is not None:
+      pass  # Of an animation the first picture counts.
+    elif kind in (b'ANIM', b'ALPH'):
+      kept.append(piece)
+    elif kind in (b'VP8 ', b'VP8L', b'ANMF'):
+      size = tuple(map(max, size, _webp_size(kind, piece[8:38])))
+      limits.check_pixels(*size, name)
+      limits.check_memory(
+          _WEBP_PIXEL * math.prod(size) + 2 * len(encoded), name
+      )
+      data = b''.join((*kept, piece))
+    place = end
+  if data is not None:
+    riff = b'RIFF' + struct.pack('<I', len(data) + 4) + b'WEBP'
+    return Parts('WebP', riff + data, _told(exif, xmp))
+  raise ImageError(name, _BROKEN.format('WebP'))
+
+
+def _webp_size(kind, body):
+  """(width, height) as a chunk says; (0, 0) if it is too short."""
+  whole = lambda place, size: int.from_bytes(
+      body[place : place + size], 'little'
+  )
+  if kind == b'VP8 ':
+    return whole(6, 2) & 0x3FFF, whole(8, 2) & 0x3FFF
+  if kind == b'VP8L':
+    bits = whole(1, 4)
+    return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+  first = 4 if kind == b'VP8X' else 6
+  return 1 + whole(first, 3), 1 + whole(first + 3, 3)
+
+
+# --- TIFF ---
+
+# What pixels need of the fields (TIFF 6.0): sizes, samples, compression and its
+# tables, palette, strips, tiles, inks, colours.
+_FIELDS = frozenset((
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320,
+    322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532,
+))
+_ORIENTATION = 274
+_TIFF_SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
+# None, fax, LZW, JPEG, Deflate (two numbers) and PackBits. LZMA takes the
+# memory that a file says; others are rare.
+_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773)
+_FLOAT = 3
+
+
+def _tiff(encoded, name):
+  order = 'little' if encoded.startswith(b'II') else 'big'
+  number = lambda place, size: int.from_bytes(
+      encoded[place : place + size], order
+  )
+  large = number(2, 2) == 43
+  word, entry = (8, 20) if large else (4, 12)
+  first = number(word, word)
+  counted = 8 if large else 2
+  count = number(first, counted)
+  begin = first + counted
+  end = min(begin + entry * count, len(encoded) - entry + 1)
+  if count > MAX_TILES or end <= begin:
+    raise ImageError(name, _BROKEN.format('TIFF'))
+  entries = {}
+  for place in range(begin, end, entry):
+    entries.setdefault(number(place, 2), place)
+
+  def values(tag, default=()):
+    """A field's whole numbers."""
+    if tag not in entries:
+      return list(default)
+    place = entries[tag]
+    size = _TIFF_SIZES.get(number(place + 2, 2), 0)
+    length = number(place + 4, word)
+    if length > 2 * MAX_TILES or not size:
+      raise ImageError(
+          name,
+          f'its field {tag} has {length:,} values, wanted whole numbers, at '
+          f'most {MAX_TILES:,}',
+      )
+    start = place + 4 + word
+    if length * size > word:
+      start = number(start, word)
+    if start + length * size > len(encoded):
+      raise ImageError(name, _BROKEN.format('TIFF'))
+    return [number(start + k * size, size) for k in range(length)]
+
+  value = lambda tag, default: (values(tag) or [default])[0]
+  width, height = value(256, 0), value(257, 0)
+  limits.check_pixels(width, height, name)
+  if (compression := value(259, 1)) not in _COMPRESSIONS:
+    raise ImageError(
+        name,
+        f'its compression is TIFF\'s number {compression}, wanted none, LZW, '
+        'Deflate, JPEG, PackBits or fax',
+    )
+  bits = values(258, [1])
+  samples = value(277, 1)
+  of_pixel = max(sum(bits), bits[0] * samples) if bits else 0
+  rows, across = min(height, value(278, height)), width
+  if 322 in entries:
+    across, rows = value(322, 0), value(323, 0)
+  offsets = values(324 if 324 in entries else 273)
+  if len(offsets) > MAX_TILES:
+    raise ImageError(
+        name,
+        f'it has {len(offsets):,} strips or tiles, wanted at most '
+        f'{MAX_TILES:,}',
+    )
+  lengths = values(325 if 325 in entries else 279)
+  if compression != 1 and sum(lengths) > 2 * len(encoded):
+    raise ImageError(name, _BROKEN.format('TIFF'))
+  # A strip or tile, the picture twice, the file twice.
+  limits.check_memory(
+      -(-across * rows * of_pixel // 8) + 8 * width * height
+      + 2 * len(encoded),
+      name,
+  )
+  turned = 1
+  with contextlib.suppress(ImageError):
+    turned = orientation_lib.valid(value(_ORIENTATION, 1)) or 1
+  kept = b''.join(
+      encoded[place : place + entry]
+      for tag, place in sorted(entries.items()) if tag in _FIELDS
+  )
+  # Directories lie at even places.
+  padding = bytes(len(encoded) % 2)
+  place = len(encoded) + len(padding)
+  data = b''.join((
+      encoded[:word],
+      place.to_bytes(word, order),
+      memoryview(encoded)[2 * word :],
+      padding,
+      (len(kept) // entry).to_bytes(counted, order),
+      kept,
+      bytes(word),
+  ))
+  return Parts(
+      'TIFF',
+      data,
+      turned,
+      bits=bits[0] if bits and 8 < bits[0] < 16 else None,
+      # Of these depths Pillow leaves it to others to invert them.
+      inverted=value(262, 0) == 0 and bool(bits) and bits[0] > 8,
+  )
+
+
+_BROKEN = 'it begins like a {} file, but its headers are broken'
+
+_FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes, str], Parts]]] = {
+    kind: (re.compile(pattern, re.DOTALL), parts)
+    for kind, pattern, parts in (
+        ('JPEG', rb'\xff\xd8', jpeg),
+        ('PNG', rb'\x89PNG\r\n\x1a\n', _png),
+        ('WebP', rb'RIFF....WEBP', _webp),
+        ('GIF', rb'GIF8[79]a', _gif),
+        ('TIFF', rb'II[*+]\0|MM\0[*+]', _tiff),
+        ('BMP', rb'BM', _bmp),
+    )
+}
+KINDS = tuple(_FORMATS)

@@ -1,0 +1,136 @@
+"""Files of images that come from anywhere, decoded within limits.
+
+Every image file that this program has not just made itself is decoded here, and
+nowhere else. What could take much memory or time is known from the file's
+headers, and is looked at before anything is decoded: no file takes more than
+`limits.MEMORY`, or more than seconds.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import (
+  BmpImagePlugin,
+  GifImagePlugin,
+  Image,
+  JpegImagePlugin,
+  PngImagePlugin,
+  TiffImagePlugin,
+  WebPImagePlugin,
+)
+
+from input_pipeline.errors import ImageError
+from input_pipeline.images import containers, levels, limits, orientation
+from input_pipeline.images.levels import WHITE, Background
+
+check_bytes = limits.check_bytes
+
+# By what `containers` has found a file to be: Pillow's own search would try
+# formats that are not looked at there.
+_OPENERS = {
+    'JPEG': JpegImagePlugin.JpegImageFile,
+    'PNG': PngImagePlugin.PngImageFile,
+    'WebP': WebPImagePlugin.WebPImageFile,
+    'GIF': GifImagePlugin.GifImageFile,
+    'TIFF': TiffImagePlugin.TiffImageFile,
+    'BMP': BmpImagePlugin.BmpImageFile,
+}
+
+# Pillow warns of each broken field of the metadata, of which one file can have
+# thousands; none is of interest here.
+warnings.filterwarnings('ignore', module=r'PIL\.')
+
+
+def decode(
+    encoded: bytes, name: str, background: Background = WHITE
+) -> Image.Image:
+  """Decodes an image file to an upright RGB image.
+
+  The file's name says nothing about what it is. docs/images.md tells what
+  becomes of each kind of picture; a JPEG of more pixels than `MAX_PIXELS` is
+  decoded at a half, a quarter or an eighth of its size.
+
+  Args:
+    encoded: the file's bytes: JPEG, PNG, WebP, GIF, TIFF or BMP.
+    name: of the file, for the error.
+    background: what lies under transparent pixels, levels of 0..255.
+
+  Raises:
+    ImageError: truncated, not an image, too small, too long, or beyond the
+      limits above; says what was got and what is wanted.
+  """
+  parts = containers.take_apart(encoded, name)
+  image = _decode_plain_jpeg(parts)
+  if image is None:
+    image = _decode_any(parts, name, background)
+  image = orientation.upright(image, parts.orientation)
+  limits.check_shape(*image.size, name)
+  return image
+
+
+def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
+  """Decodes a JPEG that is known to be a square, as prepared data has them.
+
+  Args:
+    encoded: the file.
+    size: its side, in pixels.
+
+  Returns:
+    [size, size, 3] uint8.
+
+  Raises:
+    ValueError: it is something else, or beyond the limits above.
+  """
+  try:
+    check_bytes(len(encoded), '')
+    encoded = bytes(encoded)
+    containers.jpeg(encoded, '')
+  except ImageError as error:
+    raise ValueError(error.reason) from error
+  height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
+  if (height, width) != (size, size):
+    raise ValueError(
+        f'it has {width} x {height} pixels, wanted {size} x {size}'
+    )
+  if space not in ('YCbCr', 'Gray'):
+    raise ValueError(f'its colours are {space}, wanted YCbCr')
+  return simplejpeg.decode_jpeg(encoded)
+
+
+def _decode_plain_jpeg(parts):
+  """The usual file in half of Pillow's time; None for all others.
+
+  Both use libjpeg-turbo in the same way, and give the same pixels.
+  """
+  if parts.kind != 'JPEG' or parts.reduction > 1:
+    return None
+  try:
+    if simplejpeg.decode_jpeg_header(parts.data)[2] != 'YCbCr':
+      return None
+    return Image.fromarray(simplejpeg.decode_jpeg(parts.data))
+  except ValueError:
+    return None  # Pillow has the better message, or decodes it after all.
+
+
+def _decode_any(parts, name, background):
+  def open_image():
+    image = _OPENERS[parts.kind](io.BytesIO(parts.data))
+    if parts.reduction > 1:
+      image.draft(None, [side // parts.reduction for side in image.size])
+    limits.check_pixels(*image.size, name)
+    return image
+
+  try:
+    return levels.to_rgb(open_image, parts, background)
+  except ImageError:
+    raise
+  except SyntaxError as error:  # Of Pillow, for what it does not know.
+    raise ImageError(
+        name,
+        f'it begins like a {parts.kind} file, but its headers are broken or of '
+        f'a kind that is not read ({error})',
+    ) from error
+  except Exception as error:  # Pillow raises many kinds for broken files.
+    raise ImageError(name, f'{type(error).__name__}: {error}') from error

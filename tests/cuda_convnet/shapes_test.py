@@ -1,0 +1,188 @@
+"""Definitions like the authors', with all defaults of a run on.
+
+On one device whole runs of two steps and the evaluations, as `python -m
+benchmarks.definitions` makes them; see `definitions.shapes`. On other meshes
+the same programs are traced, which is when JAX checks what varies over which
+axis; those of run #120 are compiled there as well, and their numbers compared.
+"""
+
+import functools
+import io
+import math
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax.sharding import NamedSharding
+
+from alexnet.cuda_convnet import config as definitions
+from alexnet.evaluation import eval_steps, layer_statistics
+from alexnet.inference.views import Views
+from alexnet.metrics.console import Console
+from alexnet.metrics.writer import read_records
+from alexnet.models import create_model
+from alexnet.runtime import compilation, sharding
+from alexnet.runtime import mesh as mesh_lib
+from alexnet.training import loop, optimizer, train_step
+from configs import cuda_convnet as recipe
+from tests import definitions as texts
+from tests import testing
+
+SHAPES = texts.shapes()
+# Whose layers pair up; the others run as one tower.
+PAIRS = ('145', '110', '120', '109', '177')
+_SIDE = texts.SHAPES_SIDE
+_BATCH = 4
+
+
+def config_of(name, mesh, folder):
+  """The recipe for a small definition, whose files are written to a folder."""
+  paths = folder / 'layers.cfg', folder / 'layer-params.cfg'
+  for path, sections in zip(paths, SHAPES[name]):
+    path.write_text(texts.text(sections))
+  config = recipe.get_config(str(paths[0]))
+  config.layer_params = str(paths[1])
+  config.dataset.size, config.augmentation.crop_size = _SIDE + 4, _SIDE
+  config.augmentation.crop_offsets = 5
+  config.batch_size = config.evaluation_batch_size = _BATCH
+  config.mesh.data, config.mesh.tower = mesh
+  return config
+
+
+class TracedTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    # Compiler's options cannot be given to what is traced within a function.
+    plain = lambda device, dtype, function, **options: jax.jit(
+        function, **options
+    )
+    for module in (compilation, train_step, eval_steps):
+      self.enterContext(
+          absltest.mock.patch.object(module, 'jit_for', plain)
+      )
+
+  @parameterized.parameters(
+      *((name, (2, 1)) for name in SHAPES), *((name, (1, 2)) for name in PAIRS)
+  )
+  def test_on_several_devices(self, name, shape):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    config = config_of(name, shape, folder)
+    definitions.complete(config)
+    mesh = mesh_lib.create_mesh(config)
+    model = create_model(config.model)
+    rules = definitions.parameter_rules(config)
+    rule = optimizer.create_optimizer(config.optimizer, rules)
+    state = jax.eval_shape(
+        functools.partial(train_step.create_state, model, rule, crop=_SIDE),
+        jax.random.key(0),
+    )
+    of_batch = lambda *shape, dtype: jax.ShapeDtypeStruct(
+        (_BATCH, *shape), dtype,
+        sharding=NamedSharding(mesh, sharding.BATCH),
+    )
+    batch = {
+        'image': of_batch(_SIDE + 4, _SIDE + 4, 3, dtype=np.uint8),
+        'label': of_batch(dtype=np.int32),
+        'weight': of_batch(dtype=np.float32),
+    }
+    views = Views(
+        np.full((_SIDE + 4, _SIDE + 4, 3), 120, np.float32), 'under',
+        mirror=True, crop=_SIDE,
+    )
+    step = train_step.make_train_step(
+        model=model, optimizer=rule, mesh=mesh, state=state, seed=0,
+        images=lambda batch: views.centre(batch)[:, 0],
+    )
+    on_mesh = sharding.targets(state, mesh)
+    rates = jax.tree.map(lambda _: np.float32(0.1), state.params)
+    new, metrics = jax.eval_shape(step, on_mesh, batch, rates)
+    self.assertEqual(
+        jax.tree.structure(new.params), jax.tree.structure(state.params)
+    )
+    parts = dict(model=model, mesh=mesh, params=state.params)
+    results = [metrics] + [
+        jax.eval_shape(make(images=of_views, **parts), on_mesh.params, batch)
+        for make in (eval_steps.make_eval_step, eval_steps.make_predict_step)
+        for of_views in (views.centre, views.ten)
+    ]
+    measure = layer_statistics.make_measure(images=views.centre, **parts)
+    layers = jax.eval_shape(measure, on_mesh.params, on_mesh.params, batch)
+    self.assertContainsSubset(
+        [f'{layer}/dead' for layer in model.layer_names], layers
+    )
+    self.assertTrue(all(results))
+
+class RunTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.directory = pathlib.Path(
+        cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
+    cls.images = testing.write_images(cls.directory / 'images', 2, 8)
+
+  @classmethod
+  @functools.cache
+  def trained(cls, name, mesh):
+    """({kind: its last record}, the run) after two steps."""
+    folder = cls.directory / f'{name}-{mesh[0]}-{mesh[1]}'
+    folder.mkdir()
+    config = config_of(name, mesh, folder)
+    config.dataset.name, config.dataset.train_dir = 'folder', str(cls.images)
+    config.duration = '2 steps'
+    run = loop.Run(config, folder / 'run', Console(io.StringIO()))
+    run.train()
+    records = read_records(folder / 'run' / 'metrics.jsonl')
+    return {record.pop('kind'): record for record in records}, run
+
+  @parameterized.parameters(*SHAPES)
+  def test_runs(self, name):
+    records, run = self.trained(name, (1, 1))
+    self.assertEqual(run.config.model.towers, 1 + (name in PAIRS))
+    self.assertEqual(
+        set(records), {'train', 'eval_centre', 'eval_ten', 'layers'}
+    )
+    self.assertContainsSubset(
+        [f'{layer}/dead' for layer in run.model.layer_names], records['layers']
+    )
+    for record in records.values():
+      for key, value in record.items():
+        if isinstance(value, float):
+          self.assertTrue(math.isfinite(value), f'{name}: {key} is {value}')
+    if 'wcNormMin' in texts.text(SHAPES[name][1]):
+      self._check_bounds(jax.device_get(run.state.params))
+
+  def _check_bounds(self, params):
+    """Of the first matrix of conv2; the other one has none."""
+    layers = [layer for layer in params if layer.startswith('conv2')]
+    self.assertNotEmpty(layers)
+    for layer in layers:
+      kernel = params[layer]['kernel'].astype(np.float64).reshape(75, -1)
+      deviations = np.sqrt(((kernel - kernel.mean(0)) ** 2).sum(0)) / 75
+      # They begin at 0.1 / sqrt(75) = 0.0115. The second step decays what does
+      # not grow.
+      np.testing.assert_allclose(deviations, 0.002, rtol=1e-3)
+      other = params[layer]['kernel1'].astype(np.float64)
+      self.assertGreater(other.std() / np.sqrt(100), 0.008)
+
+  @parameterized.parameters((2, 1), (1, 2))
+  def test_run_120_is_the_same_on_two_devices(self, *mesh):
+    base, _ = self.trained('120', (1, 1))
+    records, _ = self.trained('120', mesh)
+    for kind, keys in (
+        ('train', ('loss',)), ('eval_centre', ('loss',)),
+        ('eval_ten', ('loss',)), ('layers', base['layers']),
+    ):
+      for key in keys:
+        np.testing.assert_allclose(
+            records[kind][key], base[kind][key], rtol=2e-3, atol=1e-5,
+            err_msg=f'{kind} {key}',
+        )
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,117 @@
+"""Commands whose reader, terminal or standard input is not there."""
+
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+
+from absl.testing import absltest, parameterized
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+# A command that says much, and writes a file beside it.
+_COMMAND = '''
+import contextlib, os, signal, sys
+from input_pipeline import cli
+
+def main(argv):
+  file, number = argv[1], int(argv[2])
+  with open(file, 'w') as f:
+    for line in range(5000):
+      print('line \\u00e4', line, flush=line % 100 == 0)
+      if line == 100:
+        print('to stderr', file=sys.stderr)
+        with contextlib.suppress(OSError):  # As a library would.
+          os.write(2, b'from a library\\n')
+        if number:
+          os.kill(os.getpid(), number)
+    f.write('whole')
+  return 0
+
+cli.run(main, finishes=True)
+'''
+
+
+class StreamsTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.file = pathlib.Path(self.create_tempdir().full_path) / 'file'
+
+  def start(self, number=0, **options):
+    options = {'stdin': subprocess.DEVNULL, 'stderr': subprocess.PIPE} | options
+    return subprocess.Popen(
+        [sys.executable, '-c', _COMMAND, self.file, str(int(number))],
+        cwd=ROOT, **options,
+    )
+
+  def check(self, process, status=0):
+    error = process.communicate()[1] or b''
+    self.assertNotIn(b'Traceback', error)
+    self.assertEqual(process.returncode, status, error)
+    # All of it, and nothing else.
+    self.assertEqual(self.file.read_text(), 'whole')
+    return error
+
+  def test_a_reader_that_goes(self):
+    process = self.start(stdout=subprocess.PIPE)
+    self.assertEqual(process.stdout.readline(), 'line ä 0\n'.encode())
+    process.stdout.close()
+    process.stdout = None
+    self.check(process)
+
+  def test_a_terminal_that_is_closed(self):
+    ours, theirs = pty.openpty()
+    process = self.start(
+        signal.SIGHUP, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.read(ours, 10)
+    os.close(ours)
+    self.check(process)
+
+  @parameterized.parameters(
+      ((0,),), ((1,),), ((2,),), ((0, 1),), ((1, 2),), ((0, 1, 2),),
+  )
+  def test_closed_streams(self, numbers):
+    def close():
+      for number in numbers:
+        os.close(number)
+
+    self.check(self.start(stdout=subprocess.DEVNULL, preexec_fn=close))
+
+  def test_a_full_disk(self):
+    if not os.path.exists('/dev/full'):
+      self.skipTest('needs /dev/full')
+    with open('/dev/full', 'w') as full:
+      error = self.check(self.start(stdout=full), status=1)
+    self.assertIn(b'error: the output above is not whole (No space', error)
+
+  def test_a_pipe_that_does_not_wait(self):
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    process = self.start(stdout=theirs)
+    os.close(theirs)
+    with open(ours) as f:
+      self.assertLen(f.readlines(), 5000)
+    self.check(process)
+
+  @parameterized.parameters(
+      ({'LC_ALL': 'C'}, 'line ä 0'),
+      ({'PYTHONIOENCODING': 'ascii'}, r'line \xe4 0'),
+      ({'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'LC_ALL': 'POSIX'},
+       r'line \xe4 0'),
+  )
+  def test_a_terminal_without_umlauts(self, environment, line):
+    process = self.start(
+        stdout=subprocess.PIPE, env={**os.environ, **environment}
+    )
+    output, error = process.communicate()
+    self.assertEqual(process.returncode, 0, error)
+    self.assertEqual(output.decode().splitlines()[0], line)
+
+
+if __name__ == '__main__':
+  absltest.main()
