@@ -700,6 +700,8 @@ class PairingTest(absltest.TestCase):
         'other rates': changed('params', 'conv3b', epsW='0.01,0.02'),
         'other rates of biases': changed('params', 'conv3b', epsB=0.03),
         'other decays': changed('params', 'fcxbb', wc='0,0'),
+        'bounds of what reads both': lambda layers, params: [
+            params[name].update(wball='1,1') for name in ('conv3a', 'conv3b')],
         'one half': half,
     }
     layers, params = texts.run_145()
@@ -711,6 +713,17 @@ class PairingTest(absltest.TestCase):
         network = towers.pair(parse(layers, params))
         self.assertEqual(network.towers, 1)
         self.assertFalse(any(node.paired for node in network.nodes))
+
+  def test_bounds_of_what_reads_its_own_tower(self):
+    layers, params = texts.run_145()
+    for name in ('conv4a', 'conv4b'):
+      params[name].update(wcNormMin=0.1, wcNormMax=0.2, wball=3)
+    network = towers.pair(parse(layers, params))
+    self.assertEqual(network.towers, 2)
+    self.assertEqual(
+        network.rules()['conv4']['kernel'].bounds,
+        rates_lib.Bounds(0.1, 0.2, 3),
+    )
 
   def test_four_towers_run_as_one(self):
     layers, params = texts.run_145(**texts.NARROW)
