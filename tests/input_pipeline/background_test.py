@@ -117,7 +117,8 @@ class NetworkTest(absltest.TestCase):
   def write(self, background):
     inputs = input_spec.load(self.workdir)
     input_spec.save(
-        self.workdir, input_spec.Inputs(*[*vars(inputs).values()][:-1], background)
+        self.workdir,
+        input_spec.Inputs(*[*vars(inputs).values()][:-1], background),
     )
     return loading.load(self.workdir)
 
