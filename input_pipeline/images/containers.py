@@ -425,7 +425,7 @@ def _webp(encoded, name):
     # An odd one is filled up, which is no part of its pixels.
     piece = (encoded[place:end] + b'\0' * (length % 2))[: end - place]
     chunks += 1
-    if kind == b'VP8X' and not kept and length >= 10:
+    if kind == b'VP8X' and not kept and min(length, len(piece) - 8) >= 10:
       size = _webp_size(kind, piece[8:])
       # No profile, EXIF and XMP any more.
       kept.append(

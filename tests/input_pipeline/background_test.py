@@ -95,9 +95,9 @@ class NetworkTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     root = pathlib.Path(self.create_tempdir())
-    self.photos, self.run = root / 'photos', root / 'run'
+    self.photos, self.workdir = root / 'photos', root / 'run'
     write_cut_outs(self.photos)
-    self.network = tiny_run.write(self.run, self.photos, 2)
+    self.network = tiny_run.write(self.workdir, self.photos, 2)
 
   def colours(self, network):
     """Of the left half, wherever a network reads images."""
@@ -115,11 +115,12 @@ class NetworkTest(absltest.TestCase):
     }
 
   def write(self, background):
-    inputs = input_spec.load(self.run)
+    inputs = input_spec.load(self.workdir)
     input_spec.save(
-        self.run, input_spec.Inputs(*[*vars(inputs).values()][:-1], background)
+        self.workdir,
+        input_spec.Inputs(*[*vars(inputs).values()][:-1], background),
     )
-    return loading.load(self.run)
+    return loading.load(self.workdir)
 
   def test_is_that_of_training(self):
     self.assertEqual(self.colours(self.network), {(255, 255, 255)})
@@ -127,23 +128,23 @@ class NetworkTest(absltest.TestCase):
     self.assertEqual(self.colours(self.write(())), {(0, 255, 0)})
 
   def test_of_an_older_run(self):
-    with np.load(self.run / input_spec.FILE) as arrays:
+    with np.load(self.workdir / input_spec.FILE) as arrays:
       arrays = {k: v for k, v in arrays.items() if k != 'background'}
-    np.savez(self.run / input_spec.FILE, **arrays)
-    self.assertEqual(self.colours(loading.load(self.run)), {(0, 255, 0)})
-    path = self.run / workdir.CONFIG
+    np.savez(self.workdir / input_spec.FILE, **arrays)
+    self.assertEqual(self.colours(loading.load(self.workdir)), {(0, 255, 0)})
+    path = self.workdir / workdir.CONFIG
     config = json.loads(path.read_text())
     del config['dataset']['background']
     path.write_text(json.dumps(config))
-    self.assertEqual(workdir.load_config(self.run).dataset.background, ())
+    self.assertEqual(workdir.load_config(self.workdir).dataset.background, ())
 
   def test_damaged(self):
-    with np.load(self.run / input_spec.FILE) as arrays:
+    with np.load(self.workdir / input_spec.FILE) as arrays:
       arrays = dict(arrays)
     for bad in (np.zeros(2, np.uint8), np.zeros(3), np.zeros((3, 1), np.uint8)):
-      np.savez(self.run / input_spec.FILE, **{**arrays, 'background': bad})
+      np.savez(self.workdir / input_spec.FILE, **{**arrays, 'background': bad})
       with self.assertRaisesRegex(CheckpointError, 'background'):
-        input_spec.load(self.run)
+        input_spec.load(self.workdir)
 
 
 if __name__ == '__main__':

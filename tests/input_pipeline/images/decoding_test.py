@@ -182,6 +182,14 @@ class FormatsTest(parameterized.TestCase):
     with self.assertRaises(ImageError):
       decode(encoded[: int(cut * len(encoded))])
 
+  @parameterized.parameters('PNG', 'WEBP', 'GIF', 'TIFF', 'BMP', 'JPEG')
+  def test_cut_off_in_its_headers(self, kind):
+    options = {'exif': b'II*\0'} if kind == 'WEBP' else {}
+    encoded = file_of(smooth(), kind, **options)
+    for length in range(70):
+      with self.assertRaises(ImageError):
+        decode(encoded[:length])
+
   @parameterized.parameters(
       'a.jpeg', 'a.JPG', 'a.jpe', 'a.jfif', 'a.JFIF', 'a.jif', 'a.jfi',
       'a.pjpeg', 'a.pjp', 'a.mpo', 'a.png', 'a.webp', 'a.WebP', 'a.bmp',
