@@ -178,9 +178,12 @@ class RunTest(parameterized.TestCase):
         ('eval_ten', ('loss',)), ('layers', base['layers']),
     ):
       for key in keys:
+        # A mean near zero is rounded like the outputs that it is of.
+        layer = key.removesuffix('/mean')
+        size = base[kind].get(f'{layer}/deviation', 0)
         np.testing.assert_allclose(
-            records[kind][key], base[kind][key], rtol=2e-3, atol=1e-5,
-            err_msg=f'{kind} {key}',
+            records[kind][key], base[kind][key], rtol=2e-3,
+            atol=2e-3 * size + 1e-5, err_msg=f'{kind} {key}',
         )
 
 
