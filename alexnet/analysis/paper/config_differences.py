@@ -13,9 +13,9 @@ from configs import alexnet, alexnet_2012
 _NOT_THE_RECIPE = (
     'accumulation', 'checkpoint_every', 'evaluate_every',
     'evaluation_batch_size', 'keep_checkpoints', 'layer_statistics_images',
-    'log_every', 'log_images', 'seed', 'ten_views', 'dataset.dir',
-    'dataset.eval_dir', 'dataset.eval_fraction', 'dataset.eval_split',
-    'dataset.split_seed', 'dataset.statistics_dir',
+    'log_every', 'log_images', 'seed', 'ten_views', 'dataset.copies',
+    'dataset.dir', 'dataset.eval_dir', 'dataset.eval_fraction',
+    'dataset.eval_split', 'dataset.split_seed', 'dataset.statistics_dir',
     'dataset.train_dir', 'dataset.train_split', 'mesh.data', 'mesh.tower',
     'model.num_classes',
 )
