@@ -271,7 +271,7 @@ class StreamTest(absltest.TestCase):
     config = testing.narrow_config()
     network = types.SimpleNamespace(
         config=config, model=None, class_names=('a',), compiled=self.compiled,
-        inputs=types.SimpleNamespace(aspect='keep'),
+        inputs=types.SimpleNamespace(aspect='keep', background=()),
     )
 
     def photo(number, size):
