@@ -31,12 +31,12 @@ def main(argv):
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
   # JAX and TensorFlow: seconds that --help can save.
-  from alexnet.training import loop
+  from alexnet.training import trainer
 
   heap.keep_freed()
   compilation_cache.use_cache()
   with distributed.session():
-    results = loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    results = trainer.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   return cli.STOPPED if results is None else 0
 
 

@@ -51,7 +51,7 @@ def run(
     ConfigError, DataError: the base cannot be made.
   """
   # JAX and TensorFlow, which --list does not need.
-  from alexnet.training import loop
+  from alexnet.training import trainer
 
   failed = []
   for index in indices:
@@ -59,7 +59,7 @@ def run(
     folder = workdir / sweep.folder(index)
     (folder / FAILED).unlink(missing_ok=True)
     try:
-      if loop.Run(sweep.config(index), folder, console).train() is None:
+      if trainer.create(sweep.config(index), folder, console).train() is None:
         return None
     except (BadStepError, ConfigError, DataError) as error:
       diverged = isinstance(error, BadStepError)

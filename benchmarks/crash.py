@@ -206,19 +206,18 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
   import jax
   import numpy as np
 
-  from alexnet.evaluation import session
-  from alexnet.training import loop
+  from alexnet.inference import loading
+  from alexnet.training import setup
+  from alexnet.training.steps import Steps
 
   console = Console()
   states = [
       jax.tree.leaves_with_path(
           jax.device_get(
-              loop.Run(
-                  session.config_of_run(workdir),
-                  workdir,
-                  console,
+              Steps(setup.create(
+                  loading.config_of_run(workdir), workdir, console,
                   training=False,
-              ).state
+              )).state
           )
       )
       for workdir in (one, other)

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing, tiny
 
 
@@ -62,7 +62,7 @@ class RunTestCase(parameterized.TestCase):
     return config
 
   def open(self, workdir=None, console=None, **fields):
-    return loop.Run(
+    return trainer.create(
         self.config(**fields),
         workdir or self.workdir,
         console or Console(self.said),

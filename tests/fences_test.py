@@ -305,20 +305,20 @@ class FencesTest(parameterized.TestCase):
       ('input_pipeline.prepare', 'import alexnet'),
       ('input_pipeline.pipeline', 'import jax.numpy as jnp'),
       ('alexnet.models.layers', 'from alexnet.ops.cpu import matmul'),
-      ('alexnet.training.loop', 'from alexnet.ops import cpu'),
+      ('alexnet.training.trainer', 'from alexnet.ops import cpu'),
       ('alexnet.training.optimizer', 'from alexnet.cuda_convnet import rates'),
       ('alexnet.models', 'from alexnet.cuda_convnet.config import CHECKS'),
       ('alexnet.inference.loading', 'from orbax import checkpoint'),
       ('alexnet.inference.loading', 'import orbax.checkpoint as ocp'),
       ('alexnet.analysis.tables', 'import tensorflow as tf'),
       ('input_pipeline.pipeline', 'import tensorflow as tf'),
-      ('alexnet.training.loop', 'import flax.linen as nn'),
+      ('alexnet.training.trainer', 'import flax.linen as nn'),
       ('alexnet.models.layers', 'from flax.training import train_state'),
       ('alexnet.sweep', 'import main'),
       ('alexnet.sweep', 'from benchmarks import feeding'),
-      ('alexnet.training.loop',
+      ('alexnet.training.trainer',
        'from input_pipeline.files.tensorflow_cpu import tf'),
-      ('alexnet.training.loop',
+      ('alexnet.training.trainer',
        "import importlib; importlib.import_module('alexnet.analysis')"),
       ('alexnet.training.train_step', "jax.make_mesh((1,), ('replica',))"),
       ('alexnet.training.train_step', "jax.sharding.PartitionSpec('replica')"),
@@ -334,8 +334,8 @@ class FencesTest(parameterized.TestCase):
       ('alexnet.inference.views', 'from alexnet.evaluation import evaluator'),
       ('alexnet.config.validation', 'from alexnet import models'),
       ('alexnet.runtime.mesh', 'from alexnet.metrics.console import Console'),
-      ('alexnet.training.loop', 'from alexnet.analysis import tables'),
-      ('alexnet.training.loop', 'import alexnet.sweep'),
+      ('alexnet.training.trainer', 'from alexnet.analysis import tables'),
+      ('alexnet.training.trainer', 'import alexnet.sweep'),
       ('input_pipeline.sources', 'from input_pipeline.prepared import reader'),
   )
   def test_a_planted_way_up(self, module, line):
@@ -343,7 +343,7 @@ class FencesTest(parameterized.TestCase):
 
   def test_a_planted_relative_import(self):
     with self.assertRaisesRegex(AssertionError, 'a relative import'):
-      upward(with_line('alexnet.training.loop', 'from .. import sweep'))
+      upward(with_line('alexnet.training.trainer', 'from .. import sweep'))
 
   @parameterized.parameters(
       ('alexnet.training.resume',

@@ -887,7 +887,7 @@ class CheckpointShapesTest(absltest.TestCase):
     self.save_again(params)
     with (
         absltest.mock.patch.object(
-            manager.Checkpoints, 'restore_parameters',
+            manager.Checkpoints, 'restore_variables',
             side_effect=AssertionError('restored'),
         ),
         self.assertRaisesRegex(

@@ -93,7 +93,7 @@ class Starter:
 def _serve():
   import tensorboardX  # noqa: F401
 
-  import alexnet.training.loop  # noqa: F401
+  import alexnet.training.trainer  # noqa: F401
   import main  # noqa: F401
   import tests.tiny  # noqa: F401
 
@@ -131,7 +131,7 @@ def _child(flags, log, devices, signal_at, instead):
   import jax
 
   import main
-  from alexnet.training import loop
+  from alexnet.training import trainer
   from input_pipeline import cli
 
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -145,7 +145,7 @@ def _child(flags, log, devices, signal_at, instead):
     module, function = instead.split(':')
     called = getattr(importlib.import_module(module), function)
     # Nothing would mean that a signal has stopped it.
-    loop.train_and_evaluate = lambda *arguments: called(*arguments) or {}
+    trainer.train_and_evaluate = lambda *arguments: called(*arguments) or {}
   sys.argv = ['main.py', *flags]
   cli.run(main.main)
   os._exit(0)  # It does not return.

@@ -105,12 +105,12 @@ def measure(
   for seed in range(seeds):
     parts = draw(sets, train, test, seed)
     for kind in (_TRAINED, _RANDOM):
-      params = network.params
+      variables = network.variables
       if kind == _RANDOM:
-        params = layer_features.initial(network, seed)
+        variables = layer_features.initial(network, seed)
       console.progress(f'seed {seed}: features, {kind}', transient=True)
       (x, labels), (test_x, test_labels) = (
-          reader.features(params, *part, left_out) for part in parts
+          reader.features(variables, *part, left_out) for part in parts
       )
       for name in layers:
         if name == PIXELS and kind == _RANDOM:

@@ -381,14 +381,15 @@ class Checkpoints:
           f'{_shorten(error)}'
       ) from error
 
-  def parameter_shapes(self, step: int) -> Any:
-    """Reads the shapes of a checkpoint's parameters.
+  def variable_shapes(self, step: int) -> Any:
+    """Reads the shapes of the variables of a checkpoint's network.
 
     Args:
       step: which.
 
     Returns:
-      {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+      {'params': tree of `jax.ShapeDtypeStruct`}, and the same for each
+      collection of its model state.
 
     Raises:
       CheckpointError: files are damaged, or there are no parameters.
@@ -397,21 +398,22 @@ class Checkpoints:
     path = self._directory / str(step) / 'state'
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
       try:
+        tree = reader.metadata(path).tree
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-            reader.metadata(path).tree['params'],
+            {'params': tree['params'], **tree.get('model_state', {})},
         )
       except Exception as error:  # Orbax raises many kinds.
         raise CheckpointError(
             f'{path} has no parameters of a network: {_shorten(error)}'
         ) from error
 
-  def restore_parameters(self, step: int, target: Any) -> Any:
-    """Reads some of a checkpoint's parameters, and nothing else.
+  def restore_variables(self, step: int, target: Any) -> Any:
+    """Reads some of the variables of a checkpoint's network, and nothing else.
 
     Args:
       step: which.
-      target: {layer: {'kernel', 'bias'}}, shapes, dtypes and shardings.
+      target: as of `variable_shapes`, with shardings, or a part of it.
 
     Returns:
       Arrays of the same structure.
@@ -420,7 +422,10 @@ class Checkpoints:
       CheckpointError: they cannot be read.
     """
     path = self._directory / str(step) / 'state'
-    target = {'params': target}
+    state = {name: tree for name, tree in target.items() if name != 'params'}
+    target = {'params': target['params'], 'model_state': state}
+    if not state:
+      del target['model_state']
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
       try:
         restored = reader.restore(
@@ -433,7 +438,9 @@ class Checkpoints:
                 partial_restore=True,
             ),
         )
-        return restored['params']
+        return {
+            'params': restored['params'], **restored.get('model_state', {})
+        }
       except Exception as error:  # Orbax raises many kinds.
         raise CheckpointError(
             f'{path} cannot be read: {_shorten(error)}'

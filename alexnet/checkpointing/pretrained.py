@@ -7,6 +7,7 @@ the mesh has a place for them.
 from typing import Any
 
 import ml_collections
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from alexnet.checkpointing import manager
@@ -14,7 +15,8 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.runtime import sharding
 from input_pipeline.files import paths
 
-Params = dict[str, dict[str, Any]]
+# {'params': {layer: tree}, and the same for each collection of model state}.
+Variables = dict[str, dict[str, Any]]
 
 
 class Pretrained:
@@ -27,13 +29,12 @@ class Pretrained:
     new: names of those that are not.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, shapes: Params):
+  def __init__(self, config: ml_collections.ConfigDict, shapes: Variables):
     """Finds the other run and compares its layers with those of this one.
 
     Args:
       config: the `pretrained` part of a config, with `workdir` set.
-      shapes: this run's parameters, {layer: {'kernel', 'bias'}}, as arrays or
-        shapes.
+      shapes: this run's variables, as arrays or shapes.
 
     Raises:
       ConfigError: a layer that is named is not there or has another shape, or
@@ -48,37 +49,34 @@ class Pretrained:
       )
     self._store = manager.Checkpoints(self.workdir, read_only=True)
     self.step = self._store.find()
-    theirs = self._store.parameter_shapes(self.step)
-    self.carried = self._choose(tuple(config.layers), shapes, theirs)
-    self.new = tuple(sorted(set(shapes) - set(self.carried)))
+    ours = _by_layer(shapes)
+    theirs = _by_layer(self._store.variable_shapes(self.step))
+    self.carried = self._choose(tuple(config.layers), ours, theirs)
+    self.new = tuple(sorted(set(ours) - set(self.carried)))
 
   def _choose(self, named, ours, theirs):
     for layer in named:
-      for whose, params in (('this network', ours), (self.workdir, theirs)):
-        if layer not in params:
+      for whose, layers in (('this network', ours), (self.workdir, theirs)):
+        if layer not in layers:
           raise ConfigError(
               f"pretrained.layers names '{layer}', which {whose} has not got: "
-              f'it has {", ".join(sorted(params))}'
+              f'it has {", ".join(sorted(layers))}'
           )
-      if _shapes_of(ours[layer]) != _shapes_of(theirs[layer]):
+      if ours[layer] != theirs[layer]:
         raise ConfigError(
             f"pretrained.layers names '{layer}', whose shapes differ: "
-            f'{_shapes_of(ours[layer])} in this network, '
-            f'{_shapes_of(theirs[layer])} in {self.workdir}. Leave it out, or '
-            'make the layers equal'
+            f'{ours[layer]} in this network, {theirs[layer]} in '
+            f'{self.workdir}. Leave it out, or make the layers equal'
         )
     if named:
       return tuple(sorted(set(named)))
     common = sorted(set(ours) & set(theirs))
     fitting = tuple(
-        layer
-        for layer in common
-        if _shapes_of(ours[layer]) == _shapes_of(theirs[layer])
+        layer for layer in common if ours[layer] == theirs[layer]
     )
     if not fitting:
       differing = '; '.join(
-          f'{layer} {_shapes_of(ours[layer])} here, '
-          f'{_shapes_of(theirs[layer])} there'
+          f'{layer} {ours[layer]} here, {theirs[layer]} there'
           for layer in common
       )
       raise ConfigError(
@@ -88,22 +86,25 @@ class Pretrained:
       )
     return fitting
 
-  def load(self, params: Params, mesh: Mesh) -> Params:
+  def load(self, variables: Variables, mesh: Mesh) -> Variables:
     """Reads the layers that are carried over.
 
     Args:
-      params: this run's initial parameters, on the mesh.
+      variables: this run's initial ones, on the mesh.
       mesh: any; not necessarily that of the other run.
 
     Returns:
-      The parameters to start from, on the mesh.
+      The variables to start from, on the mesh.
     """
-    wanted = {layer: params[layer] for layer in self.carried}
-    loaded = self._store.restore_parameters(
+    wanted = {
+        name: {layer: tree[layer] for layer in self.carried if layer in tree}
+        for name, tree in variables.items()
+    }
+    loaded = self._store.restore_variables(
         self.step, sharding.targets(wanted, mesh)
     )
     self._store.close()
-    return {**params, **loaded}
+    return {name: {**variables[name], **loaded[name]} for name in variables}
 
   def record(self) -> dict[str, Any]:
     """What was taken from where, for the run's files."""
@@ -137,5 +138,13 @@ def describe(record: dict[str, Any]) -> str:
   )
 
 
-def _shapes_of(layer):
-  return {name: leaf.shape for name, leaf in sorted(layer.items())}
+def _by_layer(variables):
+  """{layer: {path in it, behind the name of a collection of state: shape}}."""
+  layers = {}
+  for collection, tree in variables.items():
+    for path, leaf in sorted(traverse_util.flatten_dict(tree).items()):
+      name = '/'.join(path[1:])
+      if collection != 'params':
+        name = f'{collection}: {name}'
+      layers.setdefault(path[0], {})[name] = leaf.shape
+  return layers

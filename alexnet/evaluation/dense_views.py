@@ -76,16 +76,16 @@ def mean(predictions: Sequence[Predictions]) -> Predictions:
 
 
 def _predict_at(session, scale, console):
-  task, params = session.task, session.params
+  task = session.task
   step = eval_steps.make_predict_step(
       model=models.everywhere(task.model),
       mesh=task.mesh,
-      params=task.param_shapes,
+      variables=task.shapes,
       images=task.views.dense,
   )
   return evaluator.predict(
       step,
-      rounded(params, task.model.dtype),
+      rounded(session.variables, task.model.dtype),
       task.pipeline,
       mesh=task.mesh,
       batch_size=batch_size_for(task.config, scale**2),

@@ -41,7 +41,7 @@ class Observer:
       self._measure = layer_statistics.make_measure(
           model=task.model,
           mesh=task.mesh,
-          params=task.param_shapes,
+          variables=task.shapes,
           images=task.views.centre,
       )
 
@@ -62,14 +62,15 @@ class Observer:
           self._task.train, self._task.config.layer_statistics_images
       )
       velocity = layer_statistics.velocity_of(state.opt_state, rates)
-      result = self._measure(state.params, velocity, batch)
+      result = self._measure(state.variables, velocity, batch)
       values = {name: float(value) for name, value in result.items()}
       writer.write(layer_statistics.KIND, step, values)
     if self._task.config.log_images:
       source = self._task.evaluation
       batch, squares = self._batch(source, image_summaries.IMAGES)
-      params = rounded(state.params, self._task.model.dtype)
-      result = jax.device_get(self._task.predict_steps['centre'](params, batch))
+      predict = self._task.predict_steps['centre']
+      variables = rounded(state.variables, self._task.model.dtype)
+      result = jax.device_get(predict(variables, batch))
       if not multihost.is_first():
         return
       try:

@@ -15,7 +15,7 @@ from alexnet.checkpointing import manager
 from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.evaluation import dense_views, evaluator, session
 from alexnet.evaluation.evaluator import Predictions
-from alexnet.inference import fully_convolutional
+from alexnet.inference import fully_convolutional, loading
 from alexnet.metrics.console import Console, format_result
 from input_pipeline import datasets
 
@@ -156,7 +156,7 @@ class _Set:
 
   @classmethod
   def of(cls, workdir, overrides):
-    config = session.config_of_run(workdir, overrides)
+    config = loading.config_of_run(workdir, overrides)
     _, source = datasets.create_sources(config.dataset, config.seed)
     return cls(
         workdir,

@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from alexnet.inference.views import Batch, predict_views
-from alexnet.models import Module
+from alexnet.models import Module, on_mesh
 from alexnet.models.inference_params import for_module
 from alexnet.ops.losses import Metrics, score
 from alexnet.runtime import sharding
@@ -22,7 +22,7 @@ def make_eval_step(
     *,
     model: Module,
     mesh: Mesh,
-    params: Any,
+    variables: Any,
     images: Callable[[Batch], jax.Array],
 ) -> Callable[[Any, Batch], Metrics]:
   """Compiles the evaluation of one batch.
@@ -30,23 +30,23 @@ def make_eval_step(
   Args:
     model: from `create_model`.
     mesh: (data, tower).
-    params: arrays or shapes of the parameters, for their partition.
+    variables: arrays or shapes of the variables, for their partition.
     images: makes the network's input, [batch, views, crop, crop, 3], from a
       batch; see `views.Views.centre` and `ten`.
 
   Returns:
-    A function of (params, batch) to sums over the batch: those of `score` and
-    'views', float32. Parameters are as they are or from `rounded`. The batch
+    A function of (variables, batch) to sums over the batch: those of `score`
+    and 'views', float32. Variables are as they are or from `rounded`. The batch
     has 'label' [batch] int32, 'weight' [batch] float32, 0 for padding, and what
     `images` wants.
   """
-  local_model = model.clone(tower_axis=TOWER)
+  local_model = on_mesh(model)
   images = as_argument(images, mesh)
 
-  def local_step(params, batch, images):
+  def local_step(variables, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     weight = batch['weight']
-    prediction, views = predict_views(local_model, params, images(batch))
+    prediction, views = predict_views(local_model, variables, images(batch))
     sums = {
         **score(prediction, batch['label'], weight),
         'views': jnp.sum(weight) * views,
@@ -57,12 +57,12 @@ def make_eval_step(
   mapped = jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(sharding.specs(params, mesh), BATCH, REPLICATED),
+      in_specs=(sharding.specs(variables, mesh), BATCH, REPLICATED),
       out_specs=REPLICATED,
   )
 
-  def step(params, *others):
-    return mapped(for_module(params), *others)
+  def step(variables, *others):
+    return mapped(for_module(variables), *others)
 
   compiled = jit_for(mesh.devices.flat[0], model.dtype, step)
   return CompiledStep(compiled, (images,))
@@ -72,22 +72,22 @@ def make_predict_step(
     *,
     model: Module,
     mesh: Mesh,
-    params: Any,
+    variables: Any,
     images: Callable[[Batch], jax.Array],
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
   """Compiles the predictions for one batch; arguments of `make_eval_step`.
 
   Returns:
-    A function of (params, batch) to 'log_probabilities' [batch, classes] and
-    'views' [batch] float32, and the batch's 'label' and 'weight': of the whole
-    batch, on every device.
+    A function of (variables, batch) to 'log_probabilities' [batch, classes]
+    and 'views' [batch] float32, and the batch's 'label' and 'weight': of the
+    whole batch, on every device.
   """
-  local_model = model.clone(tower_axis=TOWER)
+  local_model = on_mesh(model)
   images = as_argument(images, mesh)
 
-  def local_step(params, batch, images):
+  def local_step(variables, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
-    prediction, views = predict_views(local_model, params, images(batch))
+    prediction, views = predict_views(local_model, variables, images(batch))
     return {
         # Equal on both towers already, see make_eval_step.
         'log_probabilities': lax.pmean(prediction, TOWER),
@@ -99,13 +99,13 @@ def make_predict_step(
   mapped = jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(sharding.specs(params, mesh), BATCH, REPLICATED),
+      in_specs=(sharding.specs(variables, mesh), BATCH, REPLICATED),
       out_specs=BATCH,
   )
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
 
-  def predict(params, *others):
-    result = mapped(for_module(params), *others)
+  def predict(variables, *others):
+    result = mapped(for_module(variables), *others)
     return jax.sharding.reshard(result, everywhere)
 
   compiled = jit_for(mesh.devices.flat[0], model.dtype, predict)

@@ -39,7 +39,7 @@ class Predictions:
 
 def evaluate(
     eval_step: Callable[[Any, Any], dict[str, jax.Array]],
-    params: Any,
+    variables: Any,
     pipeline: Pipeline,
     *,
     mesh: Mesh,
@@ -49,11 +49,11 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     give_up: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
-  """Evaluates parameters on the whole evaluation set.
+  """Evaluates a network on the whole evaluation set.
 
   Args:
     eval_step: from `eval_steps.make_eval_step`, for these views.
-    params: the parameters, best from `rounded`.
+    variables: of the network, best from `rounded`.
     pipeline: the data.
     mesh: that eval_step was made for.
     batch_size: examples in a batch of centre crops.
@@ -76,14 +76,14 @@ def evaluate(
   for batch in _batches(pipeline, mesh, batch_size, views, give_up=give_up):
     if stop():
       raise preemption.Stopped
-    _add(sums, eval_step(params, batch))
+    _add(sums, eval_step(variables, batch))
     _show_progress(console, views, sums['count'], total)
   return _means(sums, total)
 
 
 def predict(
     predict_step: Callable[[Any, Any], dict[str, jax.Array]],
-    params: Any,
+    variables: Any,
     pipeline: Pipeline,
     *,
     mesh: Mesh,
@@ -96,7 +96,7 @@ def predict(
 
   Args:
     predict_step: from `eval_steps.make_predict_step`, for these views.
-    params: the parameters, best from `rounded`.
+    variables: of the network, best from `rounded`.
     pipeline: the data.
     mesh: that predict_step was made for.
     batch_size: examples in a batch of centre crops.
@@ -112,7 +112,7 @@ def predict(
   total, count = len(pipeline.evaluation), 0
   log_probabilities, labels = None, np.empty(total, np.int32)
   for batch in _batches(pipeline, mesh, batch_size, views, image_size):
-    result = jax.device_get(predict_step(params, batch))
+    result = jax.device_get(predict_step(variables, batch))
     real = result['weight'] > 0
     if log_probabilities is None:
       classes = result['log_probabilities'].shape[1]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from alexnet.metrics.writer import Writer
 from alexnet.visualization import filters, images
@@ -41,17 +42,16 @@ def write(
     workdir: of the run.
     writer: of the run.
     step: updates made.
-    params: {layer: {'kernel', 'bias'}}.
+    params: tree of arrays.
     towers: of the network.
     squares: [images, size, size, 3] uint8.
     log_probabilities: [images, classes] float32, what the network says of them.
     labels: [images] their classes.
     class_names: of the outputs, in their order.
   """
-  # One layer at a time: the whole is hundreds of megabytes.
-  for layer, arrays in params.items():
-    for name, array in arrays.items():
-      writer.histogram(f'{layer}/{name}', step, jax.device_get(array))
+  # One at a time: the whole is hundreds of megabytes.
+  for path, array in traverse_util.flatten_dict(params, sep='/').items():
+    writer.histogram(path, step, jax.device_get(array))
   files = {
       'predictions': images.predictions(
           squares, np.exp(log_probabilities), labels.tolist(), class_names

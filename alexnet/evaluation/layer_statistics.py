@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh
 
-from alexnet.models import Module
+from alexnet.models import Module, on_mesh
 from alexnet.models.layers import OUTPUTS, kept
 from alexnet.ops import collectives
 from alexnet.ops import losses as losses_lib
@@ -35,7 +36,7 @@ def make_measure(
     *,
     model: Module,
     mesh: Mesh,
-    params: Any,
+    variables: Any,
     images: Callable[[dict[str, jax.Array]], jax.Array],
 ) -> Measure:
   """Compiles the measurement.
@@ -43,87 +44,88 @@ def make_measure(
   Args:
     model: from `create_model`.
     mesh: (data, tower).
-    params: arrays or shapes of the parameters, for their partition.
+    variables: arrays or shapes of the variables, for their partition.
     images: makes the network's input, [batch, 1, crop, crop, 3], from a batch;
       see `views.Views.centre`.
 
   Returns:
-    A function of (params, velocity, batch), with the last update of each
+    A function of (variables, velocity, batch), with the last update of each
     parameter and 'image' and 'label' in the batch, to [] float32:
 
     * 'LAYER/mean', 'LAYER/deviation': of the output, over images, places and
       features; names as in the model's `layer_names`.
     * 'LAYER/zeros': share of its values that are 0.
     * 'LAYER/dead': share of its features that are 0 in every image everywhere.
-    * 'LAYER/PARAMETER_norm': root of the sum of squares.
+    * 'LAYER/PARAMETER_norm': root of the sum of squares; LAYER is the path of
+      its parameters, joined by '/'.
     * 'LAYER/PARAMETER_gradient': the same of the gradient of the mean loss.
     * 'LAYER/PARAMETER_update': the last update's norm divided by that of the
       parameter.
   """
-  local_model = model.clone(tower_axis=TOWER)
+  local_model = on_mesh(model)
   images = compilation.as_argument(images, mesh)
 
-  def pass_over(params, batch, images):
+  def pass_over(variables, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
     def loss(params):
-      logits, variables = local_model.apply(
-          {'params': params}, images(batch)[:, 0], mutable=[OUTPUTS]
+      logits, outputs = local_model.apply(
+          {**variables, 'params': params}, images(batch)[:, 0],
+          mutable=[OUTPUTS],
       )
       losses = losses_lib.example_losses(logits, batch['label'])
       # Inside the differentiated function, see train_step.py.
-      return collectives.mean(jnp.mean(losses), _DEVICES), variables
+      return collectives.mean(jnp.mean(losses), _DEVICES), outputs
 
-    gradients, variables = jax.grad(loss, has_aux=True)(params)
-    outputs = {
+    gradients, outputs = jax.grad(loss, has_aux=True)(variables['params'])
+    activity = {
         f'{name}/{what}': value
         for name in model.layer_names
-        for what, value in _activity(kept(variables, name)).items()
+        for what, value in _activity(kept(outputs, name)).items()
     }
-    return outputs, gradients
+    return activity, gradients
 
-  specs = sharding.specs(params, mesh)
+  specs = sharding.specs(variables, mesh)
   mapped = jax.shard_map(
       pass_over,
       mesh=mesh,
       in_specs=(specs, BATCH, REPLICATED),
-      out_specs=(REPLICATED, specs),
+      out_specs=(REPLICATED, specs['params']),
   )
 
-  def measure(params, velocity, batch, images):
-    result, gradients = mapped(params, batch, images)
-    for layer, arrays in params.items():
-      for kind, array in arrays.items():
-        norm = _norm(array)
-        result[f'{layer}/{kind}_norm'] = norm
-        result[f'{layer}/{kind}_gradient'] = _norm(gradients[layer][kind])
-        update = _norm(velocity[layer][kind])
-        # A parameter may be 0, as biases are at first.
-        result[f'{layer}/{kind}_update'] = update / jnp.where(norm, norm, 1)
+  def measure(variables, velocity, batch, images):
+    result, gradients = mapped(variables, batch, images)
+    flat = lambda tree: traverse_util.flatten_dict(tree, sep='/')
+    gradients, velocity = flat(gradients), flat(velocity)
+    for name, array in flat(variables['params']).items():
+      norm = _norm(array)
+      result[f'{name}_norm'] = norm
+      result[f'{name}_gradient'] = _norm(gradients[name])
+      # A parameter may be 0, as biases are at first.
+      update = _norm(velocity[name]) / jnp.where(norm, norm, 1)
+      result[f'{name}_update'] = update
     return result
 
   compiled = compilation.jit_for(mesh.devices.flat[0], model.dtype, measure)
-  names = _in_order(model, params)
+  names = _in_order(model, variables['params'])
 
-  def in_order(params, velocity, batch):
+  def in_order(variables, velocity, batch):
     # What is compiled sorts names.
-    result = compiled(params, velocity, batch, images)
+    result = compiled(variables, velocity, batch, images)
     return {name: result[name] for name in names}
 
   return in_order
 
 
 def _in_order(model, params):
-  outputs, layers = model.layer_names, sorted(params)
-  if set(layers) <= set(outputs):  # Those of a definition file, in its order.
-    layers.sort(key=outputs.index)
+  outputs = model.layer_names
+  # Kernel, bias.
+  paths = sorted(traverse_util.flatten_dict(params), reverse=True)
+  paths.sort(key=lambda path: path[:-1])
+  if set(params) <= set(outputs):  # Those of a definition file, in its order.
+    paths.sort(key=lambda path: outputs.index(path[0]))
   return [
       *(f'{name}/{what}' for name in outputs for what in ACTIVITY),
-      *(
-          f'{layer}/{kind}_{what}'
-          for layer in layers
-          for kind in sorted(params[layer], reverse=True)  # Kernel, bias.
-          for what in PARAMETER
-      ),
+      *(f'{"/".join(path)}_{what}' for path in paths for what in PARAMETER),
   ]
 
 
@@ -151,7 +153,7 @@ def velocity_of(opt_state: Any, rates: Any) -> Any:
 
   Args:
     opt_state: of `optimizer.create_optimizer`.
-    rates: {layer: {parameter: rate}}; one whose rate is 0 has no update.
+    rates: tree like the parameters; one whose rate is 0 has no update.
   """
   (velocity,) = (
       part.trace for part in opt_state if hasattr(part, 'trace')

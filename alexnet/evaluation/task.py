@@ -34,7 +34,7 @@ class Task:
     evaluation: the evaluation set.
     model: the network.
     rules: how each parameter is trained, where the network says it; or None.
-    param_shapes: {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+    shapes: of the variables, see `models.variable_shapes`.
     parameters: number of the network's.
     pipeline: the data; only after `open_data`.
     views: how the network's input is made; only after `open_data`.
@@ -80,12 +80,10 @@ class Task:
     self.config = config
     self.model = models.create_model(config.model)
     self.rules = network.parameter_rules(config)
-    self.param_shapes = models.parameter_shapes(
+    self.shapes = models.variable_shapes(
         self.model, config.augmentation.crop_size
     )
-    self.parameters = sum(
-        leaf.size for leaf in jax.tree.leaves(self.param_shapes)
-    )
+    self.parameters = models.number(self.shapes['params'])
 
   @property
   def data_identity(self) -> str:
@@ -129,7 +127,7 @@ class Task:
         name: make(
             model=self.model,
             mesh=self.mesh,
-            params=self.param_shapes,
+            variables=self.shapes,
             images=images,
         )
         for name, images in kinds.items()
@@ -143,23 +141,23 @@ class Task:
 
   def evaluate(
       self,
-      params: Any,
+      variables: Any,
       views: str,
       *,
       stop: Callable[[], bool] = lambda: False,
       give_up: Callable[[], bool] | None = None,
   ) -> dict[str, float]:
-    """Evaluates parameters on the evaluation set, see `evaluator.evaluate`.
+    """Evaluates the network on the evaluation set, see `evaluator.evaluate`.
 
     Args:
-      params: arrays on the mesh.
+      variables: arrays on the mesh.
       views: 'centre' or 'ten'.
       stop: see there.
       give_up: see there.
     """
     return evaluator.evaluate(
         self.eval_steps[views],
-        rounded(params, self.model.dtype),
+        rounded(variables, self.model.dtype),
         self.pipeline,
         mesh=self.mesh,
         batch_size=self.config.evaluation_batch_size,
@@ -169,11 +167,11 @@ class Task:
         give_up=give_up,
     )
 
-  def predict(self, params: Any, views: str) -> Predictions:
-    """What parameters say of each image of the evaluation set."""
+  def predict(self, variables: Any, views: str) -> Predictions:
+    """What the network says of each image of the evaluation set."""
     return evaluator.predict(
         self.predict_steps[views],
-        rounded(params, self.model.dtype),
+        rounded(variables, self.model.dtype),
         self.pipeline,
         mesh=self.mesh,
         batch_size=self.config.evaluation_batch_size,

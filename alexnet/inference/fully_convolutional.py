@@ -299,9 +299,9 @@ def whole(
 def _maps_of(model):
   model = models.everywhere(model)
 
-  def maps(params, images, views):
+  def maps(variables, images, views):
     x = views.dense({'image': images})
-    logits = model.apply({'params': params}, x.reshape(-1, *x.shape[2:]))
+    logits = model.apply(variables, x.reshape(-1, *x.shape[2:]))
     maps = jax.nn.softmax(logits)
     maps = maps.reshape(*x.shape[:2], *maps.shape[1:])
     one, *mirrored = jnp.unstack(maps, axis=1)

@@ -1,11 +1,16 @@
 """Loads the network of a run from its workdir."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import ml_collections
+from absl import logging
+from flax import traverse_util
 
 from alexnet import models
 from alexnet.checkpointing import input_spec, manager
@@ -44,24 +49,18 @@ def load(
       has other classes than the network has outputs.
   """
   workdir = paths.local(workdir, 'the workdir')
-  config = workdir_lib.load_config(workdir)
-  with config.ignore_type():
-    config.update_from_flattened_dict(overrides or {})
+  config = config_of_run(workdir, overrides)
   models.check(config)
   if config.model.num_classes is None:
     raise CheckpointError(
         f'{workdir} does not say how many classes its network has: it is no '
         'workdir that a run has made'
     )
-  if manager.newest_step(workdir) is None:
-    raise CheckpointError(
-        f'{workdir} has no checkpoint yet: train the run first'
-    )
   mesh.devices()  # That there are any; Orbax's message would be another.
-  with contextlib.closing(
-      manager.Checkpoints(workdir, read_only=True)
-  ) as store:
-    step = store.find(manager.NEWEST if step is None else step)
+  model = models.create_model(config.model)
+  wanted = models.variable_shapes(model, config.augmentation.crop_size)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  with open_network(workdir, step or manager.NEWEST) as network:
     inputs = input_spec.load(workdir)
     if inputs is None:
       # The config alone does not tell what was asked for and what came of data.
@@ -71,9 +70,12 @@ def load(
           or _asked_for_outputs(workdir)
       )
       inputs = _inputs_from_data(config, workdir, spare)
-    model = models.create_model(config.model)
-    shapes = models.parameter_shapes(model, config.augmentation.crop_size)
-    params = _restore(store, workdir, step, shapes)
+    variables = network.restore(wanted, lambda shapes: jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=device
+        ),
+        shapes,
+    ))
   names = input_spec.output_names(
       inputs.class_names, config.model.num_classes
   )
@@ -83,20 +85,85 @@ def load(
         f'{workdir} has a mean image of {side} pixels, but dataset.size is '
         f'{size}: its files are not of one run'
     )
-  return TrainedNetwork(config, step, names, inputs, model, params)
-
-
-def _restore(store, workdir, step, wanted):
-  shapes = store.parameter_shapes(step)
-  check_shapes(workdir, step, shapes, wanted)
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  target = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=device
-      ),
-      shapes,
+  params = variables.pop('params')
+  return TrainedNetwork(
+      config, network.step, names, inputs, model, params, variables
   )
-  return store.restore_parameters(step, target)
+
+
+def config_of_run(
+    workdir: pathlib.Path, overrides: dict[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+  """The config of a run that has a checkpoint, to use its network.
+
+  Args:
+    workdir: of the run.
+    overrides: {dotted field: value} for what this machine has elsewhere.
+
+  Raises:
+    CheckpointError: no run or no checkpoint there.
+  """
+  config = workdir_lib.load_config(workdir)
+  # The devices of the machine that the run was made on say nothing here.
+  with config.ignore_type():
+    config.mesh.data = config.mesh.tower = None
+    config.update_from_flattened_dict(overrides or {})
+  if manager.newest_step(workdir) is None:
+    raise CheckpointError(
+        f'{workdir} has no checkpoint yet: train the run first'
+    )
+  return config
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredNetwork:
+  """The network of a checkpoint that is as it was written, not read yet.
+
+  Attributes:
+    workdir: of the run.
+    step: of the checkpoint.
+    store: the run's checkpoints.
+  """
+
+  workdir: pathlib.Path
+  step: int
+  store: manager.Checkpoints
+
+  def restore(self, wanted: Any, place: Callable[[Any], Any]) -> Any:
+    """Reads its variables, as all do who use a network and do not train it.
+
+    Args:
+      wanted: their shapes as the config says, `models.variable_shapes`.
+      place: adds to a tree of shapes where the arrays are to live.
+
+    Returns:
+      {'params': tree of arrays, and the collections of the model state}.
+
+    Raises:
+      CheckpointError: a shape differs, or files are damaged.
+    """
+    shapes = self.store.variable_shapes(self.step)
+    check_shapes(self.workdir, self.step, shapes, wanted)
+    return self.store.restore_variables(self.step, place(shapes))
+
+
+@contextlib.contextmanager
+def open_network(
+    workdir: pathlib.Path,
+    step: int | str = manager.NEWEST,
+    report: Callable[[str], None] = logging.warning,
+) -> Iterator[StoredNetwork]:
+  """Finds a run's checkpoint; writes nothing there.
+
+  Args:
+    workdir: of the run.
+    step: see `manager.Checkpoints.find`.
+    report: is told of newer ones that are damaged.
+  """
+  with contextlib.closing(
+      manager.Checkpoints(workdir, read_only=True)
+  ) as store:
+    yield StoredNetwork(workdir, store.find(step, report), store)
 
 
 def check_shapes(
@@ -114,8 +181,8 @@ def check_shapes(
     CheckpointError: a shape or dtype differs, or a parameter is too many.
   """
   flat = lambda tree: {
-      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+      name.removeprefix('params/'): leaf
+      for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
   }
   got, wanted = flat(got), flat(wanted)
   describe = lambda leaf: f'{leaf.dtype} {leaf.shape}' if leaf else 'nothing'

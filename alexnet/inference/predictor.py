@@ -44,7 +44,9 @@ class TrainedNetwork:
     class_names: of the outputs, in their order.
     inputs: what it has to know of its training images.
     model: the module.
-    params: {layer: {'kernel', 'bias'}} float32, on the device.
+    params: tree of float32, on the device.
+    model_state: {collection: tree} of what else it has, such as the means of
+      batch normalization; AlexNet has nothing.
   """
 
   config: ml_collections.ConfigDict
@@ -53,6 +55,12 @@ class TrainedNetwork:
   inputs: Inputs
   model: Module
   params: Any
+  model_state: Any = dataclasses.field(default_factory=dict)
+
+  @property
+  def variables(self) -> Any:
+    """What `model.apply` takes: {'params': ..., **model_state}."""
+    return {'params': self.params, **self.model_state}
 
   @property
   def layers(self) -> tuple[str, ...]:
@@ -146,7 +154,7 @@ class TrainedNetwork:
     rows = [*map(_raised, self.stream(images, layer=layer))]
     shape = jax.eval_shape(
         functools.partial(self._layer, layer),
-        self.params,
+        self.variables,
         self._squares_of(1),
         self.views,
     )
@@ -228,7 +236,7 @@ class TrainedNetwork:
   def compiled(
       self, name: str, function: Callable[[Any, jax.Array, Any], jax.Array]
   ) -> Callable[[np.ndarray], jax.Array]:
-    """Compiles a function of (params, images, views), once for each name.
+    """Compiles a function of (variables, images, views), once for each name.
 
     Returns:
       A function of the images alone, for the network's device.
@@ -238,7 +246,7 @@ class TrainedNetwork:
       on_device = compilation.jit_for(
           device,
           self.model.dtype,
-          lambda params, *others: function(for_module(params), *others),
+          lambda variables, *others: function(for_module(variables), *others),
       )
       views = jax.device_put(self.views, device)
       self._compiled[name] = lambda images: on_device(
@@ -252,7 +260,7 @@ class TrainedNetwork:
 
   @functools.cached_property
   def _rounded(self):
-    return rounded(self.params, self.model.dtype)
+    return rounded(self.variables, self.model.dtype)
 
   def _step(self, views, layer):
     """From squares to an array."""
@@ -269,14 +277,14 @@ class TrainedNetwork:
         f'layer {layer}', functools.partial(self._layer, layer)
     )
 
-  def _probabilities(self, name, params, squares, inputs):
+  def _probabilities(self, name, variables, squares, inputs):
     crops = getattr(inputs, name)({'image': squares})
-    return jnp.exp(views_lib.predict_views(self.model, params, crops)[0])
+    return jnp.exp(views_lib.predict_views(self.model, variables, crops)[0])
 
-  def _layer(self, name, params, squares, inputs):
+  def _layer(self, name, variables, squares, inputs):
     crops = inputs.centre({'image': squares})[:, 0]
-    _, variables = self.model.apply({'params': params}, crops, mutable=OUTPUTS)
-    return kept(variables, name).astype(jnp.float32)
+    _, outputs = self.model.apply(variables, crops, mutable=OUTPUTS)
+    return kept(outputs, name).astype(jnp.float32)
 
 
 def _each(images):

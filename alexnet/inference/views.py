@@ -142,23 +142,21 @@ class Views:
 
 
 def predict_views(
-    local_model: Module, params: Any, crops: jax.Array
+    local_model: Module, variables: Any, crops: jax.Array
 ) -> tuple[jax.Array, int]:
   """The mean of the softmax outputs of an example's views (paper §4.1).
 
   Of a network from `models.everywhere` each place of each view counts as one.
 
   Args:
-    local_model: the network; inside a mapped step with its `tower_axis`.
-    params: its parameters, local blocks.
+    local_model: the network; inside a mapped step from `models.on_mesh`.
+    variables: its variables, local blocks.
     crops: [batch, views, height, width, 3] float32.
 
   Returns:
     Its logarithm, [batch, classes] float32, and the number of views.
   """
-  logits = local_model.apply(
-      {'params': params}, crops.reshape(-1, *crops.shape[2:])
-  )
+  logits = local_model.apply(variables, crops.reshape(-1, *crops.shape[2:]))
   log_softmax = jax.nn.log_softmax(logits)
   log_softmax = log_softmax.reshape(len(crops), -1, logits.shape[-1])
   views = log_softmax.shape[1]

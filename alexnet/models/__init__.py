@@ -24,6 +24,7 @@ import ml_collections
 
 from alexnet.config import checks, validation
 from alexnet.config.errors import ConfigError
+from alexnet.runtime.mesh import DATA, TOWER
 
 # Imported when a config asks for them.
 _MODULES = {
@@ -94,23 +95,42 @@ def create_model(config: ml_collections.ConfigDict) -> Module:
   return importlib.import_module(_MODULES[config.name]).create(config)
 
 
-def parameter_shapes(model: Module, crop: int) -> Any:
-  """Shapes of a network's parameters, before there are any.
+def variable_shapes(model: Module, crop: int) -> Any:
+  """Shapes of a network's variables, before there are any.
 
   Args:
     model: from `create_model`.
     crop: side of its input, in pixels.
 
   Returns:
-    {layer: {'kernel', 'bias'}} of `jax.ShapeDtypeStruct`.
+    {'params': tree of `jax.ShapeDtypeStruct`}, and in the same way the other
+    collections that the network has, such as 'batch_stats'.
 
   Raises:
-    ConfigError: they are more than anything here could hold.
+    ConfigError: there are more parameters than anything here could hold.
   """
   image = jax.ShapeDtypeStruct((1, crop, crop, 3), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
-  validation.check_size(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  validation.check_size(number(shapes['params']))
   return shapes
+
+
+def number(params: Any) -> int:
+  """How many numbers a tree of parameters, or of their shapes, has."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def on_mesh(model: Module) -> Module:
+  """A network as each device of a mesh computes it, inside `jax.shard_map`.
+
+  A module has `tower_axis`, the mesh axis that features are split over. One
+  that needs numbers of the whole batch, as batch normalization does, also has
+  `data_axis`, that examples are split over. Outside they are None.
+  """
+  axes = {'tower_axis': TOWER, 'data_axis': DATA}
+  return model.clone(**{
+      name: axis for name, axis in axes.items() if hasattr(model, name)
+  })
 
 
 def everywhere(model: Module) -> Module:

@@ -21,26 +21,26 @@ class Rounded:
   """Parameters, the kernels of fully connected layers as products read them.
 
   Attributes:
-    arrays: {layer: {name: array}} float32, except those kernels:
-      [features, inputs], of the dtype that the network computes in.
+    arrays: tree of float32 arrays, except those kernels: [features, inputs], of
+      the dtype that the network computes in.
   """
 
   arrays: Any
 
 
-def rounded(params: Any, dtype: jnp.dtype) -> Any:
-  """Parameters for the same predictions: on a CPU to the bit.
+def rounded(variables: Any, dtype: jnp.dtype) -> Any:
+  """Variables for the same predictions: on a CPU to the bit.
 
   Args:
-    params: {layer: {name: array}} float32.
+    variables: {'params': tree of float32, and collections of the model state}.
     dtype: that the network computes in.
 
   Returns:
-    `Rounded`; of float32 the parameters themselves.
+    The same with `Rounded` parameters; of float32 the variables themselves.
   """
   if dtype == jnp.float32:
-    return params
-  return Rounded(_rounded(params, dtype))
+    return variables
+  return {**variables, 'params': Rounded(_rounded(variables['params'], dtype))}
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -50,17 +50,18 @@ def _rounded(params, dtype):
   )
 
 
-def for_module(params: Any) -> Any:
-  """The parameters that a module takes, inside of what is compiled.
+def for_module(variables: Any) -> Any:
+  """The variables that a module takes, inside of what is compiled.
 
   Args:
-    params: from `rounded`, or as they are.
+    variables: from `rounded`, or as they are.
   """
-  if not isinstance(params, Rounded):
-    return params
-  return jax.tree.map(
+  if not isinstance(params := variables['params'], Rounded):
+    return variables
+  params = jax.tree.map(
       lambda array: array.T if _is_dense(array) else array, params.arrays
   )
+  return {**variables, 'params': params}
 
 
 def _is_dense(array):

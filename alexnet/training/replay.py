@@ -18,7 +18,9 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.runtime import environment as environment_lib
-from alexnet.training import bad_steps, loop
+from alexnet.training import bad_steps
+from alexnet.training import setup as setup_lib
+from alexnet.training.steps import Steps
 
 # Of a run: their images can be counted in 64 bits, whatever a record says.
 _MOST_BATCHES = 2**40
@@ -75,14 +77,15 @@ def verify(
     CheckpointError: no such checkpoint, or one is damaged, or metrics.jsonl
       does not say where the run went back.
     ConfigError: steps beyond the run's end.
-    UserError: as of `loop.Run`.
+    UserError: as of `setup.create`.
   """
   first, last, saved = _range(workdir, checkpoint, steps)
   config = workdir_lib.load_config(workdir)
   with config.ignore_type():
     config.update_from_flattened_dict(overrides or {})
-  run = loop.Run(config, workdir, console, training=False)
-  total, twice = run.timetable.total_steps, last != saved
+  setup = setup_lib.create(config, workdir, console, training=False)
+  run = Steps(setup)
+  total, twice = setup.timetable.total_steps, last != saved
   # Two replays can be compared beyond it, as there is data without end.
   if last > total and not (twice and steps is None):
     raise ConfigError(
@@ -92,7 +95,7 @@ def verify(
     )
   reference = 'a second replay' if twice else f'the checkpoint of step {last}'
   report = Report(workdir, first, last, reference)
-  report.environment = _environment(workdir, run)
+  report.environment = _environment(workdir, setup.task.mesh)
   records = read_records(workdir / 'metrics.jsonl')
   console.print(f'replaying {last - first} step(s) from step {first}')
   losses = _compare_losses(report, records, _replay(run, first, last, records))
@@ -108,7 +111,7 @@ def verify(
         break
   else:
     left_out = run.progress.left_out
-    run.rewind(last)
+    run.go_to(last)
     if left_out != run.progress.left_out:
       raise CheckpointError(
           f'{workdir} went back between the checkpoints of steps {first} and '
@@ -116,7 +119,7 @@ def verify(
           f'step: it cannot be compared. --checkpoint={last} begins behind that'
       )
   report.differences += _compare_states(run.state, ours)
-  run.close()
+  setup.recovery.close()
   return report
 
 
@@ -143,7 +146,7 @@ def _range(workdir, checkpoint, steps):
 
 
 def _replay(
-    run: loop.Run, first: int, last: int, records: list[dict[str, Any]]
+    run: Steps, first: int, last: int, records: list[dict[str, Any]]
 ) -> Iterator[tuple[int, float, float | None]]:
   """Makes steps, from a checkpoint on.
 
@@ -158,7 +161,7 @@ def _replay(
   Yields:
     (step, its loss, the mean that a line of the log has at this step or None).
   """
-  run.rewind(first)
+  run.go_to(first)
   # As the log has them after a line at this very step.
   logged = {r['step'] for r in records if r['kind'] == 'train'}
   errors = {
@@ -166,15 +169,16 @@ def _replay(
       if r['kind'] == 'eval_centre' and isinstance(r.get('top1'), (int, float))
   }
   progress, gaps = run.progress, _gaps(records)
-  batches = run.training_batches()
+  batches = run.batches()
   try:
     for step in range(first + 1, last + 1):
       # One that the checkpoint knows of is no larger than it has.
       if (gap := gaps.get(step - 1, 0)) > progress.left_out:
         progress.left_out = gap
         batches.close()
-        batches = run.training_batches()
-      loss, mean = run.make_step(next(batches))['loss'], None
+        batches = run.batches()
+      values, _ = run.finish(run.start(next(batches)))
+      loss, mean = values['loss'], None
       if step in logged:
         # Without bad ones; the run may have had others.
         mean = progress.loss / progress.steps if progress.steps else math.nan
@@ -269,9 +273,9 @@ def _ordered(bits):
   return np.where(sign, -(wide & ((1 << (width - 1)) - 1)), wide)
 
 
-def _environment(workdir, run) -> list[str]:
+def _environment(workdir, mesh) -> list[str]:
   """In what this session differs from the run's last one."""
-  now = environment_lib.describe(run.mesh)
+  now = environment_lib.describe(mesh)
   try:
     return workdir_lib.environment_differences(workdir, now)
   except (OSError, ValueError, IndexError):

@@ -1,32 +1,53 @@
 """Where a run starts from, and what it saves to start from again."""
 
 import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
 
 from alexnet.checkpointing import manager
+from alexnet.checkpointing.pretrained import Pretrained
 from alexnet.config.errors import UnsavedError
+from alexnet.config.intervals import Timetable
+from alexnet.evaluation.task import Task
 from alexnet.runtime import sharding
 from alexnet.training.progress import Progress
-from alexnet.training.setup import Setup
 from alexnet.training.train_step import TrainState
 
 
 class Recovery:
   """The checkpoints of a run."""
 
-  def __init__(self, setup: Setup, *, training: bool):
+  def __init__(
+      self,
+      workdir: pathlib.Path,
+      task: Task,
+      timetable: Timetable,
+      create_state: Callable[[jax.Array], TrainState],
+      shapes: TrainState,
+      other: Pretrained | None,
+      *,
+      training: bool,
+  ):
     """Opens them.
 
     Args:
-      setup: the run.
+      workdir: of the run.
+      task: its config, network, data and devices.
+      timetable: when it saves.
+      create_state: makes the state before the first step from a key.
+      shapes: of that state.
+      other: the run that it starts from, if it starts from another one.
       training: whether the run goes on; otherwise nothing is written.
     """
-    self._setup = setup
-    self._task = setup.task
-    self._config = setup.task.config
-    self._workdir = setup.workdir
-    self._warn = setup.task.warn
+    self._workdir = workdir
+    self._task = task
+    self._config = task.config
+    self._create_state, self._shapes = create_state, shapes
+    self._other = other
+    self._warn = task.warn
     self._training = training
-    timetable = setup.timetable
     # Of attempts to save after one that has failed, in steps.
     self._first_delay = timetable.log_every or 10
     self._longest_delay = max(
@@ -35,7 +56,7 @@ class Recovery:
     self._delay = self._first_delay
     self._retry_at: int | None = None
     self._checkpoints = manager.Checkpoints(
-        setup.workdir,
+        workdir,
         self._config.keep_checkpoints,
         read_only=not training,
     )
@@ -76,8 +97,8 @@ class Recovery:
     return self._start() if step is None else self._restore(step)
 
   def _restore(self, step):
-    state, progress = self._checkpoints.restore(
-        step, sharding.targets(self._setup.shapes, self._task.mesh)
+    saved, progress = self._checkpoints.restore(
+        step, sharding.targets(self._shapes.as_saved(), self._task.mesh)
     )
     progress = Progress.from_dict(progress)
     manager.check_data(
@@ -86,17 +107,20 @@ class Recovery:
         self._task.data_identity,
         self._task.data_names,
     )
-    return state, progress
+    return TrainState(**saved), progress
 
   def _start(self):
     state = sharding.initialize(
-        self._setup.create_state, self._task.mesh, self._config.seed
+        self._create_state, self._task.mesh, self._config.seed
     )
     progress = Progress(data=self._task.data_identity)
-    if pretrained := self._setup.pretrained:
-      params = pretrained.load(state.params, self._task.mesh)
-      state = dataclasses.replace(state, params=params)
-      progress.pretrained = pretrained.record()
+    if self._other is not None:
+      variables = self._other.load(state.variables, self._task.mesh)
+      params = variables.pop('params')
+      state = dataclasses.replace(
+          state, params=params, model_state=variables
+      )
+      progress.pretrained = self._other.record()
     return state, progress
 
   def save(
@@ -120,7 +144,7 @@ class Recovery:
     try:
       self._checkpoints.save(
           progress.step,
-          state,
+          state.as_saved(),
           dataclasses.asdict(progress),
           best,
           self._warn,

@@ -1,4 +1,4 @@
-"""A run before its first step: what is checked and built, in which order."""
+"""What a run needs before its first step, checked and built in one order."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import optax
 
 from alexnet.checkpointing import lock, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
@@ -19,122 +18,51 @@ from alexnet.evaluation.task import Task
 from alexnet.metrics import console as console_lib
 from alexnet.runtime import environment, multihost
 from alexnet.training import bad_steps, optimizer, schedules, train_step
-from alexnet.training.train_step import TrainState
+from alexnet.training.resume import Recovery
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A run that has been checked, and of which nothing is written yet.
+  """A run that can be trained, or whose steps can be made again.
 
   Attributes:
-    task: its network, data and devices; the data is not open yet.
     workdir: its folder.
+    task: its config, network, data and devices.
     timetable: when it evaluates, saves and ends.
-    optimizer: the update rule.
-    create_state: makes the state before the first step from a key.
-    shapes: of that state.
+    train_step: the compiled step, see `train_step.make_train_step`.
     layers: names of the layers that have parameters.
-    pretrained: the run that it starts from, if it starts from another one.
+    recovery: its checkpoints, and where it starts without one.
+    starts_elsewhere: whether its first parameters are those of another run.
     before: the config of the session before; None for a new run.
+    lock: of the workdir, if this process writes there.
   """
 
-  task: Task
   workdir: pathlib.Path
+  task: Task
   timetable: Timetable
-  optimizer: optax.GradientTransformationExtraArgs
-  create_state: Callable[[jax.Array], TrainState]
-  shapes: TrainState
+  train_step: Callable[..., Any]
   layers: tuple[str, ...]
-  pretrained: pretrained.Pretrained | None
+  recovery: Recovery
+  starts_elsewhere: bool
   before: ml_collections.ConfigDict | None
-
-  def make_train_step(self) -> Callable[..., Any]:
-    """Compiles the step, when the task's data is open."""
-    task = self.task
-    return train_step.make_train_step(
-        model=task.model,
-        optimizer=self.optimizer,
-        mesh=task.mesh,
-        state=self.shapes,
-        images=task.views.training,
-        seed=task.config.seed,
-        accumulation=task.config.accumulation,
-        guarded=task.config.bad_steps.action == bad_steps.SKIP,
-    )
-
-  def announce(self) -> None:
-    """Says what the run is going to do."""
-    console_lib.announce(
-        self.task.console,
-        self.task.config,
-        self.workdir,
-        mesh=self.task.mesh,
-        parameters=self.task.parameters,
-        timetable=self.timetable,
-        train=self.task.train,
-        evaluation=self.task.evaluation,
-    )
-
-  def make_workdir(self) -> lock.Lock | None:
-    """Makes the folder, with the config and what it runs on, and locks it.
-
-    Returns:
-      The lock, in the first process of a run.
-
-    Raises:
-      CheckpointError: the folder cannot be written.
-      WorkdirInUseError: another job has it.
-    """
-    taken = None
-    if multihost.is_first():
-      try:
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        taken = self.take_lock()
-        workdir_lib.save_config(self.workdir, self.task.config)
-        now = environment.describe(self.task.mesh)
-        self._warn_of_settings(now)
-        workdir_lib.save_environment(self.workdir, now)
-      except OSError as error:
-        raise CheckpointError(
-            f'cannot write to workdir {self.workdir} ({error.strerror}): set '
-            '--workdir to a folder on a disk with room'
-        ) from error
-    multihost.wait_for_all('workdir')
-    return taken
-
-  def _warn_of_settings(self, now):
-    """Of a process with other settings of JAX than the last one had."""
-    with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
-      for difference in workdir_lib.environment_differences(
-          self.workdir, now, 'jax_settings.'
-      ):
-        self.task.warn(
-            f'{difference}: the steps from here on are not those that the run '
-            'would have made'
-        )
-
-  def take_lock(self) -> lock.Lock | None:
-    """Keeps other jobs from the workdir; by the first process, which writes."""
-    if not multihost.is_first():
-      return None
-    return lock.take(self.workdir, self.task.warn)
+  lock: lock.Lock | None
 
 
-def set_up(
+def create(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     console: console_lib.Console,
     *,
-    training: bool,
+    training: bool = True,
 ) -> Setup:
-  """Checks a run; reads no image and writes nothing.
+  """Checks a run, says what it will do, and builds what it needs.
 
   Args:
     config: as from configs/.
-    workdir: folder of the run; it need not be there.
+    workdir: folder of the run, made if need be.
     console: for messages.
-    training: whether the run is to go on, so that another run that it starts
-      from has to be there.
+    training: whether the run is to go on. Otherwise nothing is said, written or
+      locked, and another run that it has started from need not be there.
 
   Raises:
     UserError: something the user can mend; says what to do.
@@ -157,11 +85,80 @@ def set_up(
   schedules.check_rate_factors(config.optimizer.layer_rate_factors, layers)
   pretrained.check(config.pretrained)
   bad_steps.check(config.bad_steps)
-  other = None
+  other, taken = None, None
   newest = multihost.of_first(manager.newest_step(workdir))
   if training and newest is None and config.pretrained.workdir is not None:
-    other = pretrained.Pretrained(config.pretrained, shapes.params)
+    other = pretrained.Pretrained(config.pretrained, shapes.variables)
+  if training:
+    console_lib.announce(
+        task.console, config, workdir, mesh=task.mesh,
+        parameters=task.parameters, timetable=timetable, train=task.train,
+        evaluation=task.evaluation,
+    )
+  task.open_data()
+  if training:
+    taken = _make_workdir(workdir, task)
   return Setup(
-      task, workdir, timetable, update_rule, create_state, shapes, layers,
-      other, before,
+      workdir=workdir,
+      task=task,
+      timetable=timetable,
+      train_step=train_step.make_train_step(
+          model=task.model,
+          optimizer=update_rule,
+          mesh=task.mesh,
+          state=shapes,
+          images=task.views.training,
+          seed=config.seed,
+          accumulation=config.accumulation,
+          guarded=config.bad_steps.action == bad_steps.SKIP,
+      ),
+      layers=layers,
+      recovery=Recovery(
+          workdir, task, timetable, create_state, shapes, other,
+          training=training,
+      ),
+      starts_elsewhere=other is not None,
+      before=before,
+      lock=taken,
   )
+
+
+def take_lock(workdir: pathlib.Path, task: Task) -> lock.Lock | None:
+  """Keeps other jobs from a workdir; by the first process, which writes.
+
+  Raises:
+    WorkdirInUseError: another job has it.
+  """
+  return lock.take(workdir, task.warn) if multihost.is_first() else None
+
+
+def _make_workdir(workdir, task):
+  """Makes the folder, with the config and what it runs on, and locks it."""
+  taken = None
+  if multihost.is_first():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      taken = take_lock(workdir, task)
+      workdir_lib.save_config(workdir, task.config)
+      now = environment.describe(task.mesh)
+      _warn_of_settings(workdir, task, now)
+      workdir_lib.save_environment(workdir, now)
+    except OSError as error:
+      raise CheckpointError(
+          f'cannot write to workdir {workdir} ({error.strerror}): set '
+          '--workdir to a folder on a disk with room'
+      ) from error
+  multihost.wait_for_all('workdir')
+  return taken
+
+
+def _warn_of_settings(workdir, task, now):
+  """Of a process with other settings of JAX than the last one had."""
+  with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
+    for difference in workdir_lib.environment_differences(
+        workdir, now, 'jax_settings.'
+    ):
+      task.warn(
+          f'{difference}: the steps from here on are not those that the run '
+          'would have made'
+      )

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from alexnet.inference.views import Batch
-from alexnet.models import Module
+from alexnet.models import Module, on_mesh
 from alexnet.ops import collectives
 from alexnet.ops.losses import Metrics, example_losses, ranks
 from alexnet.runtime import sharding
@@ -28,13 +28,28 @@ class TrainState:
 
   Attributes:
     step: [] int32, updates made so far.
-    params: {layer: {'kernel', 'bias'}}, float32, in global shapes.
+    params: tree of float32, in global shapes.
     opt_state: the optimizer's state, of the same shapes.
+    model_state: {collection: tree} of what else the network keeps, such as the
+      running means of batch normalization; {} where it keeps nothing.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
+  model_state: Any = dataclasses.field(default_factory=dict)
+
+  @property
+  def variables(self) -> Any:
+    """What `model.apply` takes."""
+    return {'params': self.params, **self.model_state}
+
+  def as_saved(self) -> dict[str, Any]:
+    """What a checkpoint has: nothing of a model state that is empty."""
+    fields = dict(vars(self))
+    if not self.model_state:
+      del fields['model_state']
+    return fields
 
 
 def create_state(
@@ -52,11 +67,13 @@ def create_state(
     crop: side of the network's input, in pixels.
   """
   image = jnp.zeros((1, crop, crop, 3))
-  params = model.init(key, image)['params']
+  model_state = dict(model.init(key, image))
+  params = model_state.pop('params')
   return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       opt_state=optimizer.init(params),
+      model_state=model_state,
   )
 
 
@@ -95,7 +112,8 @@ def make_train_step(
     model: from `create_model`.
     optimizer: from `create_optimizer`.
     mesh: (data, tower).
-    state: arrays or shapes of the state, for its partition.
+    state: arrays or shapes of the state, for its partition. The collections of
+      its model state are what a training pass may change.
     images: makes the network's input, [batch, crop, crop, 3], from a batch or a
       part of one; see `views.Views.training`. Of a method, the arrays of its
       object are arguments of the compiled step.
@@ -111,24 +129,54 @@ def make_train_step(
     loss and norm is not finite, or the loss is more than `limit`, [] float32.
     The old state is consumed.
   """
-  local_model = model.clone(tower_axis=TOWER)
+  local_model = on_mesh(model)
+  collections = list(state.model_state)
 
   images = as_argument(images, mesh)
 
-  def loss_of_part(params, batch, keys, images):
+  def loss_of_part(params, model_state, batch, keys, images):
     labels = batch['label']
-    logits = local_model.apply(
-        {'params': params}, images(batch), dropout_keys=keys
+    logits, model_state = local_model.apply(
+        {'params': params, **model_state}, images(batch), dropout_keys=keys,
+        mutable=collections,
     )
+    # As it came: each replica's own.
+    model_state = jax.tree.map(_varying, dict(model_state))
     correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
     # The mean over the mesh is taken here, inside the differentiated
     # function: the transpose of each replicated parameter's use is then the
     # sum over devices, and a further collective on the gradients would count
     # it again.
     mean = lambda x: lax.pmean(x, (DATA, TOWER))
-    return mean(jnp.mean(example_losses(logits, labels))), mean(correct)
+    loss = mean(jnp.mean(example_losses(logits, labels)))
+    return loss, (mean(correct), model_state)
 
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+
+  def run_part(params, model_state, part, images):
+    (loss, (top1, model_state)), gradients = value_and_grad(
+        params, model_state, *part, images
+    )
+    return ((loss, top1), gradients), model_state
+
+  def run_parts(params, model_state, whole, images):
+    """The means over the parts of a batch, one after the other."""
+    parts = jax.tree.map(
+        lambda x: x.reshape(accumulation, -1, *x.shape[1:]), whole
+    )
+
+    def add_part(carry, part):
+      total, model_state = carry
+      result, model_state = run_part(params, model_state, part, images)
+      return (jax.tree.map(jnp.add, total, result), model_state), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    (total, model_state), _ = lax.scan(
+        add_part,
+        run_part(params, model_state, first, images),
+        jax.tree.map(lambda x: x[1:], parts),
+    )
+    return jax.tree.map(lambda x: x / accumulation, total), model_state
 
   def step(state, batch, rates, limit, key, images):
     # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
@@ -142,41 +190,29 @@ def make_train_step(
     own_params, sum_over_replicas = jax.vjp(
         lambda params: jax.tree.map(_of_this_replica, params), state.params
     )
-    if accumulation == 1:
-      (loss, top1), gradients = value_and_grad(
-          own_params, batch, keys, images
-      )
-    else:
-      parts = jax.tree.map(
-          lambda x: x.reshape(accumulation, -1, *x.shape[1:]),
-          (batch, keys),
-      )
-
-      def add_part(total, part):
-        part_result = value_and_grad(own_params, *part, images)
-        return jax.tree.map(jnp.add, total, part_result), None
-
-      first_part = jax.tree.map(lambda x: x[0], parts)
-      other_parts = jax.tree.map(lambda x: x[1:], parts)
-      total, _ = lax.scan(
-          add_part,
-          value_and_grad(own_params, *first_part, images),
-          other_parts,
-      )
-      (loss, top1), gradients = jax.tree.map(
-          lambda x: x / accumulation, total
-      )
+    run = run_part if accumulation == 1 else run_parts
+    ((loss, top1), gradients), model_state = run(
+        own_params, jax.tree.map(_varying, state.model_state), (batch, keys),
+        images,
+    )
     (gradients,) = sum_over_replicas(gradients)
+    model_state = jax.tree.map(
+        _mean_of_copies, model_state, state_specs.model_state
+    )
     norm = collectives.global_norm(gradients)
     if guarded:
       bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
       # What has a rate of 0 is frozen, its velocity included.
       rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
+      model_state = jax.tree.map(
+          lambda old, new: jnp.where(bad, old, new),
+          state.model_state, model_state,
+      )
     updates, opt_state = optimizer.update(
         gradients, state.opt_state, state.params, rates=rates
     )
     params = optax.apply_updates(state.params, updates)
-    new_state = TrainState(state.step + 1, params, opt_state)
+    new_state = TrainState(state.step + 1, params, opt_state, model_state)
     return new_state, {'loss': loss, 'top1': top1, 'gradient_norm': norm}
 
   state_specs = sharding.specs(state, mesh)
@@ -194,6 +230,22 @@ def make_train_step(
   key = jax.random.key(seed)
   constants = (key, images) if guarded else (np.float32(np.inf), key, images)
   return CompiledStep(compiled, constants)
+
+
+def _varying(x):
+  """Marked as different on every device."""
+  same = {DATA, TOWER} - collectives.varying_axes(jax.typeof(x))
+  return lax.pcast(x, tuple(sorted(same)), to='varying') if same else x
+
+
+def _mean_of_copies(x, spec):
+  """What the partition has on several devices, as the mean over these."""
+  cut = {axis for axes in spec for axis in (axes or ())}
+  same = tuple(axis for axis in (DATA, TOWER) if axis not in cut)
+  if not same:
+    return x
+  is_float = jnp.issubdtype(x.dtype, jnp.floating)
+  return (lax.pmean if is_float else lax.pmax)(x, same)
 
 
 def _of_this_replica(x):

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 # Columns of the picture: the 48 kernels of a tower are three rows, as in the
 # paper.
@@ -32,29 +33,27 @@ class Colourfulness:
   kernels: np.ndarray
 
 
-def first_layer(params: Any) -> tuple[str, str] | None:
-  """Which parameter holds the kernels that read the image.
+def first_layer(params: Any) -> tuple[str, ...] | None:
+  """Path of the parameter that holds the kernels that read the image.
 
   Args:
-    params: {layer: {'kernel', 'bias'}}, arrays or shapes.
+    params: tree of arrays or shapes.
 
   Returns:
-    (layer, parameter), or None if no layer reads three channels.
+    Such as ('conv1', 'kernel'), or None if no layer reads three channels.
   """
-  for layer, arrays in sorted(params.items()):
-    for name, array in sorted(arrays.items()):
-      if len(array.shape) == 4 and array.shape[2] == 3:
-        return layer, name
+  for path, array in sorted(traverse_util.flatten_dict(params).items()):
+    if len(array.shape) == 4 and array.shape[2] == 3:
+      return path
   return None
 
 
 def first_kernels(params: Any) -> np.ndarray | None:
   """These kernels, [size, size, 3, kernels] float32; None if there are none."""
-  place = first_layer(params)
-  if place is None:
+  path = first_layer(params)
+  if path is None:
     return None
-  layer, name = place
-  return np.asarray(params[layer][name], np.float32)
+  return np.asarray(traverse_util.flatten_dict(params)[path], np.float32)
 
 
 def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

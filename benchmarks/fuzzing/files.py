@@ -412,11 +412,11 @@ class ForgedCheckpoints(Checkpoints):
       state, _ = self._restore()
       jax.tree.map(self._check_leaf, state, self.target)
       # As when a network is used: without what a run has besides.
-      shapes = store.parameter_shapes(self.step)
-      wanted = self.target['params']
+      shapes = store.variable_shapes(self.step)
+      wanted = {'params': self.target['params']}
       loading.check_shapes(self.folder, self.step, shapes, wanted)
-      params = store.restore_parameters(self.step, wanted)
-      jax.tree.map(self._check_leaf, params, wanted)
+      variables = store.restore_variables(self.step, wanted)
+      jax.tree.map(self._check_leaf, variables, wanted)
     finally:
       store.close()
       path = str(manifest.relative_to(self.folder))

@@ -87,12 +87,12 @@ def inference(
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = mesh_lib.create_mesh(config)
-  params = network.parameters(case)
-  params = jax.device_put(params, sharding.shardings(params, mesh))
+  variables = {'params': network.parameters(case)}
+  variables = jax.device_put(variables, sharding.shardings(variables, mesh))
   step = eval_steps.make_predict_step(
       model=create_model(config.model),
       mesh=mesh,
-      params=params,
+      variables=variables,
       images=lambda batch: batch['image'][:, None],
   )
   images, labels = network.batch(case)
@@ -100,8 +100,8 @@ def inference(
   batch = {'image': images, 'label': labels, 'weight': weight}
   batch = sharding.put_batch(batch, mesh)
   # The largest once, as users have them; peers do so with all.
-  params = rounded(params, jnp.dtype(case.dtype))
-  return lambda: jax.block_until_ready(step(params, batch))
+  variables = rounded(variables, jnp.dtype(case.dtype))
+  return lambda: jax.block_until_ready(step(variables, batch))
 
 
 def updates(

@@ -77,7 +77,7 @@ class DamageTest(CheckpointsTestCase):
           with self.assertRaisesRegex(CheckpointError, 'is damaged'):
             self.reader().restore(2, state_of(0))
           with self.assertRaisesRegex(CheckpointError, 'is damaged'):
-            self.reader().parameter_shapes(2)
+            self.reader().variable_shapes(2)
           with self.assertRaisesRegex(CheckpointError, 'is damaged'):
             self.reader().find(2)
           self.assertEqual(self.names(), before)

@@ -16,10 +16,11 @@ from absl.testing import absltest, parameterized
 from alexnet.checkpointing import manager
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError, ConfigError
-from alexnet.evaluation import session
+from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
-from alexnet.training import loop
+from alexnet.training import setup, trainer
+from alexnet.training.steps import Steps
 from tests import testing, tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,7 +51,7 @@ class PretrainedTestCase(parameterized.TestCase):
     config.dataset.train_dir = str(three)
     config.duration = '3 steps'
     config.ten_views = False
-    run = loop.Run(config, cls.other, Console(io.StringIO()))
+    run = trainer.create(config, cls.other, Console(io.StringIO()))
     run.train()
     cls.theirs = host(run.state.params)
 
@@ -70,7 +71,7 @@ class PretrainedTestCase(parameterized.TestCase):
     return config
 
   def run_here(self, other=None, workdir=None, console=None, **fields):
-    return loop.Run(
+    return trainer.create(
         self.config(other, **fields),
         workdir or self.workdir,
         console or Console(io.StringIO()),
@@ -99,12 +100,10 @@ class CarryOverTest(PretrainedTestCase):
     velocity = host(optax.tree.get(run.state.opt_state, 'trace'))
     jax.tree.map(lambda v: self.assertFalse(v.any()), velocity)
     # Which the other run's are not.
-    other = loop.Run(
-        session.config_of_run(self.other),
-        self.other,
-        Console(io.StringIO()),
+    other = Steps(setup.create(
+        loading.config_of_run(self.other), self.other, Console(io.StringIO()),
         training=False,
-    )
+    ))
     theirs = optax.tree.get(other.state.opt_state, 'trace')
     self.assertTrue(host(theirs)['conv1']['kernel'].any())
     self.assertEqual(int(run.state.step), 0)

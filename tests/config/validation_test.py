@@ -11,7 +11,7 @@ from alexnet import models
 from alexnet.checkpointing.workdir import flatten
 from alexnet.config.errors import ConfigError
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from configs import alexnet, alexnet_2012_six_finetuning, cuda_convnet, figure1
 from input_pipeline import datasets
 from tests import testing
@@ -165,7 +165,7 @@ class ConfigChecksTest(parameterized.TestCase):
         ),
         self.assertRaisesRegex(ConfigError, r'^optimizer.momentum is 1\.5'),
     ):
-      loop.Run(config, folder, console)
+      trainer.create(config, folder, console)
     self.assertFalse(folder.exists())
 
   def test_too_many_parameters(self):
@@ -178,7 +178,7 @@ class ConfigChecksTest(parameterized.TestCase):
         ),
         self.assertRaisesRegex(ConfigError, r'has 1(,\d+){4} parameters'),
     ):
-      loop.Run(config, pathlib.Path('/nowhere'), Console())
+      trainer.create(config, pathlib.Path('/nowhere'), Console())
 
   def test_numbers_of_numpy(self):
     import numpy as np

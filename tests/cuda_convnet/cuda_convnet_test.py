@@ -22,7 +22,7 @@ from alexnet.metrics.writer import read_records
 from alexnet.models import create_model
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import sharding
-from alexnet.training import loop, optimizer, schedules, train_step
+from alexnet.training import optimizer, schedules, train_step, trainer
 from configs import alexnet_2012
 from configs import cuda_convnet as recipe
 from tests import definitions as texts
@@ -1069,15 +1069,16 @@ class RunTest(absltest.TestCase):
     return config
 
   def _run(self, config=None, **kwargs):
-    return loop.Run(
+    return trainer.create(
         config or self._config(), self.directory / 'run',
         Console(io.StringIO()), **kwargs,
     )
 
   def test_trains_restarts_and_opens(self):
     run = self._run()
-    self.assertEqual(run.config.augmentation.lighting, 'standard_deviation')
-    self.assertTrue(run.config.augmentation.flip)
+    augmentation = run.task.config.augmentation
+    self.assertEqual(augmentation.lighting, 'standard_deviation')
+    self.assertTrue(augmentation.flip)
     self.assertEqual(run.train()['step'], 6)
     records = [
         record for record in

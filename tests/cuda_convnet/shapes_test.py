@@ -25,7 +25,7 @@ from alexnet.metrics.writer import read_records
 from alexnet.models import create_model
 from alexnet.runtime import compilation, sharding
 from alexnet.runtime import mesh as mesh_lib
-from alexnet.training import loop, optimizer, train_step
+from alexnet.training import optimizer, train_step, trainer
 from configs import cuda_convnet as recipe
 from tests import definitions as texts
 from tests import testing
@@ -102,14 +102,14 @@ class TracedTest(parameterized.TestCase):
     self.assertEqual(
         jax.tree.structure(new.params), jax.tree.structure(state.params)
     )
-    parts = dict(model=model, mesh=mesh, params=state.params)
+    parts = dict(model=model, mesh=mesh, variables=state.variables)
     results = [metrics] + [
-        jax.eval_shape(make(images=of_views, **parts), on_mesh.params, batch)
+        jax.eval_shape(make(images=of_views, **parts), on_mesh.variables, batch)
         for make in (eval_steps.make_eval_step, eval_steps.make_predict_step)
         for of_views in (views.centre, views.ten)
     ]
     measure = layer_statistics.make_measure(images=views.centre, **parts)
-    layers = jax.eval_shape(measure, on_mesh.params, on_mesh.params, batch)
+    layers = jax.eval_shape(measure, on_mesh.variables, on_mesh.params, batch)
     self.assertContainsSubset(
         [f'{layer}/dead' for layer in model.layer_names], layers
     )
@@ -134,7 +134,7 @@ class RunTest(parameterized.TestCase):
     config = config_of(name, mesh, folder)
     config.dataset.name, config.dataset.train_dir = 'folder', str(cls.images)
     config.duration = '2 steps'
-    run = loop.Run(config, folder / 'run', Console(io.StringIO()))
+    run = trainer.create(config, folder / 'run', Console(io.StringIO()))
     run.train()
     records = read_records(folder / 'run' / 'metrics.jsonl')
     return {record.pop('kind'): record for record in records}, run
@@ -142,12 +142,13 @@ class RunTest(parameterized.TestCase):
   @parameterized.parameters(*SHAPES)
   def test_runs(self, name):
     records, run = self.trained(name, (1, 1))
-    self.assertEqual(run.config.model.towers, 1 + (name in PAIRS))
+    self.assertEqual(run.task.config.model.towers, 1 + (name in PAIRS))
     self.assertEqual(
         set(records), {'train', 'eval_centre', 'eval_ten', 'layers'}
     )
     self.assertContainsSubset(
-        [f'{layer}/dead' for layer in run.model.layer_names], records['layers']
+        [f'{layer}/dead' for layer in run.task.model.layer_names],
+        records['layers'],
     )
     for record in records.values():
       for key, value in record.items():

@@ -15,7 +15,7 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.evaluation import ensemble, session
 from alexnet.evaluation.evaluator import Predictions, score
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing, tiny
 from tests.training.loop_test import logits_of, softmax, squares_of
 
@@ -74,7 +74,7 @@ class EnsembleTest(parameterized.TestCase):
   @classmethod
   def make(cls, name, **fields):
     console = Console(io.StringIO())
-    loop.Run(cls.config(**fields), cls.directory / name, console).train()
+    trainer.create(cls.config(**fields), cls.directory / name, console).train()
 
   def pretend(self, name, **fields):
     """A run as far as it can be seen before it is opened."""

@@ -20,7 +20,7 @@ from alexnet.metrics.writer import read_records
 from alexnet.models import create_model
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import sharding
-from alexnet.training import loop, train_step
+from alexnet.training import train_step, trainer
 from alexnet.training.optimizer import create_optimizer
 from configs import cuda_convnet
 from tests import definitions as definitions_text
@@ -68,11 +68,13 @@ class MeasureTest(parameterized.TestCase):
     put = lambda tree: jax.device_put(
         tree, sharding.shardings(tree, mesh)
     )
+    variables = {'params': params}
     measure = layer_statistics.make_measure(
-        model=self.model, mesh=mesh, params=params, images=self.views.centre
+        model=self.model, mesh=mesh, variables=variables,
+        images=self.views.centre,
     )
     result = measure(
-        put(params), put(self.velocity),
+        put(variables), put(self.velocity),
         sharding.put_batch(batch or self.batch, mesh),
     )
     return {name: float(value) for name, value in result.items()}
@@ -272,7 +274,7 @@ class RunTest(absltest.TestCase):
     config.augmentation.crop_offsets = 5
     config.update_from_flattened_dict(fields)
     console = Console(io.StringIO())
-    return loop.Run(config, cls.directory / name, console)
+    return trainer.create(config, cls.directory / name, console)
 
   def records(self, name, kind='layers'):
     records = read_records(self.directory / name / 'metrics.jsonl')

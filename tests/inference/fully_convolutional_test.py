@@ -22,7 +22,7 @@ from alexnet.inference import fully_convolutional, loading
 from alexnet.inference.views import Views
 from alexnet.metrics.console import Console
 from alexnet.models import create_model
-from alexnet.training import loop
+from alexnet.training import trainer
 from input_pipeline.errors import ImageError
 from tests import definitions, oracle, testing, tiny
 from tests.training.loop_test import logits_of
@@ -344,7 +344,7 @@ class RunTest(parameterized.TestCase):
     config.ten_views = False
     cls.workdir = cls.directory / 'run'
     console = Console(io.StringIO())
-    loop.Run(config, cls.workdir, console).train()
+    trainer.create(config, cls.workdir, console).train()
     cls.finished = session.open_run(cls.workdir, console)
     cls.network = loading.load(cls.workdir)
     cls.mean = np.float64(cls.finished.task.pipeline.mean_image)

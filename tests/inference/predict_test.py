@@ -24,7 +24,7 @@ from alexnet.inference import (
   predictions,
 )
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from input_pipeline.errors import ImageError, printable
 from tests import testing, tiny
 
@@ -178,7 +178,7 @@ class CommandTest(parameterized.TestCase):
     config.evaluation_batch_size = 8
     console = Console(io.StringIO())
     cls.workdir = cls.directory / 'run'
-    loop.Run(config, cls.workdir, console).train()
+    trainer.create(config, cls.workdir, console).train()
     cls.images = sorted(images.rglob('*.jpg'))
     shutil.move(images, cls.directory / 'moved')
     cls.images = sorted((cls.directory / 'moved').rglob('*.jpg'))

@@ -22,7 +22,7 @@ from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.models import layers
-from alexnet.training import loop
+from alexnet.training import trainer
 from input_pipeline.errors import DataError, ImageError
 from tests import definitions, oracle, testing, tiny
 from tests.cuda_convnet import cuda_convnet_test
@@ -48,7 +48,7 @@ class TrainedTest(parameterized.TestCase):
     config.dataset.train_dir = str(cls.images)
     config.duration = '2 steps'
     config.ten_views = False
-    cls.finished = loop.Run(config, cls.directory / 'run', silent())
+    cls.finished = trainer.create(config, cls.directory / 'run', silent())
     cls.finished.train()
     # All that a user has taken with him; the images have gone.
     cls.workdir = shutil.copytree(cls.directory / 'run', cls.directory / 'copy')
@@ -67,12 +67,13 @@ class TrainedTest(parameterized.TestCase):
 
   def crops(self):
     """(the five crops less the mean under them, by name)."""
-    images = self.squares - np.float64(self.finished.pipeline.mean_image)
+    images = self.squares - np.float64(self.finished.task.pipeline.mean_image)
     cut = lambda top, left: images[:, top : top + 224, left : left + 224]
     return [cut(16, 16)] + [cut(t, left) for t in (0, 32) for left in (0, 32)]
 
   def by_hand(self, crop):
-    return softmax(logits_of(self.finished.model, self.finished.state, crop))
+    model, state = self.finished.task.model, self.finished.state
+    return softmax(logits_of(model, state, crop))
 
   def test_what_it_says_of_itself(self):
     self.assertEqual(

@@ -286,10 +286,11 @@ class StepTest(parameterized.TestCase):
     )
     mean = square()
     step = eval_steps.make_eval_step(
-        model=model, mesh=mesh, params=params,
+        model=model, mesh=mesh, variables={'params': params},
         images=getattr(Views(mean, 'under', mirror=True, crop=224), views),
     )
-    sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
+    batch_on_mesh = sharding.put_batch(batch, mesh)
+    sums = jax.device_get(step({'params': params}, batch_on_mesh))
     self.assertEqual(sums['count'], 3)
     self.assertEqual(sums['views'], 30 if views == 'ten' else 3)
     wide = batch['image'].astype(np.float64) - mean

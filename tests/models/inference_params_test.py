@@ -19,7 +19,7 @@ from alexnet.models import create_model
 from alexnet.models.inference_params import Rounded, for_module, rounded
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import sharding
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing, tiny
 
 
@@ -38,44 +38,44 @@ class RoundedTest(parameterized.TestCase):
         0,
     )
     # Far from all classes being the same.
-    params = jax.tree.map(lambda x: 3 * x, params)
+    variables = {'params': jax.tree.map(lambda x: 3 * x, params)}
     batch = testing.random_batch(np.random.default_rng(0), examples, classes)
     batch['weight'] = np.ones(examples, np.float32)
     step = lambda make: make(
         model=model,
         mesh=mesh,
-        params=params,
+        variables=variables,
         images=lambda batch: batch['image'][:, None],
     )
-    return step, model, params, sharding.put_batch(batch, mesh)
+    return step, model, variables, sharding.put_batch(batch, mesh)
 
   # Eleven classes are on both towers, all of them.
   @parameterized.product(mesh=testing.MESHES, classes=(10, 11))
   def test_same_predictions(self, mesh, classes):
-    step, model, params, batch = self.setup(*mesh, classes=classes)
-    once = rounded(params, model.dtype)
+    step, model, variables, batch = self.setup(*mesh, classes=classes)
+    once = rounded(variables, model.dtype)
     predict = step(eval_steps.make_predict_step)
     plain, fast = (
-        np.asarray(predict(p, batch)['log_probabilities'])
-        for p in (params, once)
+        np.asarray(predict(these, batch)['log_probabilities'])
+        for these in (variables, once)
     )
     self.assertGreater(np.ptp(plain), 0.1)
     np.testing.assert_array_equal(plain, fast)
     evaluate = step(eval_steps.make_eval_step)
     self.assertEqual(
-        jax.device_get(evaluate(params, batch)),
+        jax.device_get(evaluate(variables, batch)),
         jax.device_get(evaluate(once, batch)),
     )
 
   @parameterized.product(mesh=((1, 1), (1, 2)), examples=(1, 33))
   def test_kernels_are_multiplied_as_they_lie(self, mesh, examples):
-    step, model, params, batch = self.setup(*mesh, examples=examples)
-    params = rounded(params, model.dtype)
+    step, model, variables, batch = self.setup(*mesh, examples=examples)
+    variables = rounded(variables, model.dtype)
     predict = step(eval_steps.make_predict_step)
-    text = predict.lower(params, batch).compile().as_text()
+    text = predict.lower(variables, batch).compile().as_text()
     text = text[text.index('\nENTRY') :]
     for name in ('fc6', 'fc7', 'fc8'):
-      features, inputs = params.arrays[name]['kernel'].shape
+      features, inputs = variables['params'].arrays[name]['kernel'].shape
       features //= mesh[1]
       shape = rf'b?f\d\d\[(?:{features},{inputs}|{inputs},{features})\]'
       made = re.findall(rf'= {shape}\S* ([\w-]+)\(', text)
@@ -83,22 +83,24 @@ class RoundedTest(parameterized.TestCase):
       self.assertIn('parameter', made)
 
   def test_only_kernels_of_dense_layers(self):
-    _, model, params, _ = self.setup()
-    arrays = rounded(params, model.dtype).arrays
-    for layer, kinds in params.items():
+    _, model, variables, _ = self.setup()
+    once = rounded(variables, model.dtype)
+    arrays = once['params'].arrays
+    for layer, kinds in variables['params'].items():
       for kind, array in kinds.items():
         got = arrays[layer][kind]
         if layer.startswith('fc') and kind == 'kernel':
           self.assertEqual(got.dtype, jnp.bfloat16)
           array = array.T.astype(jnp.bfloat16)
         np.testing.assert_array_equal(got, array)
-    shapes = jax.tree.map(jnp.shape, for_module(rounded(params, model.dtype)))
-    self.assertEqual(shapes, jax.tree.map(jnp.shape, params))
+    shapes = jax.tree.map(jnp.shape, for_module(once))
+    self.assertEqual(shapes, jax.tree.map(jnp.shape, variables))
 
   def test_float32_stays(self):
     params = {'fc6': {'kernel': jnp.ones((3, 2)), 'bias': jnp.zeros(2)}}
-    self.assertIs(rounded(params, jnp.float32), params)
-    self.assertIs(for_module(params), params)
+    variables = {'params': params}
+    self.assertIs(rounded(variables, jnp.float32), variables)
+    self.assertIs(for_module(variables), variables)
 
 
 class CommandsTest(absltest.TestCase):
@@ -109,9 +111,9 @@ class CommandsTest(absltest.TestCase):
     self.directory = pathlib.Path(self.create_tempdir().full_path)
     self.given = []
 
-    def spy(params):
-      self.given.append(type(params))
-      return for_module(params)
+    def spy(variables):
+      self.given.append(type(variables['params']))
+      return for_module(variables)
 
     for module in eval_steps, predictor, layer_features:
       self.enter_context(mock.patch.object(module, 'for_module', spy))
@@ -129,7 +131,7 @@ class CommandsTest(absltest.TestCase):
     config.duration = '2 steps'
     config.log_images = True
     console = Console(io.StringIO())
-    run = loop.Run(config, self.directory / 'run', console)
+    run = trainer.create(config, self.directory / 'run', console)
     run.train()  # Evaluates, and draws pictures.
     self.assert_rounded()
     opened = session.open_run(self.directory / 'run', console)
@@ -142,7 +144,7 @@ class CommandsTest(absltest.TestCase):
     network = loading.load(self.directory / 'run')
     photos = sorted(images.rglob('*.jpg'))
     logits = jax.jit(network.model.apply)(
-        {'params': network.params},
+        network.variables,
         network.views.centre({'image': network.squares(photos)})[:, 0],
     )
     np.testing.assert_allclose(
@@ -155,7 +157,7 @@ class CommandsTest(absltest.TestCase):
     self.assert_rounded()
     layers = layer_features.Layers(network, ('fc7',), 10**6)
     found, _ = layers.features(
-        network.params,
+        network.variables,
         images_lib.open_images(str(images), config=config),
         np.arange(12),
     )

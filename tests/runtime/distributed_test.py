@@ -16,10 +16,12 @@ from PIL import Image
 
 from alexnet.config.errors import ConfigError
 from alexnet.evaluation import layer_statistics, session
+from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.runtime import distributed, multihost
-from alexnet.training import loop
+from alexnet.training import setup, trainer
+from alexnet.training.steps import Steps
 from tests import several, testing, tiny
 
 STEPS = 20
@@ -110,7 +112,7 @@ class SeveralTestCase(parameterized.TestCase):
     config = tiny.get_config()
     with config.ignore_type():
       config.update_from_flattened_dict(self.fields(**fields))
-    run = loop.Run(config, workdir, Console(io.StringIO()))
+    run = trainer.create(config, workdir, Console(io.StringIO()))
     run.train()
     return run
 
@@ -235,12 +237,10 @@ class RunTest(SeveralTestCase):
     results = json.loads((workdir / 'results.json').read_text())
     self.assertEqual(results['step'], expected.progress.step)
     self.assertEqual(results['centre']['count'], 9)
-    state = loop.Run(
-        session.config_of_run(workdir),
-        workdir,
-        Console(io.StringIO()),
+    state = Steps(setup.create(
+        loading.config_of_run(workdir), workdir, Console(io.StringIO()),
         training=False,
-    ).state
+    )).state
     jax.tree.map(
         lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-6),
         jax.device_get(state),

@@ -203,7 +203,7 @@ class BadStepsTest(faulty.RunTestCase):
   def test_the_gradient_alone(self):
     """Before there is a loss that shows it, and before it is saved."""
     run = self.open(checkpoint_every='1 steps')
-    train_step = run._train_step
+    train_step = run.steps._train_step
 
     def step(state, *rest):
       state, result = train_step(state, *rest)
@@ -211,7 +211,7 @@ class BadStepsTest(faulty.RunTestCase):
         result['gradient_norm'] = jnp.float32(np.inf)
       return state, result
 
-    run._train_step = step
+    run.steps._train_step = step
     with self.assertRaisesRegex(BadStepError, 'gradient is inf near step 3'):
       run.train()
     self.assertEqual(self.open().progress.step, 2)

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from alexnet.evaluation import session
 from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import several, testing, tiny
 
 SAVED, END = 4, 8
@@ -54,7 +54,7 @@ class ElasticTest(parameterized.TestCase):
     config = tiny.get_config()
     with config.ignore_type():
       config.update_from_flattened_dict(cls.flags(mesh, **fields))
-    return loop.Run(config, workdir, Console(io.StringIO()))
+    return trainer.create(config, workdir, Console(io.StringIO()))
 
   def setUp(self):
     super().setUp()

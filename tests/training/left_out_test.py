@@ -7,7 +7,7 @@ from absl.testing import absltest
 
 from alexnet.evaluation import session
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing, tiny
 
 
@@ -30,7 +30,7 @@ class LeftOutTest(absltest.TestCase):
     config.duration = '1 steps'
     config.ten_views = False
     said = io.StringIO()
-    loop.Run(config, directory / 'run', Console(said)).train()
+    trainer.create(config, directory / 'run', Console(said)).train()
     again = io.StringIO()
     session.open_run(directory / 'run', Console(again))
     for text in (said.getvalue(), again.getvalue()):

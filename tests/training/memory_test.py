@@ -13,7 +13,7 @@ from absl.testing import absltest
 
 from alexnet.metrics.console import Console
 from alexnet.runtime import heap
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing
 
 _EVERY = 50
@@ -77,7 +77,7 @@ def evaluate_often(directory):
   config.duration, config.log_every = '32 steps', '4 steps'
   config.evaluate_every = '8 steps'
   watch = Watch()
-  loop.Run(config, pathlib.Path(directory), watch).train()
+  trainer.create(config, pathlib.Path(directory), watch).train()
   print(*watch.memory)
 
 
@@ -94,7 +94,7 @@ class MemoryTest(absltest.TestCase):
     config.duration = f'{_STEPS} steps'
     config.log_every = f'{_EVERY} steps'
     watch = Watch()
-    loop.Run(config, directory / 'run', watch).train()
+    trainer.create(config, directory / 'run', watch).train()
     self.assertLen(watch.memory, _STEPS // _EVERY)
     # By the second line whatever is made once has been made.
     arrays, files, memory = watch.arrays[1:], watch.files[1:], watch.memory[1:]

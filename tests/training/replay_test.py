@@ -16,7 +16,8 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
 from alexnet.runtime import sharding
-from alexnet.training import loop, replay
+from alexnet.training import replay, setup, trainer
+from alexnet.training.steps import Steps
 from input_pipeline.pipeline import Pipeline
 from tests import testing, tiny
 
@@ -62,7 +63,7 @@ class VerifyTest(parameterized.TestCase):
     config.update_from_flattened_dict(
         {name.replace('__', '.'): value for name, value in fields.items()}
     )
-    loop.Run(config, run_dir, Console(io.StringIO())).train()
+    trainer.create(config, run_dir, Console(io.StringIO())).train()
 
   @staticmethod
   def _temporary():
@@ -121,13 +122,13 @@ class VerifyTest(parameterized.TestCase):
   def test_one_bit_of_an_array(self):
     """With a manifest made anew: nothing else can notice it."""
     config = workdir.load_config(self.workdir)
-    run = loop.Run(
+    run = Steps(setup.create(
         config, self.workdir, Console(io.StringIO()), training=False
-    )
+    ))
     kernel = np.array(run.state.params['fc7']['kernel'])
     kernel.view(np.uint32)[3, 5] ^= 4
     run.state.params['fc7']['kernel'] = jax.device_put(
-        kernel, sharding.shardings(kernel, run.mesh)
+        kernel, sharding.shardings(kernel, run.task.mesh)
     )
     run.close()
     progress = json.loads(
@@ -180,14 +181,14 @@ class VerifyTest(parameterized.TestCase):
 
   def test_twice_and_not_the_same(self):
     """As on a machine that is not deterministic."""
-    make_step, calls = loop.Run.make_step, []
+    finish, calls = Steps.finish, []
 
-    def unsteady(run, batch):
+    def unsteady(run, started):
       calls.append(0)
-      result = make_step(run, batch)
-      return {**result, 'loss': result['loss'] + len(calls) * 1e-9}
+      result, reason = finish(run, started)
+      return {**result, 'loss': result['loss'] + len(calls) * 1e-9}, reason
 
-    with absltest.mock.patch.object(loop.Run, 'make_step', unsteady):
+    with absltest.mock.patch.object(Steps, 'finish', unsteady):
       report = self.verify(checkpoint=4, steps=1)
     self.assertRegex(
         report.differences[0], '^step 5: the loss was .* in the first replay'

@@ -115,8 +115,8 @@ class BestTest(faulty.RunTestCase):
     top1 = iter([0.5, 0.2, 0.9, 0.1, 0.9, 0.3, 0.2, 0.4])
     run.evaluate = lambda views: {**evaluate_run(views), 'top1': next(top1)}
     saved = []
-    save = run._recovery._checkpoints.save
-    run._recovery._checkpoints.save = lambda step, *rest: (
+    save = run._setup.recovery._checkpoints.save
+    run._setup.recovery._checkpoints.save = lambda step, *rest: (
         saved.append(step), save(step, *rest)
     )
     run.train()
@@ -166,13 +166,13 @@ class FullDiskTest(faulty.RunTestCase):
     run = self.open(
         console=faulty.AtSteps(self.said, calls), log_every='1 steps'
     )
-    save = run._recovery._checkpoints.save
+    save = run._setup.recovery._checkpoints.save
 
     def noted(step, *rest):
       save(step, *rest)
       saved.append(step)
 
-    run._recovery._checkpoints.save = noted
+    run._setup.recovery._checkpoints.save = noted
     run.train()
     self.assert_same_end(run, whole)
     # 4 and 5 fail. The disk has room before 6 is saved.
@@ -339,7 +339,7 @@ class StoppedTest(faulty.RunTestCase):
   @parameterized.parameters('before', 'after')
   def test_during_a_step(self, at):
     run = self.open()
-    run._train_step = self.wrapped(run._train_step, at)
+    run.steps._train_step = self.wrapped(run.steps._train_step, at)
     self.check(run, 3)
 
   def test_during_an_evaluation(self):
@@ -353,7 +353,7 @@ class StoppedTest(faulty.RunTestCase):
   @parameterized.parameters('before', 'after')
   def test_during_a_save(self, at):
     run = self.open()
-    manager = run._recovery._checkpoints._manager
+    manager = run._setup.recovery._checkpoints._manager
     manager.save = self.wrapped(manager.save, at, count=2)
     self.check(run, 4)
     names = {p.name for p in (self.workdir / 'checkpoints').iterdir()}

@@ -168,10 +168,10 @@ class EvalStepTest(parameterized.TestCase):
     step = eval_steps.make_eval_step(
         model=model,
         mesh=mesh,
-        params=params,
+        variables={'params': params},
         images=lambda batch: batch['image'],
     )
-    sums = step(params, sharding.put_batch(self.batch, mesh))
+    sums = step({'params': params}, sharding.put_batch(self.batch, mesh))
     return jax.device_get(sums), model, jax.device_get(params)
 
   @parameterized.parameters(*testing.MESHES)

@@ -24,7 +24,8 @@ from alexnet.evaluation import session
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.runtime import sharding
-from alexnet.training import loop
+from alexnet.training import setup, trainer
+from alexnet.training.steps import Steps
 from tests import testing
 
 FOLDER = pathlib.Path(__file__).parent
@@ -86,13 +87,16 @@ def losses(recipe: str, mesh: tuple[int, int]) -> list[float]:
   """The losses of the steps that follow the checkpoint."""
   workdir = FOLDER / recipe
   overrides = {'mesh.data': mesh[0], 'mesh.tower': mesh[1]}
-  config = session.config_of_run(workdir, overrides)
+  config = loading.config_of_run(workdir, overrides)
   console = Console(io.StringIO())
-  run = loop.Run(config, workdir, console, training=False)
-  return [
-      run.make_step(sharding.put_batch(batch, run.mesh))['loss']
-      for batch in batches()
-  ]
+  run = setup.create(config, workdir, console, training=False)
+  steps = Steps(run)
+
+  def loss(batch):
+    started = steps.start(sharding.put_batch(batch, run.task.mesh))
+    return steps.finish(started)[0]['loss']
+
+  return [loss(batch) for batch in batches()]
 
 
 def evaluation(recipe: str) -> dict[str, float]:
@@ -131,7 +135,7 @@ def main() -> None:
   for recipe in testing.RECIPES:
     workdir = FOLDER / recipe
     shutil.rmtree(workdir, ignore_errors=True)
-    loop.train_and_evaluate(config_of(recipe), str(workdir))
+    trainer.train_and_evaluate(config_of(recipe), str(workdir))
     # Nothing reads them, and they name this machine.
     shutil.rmtree(workdir / 'tensorboard')
     (workdir / 'environment.json').unlink()

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing
 from tests.witness import record
 
@@ -58,7 +58,7 @@ class WitnessTest(parameterized.TestCase):
     config = record.config_of(recipe)
     config.duration = '4 steps'
     output = io.StringIO()
-    run = loop.Run(config, workdir, Console(output))
+    run = trainer.create(config, workdir, Console(output))
     self.assertEqual(run.train()['step'], 4)
     self.assertIn('continuing from step 2', output.getvalue())
     self.assertEqual(loading.load(workdir).step, 4)

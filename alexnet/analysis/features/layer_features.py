@@ -40,10 +40,10 @@ class Layers:
       largest: see `average_cells`.
       batch_size: None: as in the config's evaluation.
     """
-    def outputs(params, squares, views):
+    def outputs(variables, squares, views):
       crops = views.centre({'image': squares})[:, 0]
       _, kinds = network.model.apply(
-          {'params': for_module(params)}, crops, mutable=OUTPUTS
+          for_module(variables), crops, mutable=OUTPUTS
       )
       return {
           name: average_cells(
@@ -62,7 +62,7 @@ class Layers:
 
   def features(
       self,
-      params: Any,
+      variables: Any,
       images: Images,
       indices: np.ndarray,
       left_out: dict[str, str] | None = None,
@@ -70,7 +70,7 @@ class Layers:
     """Features of the centre crops.
 
     Args:
-      params: of the network, or others.
+      variables: of the network, or others.
       images: from which to read.
       indices: of the images.
       left_out: where to put {file: what is to be said of it} of those that
@@ -83,9 +83,9 @@ class Layers:
       DataError: an image cannot be read; names it. Or none of them can.
     """
     parts, labels = {name: [] for name in self._names}, []
-    params = rounded(params, self._dtype)
+    variables = rounded(variables, self._dtype)
     for squares, some in self._batches(images, indices, left_out):
-      found = jax.device_get(self._step(params, squares, self._views))
+      found = jax.device_get(self._step(variables, squares, self._views))
       for name, array in found.items():
         parts[name].append(array[: len(some)])
       labels += some
@@ -122,13 +122,12 @@ class Layers:
 
 
 def initial(network: TrainedNetwork, seed: int) -> Any:
-  """Parameters as at the start of a run like the network's."""
+  """Variables as at the start of a run like the network's."""
   (device,) = jax.tree.leaves(network.params)[0].devices()
   side = network.config.augmentation.crop_size
   image = jnp.zeros((1, side, side, 3), jnp.float32)
   init = jax.jit(network.model.init)
-  params = init(jax.random.key(seed), image)['params']
-  return jax.device_put(params, device)
+  return jax.device_put(init(jax.random.key(seed), image), device)
 
 
 def average_cells(maps: jax.Array, largest: int) -> jax.Array:

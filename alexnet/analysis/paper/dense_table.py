@@ -104,12 +104,12 @@ def places(
         axis=-4,
     )
 
-  def of_maps(params, x):
-    return jax.nn.softmax(everywhere.apply({'params': params}, x))
+  def of_maps(variables, x):
+    return jax.nn.softmax(everywhere.apply(variables, x))
 
-  def of_crops(params, x):
+  def of_crops(variables, x):
     flat = x.reshape(-1, *x.shape[2:])
-    found = jax.nn.softmax(network.model.apply({'params': params}, flat))
+    found = jax.nn.softmax(network.model.apply(variables, flat))
     return found.reshape(len(x), count, count, -1)
 
   def centre(mean):

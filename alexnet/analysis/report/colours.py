@@ -27,6 +27,7 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
     CheckpointError: all checkpoints are damaged.
   """
   import jax  # Seconds that a page without kernels can save.
+  from flax import traverse_util
 
   from alexnet.checkpointing import manager
 
@@ -34,19 +35,20 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
     return None
   store = manager.Checkpoints(workdir, read_only=True)
   step = store.find()
-  shapes = store.parameter_shapes(step)
-  place = filters.first_layer(shapes)
-  if place is None:
+  params = store.variable_shapes(step)['params']
+  path = filters.first_layer(params)
+  if path is None:
     return None
-  layer, name = place
+  leaf = traverse_util.flatten_dict(params)[path]
   leaf = jax.ShapeDtypeStruct(
-      shapes[layer][name].shape,
-      shapes[layer][name].dtype,
+      leaf.shape,
+      leaf.dtype,
       sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
   )
-  params = store.restore_parameters(step, {layer: {name: leaf}})
+  wanted = {'params': traverse_util.unflatten_dict({path: leaf})}
+  kernels_only = store.restore_variables(step, wanted)['params']
   store.close()
-  return filters.first_kernels(params)
+  return filters.first_kernels(kernels_only)
 
 
 def kernels(

@@ -28,7 +28,7 @@ class LayersTest(absltest.TestCase):
     indices = np.array([3, 30, 17, 5, 8])
     reader = layer_features.Layers(self.network, layers, largest, batch_size=2)
     found, labels = reader.features(
-        self.network.params if params is None else params,
+        {'params': self.network.params if params is None else params},
         self.sets['train'],
         indices,
     )
@@ -52,7 +52,7 @@ class LayersTest(absltest.TestCase):
 
   def test_random_weights_are_of_their_seed(self):
     first, again, other = (
-        layer_features.initial(self.network, seed)['conv1']['kernel']
+        layer_features.initial(self.network, seed)['params']['conv1']['kernel']
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
@@ -60,7 +60,9 @@ class LayersTest(absltest.TestCase):
     self.assertNotEqual(
         *(
             float(self.features(['fc7'], 10, params)[0]['fc7'].sum())
-            for params in (None, layer_features.initial(self.network, 5))
+            for params in (
+                None, layer_features.initial(self.network, 5)['params']
+            )
         )
     )
 

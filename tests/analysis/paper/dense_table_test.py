@@ -13,7 +13,7 @@ from alexnet.evaluation import session
 from alexnet.evaluation.evaluator import Predictions
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from tests import testing, tiny
 from tests.analysis.features.features_test import run_command
 from tests.training.loop_test import logits_of
@@ -85,7 +85,7 @@ class RunTest(absltest.TestCase):
     config.ten_views = False
     cls.workdir = cls.directory / 'run'
     cls.console = Console(io.StringIO())
-    loop.Run(config, cls.workdir, cls.console).train()
+    trainer.create(config, cls.workdir, cls.console).train()
     cls.finished = session.open_run(cls.workdir, cls.console)
     cls.network = loading.load(cls.workdir)
 

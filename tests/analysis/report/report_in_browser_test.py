@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet.analysis.report import build, run_history
 from alexnet.metrics import console
-from alexnet.training import loop
+from alexnet.training import trainer
 from docs import screenshots
 from tests import testing, tiny
 
@@ -38,7 +38,7 @@ class BrowserTest(parameterized.TestCase):
     config.dataset.eval_fraction = 0.34
     config.layer_statistics_images = 4
     one, other = folders = [directory / name for name in ('one', 'other')]
-    loop.Run(config, one, console.Console(io.StringIO())).train()
+    trainer.create(config, one, console.Console(io.StringIO())).train()
     shutil.copytree(one, other)
     build.of_one(run_history.read(one)).write(one, 'run', 'a test')
     build.of_several([run_history.read(folder) for folder in folders]).write(

@@ -37,7 +37,7 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.evaluation import session
 from alexnet.inference import run_flags
 from alexnet.metrics.console import Console
-from alexnet.training import loop
+from alexnet.training import trainer
 from alexnet.visualization import charts, filters
 from alexnet.visualization import images as visualization_images
 from configs import cuda_convnet as cuda_convnet_recipe
@@ -149,7 +149,7 @@ class RunTest(PageTestCase):
     config.ten_views = False
     cls.folder = cls.directory / 'run'
     console = Console(io.StringIO())
-    cls.run_of_it = loop.Run(config, cls.folder, console)
+    cls.run_of_it = trainer.create(config, cls.folder, console)
     cls.results = cls.run_of_it.train()
     cls.report = build.of_one(run_history.read(cls.folder))
     cls.report.write(cls.folder, 'run', 'a test')

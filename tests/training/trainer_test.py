@@ -27,11 +27,12 @@ from alexnet.config.errors import (
   NonFiniteLossError,
 )
 from alexnet.evaluation import session
+from alexnet.inference import loading
 from alexnet.metrics import clock as clock_lib
 from alexnet.metrics.console import Console, format_duration
 from alexnet.metrics.writer import Writer, read_records
 from alexnet.runtime import environment
-from alexnet.training import loop, train_step
+from alexnet.training import train_step, trainer
 from alexnet.training.progress import Progress
 from input_pipeline import cli
 from input_pipeline.errors import DataError
@@ -99,7 +100,7 @@ class RunTestCase(parameterized.TestCase):
     )
     cls.reference_dir = pathlib.Path(cls.create_tempdir_of_class()) / 'run'
     cls.output = io.StringIO()
-    cls.reference = loop.Run(
+    cls.reference = trainer.create(
         cls.config(), cls.reference_dir, Console(cls.output)
     )
     cls.results = cls.reference.train()
@@ -122,7 +123,8 @@ class RunTestCase(parameterized.TestCase):
     self.workdir = pathlib.Path(self.create_tempdir().full_path) / 'run'
 
   def run_here(self, workdir=None, **fields):
-    return loop.Run(self.config(**fields), workdir or self.workdir, silent())
+    workdir = workdir or self.workdir
+    return trainer.create(self.config(**fields), workdir, silent())
 
   def copy_of_reference(self):
     shutil.copytree(self.reference_dir, self.workdir)
@@ -211,8 +213,8 @@ class FinishedRunTest(RunTestCase):
   def test_evaluation_by_numpy(self, views):
     """The exact set, by the plain module, outside of mesh and batches."""
     run = self.reference
-    train, _ = squares_of(run.pipeline.train)
-    images, label = squares_of(run.pipeline.evaluation)
+    train, _ = squares_of(run.task.pipeline.train)
+    images, label = squares_of(run.task.pipeline.evaluation)
     images = images - train.mean(0)
     offsets = [(16, 16)]
     if views == 'ten':
@@ -223,7 +225,7 @@ class FinishedRunTest(RunTestCase):
     if views == 'ten':
       crops += [crop[:, :, ::-1] for crop in crops]
     mean = np.mean(
-        [softmax(logits_of(run.model, run.state, crop)) for crop in crops],
+        [softmax(logits_of(run.task.model, run.state, crop)) for crop in crops],
         axis=0,
     )
     self.assertAlmostEqual(
@@ -252,11 +254,11 @@ class FinishedRunTest(RunTestCase):
     """The first batch, from files to loss, without mesh and views."""
     fields = {'duration': '1 step', 'ten_views': False, **fields}
     run = self.run_here(**fields)
-    augmentation = run.config.augmentation
-    plan = run.pipeline.plan(
+    augmentation = run.task.config.augmentation
+    plan = run.task.pipeline.plan(
         0, 8, lit=augmentation.lighting_until_epoch is None
     )
-    train, labels = squares_of(run.pipeline.train)
+    train, labels = squares_of(run.task.pipeline.train)
     mean = train.mean(0)
     crops = []
     for index, (top, left), flip, shift in zip(
@@ -274,7 +276,7 @@ class FinishedRunTest(RunTestCase):
         jax.random.key(0), jnp.int32(0), jnp.int32(0), 8
     )
     probabilities = softmax(
-        logits_of(run.model, run.state, np.stack(crops), dropout_keys=keys)
+        logits_of(run.task.model, run.state, np.stack(crops), dropout_keys=keys)
     )
     run.train()
     expected = -np.log(probabilities[np.arange(8), labels[plan.index]]).mean()
@@ -286,7 +288,8 @@ class FinishedRunTest(RunTestCase):
     run = self.run_here(augmentation__lighting_until_epoch=epoch)
     with (
         absltest.mock.patch.object(
-            run.pipeline, 'training_batches', side_effect=DataError('enough')
+            run.task.pipeline, 'training_batches',
+            side_effect=DataError('enough'),
         ) as asked,
         self.assertRaisesRegex(DataError, 'enough'),
     ):
@@ -301,7 +304,7 @@ class FinishedRunTest(RunTestCase):
 
   def test_again_says_that_it_is_finished(self):
     output = io.StringIO()
-    run = loop.Run(
+    run = trainer.create(
         self.config(), self.reference_dir, Console(output)
     )
     self.assertEqual(run.train(), self.results)
@@ -416,7 +419,8 @@ class RestartTest(RunTestCase):
     self.run_here(duration='4 steps', **fields).train()
     run = self.run_here(**fields)
     self.assertEqual(run.progress.plateau.drops, 3)
-    self.assertAlmostEqual(run._rates()['fc8']['kernel'], 1e-12, delta=1e-15)
+    rate = run.steps.rates()['fc8']['kernel']
+    self.assertAlmostEqual(rate, 1e-12, delta=1e-15)
 
 
 class BadRunTest(RunTestCase):
@@ -433,7 +437,7 @@ class BadRunTest(RunTestCase):
   def test_config_is_read_back_as_it_was(self):
     config = workdir_lib.load_config(self.reference_dir)
     self.assertEqual(config.model.conv1.padding, (1, 2))
-    self.assertEqual(config.to_dict(), self.reference.config.to_dict())
+    self.assertEqual(config.to_dict(), self.reference.task.config.to_dict())
 
   def _newest(self):
     return self.copy_of_reference() / 'checkpoints' / '6'
@@ -512,7 +516,7 @@ class BadRunTest(RunTestCase):
     for step in manager.complete_steps(self.workdir)[1:]:
       shutil.rmtree(folder / str(step))
     self.assertEqual(
-        session.config_of_run(self.workdir).model.conv1.features, 8
+        loading.config_of_run(self.workdir).model.conv1.features, 8
     )
 
   def test_diverged(self):

@@ -1,0 +1,410 @@
+"""Training: the loop over steps, evaluations, checkpoints and restarts.
+
+A workdir holds config.json, environment.json, inputs.npz, metrics.jsonl,
+tensorboard/, checkpoints/ and, after the end, results.json. The same command
+on the same workdir continues where it was.
+"""
+
+import os
+import pathlib
+import shlex
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from alexnet.checkpointing import input_spec, pretrained
+from alexnet.checkpointing import workdir as workdir_lib
+from alexnet.config.errors import ConfigError
+from alexnet.config.intervals import Timetable, is_due
+from alexnet.evaluation import diagnostics, layer_statistics
+from alexnet.metrics.clock import Clock
+from alexnet.metrics.console import (
+  Console,
+  format_result,
+  progress_line,
+  show_results,
+)
+from alexnet.metrics.writer import NoWriter, Writer, read_records
+from alexnet.runtime import heap, multihost, preemption
+from alexnet.training import bad_steps
+from alexnet.training import setup as setup_lib
+from alexnet.training.progress import Progress
+from alexnet.training.steps import Started, Steps
+from alexnet.training.train_step import TrainState
+from input_pipeline.files import paths
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict[str, Any] | None:
+  """Trains a run to its end, or continues it; see `Trainer.train`."""
+  return create(config, paths.local(workdir, 'the workdir'), Console()).train()
+
+
+def create(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, console: Console
+) -> 'Trainer':
+  """Opens a new run, or one to continue; see `setup.create`."""
+  return Trainer(setup_lib.create(config, workdir, console))
+
+
+class _Due(NamedTuple):
+  """What is to be done before the next step."""
+
+  log: bool
+  evaluate: bool
+  save: bool
+
+
+class Trainer:
+  """Trains a run.
+
+  Attributes:
+    task: its config, network, data and devices.
+    steps: its state, and how far it is.
+  """
+
+  def __init__(self, setup: setup_lib.Setup):
+    """Restores the newest checkpoint.
+
+    Args:
+      setup: from `setup.create`.
+
+    Raises:
+      CheckpointError: checkpoints are damaged or do not fit.
+    """
+    self._setup, self.task = setup, setup.task
+    self._console = setup.task.console
+    self.steps = Steps(setup)
+    if multihost.is_first():
+      # Now it is known that the data is that of the checkpoint.
+      input_spec.save(setup.workdir, input_spec.of_pipeline(self.task.pipeline))
+    self._stop = preemption.Stop(self.task.mesh)
+    self._clock = Clock(self.progress.seconds)
+    self._observer = diagnostics.Observer(self.task, setup.workdir)
+    # The step whose metrics are not read yet, while the next one runs.
+    self._started: Started | None = None
+    self._writer = NoWriter()
+
+  @property
+  def state(self) -> TrainState:
+    """The arrays as they are now, on the mesh."""
+    return self.steps.state
+
+  @property
+  def progress(self) -> Progress:
+    """How far the run is."""
+    return self.steps.progress
+
+  def train(self) -> dict[str, Any] | None:
+    """Trains to the end, evaluating and saving on the way.
+
+    Returns:
+      The results, also written to results.json; None if a signal stopped the
+      run, which is then saved.
+
+    Raises:
+      WorkdirInUseError: another job has come between.
+      BadStepError: training has gone wrong; see bad_steps.py.
+      UnsavedError: the end, or where a signal stopped it, cannot be saved.
+      DataError: an image cannot be read.
+    """
+    lock = setup_lib.take_lock(self._setup.workdir, self.task)
+    try:
+      self._announce()
+      results = self._finished_before()
+      if results is None:
+        results = self._train()
+        if results is None:
+          return None
+        if multihost.is_first():
+          path = self._setup.workdir / workdir_lib.RESULTS
+          workdir_lib.write_json(path, results)
+      show_results(self._console, self._setup.workdir, results)
+      return results
+    finally:
+      self._setup.recovery.close()
+      if lock:
+        lock.release()
+
+  # --- The loop ---
+
+  def _train(self):
+    """To the end, or until a signal; returns the results or None."""
+    if multihost.is_first():
+      self._writer = Writer(
+          self._setup.workdir,
+          self.progress.step,
+          self._stays_recorded,
+          report=self.task.warn,
+      )
+    try:
+      with self._stop.listening():
+        return self._until_stopped()
+    finally:
+      self._writer.close()
+
+  def _until_stopped(self):
+    try:
+      if self._setup.starts_elsewhere:
+        self._save(required=True)  # The other run may change, or go.
+      while True:
+        try:
+          return self._loop()
+        except bad_steps.RollBack as back:
+          self._roll_back(back)
+    except preemption.Stopped:
+      self._save_stopped()
+      return None
+
+  def _loop(self):
+    """Steps until the end, and returns the results.
+
+    Raises:
+      Stopped: by a signal.
+      RollBack: the run is to go back to a checkpoint.
+    """
+    batches = self.steps.batches(self._stop.alone)
+    while True:
+      due = self._due()
+      if any(due) or self._stop:
+        self._finish_step()  # Something has to know its metrics now.
+      if due.log and self.progress.steps:
+        self._log()
+      self._raise_if_stopped()
+      at_end = self._at_end()
+      good = False
+      if due.evaluate or at_end:
+        good = self._evaluate_and_record()
+      if due.save or good or at_end:
+        self._save(required=at_end)
+      if at_end:
+        return self._results()
+      self._raise_if_stopped()  # Before a step more, and a save more.
+      started = self._start_step(batches)
+      self._stop.ask()
+      self._finish_step()  # The one before, while this one runs.
+      self._started = started
+
+  def _due(self):
+    step, times = self.progress.step, self._setup.timetable
+    last = step == times.total_steps
+    retry = self._setup.recovery.retry_due(step)
+    return _Due(
+        log=last or is_due(step, times.log_every),
+        evaluate=last or is_due(step, times.evaluate_every),
+        save=last or is_due(step, times.checkpoint_every) or retry,
+    )
+
+  def _raise_if_stopped(self):
+    if self._stop:
+      raise preemption.Stopped
+
+  def _start_step(self, batches):
+    try:
+      batch = next(batches)
+    except preemption.Stopped:
+      # The step before is saved now: its loss belongs to the sums, and if it is
+      # bad, it is not to be saved as a good one.
+      self._finish_step()
+      raise
+    return self.steps.start(batch)
+
+  def _finish_step(self):
+    """Waits for the step that was started, and adds its metrics up."""
+    started, self._started = self._started, None
+    if started is None:
+      return
+    values, reason = self.steps.finish(started)
+    self._stop.hear()
+    self._clock.tick()
+    if reason:
+      self.steps.bad_steps.handle(
+          self._writer, self.progress, started.step, values, reason
+      )
+    else:
+      self.progress.skipped_in_a_row = 0
+
+  # --- Between two steps ---
+
+  def _log(self):
+    progress, steps = self.progress, self.progress.steps
+    step_seconds = self._clock.lap()
+    values = {
+        'epoch': progress.step / self._setup.timetable.steps_per_epoch,
+        'loss': progress.loss / steps,
+        'top1': progress.top1 / steps,
+        'learning_rate': self._displayed_rate(),
+        'images_per_second': (
+            self.task.config.batch_size / step_seconds if step_seconds else None
+        ),
+    }
+    progress.train_error = 1 - values['top1']
+    progress.clear_sums()
+    self._writer.write('train', progress.step, values)
+    total = self._setup.timetable.total_steps
+    left = self._clock.remaining(total - progress.step)
+    self._console.progress(progress_line(values, progress.step, total, left))
+
+  def _evaluate_and_record(self):
+    """Returns whether this is one of the best states so far, to be kept."""
+    step = self.progress.step
+    if self.progress.evaluated_step == step:
+      return False
+    with self._clock.paused():
+      result = self.evaluate('centre')
+      self._writer.write('eval_centre', step, result)
+      self._console.print(f'step {step}: {format_result("centre", result)}')
+      self._observer.observe(
+          self._writer, step, self.state, self.steps.rates()
+      )
+      heap.give_back()
+      self.progress.evaluated_step = step
+      if self.steps.observe_error(1 - result['top1']):
+        self._console.print(
+            f'the validation error has stopped improving: learning rate '
+            f'{self._displayed_rate():.3g}'
+        )
+      return self.progress.note_evaluation(
+          result['top1'], self.task.config.keep_best
+      )
+
+  def _save(self, *, required):
+    with self._clock.paused():
+      self.progress.seconds = self._clock.seconds
+      self._setup.recovery.save(self.state, self.progress, required=required)
+
+  def _roll_back(self, back):
+    """To the newest checkpoint, and on with the data behind a batch."""
+    rollbacks = self.progress.rollbacks + 1
+    self.steps.state = None  # Its memory is for the other one.
+    self._stop.forget_questions()
+    with self._clock.paused():
+      self.steps.state, progress = self._setup.recovery.newest()
+    progress.left_out = back.batch + 1 - progress.step
+    progress.rollbacks = rollbacks
+    self.steps.progress = progress
+    self._writer.rewind(progress.step, self._stays_recorded)
+    self._writer.write(bad_steps.KIND, progress.step, back.record)
+    self._console.print(
+        f'back to step {progress.step:,}, and on with batch {back.batch + 1:,}'
+    )
+
+  def _stays_recorded(self, record):
+    """Whether the checkpoint's own step has a record for good."""
+    step, kinds = self.progress.step, ['train']
+    if self.progress.evaluated_step == step:
+      kinds += ['eval_centre', layer_statistics.KIND]
+    if step < self._setup.timetable.total_steps:
+      kinds.append('eval_ten')  # Of a shorter duration before.
+    # The run went back to this step because of a batch: if that is ahead, it
+    # is met again, and recorded again.
+    behind = bad_steps.is_behind(record, step + self.progress.left_out)
+    return behind or record['kind'] in kinds
+
+  # --- The beginning and the end ---
+
+  def _announce(self):
+    progress, total = self.progress, self._setup.timetable.total_steps
+    if progress.step > total:
+      raise ConfigError(
+          f'{self._setup.workdir} is at step {progress.step} already, but '
+          f'duration is {total} steps: set a longer --config.duration, or use '
+          'another --workdir'
+      )
+    if progress.step:
+      self._console.print(f'continuing from step {progress.step:,}')
+      self._warn_of_rates()
+    if progress.pretrained:
+      line = pretrained.describe(progress.pretrained)
+      self._console.print(f'started  with {line}')
+
+  def _warn_of_rates(self):
+    """Of a change of the config that moves the learning rate."""
+    before, config = self._setup.before, self.task.config
+    if before is None:
+      return
+    timetable = Timetable.of(before, len(self.task.train))
+    old = workdir_lib.flatten(
+        self.steps.rates(config=before, timetable=timetable)
+    )
+    new = workdir_lib.flatten(self.steps.rates())
+    moved = [name for name in old if old[name] != new[name]]
+    if not moved:
+      return
+    head = f'{self.task.model.head}.kernel'
+    name = head if head in moved else moved[0]
+    plain = '--config.schedule.batch_scaling=none '
+    scaled = config.schedule.batch_scaling != 'none'
+    workdir = shlex.quote(str(self._setup.workdir))
+    self._console.print(
+        f'warning: duration was {before.duration}, is {config.duration}, '
+        f'and the schedule goes by it: at step {self.progress.step:,} the '
+        f'learning rate was {old[name]:.3g}, is {new[name]:.3g} ({name}). To '
+        'go on with the old one, stop here and start another run from this '
+        f'one: --config.pretrained.workdir={workdir} '
+        f'--config.schedule.name=constant {plain if scaled else ""}'
+        f'--config.schedule.learning_rate={old[name]:.6g} and another --workdir'
+    )
+
+  def _displayed_rate(self):
+    return self.steps.rates()[self.task.model.head]['kernel']
+
+  def _at_end(self):
+    goal, progress = self.task.config.until_train_error, self.progress
+    reached = goal is not None and progress.train_error <= goal
+    return reached or progress.step == self._setup.timetable.total_steps
+
+  def _finished_before(self):
+    """The results of a run that has nothing left to do."""
+    results = multihost.of_first(workdir_lib.load_results(self._setup.workdir))
+    if results and results['step'] == self.progress.step and self._at_end():
+      self._console.print('this run is finished already')
+      return results
+    return None
+
+  def _save_stopped(self):
+    step, name = self.progress.step, self._stop.name
+    self._console.print(f'{name}: saving step {step}')
+    self._save(required=True)
+    self._console.print(
+        f'stopped by {name}; saved step {step} of '
+        f'{self._setup.timetable.total_steps} in {self._setup.workdir}. Run '
+        'the same command again to continue'
+    )
+
+  def _results(self):
+    results = {
+        'step': self.progress.step,
+        'train_seconds': self.progress.seconds,
+        'centre': self._centre_result(),
+    }
+    if self.progress.pretrained:
+      results['pretrained'] = self.progress.pretrained
+    if self.task.config.ten_views:
+      results['ten'] = self.evaluate('ten')
+      self._writer.write('eval_ten', self.progress.step, results['ten'])
+    self._writer.flush()  # The results are not without it.
+    return results
+
+  def _centre_result(self):
+    # From the file, which has it even if the run was killed after it.
+    recorded = multihost.of_first(self._recorded_centre_result())
+    return recorded or self.evaluate('centre')
+
+  def _recorded_centre_result(self):
+    records = read_records(self._setup.workdir / 'metrics.jsonl')
+    for record in reversed(records):
+      key = record.pop('kind'), record.pop('step')
+      if key == ('eval_centre', self.progress.step):
+        return record
+    return None
+
+  def evaluate(self, views: str) -> dict[str, float]:
+    """Evaluates the parameters as they are, see `evaluator.evaluate`."""
+    return self.task.evaluate(
+        self.state.variables,
+        views,
+        stop=self._stop.agree,
+        give_up=self._stop.alone,
+    )
