@@ -129,10 +129,77 @@ def make_train_step(
     loss and norm is not finite, or the loss is more than `limit`, [] float32.
     The old state is consumed.
   """
-  local_model = on_mesh(model)
-  collections = list(state.model_state)
-
   images = as_argument(images, mesh)
+  state_specs = sharding.specs(state, mesh)
+  gradients_of = _make_gradients(
+      on_mesh(model), list(state.model_state), accumulation
+  )
+
+  def step(state, batch, rates, limit, key, images):
+    # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
+    # parameters [..., features / tower].
+    count = batch['label'].shape[0]
+    first = lax.axis_index(DATA) * count
+    keys = dropout_keys(key, state.step, first, count)
+    # The gradients of each replica's own copy, summed over the replicas once,
+    # at the end. Of parameters that are marked as equal the sum would be taken
+    # in every part.
+    own_params, sum_over_replicas = jax.vjp(
+        lambda params: jax.tree.map(_of_this_replica, params), state.params
+    )
+    ((loss, top1), gradients), model_state = gradients_of(
+        own_params, jax.tree.map(_varying, state.model_state), (batch, keys),
+        images,
+    )
+    (gradients,) = sum_over_replicas(gradients)
+    model_state = jax.tree.map(
+        _mean_of_copies, model_state, state_specs.model_state
+    )
+    norm = collectives.global_norm(gradients)
+    if guarded:
+      bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
+      # What has a rate of 0 is frozen, its velocity included.
+      rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
+      model_state = jax.tree.map(
+          lambda old, new: jnp.where(bad, old, new),
+          state.model_state, model_state,
+      )
+    updates, opt_state = optimizer.update(
+        gradients, state.opt_state, state.params, rates=rates
+    )
+    params = optax.apply_updates(state.params, updates)
+    new_state = TrainState(state.step + 1, params, opt_state, model_state)
+    return new_state, {'loss': loss, 'top1': top1, 'gradient_norm': norm}
+
+  mapped = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(state_specs, BATCH, *[REPLICATED] * 4),
+      out_specs=(state_specs, REPLICATED),
+  )
+  compiled = jit_for(
+      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
+  )
+  # An argument, so that runs of a sweep that differ in their seed are the same
+  # program.
+  key = jax.random.key(seed)
+  constants = (key, images) if guarded else (np.float32(np.inf), key, images)
+  return CompiledStep(compiled, constants)
+
+
+def _make_gradients(local_model, collections, accumulation):
+  """Gradients of a batch, in parts.
+
+  Args:
+    local_model: from `models.on_mesh`.
+    collections: names of those that a training pass changes.
+    accumulation: number of parts.
+
+  Returns:
+    A function of (params, model_state, (batch, keys), images) to (((loss,
+    top1), gradients), model_state): means over the mesh and the parts, but
+    gradients and model state of this device.
+  """
 
   def loss_of_part(params, model_state, batch, keys, images):
     labels = batch['label']
@@ -178,58 +245,7 @@ def make_train_step(
     )
     return jax.tree.map(lambda x: x / accumulation, total), model_state
 
-  def step(state, batch, rates, limit, key, images):
-    # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
-    # parameters [..., features / tower].
-    count = batch['label'].shape[0]
-    first = lax.axis_index(DATA) * count
-    keys = dropout_keys(key, state.step, first, count)
-    # The gradients of each replica's own copy, summed over the replicas once,
-    # at the end. Of parameters that are marked as equal the sum would be taken
-    # in every part.
-    own_params, sum_over_replicas = jax.vjp(
-        lambda params: jax.tree.map(_of_this_replica, params), state.params
-    )
-    run = run_part if accumulation == 1 else run_parts
-    ((loss, top1), gradients), model_state = run(
-        own_params, jax.tree.map(_varying, state.model_state), (batch, keys),
-        images,
-    )
-    (gradients,) = sum_over_replicas(gradients)
-    model_state = jax.tree.map(
-        _mean_of_copies, model_state, state_specs.model_state
-    )
-    norm = collectives.global_norm(gradients)
-    if guarded:
-      bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
-      # What has a rate of 0 is frozen, its velocity included.
-      rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
-      model_state = jax.tree.map(
-          lambda old, new: jnp.where(bad, old, new),
-          state.model_state, model_state,
-      )
-    updates, opt_state = optimizer.update(
-        gradients, state.opt_state, state.params, rates=rates
-    )
-    params = optax.apply_updates(state.params, updates)
-    new_state = TrainState(state.step + 1, params, opt_state, model_state)
-    return new_state, {'loss': loss, 'top1': top1, 'gradient_norm': norm}
-
-  state_specs = sharding.specs(state, mesh)
-  mapped = jax.shard_map(
-      step,
-      mesh=mesh,
-      in_specs=(state_specs, BATCH, *[REPLICATED] * 4),
-      out_specs=(state_specs, REPLICATED),
-  )
-  compiled = jit_for(
-      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
-  )
-  # An argument, so that runs of a sweep that differ in their seed are the same
-  # program.
-  key = jax.random.key(seed)
-  constants = (key, images) if guarded else (np.float32(np.inf), key, images)
-  return CompiledStep(compiled, constants)
+  return run_part if accumulation == 1 else run_parts
 
 
 def _varying(x):
