@@ -258,23 +258,7 @@ class Checkpoints:
         self._sync_metrics()
         manifest.write(self._directory / str(step))
     except Exception as error:  # Orbax wraps the file system's errors.
-      if jax.process_count() > 1:
-        if not _is_of_disk(error):
-          raise
-        # The others do not know of it, and wait for this one.
-        raise CheckpointError(
-            f'cannot write the checkpoint of step {step} in {self._directory} '
-            f'({_shorten(error)}). Free some room, then start all processes '
-            'again to continue from the one before'
-        ) from error
-      self._remove_unfinished(step)
-      if _is_no_room(error):
-        raise UnsavedError(no_room) from error
-      if cause := _os_error(error):
-        raise UnsavedError(
-            f'cannot write the checkpoint of step {step} in {self._directory} '
-            f'({cause.strerror})'
-        ) from error
+      self._raise_known(step, error, no_room)
       raise
     # Nothing is deleted, and nobody goes on, before the manifest is there.
     multihost.wait_for_all('manifest')
@@ -289,6 +273,23 @@ class Checkpoints:
       # Whatever they were, there is a better one now.
       for path in self._directory.glob(f'*{_INCOMPLETE}'):
         shutil.rmtree(path, ignore_errors=True)
+
+  def _raise_known(self, step, error, no_room):
+    """Says why a save has failed, if the disk has; removes what is left."""
+    place = f'the checkpoint of step {step} in {self._directory}'
+    if jax.process_count() > 1:
+      if _is_of_disk(error):
+        # The others do not know of it, and wait for this one.
+        raise CheckpointError(
+            f'cannot write {place} ({_shorten(error)}). Free some room, then '
+            'start all processes again to continue from the one before'
+        ) from error
+      return
+    self._remove_unfinished(step)
+    if _is_no_room(error):
+      raise UnsavedError(no_room) from error
+    if cause := _os_error(error):
+      raise UnsavedError(f'cannot write {place} ({cause.strerror})') from error
 
   def _sync_metrics(self):
     """No record is lost that is older than the checkpoint.

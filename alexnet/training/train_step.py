@@ -148,22 +148,17 @@ def make_train_step(
         lambda params: jax.tree.map(_of_this_replica, params), state.params
     )
     ((loss, top1), gradients), model_state = gradients_of(
-        own_params, jax.tree.map(_varying, state.model_state), (batch, keys),
-        images,
+        own_params, state.model_state, (batch, keys), images
     )
     (gradients,) = sum_over_replicas(gradients)
-    model_state = jax.tree.map(
-        _mean_of_copies, model_state, state_specs.model_state
-    )
+    model_state = _of_all_copies(model_state, state_specs.model_state)
     norm = collectives.global_norm(gradients)
     if guarded:
       bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
       # What has a rate of 0 is frozen, its velocity included.
       rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
-      model_state = jax.tree.map(
-          lambda old, new: jnp.where(bad, old, new),
-          state.model_state, model_state,
-      )
+      keep_if_bad = lambda old, new: jnp.where(bad, old, new)
+      model_state = jax.tree.map(keep_if_bad, state.model_state, model_state)
     updates, opt_state = optimizer.update(
         gradients, state.opt_state, state.params, rates=rates
     )
@@ -221,6 +216,7 @@ def _make_gradients(local_model, collections, accumulation):
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
   def run_part(params, model_state, part, images):
+    model_state = jax.tree.map(_varying, model_state)
     (loss, (top1, model_state)), gradients = value_and_grad(
         params, model_state, *part, images
     )
@@ -254,14 +250,18 @@ def _varying(x):
   return lax.pcast(x, tuple(sorted(same)), to='varying') if same else x
 
 
-def _mean_of_copies(x, spec):
+def _of_all_copies(tree, specs):
   """What the partition has on several devices, as the mean over these."""
-  cut = {axis for axes in spec for axis in (axes or ())}
-  same = tuple(axis for axis in (DATA, TOWER) if axis not in cut)
-  if not same:
-    return x
-  is_float = jnp.issubdtype(x.dtype, jnp.floating)
-  return (lax.pmean if is_float else lax.pmax)(x, same)
+
+  def of_all(x, spec):
+    cut = {axis for axes in spec for axis in (axes or ())}
+    same = tuple(axis for axis in (DATA, TOWER) if axis not in cut)
+    if not same:
+      return x
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return (lax.pmean if is_float else lax.pmax)(x, same)
+
+  return jax.tree.map(of_all, tree, specs)
 
 
 def _of_this_replica(x):
