@@ -6,6 +6,7 @@ the mesh has a place for them.
 
 from typing import Any
 
+import jax
 import ml_collections
 from jax.sharding import Mesh
 
@@ -14,7 +15,8 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.runtime import sharding
 from input_pipeline.files import paths
 
-Params = dict[str, dict[str, Any]]
+# {layer: arrays in dictionaries}.
+Params = dict[str, Any]
 
 
 class Pretrained:
@@ -115,19 +117,6 @@ class Pretrained:
     }
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError if layers are to be taken, but not said from where.
-
-  Args:
-    config: the `pretrained` part of a config.
-  """
-  if config.layers and config.workdir is None:
-    raise ConfigError(
-        f'pretrained.layers is {config.layers}, but no run to take them from '
-        'is given: set --config.pretrained.workdir to its workdir'
-    )
-
-
 def describe(record: dict[str, Any]) -> str:
   """One line about a `Pretrained.record`."""
   new = ', '.join(record['new']) or 'none'
@@ -138,4 +127,4 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _shapes_of(layer):
-  return {name: leaf.shape for name, leaf in sorted(layer.items())}
+  return jax.tree.map(lambda leaf: leaf.shape, layer)

@@ -41,16 +41,15 @@ COMMON = {
     'log_images': checks.FLAG,
     'pretrained.workdir': checks.PATH,
     'pretrained.layers': checks.tuple_of(
-        "names of layers, such as ('conv1',)", checks.is_text
+        "names of layers, such as ('NAME',)", checks.is_text
     ),
     'optimizer.momentum': checks.BELOW_ONE,
     'optimizer.weight_decay': checks.NOT_NEGATIVE,
     'optimizer.bias_rate_multiplier': checks.NOT_NEGATIVE,
     'optimizer.bias_decay_multiplier': checks.NOT_NEGATIVE,
     'optimizer.layer_rate_factors': checks.LAYER_FACTORS,
-    'schedule.name': checks.choice(
-        'constant', 'plateau', 'steps', 'geometric', 'definition'
-    ),
+    'optimizer.layer_decay_factors': checks.LAYER_FACTORS,
+    'schedule.name': checks.choice('constant', 'plateau', 'steps', 'geometric'),
     'schedule.learning_rate': checks.POSITIVE,
     'schedule.batch_scaling': checks.choice('none', 'linear', 'sqrt'),
     'schedule.reference_batch_size': checks.whole(1),
@@ -159,6 +158,12 @@ def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         f'batch_size {config.batch_size} cannot be divided equally by '
         f'accumulation {config.accumulation}: set --config.batch_size to a '
         f'multiple of {config.accumulation}'
+    )
+  pretrained = config.pretrained
+  if pretrained.layers and pretrained.workdir is None:
+    yield (
+        f'pretrained.layers is {pretrained.layers}, but no run to take them '
+        'from is given: set --config.pretrained.workdir to its workdir'
     )
   if config.until_train_error is not None and config.log_every == 'never':
     yield (

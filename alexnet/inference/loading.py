@@ -66,13 +66,13 @@ def load(
     if inputs is None:
       # The config alone does not tell what was asked for and what came of data.
       spare = (
-          models.module_of(config).OUTPUTS_ARE_GIVEN
+          models.network_of(config).outputs_are_given
           or 'model.num_classes' in (overrides or {})
           or _asked_for_outputs(workdir)
       )
       inputs = _inputs_from_data(config, workdir, spare)
     model = models.create_model(config.model)
-    shapes = models.parameter_shapes(model, config.augmentation.crop_size)
+    shapes = models.parameter_shapes(model, models.input_shape(config))
     params = _restore(store, workdir, step, shapes)
   names = input_spec.output_names(
       inputs.class_names, config.model.num_classes

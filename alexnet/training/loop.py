@@ -28,6 +28,7 @@ from alexnet.metrics.console import (
   show_results,
 )
 from alexnet.metrics.writer import NoWriter, Writer, read_records
+from alexnet.models.parameters import by_path
 from alexnet.runtime import heap, multihost, preemption, sharding
 from alexnet.training import bad_steps, resume, schedules
 from alexnet.training import setup as setup_lib
@@ -303,7 +304,7 @@ class Run:
     timetable = timetable or self.timetable
     rates = schedules.rates_at(
         config or self.config,
-        self._setup.layers,
+        self._setup.shapes.params,
         step=self.progress.step,
         total_steps=timetable.total_steps,
         steps_per_epoch=timetable.steps_per_epoch,
@@ -318,14 +319,12 @@ class Run:
     if before is None:
       return
     timetable = Timetable.of(before, len(self.task.train))
-    old = workdir_lib.flatten(
-        self._rates(config=before, timetable=timetable)
-    )
-    new = workdir_lib.flatten(self._rates())
+    old = by_path(self._rates(config=before, timetable=timetable))
+    new = by_path(self._rates())
     moved = [name for name in old if old[name] != new[name]]
     if not moved:
       return
-    head = f'{self.model.head}.kernel'
+    head = f'{self.model.head}/kernel'
     name = head if head in moved else moved[0]
     plain = '--config.schedule.batch_scaling=none '
     scaled = self.config.schedule.batch_scaling != 'none'
@@ -340,7 +339,7 @@ class Run:
     )
 
   def _displayed_rate(self):
-    return self._rates()[self.model.head]['kernel']
+    return by_path(self._rates())[f'{self.model.head}/kernel']
 
   def _read(self, writer, step, result, limit):
     """Waits for a step, counted from 0, and adds its metrics up."""

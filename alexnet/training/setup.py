@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import optax
 
+from alexnet import models
 from alexnet.checkpointing import lock, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError
@@ -33,7 +34,6 @@ class Setup:
     optimizer: the update rule.
     create_state: makes the state before the first step from a key.
     shapes: of that state.
-    layers: names of the layers that have parameters.
     pretrained: the run that it starts from, if it starts from another one.
     before: the config of the session before; None for a new run.
   """
@@ -44,7 +44,6 @@ class Setup:
   optimizer: optax.GradientTransformationExtraArgs
   create_state: Callable[[jax.Array], TrainState]
   shapes: TrainState
-  layers: tuple[str, ...]
   pretrained: pretrained.Pretrained | None
   before: ml_collections.ConfigDict | None
 
@@ -149,19 +148,15 @@ def set_up(
       train_step.create_state,
       task.model,
       update_rule,
-      crop=config.augmentation.crop_size,
+      shape=models.input_shape(config),
   )
   shapes = jax.eval_shape(create_state, jax.random.key(0))
-  layers = optimizer.layer_names(shapes.params)
-  schedules.check_schedule(config.schedule, layers, task.rules)
-  schedules.check_rate_factors(config.optimizer.layer_rate_factors, layers)
-  pretrained.check(config.pretrained)
-  bad_steps.check(config.bad_steps)
+  schedules.check_paths(config, shapes.params)
   other = None
   newest = multihost.of_first(manager.newest_step(workdir))
   if training and newest is None and config.pretrained.workdir is not None:
     other = pretrained.Pretrained(config.pretrained, shapes.params)
   return Setup(
-      task, workdir, timetable, update_rule, create_state, shapes, layers,
-      other, before,
+      task, workdir, timetable, update_rule, create_state, shapes, other,
+      before,
   )
