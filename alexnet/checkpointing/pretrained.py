@@ -117,6 +117,19 @@ class Pretrained:
     }
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError if layers are to be taken, but not said from where.
+
+  Args:
+    config: the `pretrained` part of a config.
+  """
+  if config.layers and config.workdir is None:
+    raise ConfigError(
+        f'pretrained.layers is {config.layers}, but no run to take them from '
+        'is given: set --config.pretrained.workdir to its workdir'
+    )
+
+
 def describe(record: dict[str, Any]) -> str:
   """One line about a `Pretrained.record`."""
   new = ', '.join(record['new']) or 'none'

@@ -159,12 +159,6 @@ def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         f'accumulation {config.accumulation}: set --config.batch_size to a '
         f'multiple of {config.accumulation}'
     )
-  pretrained = config.pretrained
-  if pretrained.layers and pretrained.workdir is None:
-    yield (
-        f'pretrained.layers is {pretrained.layers}, but no run to take them '
-        'from is given: set --config.pretrained.workdir to its workdir'
-    )
   if config.until_train_error is not None and config.log_every == 'never':
     yield (
         f"until_train_error is {config.until_train_error} and log_every is "

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from alexnet.metrics.writer import Writer
+from alexnet.models.parameters import by_path
 from alexnet.visualization import filters, images
 from input_pipeline.files import atomic
 
@@ -41,17 +42,16 @@ def write(
     workdir: of the run.
     writer: of the run.
     step: updates made.
-    params: {layer: {'kernel', 'bias'}}.
+    params: nested dictionaries of arrays.
     towers: of the network.
     squares: [images, size, size, 3] uint8.
     log_probabilities: [images, classes] float32, what the network says of them.
     labels: [images] their classes.
     class_names: of the outputs, in their order.
   """
-  # One layer at a time: the whole is hundreds of megabytes.
-  for layer, arrays in params.items():
-    for name, array in arrays.items():
-      writer.histogram(f'{layer}/{name}', step, jax.device_get(array))
+  # One at a time: the whole is hundreds of megabytes.
+  for path, array in by_path(params).items():
+    writer.histogram(path, step, jax.device_get(array))
   files = {
       'predictions': images.predictions(
           squares, np.exp(log_probabilities), labels.tolist(), class_names

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from alexnet.models import Module
 from alexnet.models.layers import OUTPUTS, kept
+from alexnet.models.parameters import by_path
 from alexnet.ops import collectives
 from alexnet.ops import losses as losses_lib
 from alexnet.runtime import compilation, sharding
@@ -55,10 +56,9 @@ def make_measure(
       features; names as in the model's `layer_names`.
     * 'LAYER/zeros': share of its values that are 0.
     * 'LAYER/dead': share of its features that are 0 in every image everywhere.
-    * 'LAYER/PARAMETER_norm': root of the sum of squares.
-    * 'LAYER/PARAMETER_gradient': the same of the gradient of the mean loss.
-    * 'LAYER/PARAMETER_update': the last update's norm divided by that of the
-      parameter.
+    * 'PATH_norm': root of the sum of squares of a parameter, by its path.
+    * 'PATH_gradient': the same of the gradient of the mean loss.
+    * 'PATH_update': the last update's norm divided by that of the parameter.
   """
   local_model = model.clone(tower_axis=TOWER)
   images = compilation.as_argument(images, mesh)
@@ -91,14 +91,15 @@ def make_measure(
 
   def measure(params, velocity, batch, images):
     result, gradients = mapped(params, batch, images)
-    for layer, arrays in params.items():
-      for kind, array in arrays.items():
-        norm = _norm(array)
-        result[f'{layer}/{kind}_norm'] = norm
-        result[f'{layer}/{kind}_gradient'] = _norm(gradients[layer][kind])
-        update = _norm(velocity[layer][kind])
-        # A parameter may be 0, as biases are at first.
-        result[f'{layer}/{kind}_update'] = update / jnp.where(norm, norm, 1)
+    gradients, velocity = by_path(gradients), by_path(velocity)
+    for path, array in by_path(params).items():
+      norm = _norm(array)
+      result[f'{path}_norm'] = norm
+      result[f'{path}_gradient'] = _norm(gradients[path])
+      # A parameter may be 0, as biases are at first.
+      result[f'{path}_update'] = _norm(velocity[path]) / jnp.where(
+          norm, norm, 1
+      )
     return result
 
   compiled = compilation.jit_for(mesh.devices.flat[0], model.dtype, measure)
@@ -119,9 +120,9 @@ def _in_order(model, params):
   return [
       *(f'{name}/{what}' for name in outputs for what in ACTIVITY),
       *(
-          f'{layer}/{kind}_{what}'
+          f'{layer}/{path}_{what}'
           for layer in layers
-          for kind in sorted(params[layer], reverse=True)  # Kernel, bias.
+          for path in sorted(by_path(params[layer]), reverse=True)
           for what in PARAMETER
       ),
   ]
@@ -151,7 +152,7 @@ def velocity_of(opt_state: Any, rates: Any) -> Any:
 
   Args:
     opt_state: of `optimizer.create_optimizer`.
-    rates: {layer: {parameter: rate}}; one whose rate is 0 has no update.
+    rates: of each parameter; one whose rate is 0 has no update.
   """
   (velocity,) = (
       part.trace for part in opt_state if hasattr(part, 'trace')

@@ -5,6 +5,8 @@ tower are mostly without colour and those of the other mostly coloured.
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -32,29 +34,31 @@ class Colourfulness:
   kernels: np.ndarray
 
 
-def first_layer(params: Any) -> tuple[str, str] | None:
+def first_layer(params: Any) -> tuple[str, ...] | None:
   """Which parameter holds the kernels that read the image.
 
   Args:
-    params: {layer: {'kernel', 'bias'}}, arrays or shapes.
+    params: nested dictionaries of arrays or shapes.
 
   Returns:
-    (layer, parameter), or None if no layer reads three channels.
+    The names that lead to it, or None if no layer reads three channels.
   """
-  for layer, arrays in sorted(params.items()):
-    for name, array in sorted(arrays.items()):
-      if len(array.shape) == 4 and array.shape[2] == 3:
-        return layer, name
+  for name, value in sorted(params.items()):
+    if hasattr(value, 'items'):
+      if below := first_layer(value):
+        return name, *below
+    elif len(value.shape) == 4 and value.shape[2] == 3:
+      return (name,)
   return None
 
 
 def first_kernels(params: Any) -> np.ndarray | None:
   """These kernels, [size, size, 3, kernels] float32; None if there are none."""
-  place = first_layer(params)
-  if place is None:
+  names = first_layer(params)
+  if names is None:
     return None
-  layer, name = place
-  return np.asarray(params[layer][name], np.float32)
+  kernels = functools.reduce(operator.getitem, names, params)
+  return np.asarray(kernels, np.float32)
 
 
 def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

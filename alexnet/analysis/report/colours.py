@@ -1,5 +1,7 @@
 """Pictures of kernels and of colours: of weights, not of images."""
 
+import functools
+import operator
 import pathlib
 from collections.abc import Sequence
 
@@ -35,16 +37,18 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
   store = manager.Checkpoints(workdir, read_only=True)
   step = store.find()
   shapes = store.parameter_shapes(step)
-  place = filters.first_layer(shapes)
-  if place is None:
+  names = filters.first_layer(shapes)
+  if names is None:
     return None
-  layer, name = place
-  leaf = jax.ShapeDtypeStruct(
-      shapes[layer][name].shape,
-      shapes[layer][name].dtype,
+  leaf = functools.reduce(operator.getitem, names, shapes)
+  target = jax.ShapeDtypeStruct(
+      leaf.shape,
+      leaf.dtype,
       sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
   )
-  params = store.restore_parameters(step, {layer: {name: leaf}})
+  for name in reversed(names):
+    target = {name: target}
+  params = store.restore_parameters(step, target)
   store.close()
   return filters.first_kernels(params)
 
