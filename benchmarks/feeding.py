@@ -81,7 +81,7 @@ def measure(
       lambda _: np.float32(1e-12),
       schedules.rates_at(
           config,
-          optimizer.layer_names(shapes.params),
+          shapes.params,
           step=0,
           total_steps=1,
           steps_per_epoch=1,

@@ -201,8 +201,14 @@ def _optimizer():
   optimizer.bias_rate_multiplier = 1.0
   optimizer.bias_decay_multiplier = 1.0
   # (layer, factor) of the rates of a layer's kernel and bias, whatever the
-  # schedule says, such as (('conv1', 0.1),); 0 freezes it.
+  # schedule says, such as (('conv1', 0.1),); 0 freezes it. Instead of a layer
+  # also the path of parameters, or a pattern of paths, see
+  # alexnet/models/parameters.py: ('conv1/bias', 2.0), ('conv*', 0.1). Of those
+  # that match a parameter, the last one counts.
   optimizer.layer_rate_factors = ()
+  # Likewise of weight_decay, such as (('*', 0.0), ('*/kernel', 1.0)): kernels
+  # alone decay. As if ('*/bias', bias_decay_multiplier) came before these.
+  optimizer.layer_decay_factors = ()
   return optimizer
 
 
@@ -230,6 +236,7 @@ def _schedule():
   # steps: (epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate) from
   # that epoch on; of two that apply, the later one counts. A rate of 0 freezes:
   # no update at all, momentum included. They come on top of 'geometric' too.
+  # Paths and patterns as in optimizer.layer_rate_factors; 'both': all below it.
   schedule.steps = ()
   # geometric: equal stages over the duration, each with its factor of the
   # rate, and how the rate of biases drops half way (the authors' later runs;

@@ -71,6 +71,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
   # Decay and momentum are the file's; here only to use another momentum.
   del config.optimizer.weight_decay
   del config.optimizer.bias_decay_multiplier
+  del config.optimizer.layer_decay_factors
   config.optimizer.momentum = placeholder(float)
 
   # 'definition': each parameter's rate and schedule from the parameter file,

@@ -72,9 +72,10 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         values[name] = {**without, **known}
       else:
         values.setdefault(name, without)
-    # Definitions have no such field.
+    # Definitions have no such fields.
     if untrusted.take(values, 'model.name', str) == 'alexnet':
       values['model'].setdefault('width', 1.0)
+      values['optimizer'].setdefault('layer_decay_factors', ())
     # Which raises its own kinds for names that no field can have.
     return ml_collections.ConfigDict(values)
   except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:

@@ -119,7 +119,8 @@ PADDING = Check(
     and all(map(whole(0, preprocessing.LARGEST_SQUARE).accepts, value)),
 )
 RATE_STEPS = tuple_of(
-    "(epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate >= 0) each",
+    "(epoch, layer or path or 'all', 'kernel' or 'bias' or 'both', rate >= 0) "
+    'each',
     lambda step: isinstance(step, (tuple, list))
     and len(step) == 4
     and NOT_NEGATIVE.accepts(step[0])
@@ -127,10 +128,14 @@ RATE_STEPS = tuple_of(
     and step[2] in ('kernel', 'bias', 'both')
     and NOT_NEGATIVE.accepts(step[3]),
 )
-LAYER_FACTORS = tuple_of(
-    "(layer, factor >= 0) each, such as ('conv1', 0.1)",
+_PAIRS = tuple_of(
+    '(layer or path, factor >= 0) each, and each layer or path once',
     lambda pair: isinstance(pair, (tuple, list))
     and len(pair) == 2
     and is_text(pair[0])
     and NOT_NEGATIVE.accepts(pair[1]),
+)
+LAYER_FACTORS = Check(
+    _PAIRS.wanted,
+    lambda pairs: _PAIRS.accepts(pairs) and len(dict(pairs)) == len(pairs),
 )

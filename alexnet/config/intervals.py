@@ -40,12 +40,7 @@ class Timetable:
 
   @classmethod
   def of(cls, config: ml_collections.ConfigDict, examples: int) -> 'Timetable':
-    """Reads a whole config, for a training set of so many examples.
-
-    Raises:
-      ConfigError: a duration that cannot be read, or that never lets happen
-        what another field waits for.
-    """
+    """Reads a whole config, for a training set of so many examples."""
 
     def steps(field):
       return to_steps(
@@ -55,13 +50,10 @@ class Timetable:
           examples=examples,
       )
 
-    total_steps = steps('duration')
-    if total_steps is None:
-      raise ConfigError("duration is 'never': wanted when the run is to end")
     steps_per_epoch = examples / config.batch_size
     until = config.augmentation.lighting_until_epoch
-    found = cls(
-        total_steps=total_steps,
+    return cls(
+        total_steps=steps('duration'),
         steps_per_epoch=steps_per_epoch,
         evaluate_every=steps('evaluate_every'),
         checkpoint_every=steps('checkpoint_every'),
@@ -70,19 +62,6 @@ class Timetable:
             None if until is None else math.ceil(until * steps_per_epoch)
         ),
     )
-    goal = config.until_train_error
-    if goal is not None and (not 0 <= goal < 1 or found.log_every is None):
-      raise ConfigError(
-          f'until_train_error is {goal} and log_every is '
-          f"'{config.log_every}': wanted an error from 0 up to, but not "
-          'including, 1, and lines of the log to have it'
-      )
-    if config.schedule.name == 'plateau' and found.evaluate_every is None:
-      raise ConfigError(
-          "schedule.name is 'plateau', which reads the validation error, but "
-          "evaluate_every is 'never': set --config.evaluate_every='1 epochs'"
-      )
-    return found
 
 
 def is_due(step: int, every: int | None) -> bool:

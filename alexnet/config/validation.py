@@ -41,16 +41,15 @@ COMMON = {
     'log_images': checks.FLAG,
     'pretrained.workdir': checks.PATH,
     'pretrained.layers': checks.tuple_of(
-        "names of layers, such as ('conv1',)", checks.is_text
+        "names of layers, such as ('NAME',)", checks.is_text
     ),
     'optimizer.momentum': checks.BELOW_ONE,
     'optimizer.weight_decay': checks.NOT_NEGATIVE,
     'optimizer.bias_rate_multiplier': checks.NOT_NEGATIVE,
     'optimizer.bias_decay_multiplier': checks.NOT_NEGATIVE,
     'optimizer.layer_rate_factors': checks.LAYER_FACTORS,
-    'schedule.name': checks.choice(
-        'constant', 'plateau', 'steps', 'geometric', 'definition'
-    ),
+    'optimizer.layer_decay_factors': checks.LAYER_FACTORS,
+    'schedule.name': checks.choice('constant', 'plateau', 'steps', 'geometric'),
     'schedule.learning_rate': checks.POSITIVE,
     'schedule.batch_scaling': checks.choice('none', 'linear', 'sqrt'),
     'schedule.reference_batch_size': checks.whole(1),

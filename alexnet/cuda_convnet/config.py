@@ -1,12 +1,10 @@
 """What a config says about a network that the authors' own files describe.
 
-Connects configs/cuda_convnet.py with the parser and the towers. The names that
-`models` asks for are those of every network, see there.
+Connects configs/cuda_convnet.py with the parser and the towers.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import ml_collections
 
@@ -16,12 +14,13 @@ from alexnet.config.validation import COMMON
 from alexnet.cuda_convnet import parser, towers
 from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
+from alexnet.models import Network
 from alexnet.models.layers import DTYPES
 from input_pipeline.files import paths, untrusted
 
 # Of one of configs/cuda_convnet.py, whose files say the rest; what is unset is
 # filled in from them.
-CHECKS = {
+_CHECKS = {
     'layers': checks.Check('the path of a layer definition', checks.is_text),
     'layer_params': checks.PATH,
     'restart_rates': checks.FLAG,
@@ -34,11 +33,14 @@ CHECKS = {
     'optimizer.momentum': checks.BELOW_ONE.or_unset(),
     'augmentation.flip': checks.FLAG.or_unset(),
     'augmentation.lighting': COMMON['augmentation.lighting'].or_unset(),
-    # The files say the decays.
+    # The files say the rates, and the decays.
+    'schedule.name': checks.choice(
+        'definition', 'constant', 'plateau', 'steps', 'geometric'
+    ),
     'optimizer.weight_decay': None,
     'optimizer.bias_decay_multiplier': None,
+    'optimizer.layer_decay_factors': None,
 }
-OUTPUTS_ARE_GIVEN = True
 # Rates of weights and biases that the authors began their runs with.
 RESTART_RATES = (0.01, 0.02)
 # Bytes, far beyond any network.
@@ -114,19 +116,8 @@ def _text(path, where):
     ) from error
 
 
-def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields nothing: what cannot be together, the files are asked for."""
-  del config
-  yield from ()
-
-
 def create(model: ml_collections.ConfigDict) -> CudaConvnet:
   """Builds the module, see `models.create_model`."""
-  if model.dtype not in DTYPES:
-    raise ConfigError(
-        f'model.dtype is {model.dtype!r}, wanted one of '
-        + ', '.join(map(repr, DTYPES))
-    )
   return CudaConvnet(network(model), dtype=DTYPES[model.dtype])
 
 
@@ -168,3 +159,12 @@ def parameter_rules(config: ml_collections.ConfigDict) -> Rules:
       }
       for layer, of_parameters in of_layers.items()
   }
+
+
+NETWORK = Network(
+    create=create,
+    checks=_CHECKS,
+    complete=complete,
+    outputs_are_given=True,
+    parameter_rules=parameter_rules,
+)

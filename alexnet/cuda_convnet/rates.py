@@ -8,11 +8,10 @@ import dataclasses
 import math
 import re
 
-# Whether a form has stages. Its arguments are then [factor,noise,stages] or
-# [factor,stages], else [factor,noise] or [factor]. Newer files name them:
+# Their arguments are [factor,noise,stages] or [factor,stages], those of others
+# [factor,noise] or [factor]. Newer files name them:
 # dexp[tgtFactor=250,noiseStdev=0,numSteps=4].
-_STAGED = {'default': False, 'linear': False, 'exp': False, 'dexp': True,
-           'jdexp': True}
+_STAGED = ('dexp', 'jdexp')
 # So that no rate is infinite, and none takes long to find.
 _LARGEST = 1e9
 _MOST_STAGES = 10_000
@@ -45,34 +44,54 @@ class Schedule:
       progress: 0..1, updates made divided by those of the whole run.
       normal: a standard normal number; used if there is noise.
     """
-    rate = base * self._fraction(progress)
+    rate = base * _FORMS[self.form](self, progress)
     return rate * (1 + abs(normal) * self.noise) if self.noise else rate
 
-  def _fraction(self, progress):
-    if self.form == 'linear':
-      return 1 - progress + progress / self.factor
-    if self.form == 'exp':
-      return self.factor**-progress
-    if self.form == 'default':
-      return 1.0
+  def stage(self, progress: float) -> int:
+    """The stage at some progress; it includes its end."""
     last = self.stages - 1
-    # A stage includes its end.
-    stage = next(
+    return next(
         i for i in range(self.stages)
         if i == last or progress <= (i + 1) / self.stages
     )
-    fraction = self._of_stage(stage)
-    middle = (stage + 0.5) / self.stages
-    if (
-        self.form == 'jdexp' and stage and 0.2 < progress < 0.9
-        and progress > middle
-    ):
-      return (fraction * self._of_stage(stage - 1)) ** 0.5
-    return fraction
 
-  def _of_stage(self, stage):
+  def fraction_of(self, stage: int) -> float:
+    """The rate in a stage, divided by the base."""
     last = self.stages - 1
     return 1 / self.factor if stage == last else self.factor**(-stage / last)
+
+
+def _default(schedule, progress):
+  del schedule, progress
+  return 1.0
+
+
+def _linear(schedule, progress):
+  return 1 - progress + progress / schedule.factor
+
+
+def _exp(schedule, progress):
+  return schedule.factor**-progress
+
+
+def _dexp(schedule, progress):
+  return schedule.fraction_of(schedule.stage(progress))
+
+
+def _jdexp(schedule, progress):
+  stage = schedule.stage(progress)
+  fraction = schedule.fraction_of(stage)
+  middle = (stage + 0.5) / schedule.stages
+  if stage and 0.2 < progress < 0.9 and progress > middle:
+    return (fraction * schedule.fraction_of(stage - 1)) ** 0.5
+  return fraction
+
+
+# The rate at some progress, divided by the base.
+_FORMS = {
+    'default': _default, 'linear': _linear, 'exp': _exp, 'dexp': _dexp,
+    'jdexp': _jdexp,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,16 +144,17 @@ def parse_schedule(text: str) -> Schedule:
   """
   match = re.fullmatch(r'\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*', text)
   form = match and match[1].lower()
-  if form not in _STAGED:
-    raise ValueError(f'wanted one of {", ".join(_STAGED)}')
+  if form not in _FORMS:
+    raise ValueError(f'wanted one of {", ".join(_FORMS)}')
   if form == 'default' and match[2] is None:
     return Schedule()
   values = [] if match[2] is None else match[2].split(',')
-  names = _NAMES if _STAGED[form] else _NAMES[:2]
+  staged = form in _STAGED
+  names = _NAMES if staged else _NAMES[:2]
   if len(values) < len(names):
     names = tuple(name for name in names if name != 'noisestdev')
   if form == 'default' or len(values) != len(names):
-    wanted = ('factor', 'noise', 'stages')[: 2 + _STAGED[form]]
+    wanted = ('factor', 'noise', 'stages')[: 2 + staged]
     raise ValueError(f'wanted {form}[{",".join(wanted)}], or without the noise')
   numbers = dict.fromkeys(_NAMES, 0.0)
   for name, value in zip(names, values):
@@ -142,7 +162,7 @@ def parse_schedule(text: str) -> Schedule:
     if given and given.strip().lower() != name:
       raise ValueError(f"wanted {name} where it has '{given.strip()}'")
     numbers[name] = _finite(number)
-  stages = numbers['numsteps'] if _STAGED[form] else 1.0
+  stages = numbers['numsteps'] if staged else 1.0
   if not stages.is_integer():
     raise ValueError(f'wanted a whole number of stages, not {stages}')
   factor, noise = numbers['tgtfactor'], numbers['noisestdev']

@@ -55,7 +55,7 @@ class Observer:
       step: updates made.
       state: the state after them, with params and opt_state; it is not
         consumed.
-      rates: {layer: {parameter: rate}}, to know what is frozen.
+      rates: of each parameter, to know what is frozen.
     """
     if self._measure:
       batch, _ = self._batch(

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from alexnet.metrics.writer import Writer
+from alexnet.models.parameters import by_path
 from alexnet.visualization import filters, images
 from input_pipeline.files import atomic
 
@@ -42,7 +42,7 @@ def write(
     workdir: of the run.
     writer: of the run.
     step: updates made.
-    params: tree of arrays.
+    params: nested dictionaries of arrays.
     towers: of the network.
     squares: [images, size, size, 3] uint8.
     log_probabilities: [images, classes] float32, what the network says of them.
@@ -50,7 +50,7 @@ def write(
     class_names: of the outputs, in their order.
   """
   # One at a time: the whole is hundreds of megabytes.
-  for path, array in traverse_util.flatten_dict(params, sep='/').items():
+  for path, array in by_path(params).items():
     writer.histogram(path, step, jax.device_get(array))
   files = {
       'predictions': images.predictions(

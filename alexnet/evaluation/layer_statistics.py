@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from alexnet.models import Module, on_mesh
 from alexnet.models.layers import OUTPUTS, kept
+from alexnet.models.parameters import by_path
 from alexnet.ops import collectives
 from alexnet.ops import losses as losses_lib
 from alexnet.runtime import compilation, sharding
@@ -56,11 +57,9 @@ def make_measure(
       features; names as in the model's `layer_names`.
     * 'LAYER/zeros': share of its values that are 0.
     * 'LAYER/dead': share of its features that are 0 in every image everywhere.
-    * 'LAYER/PARAMETER_norm': root of the sum of squares; LAYER is the path of
-      its parameters, joined by '/'.
-    * 'LAYER/PARAMETER_gradient': the same of the gradient of the mean loss.
-    * 'LAYER/PARAMETER_update': the last update's norm divided by that of the
-      parameter.
+    * 'PATH_norm': root of the sum of squares of a parameter, by its path.
+    * 'PATH_gradient': the same of the gradient of the mean loss.
+    * 'PATH_update': the last update's norm divided by that of the parameter.
   """
   local_model = on_mesh(model)
   images = compilation.as_argument(images, mesh)
@@ -94,15 +93,15 @@ def make_measure(
 
   def measure(variables, velocity, batch, images):
     result, gradients = mapped(variables, batch, images)
-    flat = lambda tree: traverse_util.flatten_dict(tree, sep='/')
-    gradients, velocity = flat(gradients), flat(velocity)
-    for name, array in flat(variables['params']).items():
+    gradients, velocity = by_path(gradients), by_path(velocity)
+    for path, array in by_path(variables['params']).items():
       norm = _norm(array)
-      result[f'{name}_norm'] = norm
-      result[f'{name}_gradient'] = _norm(gradients[name])
+      result[f'{path}_norm'] = norm
+      result[f'{path}_gradient'] = _norm(gradients[path])
       # A parameter may be 0, as biases are at first.
-      update = _norm(velocity[name]) / jnp.where(norm, norm, 1)
-      result[f'{name}_update'] = update
+      result[f'{path}_update'] = _norm(velocity[path]) / jnp.where(
+          norm, norm, 1
+      )
     return result
 
   compiled = compilation.jit_for(mesh.devices.flat[0], model.dtype, measure)
@@ -153,7 +152,7 @@ def velocity_of(opt_state: Any, rates: Any) -> Any:
 
   Args:
     opt_state: of `optimizer.create_optimizer`.
-    rates: tree like the parameters; one whose rate is 0 has no update.
+    rates: of each parameter; one whose rate is 0 has no update.
   """
   (velocity,) = (
       part.trace for part in opt_state if hasattr(part, 'trace')

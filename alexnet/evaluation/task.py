@@ -60,7 +60,7 @@ class Task:
     config = config.copy_and_resolve_references()
     models.check(config)
     validation.resolve_paths(config)
-    network = models.module_of(config)
+    network = models.network_of(config)
     network.complete(config)
     self.mesh = mesh_lib.create_mesh(config)
     self.console = console if multihost.is_first() else Silence()
@@ -75,13 +75,13 @@ class Task:
           f'model.num_classes is {config.model.num_classes}, but '
           f'{self.train.name} has {len(self.train.class_names)} classes: '
           + (f'give the last layer of {config.layers} as many outputs'
-             if network.OUTPUTS_ARE_GIVEN else 'leave the field unset')
+             if network.outputs_are_given else 'leave the field unset')
       )
     self.config = config
     self.model = models.create_model(config.model)
     self.rules = network.parameter_rules(config)
     self.shapes = models.variable_shapes(
-        self.model, config.augmentation.crop_size
+        self.model, models.input_shape(config)
     )
     self.parameters = models.number(self.shapes['params'])
 

@@ -119,17 +119,6 @@ def map_scale(config: ml_collections.ConfigDict) -> int:
   return max(config.dataset.size, 2 * config.augmentation.crop_size)
 
 
-def stride(model: ml_collections.ConfigDict) -> int:
-  """Distance of two places, in pixels, of the `model` part of a config."""
-  distance = 1
-  for name in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6'):
-    if model[name].features:
-      distance *= model[name].stride
-    if 'pool' in model[name].after:
-      distance *= model.pool.stride
-  return distance
-
-
 def batch_size_for(config: ml_collections.ConfigDict, pixels: float) -> int:
   """About as many pixels at once as of centre crops, to fit the memory."""
   views = 1 + config.augmentation.flip
@@ -164,7 +153,7 @@ def stream(
   scales = check_scales(scales, network.config)
   compiled = network.compiled('dense', _maps_of(network.model))
   outputs = len(network.class_names)
-  distance = stride(network.config.model)
+  distance = network.model.stride
 
   def read(image):
     try:
@@ -292,7 +281,7 @@ def whole(
     box = preprocessing.whole(scale)
     return preprocessing.resized(image, aspect='warp', box=box)
   return preprocessing.resized_whole(
-      image, scale, step=stride(network.config.model), longest=LONGEST
+      image, scale, step=network.model.stride, longest=LONGEST
   )
 
 
@@ -319,7 +308,7 @@ def heat_map(
     maps: Sequence[Map],
     label: int,
     size: tuple[int, int],
-    model: ml_collections.ConfigDict,
+    distance: int,
     crop: int,
 ) -> np.ndarray:
   """The probability of a class over an image.
@@ -329,7 +318,7 @@ def heat_map(
     label: of the class.
     size: (height, width) of the result; the shorter side is as much of the
       image as that of the maps.
-    model: the `model` part of the config.
+    distance: of two places, in pixels.
     crop: side of what the network sees at a place, in pixels.
 
   Returns:
@@ -337,7 +326,6 @@ def heat_map(
     network sees at a place it is that place's, between these it is linear, and
     beyond the outermost constant.
   """
-  distance = stride(model)
   total = np.zeros(size)
   for one in maps:
     values = one.probabilities[..., label]

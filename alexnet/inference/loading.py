@@ -58,14 +58,14 @@ def load(
     )
   mesh.devices()  # That there are any; Orbax's message would be another.
   model = models.create_model(config.model)
-  wanted = models.variable_shapes(model, config.augmentation.crop_size)
+  wanted = models.variable_shapes(model, models.input_shape(config))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with open_network(workdir, step or manager.NEWEST) as network:
     inputs = input_spec.load(workdir)
     if inputs is None:
       # The config alone does not tell what was asked for and what came of data.
       spare = (
-          models.module_of(config).OUTPUTS_ARE_GIVEN
+          models.network_of(config).outputs_are_given
           or 'model.num_classes' in (overrides or {})
           or _asked_for_outputs(workdir)
       )

@@ -217,13 +217,12 @@ class _Picture(Writer):
     seen = fully_convolutional.whole(
         self._network, image, min(finest.size)
     )
-    config = self._network.config
     heat = fully_convolutional.heat_map(
         maps,
         prediction.classes[0][0],
         seen.shape[:2],
-        config.model,
-        config.augmentation.crop_size,
+        self._network.model.stride,
+        self._network.config.augmentation.crop_size,
     )
     return seen, heat
 

@@ -1,20 +1,20 @@
 """Networks by name: the one place that knows which there are.
 
-The module of a network has
+The file of a network has a `NETWORK`, see `Network`, which makes its module.
+Called with images, [batch, height, width, channels], and for training also with
+`dropout_keys`, the module gives logits, [batch, classes]. It has
 
-* `CHECKS`, {dotted field: what it may be} of the fields that its configs have
-  beside those of all configs, or that may be something else in them; None for
-  one that they have not got;
-* `conflicts(config)`, which yields what cannot be together in them;
-* `complete(config)`, which fills in what other files say of the network;
-* `create(config.model)`, a linen module;
-* `parameter_rules(config)`, how each parameter is trained, or None, where the
-  config says it;
-* `OUTPUTS_ARE_GIVEN`, whether other files say how many outputs there are.
+* `layer_names`, of the layers whose outputs it keeps, see `layers.keep`;
+* `head`, the path of the layer that gives the logits;
+* `dtype` and `tower_axis`, see `alexnet.AlexNet`, and `data_axis`, if it needs
+  numbers of the whole batch, see `on_mesh`;
+* `everywhere` and `stride`, if it can be computed at every place of an image of
+  any size, see `everywhere`.
 """
 
+import dataclasses
 import importlib
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -34,14 +34,50 @@ _MODULES = {
 
 # For the types of those who use a model without knowing linen.
 Module = nn.Module
+Config = ml_collections.ConfigDict
 
 
-def module_of(config: ml_collections.ConfigDict) -> ModuleType:
-  """The module of the network that a whole config names, see above."""
-  return importlib.import_module(_MODULES[config.model.name])
+def _crop(config):
+  side = config.augmentation.crop_size
+  return side, side, 3
 
 
-def fields(config: ml_collections.ConfigDict) -> dict[str, checks.Check]:
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """What the file of a network gives.
+
+  Attributes:
+    create: makes the module of `config.model`.
+    checks: {dotted field: what it may be} of the fields that its configs have
+      beside those of all configs, or that may be something else in them; None
+      for one that they have not got.
+    conflicts: yields what cannot be together in a config.
+    complete: fills in what other files say of the network.
+    outputs_are_given: whether other files say how many outputs there are.
+    parameter_rules: how each parameter is trained, as a tree of
+      `schedules.Rule`; None where the config says it.
+    input_shape: (height, width, channels) of what the module reads.
+  """
+
+  create: Callable[[Config], Module]
+  checks: Mapping[str, checks.Check | None]
+  conflicts: Callable[[Config], Iterable[str]] = lambda config: ()
+  complete: Callable[[Config], None] = lambda config: None
+  outputs_are_given: bool = False
+  parameter_rules: Callable[[Config], Any] = lambda config: None
+  input_shape: Callable[[Config], tuple[int, int, int]] = _crop
+
+
+def network_of(config: Config) -> Network:
+  """The network that a whole config names."""
+  return _network(config.model.name)
+
+
+def _network(name):
+  return importlib.import_module(_MODULES[name]).NETWORK
+
+
+def fields(config: Config) -> dict[str, checks.Check]:
   """What each field may be that a config has to have.
 
   Args:
@@ -53,11 +89,11 @@ def fields(config: ml_collections.ConfigDict) -> dict[str, checks.Check]:
   # First the name, by which it is known which fields there have to be.
   name = {'model.name': checks.choice(*_MODULES)}
   validation.check(config, name)
-  rows = name | validation.COMMON | module_of(config).CHECKS
+  rows = name | validation.COMMON | network_of(config).checks
   return {field: row for field, row in rows.items() if row is not None}
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Looks at every field of a config, and whether they fit each other.
 
   Args:
@@ -67,40 +103,40 @@ def check(config: ml_collections.ConfigDict) -> None:
     ConfigError: names the field, what it is and what is wanted.
   """
   validation.check(config, fields(config))
-  for conflicts in (validation.conflicts, module_of(config).conflicts):
+  for conflicts in (validation.conflicts, network_of(config).conflicts):
     for message in conflicts(config):
       raise ConfigError(message)
 
 
-def create_model(config: ml_collections.ConfigDict) -> Module:
+def create_model(config: Config) -> Module:
   """Builds the module that `config.model` describes.
 
   Args:
-    config: the `model` part of a config, with `num_classes` set; its fields are
-      explained in configs/alexnet.py and configs/cuda_convnet.py.
+    config: the `model` part of a config that `check` has seen, with
+      `num_classes` set; its fields are explained in configs/alexnet.py and
+      configs/cuda_convnet.py.
 
   Returns:
     An unbound linen module from [batch, height, width, 3] images to
     [batch, num_classes] logits.
 
   Raises:
-    ConfigError: a field has a value that no network can be built from.
+    ConfigError: no network has so many outputs.
   """
-  if config.name not in _MODULES:
-    raise ConfigError(
-        f"model.name is '{config.name}', wanted "
-        + ' or '.join(map(repr, _MODULES))
-        + ': set --config.model.name=alexnet'
-    )
-  return importlib.import_module(_MODULES[config.name]).create(config)
+  return _network(config.name).create(config)
 
 
-def variable_shapes(model: Module, crop: int) -> Any:
+def input_shape(config: Config) -> tuple[int, int, int]:
+  """(height, width, channels) of what the network of a whole config reads."""
+  return network_of(config).input_shape(config)
+
+
+def variable_shapes(model: Module, shape: tuple[int, int, int]) -> Any:
   """Shapes of a network's variables, before there are any.
 
   Args:
     model: from `create_model`.
-    crop: side of its input, in pixels.
+    shape: of its input, from `input_shape`.
 
   Returns:
     {'params': tree of `jax.ShapeDtypeStruct`}, and in the same way the other
@@ -109,7 +145,7 @@ def variable_shapes(model: Module, crop: int) -> Any:
   Raises:
     ConfigError: there are more parameters than anything here could hold.
   """
-  image = jax.ShapeDtypeStruct((1, crop, crop, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   validation.check_size(number(shapes['params']))
   return shapes
@@ -142,12 +178,11 @@ def everywhere(model: Module) -> Module:
     parameters of `model`.
 
   Raises:
-    ConfigError: a network of a definition file, whose layers may be of kinds
-      that have no such form.
+    ConfigError: the network has no such form, as those of definition files.
   """
   if not hasattr(model, 'everywhere'):
     raise ConfigError(
-        'dense views need a network of configs/alexnet.py, this one is of a '
+        'dense views need a network of configs/alexnet.py, not one of a '
         'definition file: use --views=ten'
     )
   return model.clone(everywhere=True)

@@ -126,6 +126,16 @@ class AlexNet(nn.Module):
         *(name for name, _ in self.dense),
     )
 
+  @property
+  def stride(self) -> int:
+    """Distance of two places of the form `everywhere`, in pixels."""
+    distance = 1
+    for _, spec in self.convolutions:
+      if spec.features:
+        distance *= spec.stride
+      distance *= self.pool.stride ** spec.after.count('pool')
+    return distance
+
   @nn.compact
   def __call__(
       self, images: jax.Array, *, dropout_keys: jax.Array | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 import numpy as np
 
-from alexnet.config.errors import BadStepError, ConfigError, NonFiniteLossError
+from alexnet.config.errors import BadStepError, NonFiniteLossError
 from alexnet.metrics import writer as writer_lib
 from alexnet.metrics.console import Console
 from input_pipeline.errors import printable
@@ -22,7 +22,7 @@ from input_pipeline.errors import printable
 if TYPE_CHECKING:  # With it comes TensorFlow.
   from input_pipeline.pipeline import Pipeline
 
-STOP, SKIP, ROLLBACK = ACTIONS = ('stop', 'skip', 'rollback')
+STOP, SKIP, ROLLBACK = 'stop', 'skip', 'rollback'
 # Of the records in metrics.jsonl.
 KIND = 'fault'
 
@@ -94,25 +94,6 @@ class UsualLoss:
     # As a plain mean at first.
     weight = 1 / min(self.count + 1, _HORIZON)
     return self.mean + weight * (self.newest - self.mean), self.count + 1
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError if the `bad_steps` part of a config cannot be followed.
-
-  Args:
-    config: that part.
-  """
-  if config.action not in ACTIONS:
-    raise ConfigError(
-        f"bad_steps.action is '{config.action}', wanted one of {ACTIONS}"
-    )
-  if config.spike is not None and not 1 < config.spike < math.inf:
-    raise ConfigError(
-        f'bad_steps.spike is {config.spike}: wanted a factor of the usual loss '
-        'that is more than 1, or no value'
-    )
-  if config.limit < 1:
-    raise ConfigError(f'bad_steps.limit is {config.limit}: wanted at least 1')
 
 
 class BadSteps:

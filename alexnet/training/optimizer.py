@@ -8,15 +8,20 @@ velocity keeps its size. `optax.sgd` multiplies by the rate last, which is a
 different rule as soon as the rate changes.
 """
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from alexnet.config.errors import ConfigError
-from alexnet.training.schedules import KINDS, Bounds, Rules
+from alexnet.models.parameters import (
+  BIASES,
+  by_path,
+  last_match,
+  map_with_path,
+)
+from alexnet.training.schedules import Bounds, Rules
 
 
 def create_optimizer(
@@ -30,62 +35,45 @@ def create_optimizer(
       bounds. None: the config's decay, and no bounds.
 
   Returns:
-    A gradient transformation over {layer: {'kernel': ..., 'bias': ...}}.
-    `rates` is a tree of the same structure of scalars; a parameter whose rate
-    is 0 is frozen: neither it nor its velocity changes.
-
-  Raises:
-    ConfigError: a number out of range.
+    A gradient transformation over nested dictionaries of parameters. `rates`
+    is a tree of the same structure of scalars; a parameter whose rate is 0 is
+    frozen: neither it nor its velocity changes.
   """
-  if not 0 <= config.momentum < 1:
-    raise ConfigError(
-        f'optimizer.momentum is {config.momentum}: wanted 0 <= momentum < 1'
-    )
-  for field in (
-      'weight_decay', 'bias_rate_multiplier', 'bias_decay_multiplier'
-  ):
-    if config.get(field, 0) < 0:
-      raise ConfigError(f'optimizer.{field} is {config[field]}: wanted >= 0')
-
-  def where(condition):
-    return lambda params: {
-        layer: {kind: condition(layer, kind) for kind in kinds}
-        for layer, kinds in params.items()
-    }
-
-  if rules is None:
-    decays = {
-        'kernel': config.weight_decay,
-        'bias': config.weight_decay * config.bias_decay_multiplier,
-    }
-    decayed = [
-        optax.add_decayed_weights(decays[wanted], mask=where(
-            lambda layer, kind, wanted=wanted: kind == wanted
-        ))
-        for wanted in KINDS
-    ]
-  else:
-    decays = {
-        rule.decay for of_layer in rules.values() for rule in of_layer.values()
-    }
-    decayed = [
-        optax.add_decayed_weights(decay, mask=where(
-            lambda layer, kind, decay=decay: rules[layer][kind].decay == decay
-        ))
-        for decay in sorted(decays)
-    ]
   bounds = {
-      (layer, kind): rule.bounds
-      for layer, of_layer in (rules or {}).items()
-      for kind, rule in of_layer.items() if rule.bounds
+      path: rule.bounds
+      for path, rule in by_path(rules or {}).items() if rule.bounds
   }
   return optax.chain(
-      *decayed,
+      # A checkpoint has a state for each of these, in this order.
+      *(
+          optax.add_decayed_weights(decay, mask=functools.partial(
+              map_with_path, lambda path, _, has=has: has(path)
+          ))
+          for decay, has in _decays(config, rules)
+      ),
       _scale_by_negative_rates(),
       _momentum(config.momentum),
       # Where there are none, states have the form that they always had.
       *([_keep_within(bounds)] if bounds else []),
   )
+
+
+def _decays(config, rules):
+  """Yields each weight decay, and whether the parameter at a path has it."""
+  if rules is not None:
+    decays = {path: rule.decay for path, rule in by_path(rules).items()}
+    for decay in sorted(set(decays.values())):
+      yield decay, lambda path, decay=decay: decays[path] == decay
+    return
+  factors = (
+      ('*', 1.0),
+      (BIASES, config.bias_decay_multiplier),
+      *config.layer_decay_factors,
+  )
+  for index, (_, factor) in enumerate(factors):
+    yield config.weight_decay * factor, lambda path, index=index: (
+        last_match(factors, path)[0] == index
+    )
 
 
 def within_bounds(weights: jax.Array, bounds: Bounds) -> jax.Array:
@@ -119,20 +107,21 @@ def within_bounds(weights: jax.Array, bounds: Bounds) -> jax.Array:
 
 
 def _keep_within(bounds):
-  """Changes updates so that they end within bounds, {(layer, kind): bounds}.
+  """Changes updates so that they end within bounds, {path: bounds}.
 
   Comes last: of the velocity it takes nothing, as with the authors.
   """
 
   def update(updates, state, params=None, *, rates, **_):
-    result = {layer: dict(of_layer) for layer, of_layer in updates.items()}
-    for (layer, kind), limits in bounds.items():
-      weights = params[layer][kind]
-      moved = within_bounds(weights + updates[layer][kind], limits)
-      result[layer][kind] = jnp.where(
-          rates[layer][kind] == 0, 0.0, moved - weights
-      )
-    return result, state
+    weights, rates = by_path(params), by_path(rates)
+
+    def bounded(path, update):
+      if path not in bounds:
+        return update
+      moved = within_bounds(weights[path] + update, bounds[path])
+      return jnp.where(rates[path] == 0, 0.0, moved - weights[path])
+
+    return map_with_path(bounded, updates), state
 
   return optax.GradientTransformationExtraArgs(
       lambda params: optax.EmptyState(), update
@@ -177,8 +166,3 @@ def _momentum(momentum):
   return optax.GradientTransformationExtraArgs(
       optax.trace(momentum).init, update
   )
-
-
-def layer_names(params: Any) -> tuple[str, ...]:
-  """Names of the layers in a tree of parameters."""
-  return tuple(sorted(params))

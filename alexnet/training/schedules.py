@@ -1,15 +1,26 @@
-"""The learning rate of each parameter at each step, a pure function."""
+"""The learning rate of each parameter at each step, a pure function.
+
+A schedule is a function in SCHEDULES: from what is known before a step to
+{path: rate}. What multiplies all of them comes on top, see `rates_at`.
+"""
 
 import dataclasses
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
 
 from alexnet.config.errors import ConfigError
+from alexnet.models.parameters import (
+  BIASES,
+  by_path,
+  last_match,
+  map_with_path,
+  matches,
+)
 
-KINDS = ('kernel', 'bias')
 # By how much a batch that is `ratio` times the recipe's multiplies its rates.
 # Krizhevsky 2014 (arXiv:1404.5997) derives the root from the variance of the
 # gradient and finds the other better; Goyal et al. 2017 (arXiv:1706.02677).
@@ -18,8 +29,6 @@ BATCH_SCALINGS = {
     'linear': lambda ratio: ratio,
     'sqrt': math.sqrt,
 }
-# {layer: {'kernel': rate, 'bias': rate}}; a layer may have more kernels.
-Rates = dict[str, dict[str, float]]
 
 
 class Bounds(Protocol):
@@ -45,8 +54,8 @@ class Rule(Protocol):
     """The rate, at a share of the run and for a draw of a standard normal."""
 
 
-# {layer: {parameter: rule}}
-Rules = dict[str, dict[str, Rule]]
+# As the parameters: {layer: {parameter: rule}}.
+Rules = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -81,109 +90,143 @@ class Plateau:
     return True
 
 
-def check_schedule(
-    schedule: ml_collections.ConfigDict,
-    layers: tuple[str, ...],
-    rules: Rules | None = None,
-) -> None:
-  """Raises ConfigError if the `schedule` part of a config cannot be followed.
+@dataclasses.dataclass(frozen=True)
+class Moment:
+  """What is known before a step, for its rates.
 
-  Args:
-    schedule: that part of a config.
-    layers: names of the layers that have parameters.
+  Attributes:
+    config: the whole config.
+    paths: of the parameters.
+    step: updates made so far.
+    total_steps: updates of the whole run.
+    steps_per_epoch: to turn steps into epochs.
+    plateau: the plateau rule's state.
     rules: of a network from a definition, None for others.
   """
-  names = ('constant', 'plateau', 'steps', 'geometric')
-  if rules is not None:
-    names += ('definition',)
-  if schedule.name not in names:
-    raise ConfigError(
-        f"schedule.name is '{schedule.name}', wanted one of {names}"
-    )
-  if schedule.learning_rate <= 0:
-    raise ConfigError(
-        f'schedule.learning_rate is {schedule.learning_rate}: wanted > 0'
-    )
-  if schedule.batch_scaling not in BATCH_SCALINGS:
-    raise ConfigError(
-        f"schedule.batch_scaling is '{schedule.batch_scaling}', wanted one of "
-        f'{tuple(BATCH_SCALINGS)}'
-    )
-  if schedule.reference_batch_size < 1:
-    raise ConfigError(
-        'schedule.reference_batch_size is '
-        f'{schedule.reference_batch_size}: wanted at least 1 example, the '
-        'batch_size that schedule.learning_rate was chosen for'
-    )
-  if not 0 <= schedule.warmup_epochs < math.inf:
-    raise ConfigError(
-        f'schedule.warmup_epochs is {schedule.warmup_epochs}: wanted a number '
-        'of epochs >= 0; 0 for no warm-up'
-    )
-  if schedule.name == 'plateau' and schedule.plateau.patience < 1:
-    raise ConfigError(
-        f'schedule.plateau.patience is {schedule.plateau.patience}: wanted '
-        'at least 1 evaluation'
-    )
-  if schedule.name == 'geometric' and not schedule.geometric.factors:
-    raise ConfigError('schedule.geometric.factors is empty: wanted one a stage')
-  for step in schedule.steps:
-    if (
-        not isinstance(step, (tuple, list))
-        or len(step) != 4
-        or step[1] not in (*layers, 'all')
-        or step[2] not in (*KINDS, 'both')
-        or step[3] < 0
-    ):
-      raise ConfigError(
-          f"schedule.steps has {step}: wanted (epoch, layer or 'all', 'kernel' "
-          f"or 'bias' or 'both', rate >= 0) with a layer of {layers}"
-      )
+
+  config: ml_collections.ConfigDict
+  paths: tuple[str, ...]
+  step: int
+  total_steps: int
+  steps_per_epoch: float
+  plateau: Plateau
+  rules: Rules | None
+
+  def rates(self, rate: float, of_biases: float) -> dict[str, float]:
+    """The same rate for all parameters but the biases."""
+    return {
+        path: of_biases if matches(BIASES, path) else rate
+        for path in self.paths
+    }
 
 
-def check_rate_factors(
-    factors: tuple[tuple[str, float], ...], layers: tuple[str, ...]
-) -> None:
-  """Raises ConfigError if `optimizer.layer_rate_factors` cannot be followed.
+def _constant(at):
+  rate = at.config.schedule.learning_rate
+  return at.rates(rate, rate * at.config.optimizer.bias_rate_multiplier)
+
+
+def _plateau(at):
+  schedule = at.config.schedule
+  rate = schedule.learning_rate * schedule.plateau.factor**at.plateau.drops
+  return at.rates(rate, rate * at.config.optimizer.bias_rate_multiplier)
+
+
+def _steps(at):
+  return _changed_by_steps(at, _constant(at))
+
+
+def _geometric(at):
+  schedule, optimizer = at.config.schedule, at.config.optimizer
+  factors = schedule.geometric.factors
+  # A stage's last update is at its end, as in the authors' `dexp`.
+  stage = -(-at.step * len(factors) // max(1, at.total_steps)) - 1
+  stage = min(max(stage, 0), len(factors) - 1)
+  rate = schedule.learning_rate
+  of_biases = rate * optimizer.bias_rate_multiplier  # They have no stages.
+  if 2 * at.step > at.total_steps:
+    of_biases *= schedule.geometric.bias_factor_half_way
+  return _changed_by_steps(at, at.rates(rate * factors[stage], of_biases))
+
+
+def _definition(at):
+  progress = at.step / max(1, at.total_steps)
+  seed = at.config.seed % 2**63, at.step
+  normal = np.random.default_rng(seed).standard_normal
+  return _changed_by_steps(at, {
+      path: rule.rate_at(progress, normal())
+      for path, rule in by_path(at.rules).items()
+  })
+
+
+def _changed_by_steps(at, rates):
+  """The same but for what `schedule.steps` has set up to this epoch."""
+  steps = sorted(at.config.schedule.steps, key=lambda step: step[0])
+  for start, *where, rate in steps:
+    if at.step / at.steps_per_epoch >= start:
+      rates |= dict.fromkeys(_paths_of(*where, at.paths), rate)
+  return rates
+
+
+def _paths_of(layer, kind, paths):
+  """Those that a layer and kind of `schedule.steps` stand for."""
+  layer = '*' if layer == 'all' else layer
+  # A layer that reads several others has kernel, kernel1, ...
+  kind = '*' if kind == 'both' else f'*/{kind}*'
+  return [
+      path for path in paths if matches(layer, path) and matches(kind, path)
+  ]
+
+
+SCHEDULES: dict[str, Callable[[Moment], dict[str, float]]] = {
+    'constant': _constant,
+    'plateau': _plateau,
+    'steps': _steps,
+    'geometric': _geometric,
+    'definition': _definition,
+}
+
+
+def check_paths(config: ml_collections.ConfigDict, params: Any) -> None:
+  """Raises ConfigError if a field names parameters that there are not.
 
   Args:
-    factors: that field of a config.
-    layers: names of the layers that have parameters.
+    config: the whole config.
+    params: nested dictionaries of anything.
   """
-  for entry in factors:
-    if (
-        not isinstance(entry, (tuple, list))
-        or len(entry) != 2
-        or entry[0] not in layers
-        or not isinstance(entry[1], (int, float))
-        or not 0 <= entry[1] < math.inf
-    ):
+  paths = tuple(by_path(params))
+  optimizer, layers = config.optimizer, ', '.join(sorted(params))
+  for field in ('layer_rate_factors', 'layer_decay_factors'):
+    for entry in optimizer.get(field, ()):
+      if not any(matches(entry[0], path) for path in paths):
+        raise ConfigError(
+            f'optimizer.{field} has {entry!r}: wanted (layer, factor), or for '
+            "a layer the path of parameters, such as 'LAYER/bias', with one of "
+            f'{layers}'
+        )
+  for entry in config.schedule.steps:
+    if not _paths_of(*entry[1:3], paths):
       raise ConfigError(
-          f'optimizer.layer_rate_factors has {entry!r}: wanted (layer, factor '
-          f">= 0), such as ('conv1', 0.1), with a layer of {layers}"
+          f'schedule.steps has {entry!r}: wanted (epoch, layer or path of '
+          "parameters or 'all', 'kernel' or 'bias' or 'both', rate) with a "
+          f'layer of {layers}'
       )
-  named = [layer for layer, _ in factors]
-  if len(set(named)) < len(named):
-    raise ConfigError(
-        f'optimizer.layer_rate_factors is {factors!r}: wanted each layer once'
-    )
 
 
 def rates_at(
     config: ml_collections.ConfigDict,
-    layers: tuple[str, ...],
+    params: Any,
     *,
     step: int,
     total_steps: int,
     steps_per_epoch: float,
     plateau: Plateau,
     rules: Rules | None = None,
-) -> Rates:
+) -> Any:
   """The learning rates of one step: a pure function, computed on the host.
 
   Args:
     config: the whole config; reads schedule, optimizer, batch_size and seed.
-    layers: names of the layers that have parameters.
+    params: nested dictionaries, of anything: names of the parameters.
     step: updates made so far.
     total_steps: updates of the whole run, for the geometric stages.
     steps_per_epoch: to turn steps into epochs.
@@ -191,70 +234,29 @@ def rates_at(
     rules: of each parameter, of a network from a definition.
 
   Returns:
-    The rate of each layer's kernel and bias.
+    The rate of each parameter, in dictionaries as `params`.
   """
-  schedule = config.schedule
-  kinds = {layer: rules[layer] if rules else KINDS for layer in layers}
-  kernel = schedule.learning_rate
-  bias_factor = config.optimizer.bias_rate_multiplier
-  if schedule.name == 'geometric':
-    factors = schedule.geometric.factors
-    # A stage's last update is at its end, as in the authors' `dexp`.
-    stage = -(-step * len(factors) // max(1, total_steps)) - 1
-    stage = min(max(stage, 0), len(factors) - 1)
-    bias = kernel * bias_factor  # The stages are of the kernels only.
-    kernel *= factors[stage]
-    if 2 * step > total_steps:
-      bias *= schedule.geometric.bias_factor_half_way
-  else:
-    if schedule.name == 'plateau':
-      kernel *= schedule.plateau.factor**plateau.drops
-    bias = kernel * bias_factor
-  if schedule.name == 'definition':
-    rates = _rates_of_rules(rules, step, total_steps, config.seed)
-  else:
-    rates = {
-        layer: {kind: bias if kind == 'bias' else kernel for kind in of_layer}
-        for layer, of_layer in kinds.items()
-    }
-  if schedule.name in ('steps', 'geometric', 'definition'):
-    epoch = step / steps_per_epoch
-    for start, layer, kind, rate in sorted(schedule.steps, key=lambda s: s[0]):
-      if epoch >= start:
-        for name in layers if layer == 'all' else (layer,):
-          for k in kinds[name]:
-            # A layer that reads several others has kernel, kernel1, ...
-            if kind == 'both' or k.startswith(kind):
-              rates[name][k] = rate
-  factors = dict.fromkeys(
-      layers, _factor(schedule, config.batch_size, step, steps_per_epoch)
+  at = Moment(
+      config, tuple(by_path(params)), step, total_steps, steps_per_epoch,
+      plateau, rules,
   )
-  for layer, factor in config.optimizer.layer_rate_factors:
-    factors[layer] *= factor
-  return {
-      layer: {kind: factors[layer] * rate for kind, rate in of_layer.items()}
-      for layer, of_layer in rates.items()
-  }
+  rates = SCHEDULES[config.schedule.name](at)
+  of_all = _factor(at)
+
+  def rate(path, _):
+    _, factor = last_match(config.optimizer.layer_rate_factors, path) or (0, 1)
+    return of_all * factor * rates[path]
+
+  return map_with_path(rate, params)
 
 
-def _factor(schedule, batch_size, step, steps_per_epoch):
+def _factor(at):
   """Of all rates: for the size of the batch, and while warming up."""
-  ratio = batch_size / schedule.reference_batch_size
+  schedule = at.config.schedule
+  ratio = at.config.batch_size / schedule.reference_batch_size
   factor = BATCH_SCALINGS[schedule.batch_scaling](ratio)
-  warmup_steps = schedule.warmup_epochs * steps_per_epoch
-  if step + 1 < warmup_steps:
+  warmup_steps = schedule.warmup_epochs * at.steps_per_epoch
+  if at.step + 1 < warmup_steps:
     # Not from 0, which would freeze the first step's velocity.
-    factor *= (step + 1) / warmup_steps
+    factor *= (at.step + 1) / warmup_steps
   return factor
-
-
-def _rates_of_rules(rules, step, total_steps, seed):
-  progress = step / max(1, total_steps)
-  normal = np.random.default_rng((seed % 2**63, step)).standard_normal
-  return {
-      layer: {
-          name: rule.rate_at(progress, normal())
-          for name, rule in of_layer.items()
-      }
-      for layer, of_layer in rules.items()
-  }

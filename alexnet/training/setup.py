@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from alexnet import models
 from alexnet.checkpointing import lock, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError
@@ -30,7 +31,7 @@ class Setup:
     task: its config, network, data and devices.
     timetable: when it evaluates, saves and ends.
     train_step: the compiled step, see `train_step.make_train_step`.
-    layers: names of the layers that have parameters.
+    params: shapes of the parameters.
     recovery: its checkpoints, and where it starts without one.
     starts_elsewhere: whether its first parameters are those of another run.
     before: the config of the session before; None for a new run.
@@ -41,7 +42,7 @@ class Setup:
   task: Task
   timetable: Timetable
   train_step: Callable[..., Any]
-  layers: tuple[str, ...]
+  params: Any
   recovery: Recovery
   starts_elsewhere: bool
   before: ml_collections.ConfigDict | None
@@ -77,14 +78,10 @@ def create(
       train_step.create_state,
       task.model,
       update_rule,
-      crop=config.augmentation.crop_size,
+      shape=models.input_shape(config),
   )
   shapes = jax.eval_shape(create_state, jax.random.key(0))
-  layers = optimizer.layer_names(shapes.params)
-  schedules.check_schedule(config.schedule, layers, task.rules)
-  schedules.check_rate_factors(config.optimizer.layer_rate_factors, layers)
-  pretrained.check(config.pretrained)
-  bad_steps.check(config.bad_steps)
+  schedules.check_paths(config, shapes.params)
   other, taken = None, None
   newest = multihost.of_first(manager.newest_step(workdir))
   if training and newest is None and config.pretrained.workdir is not None:
@@ -112,7 +109,7 @@ def create(
           accumulation=config.accumulation,
           guarded=config.bad_steps.action == bad_steps.SKIP,
       ),
-      layers=layers,
+      params=shapes.params,
       recovery=Recovery(
           workdir, task, timetable, create_state, shapes, other,
           training=training,

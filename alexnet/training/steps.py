@@ -116,7 +116,7 @@ class Steps:
     task, timetable = self._setup.task, timetable or self._setup.timetable
     rates = schedules.rates_at(
         config or task.config,
-        self._setup.layers,
+        self._setup.params,
         step=self.progress.step,
         total_steps=timetable.total_steps,
         steps_per_epoch=timetable.steps_per_epoch,

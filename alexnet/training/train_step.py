@@ -56,7 +56,7 @@ def create_state(
     model: Module,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    crop: int = 224,
+    shape: tuple[int, int, int] = (224, 224, 3),
 ) -> TrainState:
   """The state before the first step; values depend on the key alone.
 
@@ -64,9 +64,9 @@ def create_state(
     model: from `create_model`.
     optimizer: from `create_optimizer`.
     key: for the initialization.
-    crop: side of the network's input, in pixels.
+    shape: of the network's input, see `models.input_shape`.
   """
-  image = jnp.zeros((1, crop, crop, 3))
+  image = jnp.zeros((1, *shape))
   model_state = dict(model.init(key, image))
   params = model_state.pop('params')
   return TrainState(

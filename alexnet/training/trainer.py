@@ -25,6 +25,7 @@ from alexnet.metrics.console import (
   show_results,
 )
 from alexnet.metrics.writer import NoWriter, Writer, read_records
+from alexnet.models.parameters import by_path
 from alexnet.runtime import heap, multihost, preemption
 from alexnet.training import bad_steps
 from alexnet.training import setup as setup_lib
@@ -325,14 +326,12 @@ class Trainer:
     if before is None:
       return
     timetable = Timetable.of(before, len(self.task.train))
-    old = workdir_lib.flatten(
-        self.steps.rates(config=before, timetable=timetable)
-    )
-    new = workdir_lib.flatten(self.steps.rates())
+    old = by_path(self.steps.rates(config=before, timetable=timetable))
+    new = by_path(self.steps.rates())
     moved = [name for name in old if old[name] != new[name]]
     if not moved:
       return
-    head = f'{self.task.model.head}.kernel'
+    head = f'{self.task.model.head}/kernel'
     name = head if head in moved else moved[0]
     plain = '--config.schedule.batch_scaling=none '
     scaled = config.schedule.batch_scaling != 'none'
@@ -348,7 +347,7 @@ class Trainer:
     )
 
   def _displayed_rate(self):
-    return self.steps.rates()[self.task.model.head]['kernel']
+    return by_path(self.steps.rates())[f'{self.task.model.head}/kernel']
 
   def _at_end(self):
     goal, progress = self.task.config.until_train_error, self.progress

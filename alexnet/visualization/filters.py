@@ -5,10 +5,11 @@ tower are mostly without colour and those of the other mostly coloured.
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 # Columns of the picture: the 48 kernels of a tower are three rows, as in the
 # paper.
@@ -34,26 +35,30 @@ class Colourfulness:
 
 
 def first_layer(params: Any) -> tuple[str, ...] | None:
-  """Path of the parameter that holds the kernels that read the image.
+  """Which parameter holds the kernels that read the image.
 
   Args:
-    params: tree of arrays or shapes.
+    params: nested dictionaries of arrays or shapes.
 
   Returns:
-    Such as ('conv1', 'kernel'), or None if no layer reads three channels.
+    The names that lead to it, or None if no layer reads three channels.
   """
-  for path, array in sorted(traverse_util.flatten_dict(params).items()):
-    if len(array.shape) == 4 and array.shape[2] == 3:
-      return path
+  for name, value in sorted(params.items()):
+    if hasattr(value, 'items'):
+      if below := first_layer(value):
+        return name, *below
+    elif len(value.shape) == 4 and value.shape[2] == 3:
+      return (name,)
   return None
 
 
 def first_kernels(params: Any) -> np.ndarray | None:
   """These kernels, [size, size, 3, kernels] float32; None if there are none."""
-  path = first_layer(params)
-  if path is None:
+  names = first_layer(params)
+  if names is None:
     return None
-  return np.asarray(traverse_util.flatten_dict(params)[path], np.float32)
+  kernels = functools.reduce(operator.getitem, names, params)
+  return np.asarray(kernels, np.float32)
 
 
 def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -105,7 +105,7 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
   rule = optimizer.create_optimizer(config.optimizer)
   crop = config.augmentation.crop_size
   state = jax.eval_shape(
-      lambda key: train_step.create_state(model, rule, key, crop),
+      lambda key: train_step.create_state(model, rule, key, (crop, crop, 3)),
       jax.random.key(0),
   )
   step = train_step.make_train_step(

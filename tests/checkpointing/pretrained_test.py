@@ -276,7 +276,7 @@ class MessageTest(PretrainedTestCase):
       ),
       (
           dict(optimizer__layer_rate_factors=(('conv1', 0.1), ('conv1', 2))),
-          'wanted each layer once',
+          'each layer or path once',
       ),
   )
   def test_message(self, fields, message):

@@ -363,7 +363,7 @@ class ScheduleTest(parameterized.TestCase):
 
     def rates(step):
       return schedules.rates_at(
-          config, tuple(rules), step=step, total_steps=100, steps_per_epoch=10,
+          config, rules, step=step, total_steps=100, steps_per_epoch=10,
           plateau=schedules.Plateau(), rules=rules,
       )
 
@@ -878,11 +878,11 @@ class SameAsAlexNetTest(parameterized.TestCase):
     self.other.schedule.name = 'constant'
     rates = [
         schedules.rates_at(
-            config, tuple(layers), step=5, total_steps=10, steps_per_epoch=1.0,
+            config, layers, step=5, total_steps=10, steps_per_epoch=1.0,
             plateau=schedules.Plateau(), rules=of_rules,
         )
         for config, layers, of_rules in (
-            (self.config, rules, rules), (self.other, LAYERS.values(), None)
+            (self.config, rules, rules), (self.other, self.params, None)
         )
     ]
     self.assertEqual(rates[0], renamed(rates[1]))
@@ -910,13 +910,13 @@ class SameAsAlexNetTest(parameterized.TestCase):
         'imagenet2012'
     ).schedule.steps
     rules = definitions.parameter_rules(config)
-    schedules.check_schedule(config.schedule, tuple(rules), rules)
+    schedules.check_paths(config, rules)
     self.other.schedule.name = 'steps'
     for epoch in (25, 30, 51, 67, 72, 79, 90):
       step = dict(step=epoch, total_steps=91, steps_per_epoch=1.0,
                   plateau=schedules.Plateau())
-      one = schedules.rates_at(config, tuple(rules), rules=rules, **step)
-      other = schedules.rates_at(self.other, tuple(LAYERS.values()), **step)
+      one = schedules.rates_at(config, rules, rules=rules, **step)
+      other = schedules.rates_at(self.other, self.params, **step)
       self.assertEqual(one, renamed(other))
 
   def test_restart(self):
@@ -945,7 +945,7 @@ class SameAsAlexNetTest(parameterized.TestCase):
     rules = definitions.parameter_rules(config)
     rules['conv2']['kernel1'] = rules['conv2']['kernel']
     rates = schedules.rates_at(
-        config, tuple(rules), step=1, total_steps=2, steps_per_epoch=1.0,
+        config, rules, step=1, total_steps=2, steps_per_epoch=1.0,
         plateau=schedules.Plateau(), rules=rules,
     )
     self.assertEqual(
@@ -973,7 +973,7 @@ class MeshTest(parameterized.TestCase):
     for index in range(3):
       batch = testing.random_batch(rng, 8, 10)
       rates = schedules.rates_at(
-          config, tuple(rules), step=index, total_steps=3, steps_per_epoch=1.0,
+          config, rules, step=index, total_steps=3, steps_per_epoch=1.0,
           plateau=schedules.Plateau(), rules=rules,
       )
       state, result = step(

@@ -76,7 +76,9 @@ class TracedTest(parameterized.TestCase):
     rules = definitions.parameter_rules(config)
     rule = optimizer.create_optimizer(config.optimizer, rules)
     state = jax.eval_shape(
-        functools.partial(train_step.create_state, model, rule, crop=_SIDE),
+        functools.partial(
+            train_step.create_state, model, rule, shape=(_SIDE, _SIDE, 3)
+        ),
         jax.random.key(0),
     )
     of_batch = lambda *shape, dtype: jax.ShapeDtypeStruct(

@@ -55,7 +55,7 @@ class MeasureTest(parameterized.TestCase):
     self.model = create_model(config.model)
     optimizer = create_optimizer(config.optimizer)
     self.state = train_step.create_state(
-        self.model, optimizer, jax.random.key(0), _CROP
+        self.model, optimizer, jax.random.key(0), (_CROP, _CROP, 3)
     )
     # A velocity of half of each parameter, and a map that is always 0.
     kernel = self.state.params['conv3']['kernel']
@@ -173,7 +173,7 @@ class MeasureTest(parameterized.TestCase):
     rules = definitions.parameter_rules(config)
     optimizer = create_optimizer(config.optimizer, rules)
     self.state = train_step.create_state(
-        self.model, optimizer, jax.random.key(0), crop
+        self.model, optimizer, jax.random.key(0), (crop, crop, 3)
     )
     self.velocity = self.state.params
 

@@ -207,10 +207,9 @@ class HeatMapTest(absltest.TestCase):
 
   def test_by_hand(self):
     """1 x 2 places, 32 pixels apart, of an image of 224 x 256."""
-    config = testing.narrow_config()
     probabilities = np.array([[[0.2, 0.8], [0.6, 0.4]]], np.float32)
     one = fully_convolutional.Map(probabilities, (224, 256))
-    heat = fully_convolutional.heat_map([one], 0, (224, 256), config.model, 224)
+    heat = fully_convolutional.heat_map([one], 0, (224, 256), 32, 224)
     self.assertEqual(heat.shape, (224, 256))
     # Middles at 112 and 144; between these linear.
     np.testing.assert_allclose(heat[:, [0, 100, 111]], 0.2, atol=0.01)
@@ -220,17 +219,16 @@ class HeatMapTest(absltest.TestCase):
     half = np.full((9, 10, 2), 0.5, np.float32)
     other = fully_convolutional.Map(half, (480, 512))
     both = fully_convolutional.heat_map(
-        [one, other], 0, (224, 256), config.model, 224
+        [one, other], 0, (224, 256), 32, 224
     )
     np.testing.assert_allclose(both, (heat + 0.5) / 2, rtol=1e-6)
 
   def test_scales_that_are_cut_to_other_multiples(self):
     """A photo of 640 x 560: 352 x 320 and 480 x 448 of 366 x 320, 512 x 448."""
-    config = testing.narrow_config()
     hot = np.zeros((4, 5, 2), np.float32)
     hot[:, 4, 0] = 1  # Its middle is at 240 of 352, 64 from that of the photo.
     one = fully_convolutional.Map(hot, (320, 352))
-    heat = fully_convolutional.heat_map([one], 0, (448, 480), config.model, 224)
+    heat = fully_convolutional.heat_map([one], 0, (448, 480), 32, 224)
     # So it is 64 * 448 / 320 = 89.6 from 240 here. Pixel 328's middle is 1.1
     # before that, 11 / 14 of a pixel of the map; 329's is 0.1 before.
     np.testing.assert_allclose(heat[:, 328], 1 - 11 / 14 / 32, atol=1e-6)
@@ -245,9 +243,13 @@ class HeatMapTest(absltest.TestCase):
 
   def test_stride(self):
     config = testing.narrow_config()
-    self.assertEqual(fully_convolutional.stride(config.model), 32)
+    config.model.num_classes = CLASSES
+    self.assertEqual(create_model(config.model).stride, 32)
+    # Left out, but for its pooling.
+    config.model.conv2.features = 0
+    self.assertEqual(create_model(config.model).stride, 32)
     config.model.conv1.after = ('activation',)
-    self.assertEqual(fully_convolutional.stride(config.model), 16)
+    self.assertEqual(create_model(config.model).stride, 16)
 
 
 class StreamTest(absltest.TestCase):
@@ -270,8 +272,9 @@ class StreamTest(absltest.TestCase):
   def stream(self, sizes, scales=None, batch_size=8):
     config = testing.narrow_config()
     network = types.SimpleNamespace(
-        config=config, model=None, class_names=('a',), compiled=self.compiled,
+        config=config, class_names=('a',), compiled=self.compiled,
         inputs=types.SimpleNamespace(aspect='keep', background=()),
+        model=types.SimpleNamespace(stride=32),
     )
 
     def photo(number, size):

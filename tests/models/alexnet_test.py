@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from alexnet import models
 from alexnet.config.errors import ConfigError
 from alexnet.models import create_model, layers
 from alexnet.ops import pooling
@@ -305,20 +306,23 @@ class ErrorTest(parameterized.TestCase):
       (dict(dropout_kind='none'), 'model.dropout_kind'),
       (dict(conv2__features=255), 'model.conv2.features is 255.*2 towers'),
       (dict(fc6__dropout=1.0), 'model.fc6.dropout is 1.0'),
-      (dict(conv1__after=('norm',)), "model.conv1.after is 'norm'"),
+      (dict(conv1__after=('norm',)), r"model.conv1.after is \('norm',\)"),
       (dict(conv3__reads='all'), 'model.conv3.reads'),
       (dict(conv1__features=0), "conv2.reads is 'own': conv2 is the first"),
       (dict(pool__stride=4), 'model.pool has window 3 and stride 4'),
       (dict(num_classes=0), 'num_classes'),
       (dict(conv1__padding=(3,)), 'model.conv1.padding'),
-      (dict(conv2__stride=0), 'model.conv2 has size 5 and stride 0'),
+      (dict(conv2__stride=0), 'model.conv2.stride is 0'),
       (dict(lrn__n=0), 'model.lrn.n is 0'),
       (dict(name='vgg'), "model.name is 'vgg'"),
       (dict(num_classes=101, fc8__reads='own'), "fc8.reads is 'own'.*101"),
   )
   def test_message(self, fields, message):
+    config = testing.RECIPES['paper'].get_config('imagenet2012')
+    config.model = model_config(**fields)
     with self.assertRaisesRegex(ConfigError, message):
-      create_model(model_config(**fields))
+      models.check(config)
+      create_model(config.model)
 
 
 if __name__ == '__main__':

@@ -434,12 +434,12 @@ class UpdateTest(parameterized.TestCase):
     config.schedule = (
         testing.RECIPES[recipe].get_config('imagenet2012').schedule
     )
-    schedules.check_schedule(config.schedule, tuple(parameters()))
+    schedules.check_paths(config, parameters())
     losses, state = [], make_state()
     for number, (epoch, _, _) in enumerate(RATES[recipe]):
       rates = schedules.rates_at(
           config,
-          tuple(parameters()),
+          parameters(),
           step=100 * epoch,
           total_steps=9000,
           steps_per_epoch=100,

@@ -106,7 +106,7 @@ def ours(recipe):
   for number in range(STEPS):
     rates = schedules.rates_at(
         config,
-        optimizer.layer_names(initial),
+        initial,
         step=number,
         total_steps=STEPS,
         steps_per_epoch=DROP,

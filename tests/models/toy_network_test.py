@@ -9,7 +9,6 @@ import json
 import pathlib
 import signal
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +19,7 @@ from absl.testing import absltest, parameterized
 
 from alexnet import models
 from alexnet.checkpointing import manager
+from alexnet.config import checks
 from alexnet.evaluation import session
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
@@ -30,26 +30,8 @@ from tests import testing, tiny
 
 # --- The network's file, as in models/ ---
 
-CHECKS = {}
-OUTPUTS_ARE_GIVEN = False
 _FEATURES = 8
 _MOMENTUM = 0.9
-
-
-def conflicts(config) -> Iterator[str]:
-  return iter(())
-
-
-def complete(config) -> None:
-  pass
-
-
-def parameter_rules(config) -> None:
-  pass
-
-
-def create(config) -> 'Toy':
-  return Toy(config.num_classes)
 
 
 class Block(nn.Module):
@@ -87,6 +69,11 @@ class Toy(nn.Module):
     keep(self, 'head', x)
     return x
 
+
+NETWORK = models.Network(
+    create=lambda config: Toy(config.num_classes),
+    checks={'model.num_classes': checks.whole(1).or_unset()},
+)
 
 # --- Its runs ---
 

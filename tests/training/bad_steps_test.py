@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
+from alexnet import models
 from alexnet.config.errors import BadStepError, ConfigError, NonFiniteLossError
 from alexnet.models import create_model
 from alexnet.ops import losses as losses_lib
@@ -32,7 +33,9 @@ def step_on(data, tower, classes=10):
   mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
   rule = optimizer.create_optimizer(config.optimizer)
-  create = lambda key: train_step_lib.create_state(model, rule, key, _CROP)
+  create = lambda key: train_step_lib.create_state(
+      model, rule, key, (_CROP, _CROP, 3)
+  )
   state = sharding.initialize(create, mesh, 0)
   rates = {
       layer: dict.fromkeys(kinds, np.float32(0.01))
@@ -422,16 +425,16 @@ class BadStepsTest(faulty.RunTestCase):
     self.assertNotIn(spike + 1, self.steps())
 
   @parameterized.parameters(
-      (dict(action='ignore'), "action is 'ignore', wanted one of"),
-      (dict(spike=1.0), 'spike is 1.0: wanted a factor'),
-      (dict(spike=math.nan), 'spike is nan: wanted a factor'),
-      (dict(limit=0), 'limit is 0: wanted at least 1'),
+      (dict(action='ignore'), "action is 'ignore': wanted one of"),
+      (dict(spike=1.0), 'spike is 1.0: wanted a number > 1'),
+      (dict(spike=math.nan), 'spike is nan: wanted a number > 1'),
+      (dict(limit=0), 'limit is 0: wanted a whole number from 1'),
   )
   def test_bad_fields(self, fields, message):
-    rule = self.config().bad_steps
-    rule.update(fields)
+    config = self.config()
+    config.bad_steps.update(fields)
     with self.assertRaisesRegex(ConfigError, f'bad_steps.{message}'):
-      bad_steps.check(rule)
+      models.check(config)
 
 
 if __name__ == '__main__':

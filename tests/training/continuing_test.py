@@ -78,7 +78,7 @@ class OtherwiseTest(faulty.RunTestCase):
     (warning,) = self.warnings()
     self.assertIn('duration was 4 steps, is 8 steps', warning)
     self.assertIn(
-        'at step 4 the learning rate was 5e-05, is 0.0002 (fc8.kernel)', warning
+        'at step 4 the learning rate was 5e-05, is 0.0002 (fc8/kernel)', warning
     )
     # What it advises instead.
     advised = dict(

@@ -11,12 +11,34 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
+from alexnet import models
+from alexnet.checkpointing.workdir import flatten
 from alexnet.config import intervals
 from alexnet.config.errors import ConfigError
 from alexnet.training import optimizer, schedules
-from configs import alexnet, alexnet_2012, alexnet_2012_geometric
+from configs import (
+  alexnet,
+  alexnet_2012,
+  alexnet_2012_geometric,
+  cuda_convnet,
+)
 
 LAYERS = ('conv1', 'conv2', 'fc8')
+# As a network with blocks and batch normalization has them.
+BLOCKS = {
+    'stem': {'conv': {'kernel': 2.0}},
+    'block1': {
+        'conv': {'kernel': 2.0},
+        'norm': {'scale': 2.0, 'bias': 2.0},
+        'shortcut': {'conv': {'kernel': 2.0}},
+    },
+    'head': {'kernel': 2.0, 'bias': 2.0},
+}
+
+
+def of_layers(names):
+  """Parameters of which only the names are asked."""
+  return {name: {'kernel': None, 'bias': None} for name in names}
 
 
 class UpdateTest(absltest.TestCase):
@@ -122,10 +144,11 @@ class RatesTest(parameterized.TestCase):
   def _rates(
       self, config, step, plateau=None, total=9000, layers=LAYERS, rules=None
   ):
-    schedules.check_schedule(config.schedule, layers, rules)
+    params = rules or of_layers(layers)
+    schedules.check_paths(config, params)
     return schedules.rates_at(
         config,
-        layers,
+        params,
         step=step,
         total_steps=total,
         steps_per_epoch=100,
@@ -297,7 +320,7 @@ class RatesTest(parameterized.TestCase):
         name='definition', batch_scaling='sqrt', warmup_epochs=0.1
     )
     # Step 4 of 10, sixteen times the batch: 0.5 * 4.
-    rates = self._rates(config, 4, layers=tuple(rules), rules=rules)
+    rates = self._rates(config, 4, rules=rules)
     self.assertEqual(rates['conv1'], {'kernel': 0})
     self.assertAlmostEqual(rates['fc8']['kernel'], 0.008)
     self.assertAlmostEqual(rates['fc8']['bias'], 0.008)
@@ -311,6 +334,7 @@ class RatesTest(parameterized.TestCase):
       (dict(name='cosine'), "'cosine'.*'plateau'"),
       (dict(learning_rate=-0.1), 'learning_rate is -0.1'),
       (dict(steps=((1.0, 'conv9', 'kernel', 0.1),)), 'conv9'),
+      (dict(steps=((1.0, 'fc8/bias', 'kernel', 0.1),)), 'has .*fc8/bias'),
       (dict(steps=((1.0, 'conv1', 'kernel'),)), 'schedule.steps'),
       (dict(steps=(1,)), 'schedule.steps'),
   )
@@ -318,13 +342,140 @@ class RatesTest(parameterized.TestCase):
     config = alexnet.get_config('imagenet2012')
     config.schedule.update(fields)
     with self.assertRaisesRegex(ConfigError, message):
+      models.check(config)
       self._rates(config, 0)
 
-  def test_optimizer_message(self):
+  def test_every_schedule_may_be_set(self):
+    names = {*schedules.SCHEDULES, 'cosine'}
+    for recipe, own in (
+        (alexnet.get_config('imagenet2012'), ('definition', 'cosine')),
+        (cuda_convnet.get_config('layers.cfg'), ('cosine',)),
+    ):
+      row = models.fields(recipe)['schedule.name']
+      self.assertEqual(
+          {name for name in names if not row.accepts(name)}, set(own)
+      )
+
+
+class PathsTest(parameterized.TestCase):
+  """Of networks with blocks of layers, by path; oracles by hand."""
+
+  def _rates(self, config, step=0):
+    schedules.check_paths(config, BLOCKS)
+    return flatten(schedules.rates_at(
+        config, BLOCKS, step=step, total_steps=100, steps_per_epoch=10,
+        plateau=schedules.Plateau(),
+    ))
+
+  def _config(self, **schedule):
+    config = alexnet_2012.get_config('imagenet2012')
+    config.schedule.update(
+        {'name': 'steps', 'learning_rate': 0.5, 'steps': (), **schedule}
+    )
+    return config
+
+  def test_only_biases_have_the_rate_of_biases(self):
+    self.assertEqual(self._rates(self._config()), {
+        'stem.conv.kernel': 0.5,
+        'block1.conv.kernel': 0.5,
+        'block1.norm.scale': 0.5,
+        'block1.norm.bias': 1.0,
+        'block1.shortcut.conv.kernel': 0.5,
+        'head.kernel': 0.5,
+        'head.bias': 1.0,
+    })
+
+  @parameterized.parameters(
+      (('block1', 0),),
+      (('block1/*', 0),),
+      (('block?', 0),),
+      (('*', 0), ('stem', 1), ('head', 1)),
+      (('block1', 3), ('head', 7), ('b*', 0), ('head/*', 1)),
+  )
+  def test_a_frozen_block(self, *factors):
+    """A layer, or a pattern; of those that match, the last one counts."""
+    config = self._config()
+    config.optimizer.layer_rate_factors = factors
+    self.assertEqual(self._rates(config), {
+        'stem.conv.kernel': 0.5,
+        'block1.conv.kernel': 0.0,
+        'block1.norm.scale': 0.0,
+        'block1.norm.bias': 0.0,
+        'block1.shortcut.conv.kernel': 0.0,
+        'head.kernel': 0.5,
+        'head.bias': 1.0,
+    })
+
+  def test_factors_of_single_parameters(self):
+    config = self._config()
+    config.optimizer.layer_rate_factors = (
+        ('*/norm', 10.0), ('block1/norm/bias', 0.25), ('head/kernel', 4)
+    )
+    rates = self._rates(config)
+    self.assertEqual(rates['block1.norm.scale'], 5.0)
+    self.assertEqual(rates['block1.norm.bias'], 0.25)
+    self.assertEqual(rates['head.kernel'], 2.0)
+    self.assertEqual(rates['head.bias'], 1.0)
+    self.assertEqual(rates['block1.conv.kernel'], 0.5)
+
+  @parameterized.parameters(
+      (5, {'block1.conv.kernel': 0.1, 'block1.shortcut.conv.kernel': 0.1}),
+      (10, {'block1.conv.kernel': 0.1, 'block1.shortcut.conv.kernel': 0.0,
+            'block1.norm.bias': 0.0, 'block1.norm.scale': 0.0}),
+      (20, {'block1.conv.kernel': 0.1, 'block1.shortcut.conv.kernel': 0.0,
+            'block1.norm.bias': 0.3, 'block1.norm.scale': 0.0,
+            'head.bias': 0.3}),
+  )
+  def test_steps(self, step, changed):
+    config = self._config(steps=(
+        (2.0, 'all', 'bias', 0.3),
+        (0.5, 'block1', 'kernel', 0.1),
+        (1.0, '*/norm', 'both', 0.0),
+        (1.0, 'block1/shortcut', 'both', 0.0),
+    ))
+    self.assertEqual(
+        self._rates(config, step), {**self._rates(config), **changed}
+    )
+
+  @parameterized.parameters(
+      # w = 2, all gradients 0, rate 1: w - decay * w.
+      ((), dict(scale=1.0, bias=1.5, head=1.5)),
+      ((('*/norm', 0.0),), dict(scale=2.0, bias=2.0, head=1.5)),
+      ((('*', 0.0), ('*/kernel', 1.0)), dict(scale=2.0, bias=2.0, head=2.0)),
+      ((('block1/norm/scale', 0.5),), dict(scale=1.5, bias=1.5, head=1.5)),
+  )
+  def test_decays(self, factors, expected):
     config = alexnet.get_config().optimizer
-    config.momentum = 1.0
-    with self.assertRaisesRegex(ConfigError, 'optimizer.momentum is 1.0'):
-      optimizer.create_optimizer(config)
+    config.weight_decay, config.bias_decay_multiplier = 0.5, 0.5
+    config.layer_decay_factors = factors
+    rule = optimizer.create_optimizer(config)
+    params = jax.tree.map(jnp.float32, BLOCKS)
+    zeros, ones = (jax.tree.map(like, params)
+                   for like in (jnp.zeros_like, jnp.ones_like))
+    updates, _ = rule.update(zeros, rule.init(params), params, rates=ones)
+    moved = jax.tree.map(float, optax.apply_updates(params, updates))
+    self.assertEqual(moved, {
+        'stem': {'conv': {'kernel': 1.0}},
+        'block1': {
+            'conv': {'kernel': 1.0},
+            'norm': {'scale': expected['scale'], 'bias': expected['bias']},
+            'shortcut': {'conv': {'kernel': 1.0}},
+        },
+        'head': {'kernel': 1.0, 'bias': expected['head']},
+    })
+
+  @parameterized.parameters(
+      ('layer_rate_factors', 'block2'), ('layer_rate_factors', 'block'),
+      ('layer_rate_factors', 'conv'), ('layer_decay_factors', 'head/scale'),
+  )
+  def test_a_path_of_nothing(self, field, pattern):
+    config = self._config()
+    config.optimizer[field] = (('head', 1.0), (pattern, 2.0))
+    with self.assertRaisesRegex(
+        ConfigError,
+        rf"{field} has \('{pattern}', 2.0\): .*of block1, head, stem",
+    ):
+      self._rates(config)
 
 
 Bounds = collections.namedtuple('Bounds', 'low high norm')

@@ -12,6 +12,7 @@ import numpy as np
 
 from alexnet.analysis.features.images import Images
 from alexnet.inference.predictor import TrainedNetwork
+from alexnet.models import input_shape
 from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
 from alexnet.runtime import compilation
@@ -124,8 +125,7 @@ class Layers:
 def initial(network: TrainedNetwork, seed: int) -> Any:
   """Variables as at the start of a run like the network's."""
   (device,) = jax.tree.leaves(network.params)[0].devices()
-  side = network.config.augmentation.crop_size
-  image = jnp.zeros((1, side, side, 3), jnp.float32)
+  image = jnp.zeros((1, *input_shape(network.config)), jnp.float32)
   init = jax.jit(network.model.init)
   return jax.device_put(init(jax.random.key(seed), image), device)
 

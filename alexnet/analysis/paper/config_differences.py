@@ -23,8 +23,8 @@ _NOT_THE_RECIPE = (
 # are fields too, of thousands of characters.
 _OF_A_DEFINITION = (
     'ignore_init_functions', 'layer_params', 'layers', 'model.',
-    'optimizer.bias_decay_multiplier', 'optimizer.weight_decay',
-    'restart_rates',
+    'optimizer.bias_decay_multiplier', 'optimizer.layer_decay_factors',
+    'optimizer.weight_decay', 'restart_rates',
 )
 # With schedule.name = 'definition'.
 _RATES_OF_A_DEFINITION = (

@@ -87,11 +87,10 @@ def places(
   import numpy as np
 
   from alexnet import models
-  from alexnet.inference import fully_convolutional
 
   everywhere = models.everywhere(network.model)
   crop = network.config.augmentation.crop_size
-  distance = fully_convolutional.stride(network.config.model)
+  distance = network.model.stride
   count = (network.size - crop) // distance + 1
   offsets = [distance * place for place in range(count)]
 

@@ -1,5 +1,7 @@
 """Pictures of kernels and of colours: of weights, not of images."""
 
+import functools
+import operator
 import pathlib
 from collections.abc import Sequence
 
@@ -27,7 +29,6 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
     CheckpointError: all checkpoints are damaged.
   """
   import jax  # Seconds that a page without kernels can save.
-  from flax import traverse_util
 
   from alexnet.checkpointing import manager
 
@@ -36,19 +37,20 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
   store = manager.Checkpoints(workdir, read_only=True)
   step = store.find()
   params = store.variable_shapes(step)['params']
-  path = filters.first_layer(params)
-  if path is None:
+  names = filters.first_layer(params)
+  if names is None:
     return None
-  leaf = traverse_util.flatten_dict(params)[path]
-  leaf = jax.ShapeDtypeStruct(
+  leaf = functools.reduce(operator.getitem, names, params)
+  target = jax.ShapeDtypeStruct(
       leaf.shape,
       leaf.dtype,
       sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
   )
-  wanted = {'params': traverse_util.unflatten_dict({path: leaf})}
-  kernels_only = store.restore_variables(step, wanted)['params']
+  for name in reversed(names):
+    target = {name: target}
+  variables = store.restore_variables(step, {'params': target})
   store.close()
-  return filters.first_kernels(kernels_only)
+  return filters.first_kernels(variables['params'])
 
 
 def kernels(

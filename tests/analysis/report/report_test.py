@@ -511,6 +511,9 @@ class FiltersTest(absltest.TestCase):
     }
     self.assertEqual(filters.first_layer(shapes), ('a1', 'kernel'))
     self.assertIsNone(filters.first_kernels({'fc8': shapes['fc8']}))
+    blocks = {'a': {'norm': {'scale': np.zeros(3)}}, 'b': {'c': shapes['a1']}}
+    self.assertEqual(filters.first_layer(blocks), ('b', 'c', 'kernel'))
+    self.assertEqual(filters.first_kernels(blocks).shape, (3, 3, 3, 8))
 
 
 class ConfusionTest(parameterized.TestCase):
