@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax import export as jax_export
 
 from alexnet.checkpointing.input_spec import Inputs
 from alexnet.config.errors import ConfigError
@@ -25,6 +26,7 @@ from alexnet.inference.image_files import ImageLike, Images
 from alexnet.models import Module
 from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
+from alexnet.ops import forms
 from alexnet.runtime import compilation
 from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
@@ -218,6 +220,48 @@ class TrainedNetwork:
     yield from batching.stream(
         images, self.square, begin, np.asarray, batch_size
     )
+
+  def export(
+      self,
+      *,
+      views: str = 'centre',
+      batch_size: int | None = None,
+      platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
+  ) -> jax_export.Exported:
+    """Exports what `predict` computes, for programs without this package.
+
+    All operations are in their plain forms, see ops/forms.py: on a CPU slower
+    than `predict`.
+
+    Args:
+      views: 'centre' or 'ten', see `predict`.
+      batch_size: number of images in a call; None: any, even another one in
+        each call.
+      platforms: that it is to run on.
+
+    Returns:
+      A function of (params, squares) to [batch, classes] float32
+      probabilities: `params` is the network's, `squares` what `squares`
+      returns. Its `serialize()` gives bytes for `jax.export.deserialize`.
+
+    Raises:
+      ConfigError: no such views.
+    """
+    if views not in VIEWS:
+      raise ConfigError(
+          f"views is '{views}': wanted one of {tuple(VIEWS)} to export"
+      )
+    (batch,) = jax_export.symbolic_shape(str(batch_size or 'batch'))
+    squares = jax.ShapeDtypeStruct(
+        (batch, self.size, self.size, 3), jnp.uint8
+    )
+
+    def probabilities(params, squares):
+      return self._probabilities(views, params, squares, self.views)
+
+    with forms.plain_forms():
+      function = jax_export.export(jax.jit(probabilities), platforms=platforms)
+      return function(self.params, squares)
 
   def square(self, image: ImageLike) -> np.ndarray:
     """The square of one image, see `squares`."""

@@ -158,6 +158,6 @@ def predict_views(
   """
   logits = local_model.apply(variables, crops.reshape(-1, *crops.shape[2:]))
   log_softmax = jax.nn.log_softmax(logits)
-  log_softmax = log_softmax.reshape(len(crops), -1, logits.shape[-1])
+  log_softmax = log_softmax.reshape(crops.shape[0], -1, logits.shape[-1])
   views = log_softmax.shape[1]
   return jax.nn.logsumexp(log_softmax, axis=1) - jnp.log(views), views

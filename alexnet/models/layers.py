@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from alexnet.ops.bias import add_bias
 from alexnet.ops.collectives import devices_of, input_and_groups
 from alexnet.ops.convolution import Padding, grouped_convolution
-from alexnet.ops.dense import add_bias, dense_everywhere, grouped_dense
+from alexnet.ops.dense import dense_everywhere, grouped_dense
 
 # What `model.dtype` may be.
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet.ops.cpu import reductions as cpu_reductions
+from alexnet.ops.reductions import sum_of_squares
 
 
 def with_equal_varying_axes(*arrays):
@@ -48,15 +48,6 @@ def mean(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
   varying = varying_axes(jax.typeof(x))
   axes = tuple(axis for axis in axes if axis in varying)
   return lax.pmean(x, axes) if axes else x
-
-
-def sum_of_squares(x: jax.Array) -> jax.Array:
-  """The sum of the squares of all elements, []."""
-  return lax.platform_dependent(
-      x,
-      cpu=cpu_reductions.sum_of_squares,
-      default=lambda x: jnp.sum(jnp.square(x)),
-  )
 
 
 def gather_features(x: jax.Array, tower_axis: str) -> jax.Array:

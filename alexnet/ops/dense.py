@@ -1,51 +1,13 @@
-"""Fully connected layers, and the biases of all layers."""
+"""Fully connected layers."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from alexnet.ops import forms
 from alexnet.ops.collectives import with_equal_varying_axes
 from alexnet.ops.cpu import layout, matmul
-from alexnet.ops.cpu import reductions as cpu_reductions
-
-
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-  """Adds [features] biases to x, [..., features], in x's dtype."""
-  return _add_bias(*with_equal_varying_axes(x, bias))
-
-
-@jax.custom_vjp
-def _add_bias(x, bias):
-  def plain(x, bias):
-    return x + bias.astype(x.dtype)
-
-  return lax.platform_dependent(
-      x, bias, cpu=lambda *a: layout.stored(plain(*a)), default=plain
-  )
-
-
-def _add_bias_forward(x, bias):
-  return _add_bias(x, bias), bias
-
-
-def _add_bias_backward(bias, g):
-  def gradients(g, sum_of_rows):
-    return g, sum_of_rows(g.reshape(-1, g.shape[-1]), bias.dtype)
-
-  return lax.platform_dependent(
-      g,
-      cpu=lambda g: gradients(layout.stored(g), cpu_reductions.sum_of_rows),
-      default=lambda g: gradients(g, _sum_of_rows_plain),
-  )
-
-
-def _sum_of_rows_plain(rows, dtype):
-  return rows.sum(0, dtype=dtype)
-
-
-_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def grouped_dense(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
@@ -61,46 +23,22 @@ def grouped_dense(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
   Returns:
     [batch, features].
   """
+
+  def plain(x, kernel):
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1))
+    return jnp.concatenate(
+        [_flat(x) @ kernel.astype(x.dtype) for x, kernel in parts], axis=-1
+    )
+
+  cpu = layout.in_groups(
+      lambda x, kernel: matmul.product(_flat(x), kernel), groups
+  )
   x, kernel = with_equal_varying_axes(x, kernel)
-  parts = [
-      part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)
-  ]
-  kernels = jnp.split(kernel, groups, axis=-1)
-  y = [_product(part, part_kernel) for part, part_kernel in zip(parts, kernels)]
-  return jnp.concatenate(y, axis=-1)
+  return forms.chosen(x, kernel, plain=plain, cpu=cpu)
 
 
-def _product_plain(x, kernel):
-  return x @ kernel.astype(x.dtype)
-
-
-@jax.custom_vjp
-def _product(x, kernel):
-  return lax.platform_dependent(
-      x, kernel, cpu=matmul.product_to_predict, default=_product_plain
-  )
-
-
-def _product_forward(x, kernel):
-  y = lax.platform_dependent(
-      x, kernel, cpu=matmul.product, default=_product_plain
-  )
-  return y, (x, kernel)
-
-
-def _product_backward(saved, g):
-  def gradients_of(product):
-    return lambda x, kernel, g: jax.vjp(product, x, kernel)[1](g)
-
-  return lax.platform_dependent(
-      *saved,
-      g,
-      cpu=gradients_of(matmul.product),
-      default=gradients_of(_product_plain),
-  )
-
-
-_product.defvjp(_product_forward, _product_backward)
+def _flat(x):
+  return x.reshape(x.shape[0], -1)
 
 
 def dense_everywhere(

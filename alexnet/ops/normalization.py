@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet.ops.cpu import reductions as cpu_reductions
+from alexnet.ops import reductions
 
 
 def local_response_normalization(
@@ -100,30 +100,7 @@ def _window_sum(x, window, groups=1, *, transpose=False):
   padding = [(w // 2, w - 1 - w // 2) for w in window]
   if transpose:
     padding = [(high, low) for low, high in padding]
-  return lax.platform_dependent(
-      x,
-      cpu=lambda x: cpu_reductions.window_sum(x, window, padding, groups),
-      default=lambda x: _window_sum_plain(x, window, padding, groups),
-  )
-
-
-def _window_sum_plain(x, window, padding, groups=1):
-  shape = x.shape
-  if groups > 1:
-    x = x.reshape(*shape[:-1], groups, shape[-1] // groups)
-    window = (*window[:-1], 1, window[-1])
-    padding = (*padding[:-1], (0, 0), padding[-1])
-  # One axis after the other: 10 sums for a window of 5 x 5 pixels, not 25. The
-  # initial value is a Python scalar: with a traced one reduce_window is the
-  # general reduction, which is slow.
-  for axis, size in enumerate(window):
-    if size > 1:
-      along = [1] * x.ndim
-      along[axis] = size
-      border = [(0, 0)] * x.ndim
-      border[axis] = padding[axis]
-      x = lax.reduce_window(x, 0.0, lax.add, along, (1,) * x.ndim, border)
-  return x.reshape(shape)
+  return reductions.window_sum(x, window, padding, groups)
 
 
 def _negative_power(d, beta):

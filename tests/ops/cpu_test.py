@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from alexnet.ops import convolution, dense, normalization, pooling
-from alexnet.ops.cpu import convolution as cpu_convolution
-from alexnet.ops.cpu import matmul
+from alexnet.ops import convolution, dense, forms, pooling, reductions
+from alexnet.ops.cpu import direct, matmul
 from alexnet.ops.cpu import pooling as cpu_pooling
 from alexnet.ops.cpu import reductions as cpu_reductions
 from tests.exact import exactly, normal, output_and_gradients
@@ -66,9 +65,7 @@ class DirectConvolutionTest(parameterized.TestCase):
     g = normal(2, out, out, features, seed=2)
     y, gradients = output_and_gradients(
         jax.jit(
-            lambda x, w: cpu_convolution.direct_convolution(
-                x, w, stride, (padding, padding)
-            )
+            lambda x, w: direct.by_eigen(x, w, stride, (padding, padding))
         ),
         g,
         x,
@@ -108,10 +105,10 @@ class DirectConvolutionTest(parameterized.TestCase):
 
 class ConvolutionTest(parameterized.TestCase):
 
-  @parameterized.product(few=(0, cpu_convolution.FEW), shape=_CONVOLUTIONS)
+  @parameterized.product(few=(0, direct.FEW), shape=_CONVOLUTIONS)
   def test_tensorflow(self, few, shape):
     # A product for each row of the kernel, and one of all.
-    self.enter_context(mock.patch.object(cpu_convolution, 'FEW', few))
+    self.enter_context(mock.patch.object(direct, 'FEW', few))
     size, channels, features, kernel, stride, padding = shape
     x = bfloat16(2, size, size, channels)
     w = normal(kernel, kernel, channels, features, seed=1)
@@ -119,7 +116,7 @@ class ConvolutionTest(parameterized.TestCase):
     g = bfloat16(2, out, out, features, seed=2)
     y, (dx, dw) = output_and_gradients(
         jax.jit(
-            lambda x, w: cpu_convolution.convolution(
+            lambda x, w: direct.by_products(
                 x, w, stride=stride, padding=padding
             )
         ),
@@ -140,7 +137,7 @@ class ConvolutionTest(parameterized.TestCase):
 
   def test_sums_are_not_bfloat16(self):
     # A sum of ones in bfloat16 stops at 256.
-    y = cpu_convolution.convolution(
+    y = direct.by_products(
         jnp.ones((1, 5, 5, 64), jnp.bfloat16),
         jnp.ones((5, 5, 64, 1)),
         stride=1,
@@ -182,7 +179,7 @@ class ProductTest(parameterized.TestCase):
     rounded = jnp.asarray(w, jnp.bfloat16)
     exact, (exact_dx, exact_dw) = exactly(tf.matmul, g, x, rounded)
     assert_rounded(y, exact)
-    assert_rounded(jax.jit(matmul.product_to_predict)(x, w), exact)
+    assert_rounded(jax.jit(matmul.product)(x, w), exact)
     assert_rounded(dx, exact_dx)
     assert_not_rounded(dw, exact_dw)
 
@@ -195,7 +192,7 @@ class ProductTest(parameterized.TestCase):
     assert_not_rounded(y, exact)
     for one, other in zip(gradients, exact_gradients):
       assert_not_rounded(one, other)
-    np.testing.assert_array_equal(jax.jit(matmul.product_to_predict)(x, w), y)
+    np.testing.assert_array_equal(jax.jit(matmul.product)(x, w), y)
 
   def test_layers_use_it(self):
     x, w = jnp.ones((2, 8), jnp.bfloat16), jnp.ones((8, 6))
@@ -249,9 +246,11 @@ class SumsTest(parameterized.TestCase):
     x = jnp.asarray(normal(2, 7, 7, 6))
     window = (1, size, size, 1)
     padding = tuple((w // 2, w - 1 - w // 2) for w in window)
+    with forms.plain_forms():
+      plain = reductions.window_sum(x, window, padding)
     np.testing.assert_allclose(
         cpu_reductions.window_sum(x, window, padding),
-        normalization._window_sum_plain(x, window, padding),
+        plain,
         rtol=1e-5,
         atol=1e-5,
     )
@@ -261,9 +260,11 @@ class SumsTest(parameterized.TestCase):
     x = jnp.asarray(normal(2, 3, 4, 6))
     window = (1, 1, 1, size)
     padding = tuple((w // 2, w - 1 - w // 2) for w in window)
+    with forms.plain_forms():
+      plain = reductions.window_sum(x, window, padding, groups)
     np.testing.assert_allclose(
         cpu_reductions.window_sum(x, window, padding, groups),
-        normalization._window_sum_plain(x, window, padding, groups),
+        plain,
         rtol=1e-5,
         atol=1e-5,
     )
@@ -297,19 +298,18 @@ class MaxPoolTest(parameterized.TestCase):
 
     y, (dx,) = exactly(by_tensorflow, g, x)
     x = jnp.asarray(x, dtype)
-    settings = dict(window=window, stride=stride)
-    np.testing.assert_array_equal(
-        np.float64(cpu_pooling.max_pool(x, **settings)), y
+    pooled, (gradient,) = output_and_gradients(
+        lambda x: cpu_pooling.max_pool(x, window, stride), g, x
     )
-    gradient = cpu_pooling.max_pool_gradient(x, g, **settings)
+    np.testing.assert_array_equal(np.float64(pooled), y)
     self.assertEqual(gradient.dtype, dtype)
     error = _ROUNDING if dtype == jnp.bfloat16 else 1e-6
     np.testing.assert_allclose(np.float64(gradient), dx, rtol=error, atol=1e-6)
 
   def test_the_first_of_equals_takes_all(self):
     x = jnp.zeros((1, 3, 3, 1)).at[0, 1:, :2, 0].set(5.0)
-    gradient = cpu_pooling.max_pool_gradient(
-        x, jnp.full((1, 1, 1, 1), 7.0), window=3, stride=2
+    _, (gradient,) = output_and_gradients(
+        lambda x: cpu_pooling.max_pool(x, 3, 2), np.full((1, 1, 1, 1), 7.0), x
     )
     np.testing.assert_array_equal(
         gradient[0, :, :, 0], [[0, 0, 0], [7, 0, 0], [0, 0, 0]]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 from jax.test_util import check_grads
 
-from alexnet.ops import convolution, dropout, normalization, pooling
+from alexnet.ops import convolution, dropout, forms, normalization, pooling
 
 
 def onnx_output(operator, inputs, **attributes):
@@ -290,22 +290,12 @@ class GroupedConvolutionTest(parameterized.TestCase):
     """The form that a GPU runs, run here, equals the CPU's."""
     stride, padding, groups = case[4:]
     x, w, g = self._arrays(*case)
-    plain = output_and_gradients(
-        lambda x, w: convolution._convolution_plain(
-            x, w, stride, padding, groups
-        ),
-        g,
-        x,
-        w,
+    convolve = lambda x, w: convolution.grouped_convolution(
+        x, w, stride=stride, padding=padding, groups=groups
     )
-    ours = output_and_gradients(
-        lambda x, w: convolution.grouped_convolution(
-            x, w, stride=stride, padding=padding, groups=groups
-        ),
-        g,
-        x,
-        w,
-    )
+    ours = output_and_gradients(convolve, g, x, w)
+    with forms.plain_forms():
+      plain = output_and_gradients(convolve, g, x, w)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5),
         ours,

@@ -10,8 +10,8 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 
 from alexnet.ops import convolution as convolution_lib
-from alexnet.ops.cpu import convolution as cpu_convolution
-from alexnet.ops.cpu import winograd
+from alexnet.ops import forms
+from alexnet.ops.cpu import direct, winograd
 from tests.exact import exactly, normal, output_and_gradients
 
 _METHODS = {
@@ -163,16 +163,17 @@ class ConvolutionTest(parameterized.TestCase):
 
     if dtype == jnp.bfloat16:
       plain = errors(
-          lambda x, w: cpu_convolution.convolution(
+          lambda x, w: direct.by_products(
               x, w, stride=stride, padding=padding
           )
       )
     else:
-      plain = errors(
-          lambda x, w: convolution_lib._convolution_plain(
-              x, w, stride, padding, 1
-          )
-      )
+      with forms.plain_forms():
+        plain = errors(
+            lambda x, w: convolution_lib.grouped_convolution(
+                x, w, stride=stride, padding=padding
+            )
+        )
     by_method = errors(
         lambda x, w: winograd.convolution(
             x, w, stride=stride, padding=padding, method=_METHODS[name]

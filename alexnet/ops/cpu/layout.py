@@ -1,8 +1,10 @@
-"""How XLA is told to store arrays on CPUs.
+"""How arrays are stored on CPUs, and taken apart into groups of channels.
 
-It computes slices and element-wise operations anew for each reader unless they
+XLA computes slices and element-wise operations anew for each reader unless they
 are stored.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,29 @@ def stored(x: jax.Array) -> jax.Array:
   operations are fused.
   """
   return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+@jax.custom_vjp
+def gradient_stored(x: jax.Array) -> jax.Array:
+  """The same; its gradient is `stored`."""
+  return x
+
+
+gradient_stored.defvjp(lambda x: (x, None), lambda _, g: (stored(g),))
+
+
+def in_groups(
+    function: Callable[..., jax.Array], groups: int
+) -> Callable[..., jax.Array]:
+  """A function of arrays, applied to each group of their last axes."""
+  if groups == 1:
+    return function
+
+  def apply(*arrays):
+    parts = zip(*(jnp.split(array, groups, axis=-1) for array in arrays))
+    return jnp.concatenate([function(*part) for part in parts], axis=-1)
+
+  return apply
 
 
 def pad_axis(

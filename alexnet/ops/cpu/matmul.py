@@ -22,6 +22,12 @@ def matrix_product(a: jax.Array, b: jax.Array) -> jax.Array:
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The product x @ kernel, rounded to x's dtype once; sums are float32.
 
+  Where nobody asks for gradients that in bfloat16 is one of the transposed
+  arrays: YNNPACK brings the second of two into an order of its own, each time,
+  which for the kernel takes as long as to multiply 32 rows. So the kernel
+  should be the transpose of an array that is there, see
+  models/inference_params.py.
+
   Args:
     x: [rows, inputs] bfloat16 or float32.
     kernel: [inputs, features] of x's dtype, or float32, which is rounded first;
@@ -30,6 +36,18 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [rows, features] of x's dtype.
   """
+  if x.dtype != jnp.bfloat16:
+    return _product_to_train(x, kernel)
+  rows = len(x)
+  kernel = stored(kernel.astype(x.dtype).T)
+  if rows == 1:
+    return _vector_product(kernel, x[0]).astype(x.dtype)[None]
+  # Fewer than 16 take longer than 16.
+  x = pad_axis(x, 0, 0, -rows % 16)
+  return matrix_product(kernel, stored(x.T))[:, :rows].astype(x.dtype).T
+
+
+def _product_to_train(x, kernel):
   rows = len(x)
   if rows == 1 and x.dtype == jnp.bfloat16:
     # Of a vector XLA would convert the kernel to float32, and store that.
@@ -39,7 +57,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_forward(x, kernel):
-  return product(x, kernel), (x, kernel)
+  return _product_to_train(x, kernel), (x, kernel)
 
 
 def _product_backward(saved, g):
@@ -51,25 +69,6 @@ def _product_backward(saved, g):
 
 
 product.defvjp(_product_forward, _product_backward)
-
-
-def product_to_predict(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`product`, where nobody asks for gradients.
-
-  In bfloat16 that of the transposed arrays: YNNPACK brings the second of two
-  into an order of its own, each time, which for the kernel takes as long as to
-  multiply 32 rows. So the kernel should be the transpose of an array that is
-  there, see models/inference_params.py.
-  """
-  if x.dtype != jnp.bfloat16:
-    return product(x, kernel)
-  rows = len(x)
-  kernel = stored(kernel.astype(x.dtype).T)
-  if rows == 1:
-    return _vector_product(kernel, x[0]).astype(x.dtype)[None]
-  # Fewer than 16 take longer than 16.
-  x = pad_axis(x, 0, 0, -rows % 16)
-  return matrix_product(kernel, stored(x.T))[:, :rows].astype(x.dtype).T
 
 
 def _vector_product(kernel, x):

@@ -9,7 +9,8 @@ from jax import lax
 from alexnet.ops.cpu.layout import pad_axis, stored
 
 
-def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
   """As of `ops.pooling.max_pool`: rows first, then columns.
 
   Half the time of the square window. Slices would be faster still, but XLA
@@ -27,22 +28,24 @@ def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   return pooled.astype(x.dtype)
 
 
-def max_pool_gradient(
-    x: jax.Array, g: jax.Array, *, window: int, stride: int
-) -> jax.Array:
-  """The gradient of `max_pool` at x, for the gradient g of its result.
+def _max_pool_forward(x, window, stride):
+  return max_pool(x, window, stride), x
 
-  Element-wise, where that of reduce_window is a scatter that runs on one core.
-  The first of equal pixels takes all: the first column, and in it the first
-  row.
-  """
+
+def _max_pool_backward(window, stride, x, g):
+  # Element-wise, where the gradient of reduce_window is a scatter that runs on
+  # one core. The first of equal pixels takes all: the first column, and in it
+  # the first row.
   wide = x.astype(_wide(x.dtype))
   if x.dtype == jnp.bfloat16:
     g = stored(g)  # Or each reader rounds it: nearly twice the time.
   slices = _slices(wide, 1, window, stride)
   rows = stored(functools.reduce(jnp.maximum, slices))
   g = stored(_gradient_along(2, rows, g.astype(wide.dtype), window, stride))
-  return _gradient_along(1, wide, g, window, stride).astype(x.dtype)
+  return (_gradient_along(1, wide, g, window, stride).astype(x.dtype),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _wide(dtype):

@@ -2,7 +2,7 @@
 
 XLA's convolutions in float32 run there at the speed of its matrix products, so
 that only fewer multiplications are faster; those in bfloat16 are products
-anyway, see convolution.py. Along an axis, m results of a kernel of r pixels are
+anyway, see direct.py. Along an axis, m results of a kernel of r pixels are
 a product of two polynomials, transposed; Winograd's F(m, r) knows it by its
 values at m + r - 1 points, with one multiplication each instead of m * r (Lavin
 and Gray, 2015). The last point is infinity, where the value of a polynomial is
@@ -33,8 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet.ops.cpu import convolution as convolution_lib
-from alexnet.ops.cpu import layout, matmul
+from alexnet.ops.cpu import direct, layout, matmul
 from alexnet.ops.cpu.layout import Padding
 
 _Matrix = Sequence[Sequence[Fraction]]
@@ -131,7 +130,7 @@ def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
     stride: in pixels, both ways.
   """
   size, _, channels, features = kernel.shape
-  # See convolution.blocks. What they add to the kernel is multiplied too.
+  # See direct.blocks. What they add to the kernel is multiplied too.
   blocks = -(-size // stride)
   smallest = min(channels * stride**2, features)
   if size < 0.9 * blocks * stride or smallest < 32:
@@ -141,7 +140,7 @@ def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
     return _ROUNDED_ROWS_5 if rounded else _ROWS_5
   if blocks == 3 and stride > 1:
     return _ROWS_3
-  many = math.prod(x.shape[:3]) >= convolution_lib.FEW
+  many = math.prod(x.shape[:3]) >= direct.FEW
   if blocks == 3 and smallest >= 128 and many:
     return _ROUNDED_SQUARE_3 if rounded else _SQUARE_3
   return None
@@ -170,7 +169,7 @@ def convolution(
   """
   dtype = x.dtype
   if stride > 1:
-    x, kernel = convolution_lib.blocks(x, kernel, stride, padding)
+    x, kernel = direct.blocks(x, kernel, stride, padding)
     padding = (0, 0)
   x = x.astype(method.dtype)
   return _convolution(x, kernel, padding, method).astype(dtype)
@@ -405,7 +404,7 @@ def _product(tile, kernel, padding, method):
   if method.convolves:
     return layout.stored(_convolution_of_columns(tile, kernel, padding))
   if kernel.ndim == 3:
-    tile = convolution_lib.neighbours(tile, len(kernel))
+    tile = direct.neighbours(tile, len(kernel))
   y = matmul.matrix_product(
       tile.reshape(-1, tile.shape[-1]), kernel.reshape(-1, kernel.shape[-1])
   )
@@ -413,7 +412,7 @@ def _product(tile, kernel, padding, method):
 
 
 def _convolution_of_columns(tile, kernel, padding):
-  return convolution_lib.direct_convolution(
+  return direct.by_eigen(
       tile, kernel[None], 1, ((0, 0), padding)
   )
 
@@ -428,7 +427,7 @@ def _product_gradients(tile, kernel, g, padding, method):
   if method.rounds:
     columns = layout.stored(columns)
   if kernel.ndim == 3:
-    columns = convolution_lib.neighbours_transposed(
+    columns = direct.neighbours_transposed(
         columns, tile.shape[2], len(kernel)
     )
   of_kernel = matmul.matrix_product(columns, g_rows).reshape(kernel.shape)
