@@ -240,8 +240,8 @@ class TrainedNetwork:
       platforms: that it is to run on.
 
     Returns:
-      A function of (params, squares) to [batch, classes] float32
-      probabilities: `params` is the network's, `squares` what `squares`
+      A function of (variables, squares) to [batch, classes] float32
+      probabilities: `variables` are the network's, `squares` is what `squares`
       returns. Its `serialize()` gives bytes for `jax.export.deserialize`.
 
     Raises:
@@ -256,12 +256,12 @@ class TrainedNetwork:
         (batch, self.size, self.size, 3), jnp.uint8
     )
 
-    def probabilities(params, squares):
-      return self._probabilities(views, params, squares, self.views)
+    def probabilities(variables, squares):
+      return self._probabilities(views, variables, squares, self.views)
 
     with forms.plain_forms():
       function = jax_export.export(jax.jit(probabilities), platforms=platforms)
-      return function(self.params, squares)
+      return function(self.variables, squares)
 
   def square(self, image: ImageLike) -> np.ndarray:
     """The square of one image, see `squares`."""

@@ -50,7 +50,7 @@ class ExportTest(parameterized.TestCase):
     self.assertGreater(np.ptp(wanted, axis=0).max(), 0.01)
     read = export.deserialize(exported.serialize())
     for count in counts:
-      got = read.call(network.params, squares[:count])
+      got = read.call(network.variables, squares[:count])
       self.assertEqual(got.dtype, np.float32)
       np.testing.assert_allclose(got, wanted[:count], atol=error)
 
