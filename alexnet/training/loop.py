@@ -20,6 +20,7 @@ from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import ConfigError
 from alexnet.config.intervals import Timetable, is_due
 from alexnet.evaluation import diagnostics, layer_statistics
+from alexnet.metrics import profiling
 from alexnet.metrics.clock import Clock
 from alexnet.metrics.console import (
   Console,
@@ -44,6 +45,7 @@ class Run:
       console: Console,
       *,
       training: bool = True,
+      profile_steps: range = range(0),
   ):
     """Opens the data, builds the network and restores the newest checkpoint.
 
@@ -52,6 +54,7 @@ class Run:
       workdir: folder of the run, made if need be.
       console: for messages.
       training: whether the run is to go on; otherwise nothing is written.
+      profile_steps: of which a trace is written, see profiling.py.
 
     Raises:
       UserError: something the user can mend; says what to do.
@@ -81,6 +84,8 @@ class Run:
     self._clock = Clock(self.progress.seconds)
     self._observer = diagnostics.Observer(task, workdir)
     self._train_step = setup.make_train_step()
+    steps = profile_steps if multihost.is_first() else range(0)
+    self._profiler = profiling.Profiler(steps, workdir, self._console)
 
   def rewind(self, step: int) -> None:
     """Goes back to a checkpoint; CheckpointError if it cannot be used."""
@@ -109,6 +114,7 @@ class Run:
     try:
       return self._train()
     finally:
+      self._profiler.stop()
       self._recovery.close()
       if self._lock:
         self._lock.release()
@@ -120,6 +126,7 @@ class Run:
           f'duration is {self.timetable.total_steps} steps: set a longer '
           '--config.duration, or use another --workdir'
       )
+    self._profiler.check(self.progress.step, self.timetable.total_steps)
     if self.progress.step:
       self._console.print(f'continuing from step {self.progress.step:,}')
       self._warn_of_rates()
@@ -269,7 +276,9 @@ class Run:
     arguments = self.state, batch, self._rates(np.float32)
     if self.config.bad_steps.action == bad_steps.SKIP:
       arguments += (limit,)
-    self.state, result = self._train_step(*arguments)
+    self.state, result = self._profiler.make(
+        self.progress.step, self._train_step, *arguments
+    )
     self.progress.step += 1
     return result
 
@@ -437,8 +446,17 @@ class Run:
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    profile_steps: str | None = None,
 ) -> dict[str, Any] | None:
-  """Trains a run to its end, or continues it; see `Run.train`."""
+  """Trains a run to its end, or continues it; see `Run.train`.
+
+  Args:
+    config: as from configs/alexnet.py.
+    workdir: folder of the run, made if need be.
+    profile_steps: 'A:B' to write a trace of these steps, see profiling.py.
+  """
+  steps = profiling.parse(profile_steps)
   workdir = paths.local(workdir, 'the workdir')
-  return Run(config, workdir, Console()).train()
+  return Run(config, workdir, Console(), profile_steps=steps).train()
