@@ -23,7 +23,7 @@ from PIL import Image, features
 
 from input_pipeline import preprocessing, statistics
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import atomic, checksums, untrusted
+from input_pipeline.files import atomic, checksums, streams, untrusted
 from input_pipeline.files import threads as threads_lib
 from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
@@ -274,7 +274,7 @@ class Preparation:
       self._refuse_rejected(mine, todo)
     images = lambda shards: sum(len(self._shard_range(*s)) for s in shards)
     total = images(mine)
-    progress = statistics.progress_bar(
+    progress = streams.progress(
         None, 'preparing', total, initial=total - images(todo)
     )
     with progress, futures.ThreadPoolExecutor(self._workers) as threads:
