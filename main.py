@@ -24,6 +24,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = paths.define(
     'workdir', 'Folder for checkpoints, metrics and results.'
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+    'profile_steps', None,
+    "Steps of which a trace is written, such as '100:105'; see README.md.",
+)
 
 
 def main(argv):
@@ -36,7 +40,9 @@ def main(argv):
   heap.keep_freed()
   compilation_cache.use_cache()
   with distributed.session():
-    results = trainer.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    results = trainer.train_and_evaluate(
+        _CONFIG.value, _WORKDIR.value, _PROFILE_STEPS.value
+    )
   return cli.STOPPED if results is None else 0
 
 

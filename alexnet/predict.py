@@ -22,6 +22,7 @@ from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import paths as paths_lib
+from input_pipeline.files import streams
 
 # As in inference/predictor.py, which imports JAX.
 _VIEWS = ('centre', 'ten', 'dense')
@@ -126,10 +127,9 @@ def main(argv: list[str]) -> int:
 def _show(results, paths, writers, console) -> list[ImageError]:
   """Shows the first predictions, writes all, returns the errors."""
   from alexnet.inference.predictions import to_text
-  from input_pipeline.statistics import progress_bar
 
   if len(paths) > SHOWN:
-    results = progress_bar(results, 'predicting', len(paths))
+    results = streams.progress(results, 'predicting', len(paths))
   broken, first = [], []
   for result in results:
     for writer in writers:

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from absl import app, flags
 
 from benchmarks.fuzzing import worker as worker_lib
+from input_pipeline.files import streams
 
 _SEED = flags.DEFINE_integer('seed', 0, 'Another one gives other inputs.')
 _IMAGES = flags.DEFINE_integer(
@@ -231,8 +232,10 @@ def fuzz(
   report, lock, failures = Report(name), threading.Lock(), []
   chunks = iter(range(first, first + inputs, _CHUNK))
   start = time.perf_counter()
+  bar = streams.progress(None, name, inputs, unit='input', leave=False)
 
   def note(result, folder):
+    bar.update()
     report.cpu = max(report.cpu, result['cpu'])
     report.wall = max(report.wall, result['wall'])
     report.peak = max(report.peak, result['peak'])
@@ -241,7 +244,7 @@ def fuzz(
       return
     report.findings.append((result['number'], result['kind']))
     number = result['number']
-    print(f'{name}: FINDING at {number}: {result["kind"]}', flush=True)
+    bar.write(f'{name}: FINDING at {number}: {result["kind"]}')
     # The latter, where the process died of it.
     current = folder / worker_lib.CURRENT
     for kept in (current.with_name(f'{current.name}-{number}'), current):
@@ -275,6 +278,7 @@ def fuzz(
     thread.start()
   for thread in threads:
     thread.join()
+  bar.close()
   if failures:
     raise failures[0]
   report.findings.sort()

@@ -19,8 +19,7 @@ from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import copies as copies_lib
-from input_pipeline.files import listing
+from input_pipeline.files import checksums, listing
 from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths as paths_lib
 from input_pipeline.images import decoding
@@ -412,7 +411,7 @@ def split_files(
     )
   together, followers = {}, set()
   if copies == 'together':
-    for group in copies_lib.find(source.file_sizes(), source.encoded):
+    for group in checksums.find_copies(source.file_sizes(), source.encoded):
       together[group[0]] = group
       followers.update(group[1:])
   of_class = [[] for _ in source.class_names]
@@ -476,7 +475,7 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
     return evaluation.encoded(index - count)
 
   found = []
-  for group in copies_lib.find(sizes, read):
+  for group in checksums.find_copies(sizes, read):
     if group[0] < count:
       name = train.describe(group[0])
       found += [

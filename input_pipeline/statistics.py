@@ -2,16 +2,14 @@
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
-import tqdm
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError
-from input_pipeline.files import untrusted
+from input_pipeline.files import streams, untrusted
 
 # Bytes of the arrays of a file.
 _LARGEST = 2**24
@@ -103,22 +101,9 @@ def compute(
     size: their side, in pixels.
   """
   accumulator = Accumulator(size)
-  for square in progress_bar(squares, 'training set statistics', total):
+  for square in streams.progress(squares, 'training set statistics', total):
     accumulator.add(square)
   return accumulator.statistics()
-
-
-def progress_bar(items, description: str, total: int, initial: int = 0):
-  """A bar with images a second and the time left; items may be None."""
-  return tqdm.tqdm(
-      items,
-      description,
-      total,
-      initial=initial,
-      unit='img',
-      # In a file every state of the bar stays.
-      mininterval=0.2 if sys.stderr.isatty() else 30,
-  )
 
 
 def write(statistics: Statistics, file: BinaryIO) -> None:

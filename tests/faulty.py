@@ -94,8 +94,8 @@ class AtSteps(Console):
     super().__init__(stream)
     self._calls = calls
 
-  def progress(self, text, *, transient=False):
-    super().progress(text, transient=transient)
+  def progress(self, text):
+    super().progress(text)
     if text.startswith('step '):
       step = int(text.split()[1].partition('/')[0])
       self._calls.get(step, lambda: None)()

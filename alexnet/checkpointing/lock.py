@@ -7,19 +7,22 @@ The file says whose it is, for the message, and for disks that know no locks.
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import os
 import pathlib
 import socket
 import weakref
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
+
+import filelock
 
 from alexnet.config.errors import WorkdirInUseError
 
 FILE = 'job.lock'
 
+# What a disk without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 # Of this process, by path: a run that is opened again, in a notebook for
 # instance, is not another job.
 _held: 'weakref.WeakValueDictionary[pathlib.Path, Lock]' = (
@@ -30,18 +33,47 @@ _held: 'weakref.WeakValueDictionary[pathlib.Path, Lock]' = (
 class Lock:
   """That of this process on a workdir; it ends with the object, too."""
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, path: pathlib.Path):
     """Use `take`."""
-    self._file = file
+    self.path = path
+    self.held = False
+    self._lock = filelock.FileLock(
+        path, blocking=False, thread_local=False, preserve_lock_file=True
+    )
+
+  def take(self, warn: Callable[[str], None]) -> None:
+    """See the function."""
+    workdir = self.path.parent
+    try:
+      self._lock.acquire()
+    except filelock.Timeout:
+      raise _in_use(workdir, _owner(self.path)) from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+    owner = _owner(self.path)  # None: new, or the last job came to its end.
+    if owner and owner['host'] != socket.gethostname():
+      # With locks between machines it is gone; without, nobody knows.
+      warn(
+          f'the last job in {workdir} did not come to its end: {_name(owner)}. '
+          'If it still runs, stop one of the two: not all network disks know '
+          'locks between machines'
+      )
+    elif owner and not self._lock.is_locked and _is_alive(owner):
+      raise _in_use(workdir, owner)
+    self.held = True
+    with contextlib.suppress(OSError):  # A full disk: the lock holds anyway.
+      self.path.write_text(json.dumps(_describe_this()) + '\n')
 
   def release(self) -> None:
     """Lets another job have the workdir."""
-    if not self._file.closed:
+    if self.held:
+      self.held = False
       # Empty: this job has come to its end. The file stays: who removes it may
       # remove the lock of a job that has just opened it.
       with contextlib.suppress(OSError):
-        self._file.truncate(0)
-      self._file.close()
+        os.truncate(self.path, 0)
+      self._lock.release()
 
   def __del__(self):
     self.release()
@@ -63,47 +95,10 @@ def take(workdir: pathlib.Path, warn: Callable[[str], None]) -> Lock:
   """
   path = (workdir / FILE).resolve()
   lock = _held.get(path)
-  if lock is not None and not lock._file.closed:
-    return lock
-  # Not for writing alone, which would empty it.
-  file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', 0)
-  try:
-    _lock(file, workdir, warn)
-    file.seek(0)
-    file.truncate(0)
-    with contextlib.suppress(OSError):  # A full disk: the lock holds anyway.
-      file.write((json.dumps(_describe_this()) + '\n').encode())
-  except BaseException:
-    file.close()
-    raise
-  lock = _held[path] = Lock(file)
+  if lock is None or not lock.held:
+    lock = _held[path] = Lock(path)
+    lock.take(warn)
   return lock
-
-
-def _lock(file, workdir, warn):
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    locks = True
-  except BlockingIOError:
-    raise _in_use(workdir, _owner(file)) from None
-  except OSError as error:
-    if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS,
-                           errno.EINVAL):
-      raise
-    locks = False
-  owner = _owner(file)
-  if owner is None:
-    return  # New, or the last job came to its end.
-  if owner['host'] == socket.gethostname():
-    if not locks and _is_alive(owner):
-      raise _in_use(workdir, owner)
-    return  # It was killed.
-  # With locks between machines it is gone; without, nobody knows.
-  warn(
-      f'the last job in {workdir} did not come to its end: {_name(owner)}. If '
-      'it still runs, stop one of the two: not all network disks know locks '
-      'between machines'
-  )
 
 
 def _in_use(workdir, owner):
@@ -127,19 +122,15 @@ def _describe_this():
   }
 
 
-def _owner(file) -> dict[str, Any] | None:
+def _owner(path) -> dict[str, Any] | None:
   """What the file says; None if it says nothing, or not all."""
-  file.seek(0)
   try:
-    owner = json.loads(file.read(4096))
-  except ValueError:
+    with open(path, 'rb') as file:
+      owner = json.loads(file.read(4096))
+    kinds = [type(owner[name]) for name in ('host', 'pid', 'since')]
+  except (OSError, ValueError, KeyError, TypeError):
     return None
-  wanted = {'host': str, 'pid': int, 'since': str}
-  if not isinstance(owner, dict) or not all(
-      isinstance(owner.get(name), kind) for name, kind in wanted.items()
-  ):
-    return None
-  return owner
+  return owner if kinds == [str, int, str] else None
 
 
 def _is_alive(owner):

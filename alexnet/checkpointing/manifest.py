@@ -4,13 +4,14 @@ Orbax does not notice a flipped bit in a checkpoint; this does. It is written
 last, and a folder without it was interrupted.
 """
 
-import hashlib
+import contextlib
 import json
 import os
 import pathlib
 import re
 
 from alexnet.config.errors import CheckpointError
+from input_pipeline.files import atomic, checksums
 
 FILE = 'manifest.json'
 
@@ -28,30 +29,25 @@ def write(directory: pathlib.Path) -> None:
   """
   files = {}
   for path in sorted(_files(directory)):
-    with open(path, 'rb') as f:
-      files[path.relative_to(directory).as_posix()] = hashlib.file_digest(
-          f, 'sha256'
-      ).hexdigest()
-      os.fsync(f.fileno())
+    files[path.relative_to(directory).as_posix()] = checksums.of_file(path)
+    _sync(path)
   for folder in {directory, *(p for p in directory.rglob('*') if p.is_dir())}:
     sync_folder(folder)
-  temporary = directory / (FILE + '.tmp')
-  with open(temporary, 'w', encoding='utf-8') as f:
-    f.write(json.dumps(files, indent=1))
-    f.flush()
-    os.fsync(f.fileno())
-  temporary.rename(directory / FILE)
+  atomic.replace_text(directory / FILE, json.dumps(files, indent=1))
   sync_folder(directory)
   sync_folder(directory.parent)
 
 
 def sync_folder(directory: pathlib.Path) -> None:
   """Sees to it that the names in a folder are on the disk for good."""
-  descriptor = os.open(directory, os.O_RDONLY)
+  with contextlib.suppress(OSError):  # Some network disks cannot.
+    _sync(directory)
+
+
+def _sync(path):
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
-  except OSError:
-    pass  # Some network disks have no such thing for folders.
   finally:
     os.close(descriptor)
 
@@ -69,9 +65,8 @@ def check(directory: pathlib.Path) -> None:
     try:
       if path.is_symlink() or not path.is_file():
         raise _damaged(directory, f'{name} is missing')
-      with open(path, 'rb') as f:
-        if hashlib.file_digest(f, 'sha256').hexdigest() != digest:
-          raise _damaged(directory, f'{name} is not as it was written')
+      if checksums.of_file(path) != digest:
+        raise _damaged(directory, f'{name} is not as it was written')
     except OSError as error:
       reason = f'{name} cannot be read ({error.strerror})'
       raise _damaged(directory, reason) from error

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet.metrics.console import TEN, Console
+from alexnet.metrics.console import TEN, Console, Silence
 from alexnet.ops import losses
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import preemption, sharding
@@ -73,11 +73,13 @@ def evaluate(
   """
   total = len(pipeline.evaluation)
   sums = collections.Counter()
-  for batch in _batches(pipeline, mesh, batch_size, views, give_up=give_up):
-    if stop():
-      raise preemption.Stopped
-    _add(sums, eval_step(variables, batch))
-    _show_progress(console, views, sums['count'], total)
+  batches = _batches(pipeline, mesh, batch_size, views, give_up=give_up)
+  with (console or Silence()).bar(f'evaluating, {views}', total) as bar:
+    for batch in batches:
+      if stop():
+        raise preemption.Stopped
+      _add(sums, eval_step(variables, batch))
+      bar.update(int(sums['count']) - bar.n)
   return _means(sums, total)
 
 
@@ -111,17 +113,19 @@ def predict(
   """
   total, count = len(pipeline.evaluation), 0
   log_probabilities, labels = None, np.empty(total, np.int32)
-  for batch in _batches(pipeline, mesh, batch_size, views, image_size):
-    result = jax.device_get(predict_step(variables, batch))
-    real = result['weight'] > 0
-    if log_probabilities is None:
-      classes = result['log_probabilities'].shape[1]
-      log_probabilities = np.empty((total, classes), np.float32)
-    new = slice(count, count + real.sum())
-    log_probabilities[new] = result['log_probabilities'][real]
-    labels[new] = result['label'][real]
-    count = new.stop
-    _show_progress(console, views, count, total)
+  batches = _batches(pipeline, mesh, batch_size, views, image_size)
+  with (console or Silence()).bar(f'evaluating, {views}', total) as bar:
+    for batch in batches:
+      result = jax.device_get(predict_step(variables, batch))
+      real = result['weight'] > 0
+      if log_probabilities is None:
+        classes = result['log_probabilities'].shape[1]
+        log_probabilities = np.empty((total, classes), np.float32)
+      new = slice(count, count + int(real.sum()))
+      log_probabilities[new] = result['log_probabilities'][real]
+      labels[new] = result['label'][real]
+      bar.update(new.stop - count)
+      count = new.stop
   _check_count(count, total)
   return Predictions(log_probabilities, labels, int(result['views'][0]))
 
@@ -172,12 +176,3 @@ def _means(sums, total):
 
 def _check_count(count, total):
   assert count == total, f'{count} of {total} examples were evaluated'
-
-
-def _show_progress(console, views, count, total):
-  if console:
-    console.progress(
-        f'evaluating, {views} {"view" if views == "centre" else "views"}: '
-        f'{count:,.0f} of {total:,} images',
-        transient=True,
-    )

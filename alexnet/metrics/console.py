@@ -6,8 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 import ml_collections
+import tqdm
 
 from alexnet.config.intervals import Timetable
+from input_pipeline.files import streams
 
 if TYPE_CHECKING:  # JAX and Pillow, a second that --help can save.
   from jax.sharding import Mesh
@@ -28,21 +30,18 @@ class Console:
     self._open_line = False
 
   def print(self, text: str = '') -> None:
-    """Prints a line that stays."""
+    """Prints a line that stays, above a bar if there is one."""
     if self._open_line:
       self._stream.write('\n')
       self._open_line = False
-    self._stream.write(text + '\n')
+    with tqdm.tqdm.external_write_mode(self._stream):
+      self._stream.write(text + '\n')
     self._stream.flush()
 
-  def progress(self, text: str, *, transient: bool = False) -> None:
-    """Prints a line that the next one replaces on a terminal.
-
-    A transient line is of no use later, and is left out of a file.
-    """
+  def progress(self, text: str) -> None:
+    """Prints a line that the next one replaces on a terminal."""
     if not self._in_place:
-      if not transient:
-        self.print(text)
+      self.print(text)
       return
     # Return to the start, and clear what a longer line has left. A line that
     # wraps could not be replaced.
@@ -51,6 +50,15 @@ class Console:
     self._stream.flush()
     self._open_line = True
 
+  def bar(self, description: str, total: int, unit: str = 'img') -> tqdm.tqdm:
+    """Progress that goes when its `with` statement ends; see `streams`."""
+    if self._open_line:
+      self._stream.write('\r\x1b[K')
+      self._open_line = False
+    return streams.progress(
+        None, description, total, unit=unit, leave=False, file=self._stream
+    )
+
 
 class Silence(Console):
   """Of a process for which another one speaks."""
@@ -58,8 +66,12 @@ class Silence(Console):
   def print(self, text: str = '') -> None:
     """Does nothing."""
 
-  def progress(self, text: str, *, transient: bool = False) -> None:
+  def progress(self, text: str) -> None:
     """Does nothing."""
+
+  def bar(self, description: str, total: int, unit: str = 'img') -> tqdm.tqdm:
+    """Shows nothing."""
+    return tqdm.tqdm(disable=True)
 
 
 def format_duration(seconds: float | None) -> str:

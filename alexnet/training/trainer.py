@@ -17,6 +17,7 @@ from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import ConfigError
 from alexnet.config.intervals import Timetable, is_due
 from alexnet.evaluation import diagnostics, layer_statistics
+from alexnet.metrics import profiling
 from alexnet.metrics.clock import Clock
 from alexnet.metrics.console import (
   Console,
@@ -36,17 +37,32 @@ from input_pipeline.files import paths
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    profile_steps: str | None = None,
 ) -> dict[str, Any] | None:
-  """Trains a run to its end, or continues it; see `Trainer.train`."""
-  return create(config, paths.local(workdir, 'the workdir'), Console()).train()
+  """Trains a run to its end, or continues it; see `Trainer.train`.
+
+  Args:
+    config: as from configs/alexnet.py.
+    workdir: folder of the run, made if need be.
+    profile_steps: 'A:B' to write a trace of these steps, see profiling.py.
+  """
+  steps = profiling.parse(profile_steps)
+  workdir = paths.local(workdir, 'the workdir')
+  return create(config, workdir, Console(), profile_steps=steps).train()
 
 
 def create(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, console: Console
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    console: Console,
+    *,
+    profile_steps: range = range(0),
 ) -> 'Trainer':
-  """Opens a new run, or one to continue; see `setup.create`."""
-  return Trainer(setup_lib.create(config, workdir, console))
+  """Opens a new run, or one to continue; see `setup.create`, and `Trainer`."""
+  setup = setup_lib.create(config, workdir, console)
+  return Trainer(setup, profile_steps=profile_steps)
 
 
 class _Due(NamedTuple):
@@ -65,11 +81,14 @@ class Trainer:
     steps: its state, and how far it is.
   """
 
-  def __init__(self, setup: setup_lib.Setup):
+  def __init__(
+      self, setup: setup_lib.Setup, *, profile_steps: range = range(0)
+  ):
     """Restores the newest checkpoint.
 
     Args:
       setup: from `setup.create`.
+      profile_steps: of which a trace is written, see profiling.py.
 
     Raises:
       CheckpointError: checkpoints are damaged or do not fit.
@@ -83,6 +102,11 @@ class Trainer:
     self._stop = preemption.Stop(self.task.mesh)
     self._clock = Clock(self.progress.seconds)
     self._observer = diagnostics.Observer(self.task, setup.workdir)
+    self._profiler = profiling.Profiler(
+        profile_steps if multihost.is_first() else range(0),
+        setup.workdir,
+        self._console,
+    )
     # The step whose metrics are not read yet, while the next one runs.
     self._started: Started | None = None
     self._writer = NoWriter()
@@ -124,6 +148,7 @@ class Trainer:
       show_results(self._console, self._setup.workdir, results)
       return results
     finally:
+      self._profiler.stop()
       self._setup.recovery.close()
       if lock:
         lock.release()
@@ -209,7 +234,9 @@ class Trainer:
       # bad, it is not to be saved as a good one.
       self._finish_step()
       raise
-    return self.steps.start(batch)
+    return self._profiler.make(
+        self.progress.step, lambda state: self.steps.start(batch), self.state
+    )
 
   def _finish_step(self):
     """Waits for the step that was started, and adds its metrics up."""
@@ -313,6 +340,7 @@ class Trainer:
           f'duration is {total} steps: set a longer --config.duration, or use '
           'another --workdir'
       )
+    self._profiler.check(progress.step, total)
     if progress.step:
       self._console.print(f'continuing from step {progress.step:,}')
       self._warn_of_rates()

@@ -1,7 +1,7 @@
-"""Standard streams that do not end a program when their reader has gone.
+"""Standard streams, and how far a command has come.
 
 A log that nobody reads any more (`| head`, a terminal that was closed, a full
-disk) is no reason to lose steps or results.
+disk) is no reason to lose steps or results: such streams do not end a program.
 """
 
 import contextlib
@@ -10,9 +10,20 @@ import io
 import os
 import select
 import sys
+import weakref
+from collections.abc import Iterable
+from typing import Any, ClassVar, TextIO
+
+import tqdm
 
 # A pipe without a reader, a terminal that was closed.
 _GONE = (errno.EPIPE, errno.EIO)
+# Between two lines of progress in a file; what is done sooner has none.
+_SECONDS = 30
+_LINE = (
+    '{desc}: {n_fmt} of {total_fmt} ({percentage:.0f} %), {rate_fmt}{postfix}, '
+    '{elapsed} so far, {remaining} left'
+)
 
 
 class _Lasting(io.FileIO):
@@ -79,3 +90,59 @@ def failure() -> OSError | None:
     sys.stdout.flush()
     return sys.stdout.buffer.raw.failure
   return None
+
+
+class _Lines(tqdm.tqdm):
+  """Progress in a file, where every state of a bar would stay: lines."""
+
+  # Its own: `tqdm.write` would repeat the line of each.
+  _instances: ClassVar = weakref.WeakSet()
+
+  def display(self, msg: str | None = None, pos: int | None = None) -> None:
+    """Writes a line; there is none to clear."""
+    if msg is None:
+      self.fp.write(f'{self}\n')
+      self.fp.flush()
+
+  def close(self) -> None:
+    """Writes how far it has come, if it has written before."""
+    shown = self.last_print_t >= self.start_t + self.delay
+    if not self.disable and shown and self.n > self.last_print_n:
+      self.display()
+    super().close()
+
+
+def progress(
+    items: Iterable[Any] | None,
+    description: str,
+    total: int,
+    *,
+    initial: int = 0,
+    unit: str = 'img',
+    leave: bool = True,
+    file: TextIO | None = None,
+) -> tqdm.tqdm:
+  """Shows how far a command has come: a bar at a terminal, in a file lines.
+
+  Args:
+    items: to go through; None: `update(count)` says what is done.
+    description: of what is done.
+    total: number of items.
+    initial: of them done before.
+    unit: of an item.
+    leave: whether the bar stays at a terminal.
+    file: where to; None: standard error.
+
+  Returns:
+    The items again, and what to close, or to use in a `with` statement.
+  """
+  file = file or sys.stderr
+  options = dict(
+      total=total, initial=initial, unit=unit, file=file, dynamic_ncols=True
+  )
+  if file.isatty():
+    return tqdm.tqdm(items, description, leave=leave, **options)
+  return _Lines(
+      items, description, leave=False, mininterval=_SECONDS, delay=_SECONDS,
+      bar_format=_LINE, **options,
+  )

@@ -32,7 +32,7 @@ import numpy as np
 from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import untrusted
+from input_pipeline.files import checksums, untrusted
 from input_pipeline.images import decoding, levels
 from input_pipeline.sources import Source, encode_png
 
@@ -337,7 +337,7 @@ def verify(directory: pathlib.Path) -> int:
     hashes |= {shard['file']: shard['sha256'] for shard in about['shards']}
   for name, wanted in hashes.items():
     try:
-      got = file_sha256(directory / name)
+      got = checksums.of_file(directory / name)
     except OSError as error:
       got = error.strerror
     if got != wanted:
@@ -355,9 +355,3 @@ def _damaged(path, got, wanted):
 def to_json(values: dict[str, Any]) -> bytes:
   """A manifest as it is written."""
   return (json.dumps(values, indent=1) + '\n').encode()
-
-
-def file_sha256(path: pathlib.Path) -> str:
-  """The SHA-256 of a file, in hexadecimal digits."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()

@@ -23,7 +23,7 @@ from PIL import Image, features
 
 from input_pipeline import preprocessing, statistics
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import atomic, untrusted
+from input_pipeline.files import atomic, checksums, streams, untrusted
 from input_pipeline.files import threads as threads_lib
 from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
@@ -274,7 +274,7 @@ class Preparation:
       self._refuse_rejected(mine, todo)
     images = lambda shards: sum(len(self._shard_range(*s)) for s in shards)
     total = images(mine)
-    progress = statistics.progress_bar(
+    progress = streams.progress(
         None, 'preparing', total, initial=total - images(todo)
     )
     with progress, futures.ThreadPoolExecutor(self._workers) as threads:
@@ -375,7 +375,7 @@ class Preparation:
             f'{printable(name)}\t{printable(reason)}'
             for name, reason in all_done.rejected
         ),
-        sha256=np.array(reader.file_sha256(path)),
+        sha256=np.array(checksums.of_file(path)),
         count=np.array(sums.count),
         pixel_sum=sums.pixel_sum.astype(np.uint32),
         products=sums.products,
@@ -496,7 +496,7 @@ class Preparation:
 
   def _hashes(self, *names):
     path = lambda name: self._output / name
-    return {name: reader.file_sha256(path(name)) for name in names}
+    return {name: checksums.of_file(path(name)) for name in names}
 
   def _lines_of_notes(self, key, *set_names):
     for set_name in set_names:

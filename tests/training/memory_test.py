@@ -41,9 +41,7 @@ class Watch(Console):
     super().__init__(io.StringIO())
     self.arrays, self.files, self.memory = [], [], []
 
-  def progress(self, text, *, transient=False):
-    if transient:
-      return
+  def progress(self, text):
     gc.collect()
     self.arrays.append(len(jax.live_arrays()))
     self.files.append(len(_open_files()))

@@ -595,13 +595,29 @@ class ProgressTest(absltest.TestCase):
 
 class ConsoleTest(absltest.TestCase):
 
-  def test_a_file_gets_lines_and_no_passing_ones(self):
+  def test_a_file_gets_lines_and_no_short_bars(self):
     stream = io.StringIO()
     console = Console(stream)
     console.progress('one')
-    console.progress('passing', transient=True)
+    with console.bar('passing', 3) as bar:
+      bar.update(3)
     console.print('two')
     self.assertEqual(stream.getvalue(), 'one\ntwo\n')
+
+  def test_a_terminal_gets_a_bar_that_goes(self):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    console = Console(stream)
+    console.progress('step 1')
+    with console.bar('passing', 3) as bar:
+      bar.update(2)
+      bar.refresh()
+      self.assertRegex(stream.getvalue(), r'passing: +67%.* 2/3 ')
+      console.print('two')
+      # The bar is cleared for the line, and shown below it again.
+      self.assertRegex(stream.getvalue(), r'\r +\rtwo\n\rpassing: +67%[^\n]*$')
+    self.assertRegex(stream.getvalue(), r'\r +\r$')
+    self.assertNotIn('\n\n', stream.getvalue())
 
   def test_a_terminal_gets_one_line(self):
     stream = io.StringIO()

@@ -1,13 +1,18 @@
 """Commands whose reader, terminal or standard input is not there."""
 
+import io
 import os
 import pathlib
 import pty
 import signal
 import subprocess
 import sys
+import time
+from unittest import mock
 
 from absl.testing import absltest, parameterized
+
+from input_pipeline.files import streams
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -111,6 +116,33 @@ class StreamsTest(parameterized.TestCase):
     output, error = process.communicate()
     self.assertEqual(process.returncode, 0, error)
     self.assertEqual(output.decode().splitlines()[0], line)
+
+
+class ProgressTest(absltest.TestCase):
+
+  def test_a_file_gets_lines(self):
+    file = io.StringIO()
+    with mock.patch.object(streams, '_SECONDS', 0.1):
+      for _ in streams.progress(range(10), 'things', 10, file=file):
+        time.sleep(0.05)
+    lines = file.getvalue().splitlines()
+    self.assertBetween(len(lines), 2, 6)
+    self.assertRegex(lines[0], r'^things: \d of 10 \(\d0 %\), .*img/s, ')
+    self.assertIn('things: 10 of 10 (100 %)', lines[-1])
+    self.assertNotIn('\r', file.getvalue())
+
+  def test_what_is_done_soon_has_no_line(self):
+    file = io.StringIO()
+    self.assertEqual([*streams.progress(range(9), 'few', 9, file=file)],
+                     [*range(9)])
+    self.assertEqual(file.getvalue(), '')
+
+  def test_a_terminal_gets_a_bar(self):
+    file = io.StringIO()
+    file.isatty = lambda: True
+    self.assertEqual([*streams.progress('ab', 'letters', 2, file=file)],
+                     ['a', 'b'])
+    self.assertRegex(file.getvalue(), r'\rletters: 100%.* 2/2 .*\n$')
 
 
 if __name__ == '__main__':

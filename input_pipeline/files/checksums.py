@@ -1,13 +1,20 @@
-"""Finds files that are equal to the byte."""
+"""Files compared by their content, of which SHA-256 stands for all bytes."""
 
 import collections
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 
 from input_pipeline.errors import DataError
 
 
-def find(
+def of_file(path: str | os.PathLike) -> str:
+  """The SHA-256 of a file, in hexadecimal digits; OSError if it is not read."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def find_copies(
     sizes: Sequence[int | None], read: Callable[[int], bytes]
 ) -> list[list[int]]:
   """Groups equal files; only those of a size that another has are read.
