@@ -139,6 +139,11 @@ def get(
   return value
 
 
+def towers_of(model: ml_collections.ConfigDict) -> int:
+  """Towers of the network that `config.model` describes: 1 if it has none."""
+  return model.get('towers') or 1
+
+
 def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is right by itself, and cannot be together."""
   size, crop = config.dataset.size, config.augmentation.crop_size

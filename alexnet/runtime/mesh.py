@@ -14,6 +14,7 @@ from jax.experimental import mesh_utils
 from jax.extend import backend
 from jax.sharding import AxisType, Mesh
 
+from alexnet.config import validation
 from alexnet.config.errors import ConfigError
 from alexnet.runtime import multihost
 
@@ -172,7 +173,7 @@ def _most_replicas(limit, config, parts):
 
 
 def _splittable(model):
-  return model.towers == 2 and not _normalizes_across(model)
+  return validation.towers_of(model) == 2 and not _normalizes_across(model)
 
 
 def _normalizes_across(model):
@@ -182,10 +183,10 @@ def _normalizes_across(model):
 
 def _check_model(model, data, tower):
   mesh = f'mesh (data={data}, tower={tower})'
-  if tower > model.towers:
+  if tower > (towers := validation.towers_of(model)):
     raise ConfigError(
         f'{mesh} has more tower devices than the model has towers '
-        f'({model.towers}): set --config.mesh.tower=1, and '
+        f'({towers}): set --config.mesh.tower=1, and '
         f'--config.mesh.data={data * tower} to use all devices'
     )
   if tower > 1 and _normalizes_across(model):

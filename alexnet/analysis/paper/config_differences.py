@@ -7,6 +7,7 @@ import ml_collections
 
 from alexnet.analysis.tables import Item, Table
 from alexnet.checkpointing import workdir
+from alexnet.config import validation
 from configs import alexnet, alexnet_2012
 
 # They say where a run was made and how often it was looked at, not what it is.
@@ -68,7 +69,7 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
   for name in sorted({*own, *paper}):
     if name in _NOT_THE_RECIPE or name.startswith(left_out):
       continue
-    if name.endswith('.reads') and config.model.towers == 1:
+    if name.endswith('.reads') and validation.towers_of(config.model) == 1:
       continue  # Its own tower and both are the same.
     field = Field(
         name, own.get(name), paper.get(name), code.get(name), name in own

@@ -9,6 +9,7 @@ from alexnet.analysis.report import classes, colours, examples, page, sections
 from alexnet.analysis.report.page import Block, Missing, Section
 from alexnet.analysis.report.run_history import History
 from alexnet.checkpointing import input_spec, manager
+from alexnet.config import validation
 from alexnet.inference import loading, run_flags
 from input_pipeline import datasets
 from input_pipeline.errors import UserError
@@ -175,5 +176,5 @@ class Lazily:
 
   def kernels(self, run: History):
     """(name, kernels of the first layer or None, towers)."""
-    towers = run.config.model.towers or 1
+    towers = validation.towers_of(run.config.model)
     return run.name, colours.load_kernels(self._folder), towers
