@@ -44,8 +44,11 @@ _JPEG = b'\xff\xd8'
 _PNG = b'\x89PNG\r\n\x1a\n'
 # What files that are called .jpg turn out to be; (place, bytes there).
 _OTHERS = {
-    'HEIC': (4, b'ftyphei'), 'AVIF': (4, b'ftypavi'), 'PDF': (0, b'%PDF'),
-    'ZIP': (0, b'PK\3\4'), 'gzip': (0, b'\x1f\x8b'), 'HTML': (0, b'<'),
+    'HEIC': (4, b'ftyphei'), 'HEIF': (4, b'ftypmif'), 'AVIF': (4, b'ftypavi'),
+    'PDF': (0, b'%PDF'), 'ZIP': (0, b'PK\3\4'), 'gzip': (0, b'\x1f\x8b'),
+    'a Git LFS pointer (git lfs pull gets the file)':
+        (0, b'version https://git-lfs'),
+    'SVG': (0, b'<svg'), 'XML, such as SVG': (0, b'<?xml'), 'HTML': (0, b'<'),
 }
 
 
