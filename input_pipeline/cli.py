@@ -21,6 +21,17 @@ STOPPED = 75
 # Seconds that a process may take to end after that.
 _ENDING = 5
 
+# What a cluster, a system or a user sends to a process that is to end; not all
+# systems have all of them.
+ENDING = tuple(
+    signal.Signals[name]
+    for name in (
+        'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2',
+        'SIGXCPU', 'SIGALRM', 'SIGVTALRM', 'SIGPWR', 'SIGIO',
+    )
+    if name in signal.Signals.__members__
+)
+
 # What messages call a field of the config, and the flags, of which a command
 # without --config may have one, that set the same.
 _ADVICE = re.compile(r'--config\.([a-z_][\w.]*\w)')

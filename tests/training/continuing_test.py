@@ -27,7 +27,8 @@ class SignalsTest(faulty.RunTestCase):
     self.addCleanup(signal.signal, number, signal.signal(number, handler))
 
   @parameterized.parameters(
-      'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'
+      'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU', 'SIGALRM',
+      'SIGVTALRM', 'SIGPWR', 'SIGIO',
   )
   def test_is_saved(self, name):
     self.set_handler(name, signal.SIG_DFL)
