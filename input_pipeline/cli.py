@@ -1,11 +1,13 @@
 """How every command starts, and ends when a user can mend what is wrong."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
@@ -20,6 +22,9 @@ STOPPED = 75
 
 # Seconds that a process may take to end after that.
 _ENDING = 5
+# Seconds in which the same end is asked for again: clusters send a signal to a
+# process and to its group.
+_AGAIN = 1
 
 # What a cluster, a system or a user sends to a process that is to end; not all
 # systems have all of them.
@@ -51,19 +56,25 @@ def run(
 
   Exit status: what main returns (None is 0); 1 after such a message, or if
   standard output could not be written for want of room. When main returns
-  STOPPED, threads that wait for data do not hold up the end.
+  STOPPED, threads that wait for data do not hold up the end. 128 and its number
+  if a signal has ended a command that finishes its files.
 
   Args:
     main: the command.
-    finishes: whether it writes files, which a terminal that is closed does not
-      keep it from (SIGHUP).
+    finishes: whether it writes files. A terminal that is closed (SIGHUP) does
+      not keep it from that; any other signal that asks for an end raises
+      Stopped, so that nothing half written is left, or is noted inside of
+      `noting_signals`.
   """
   streams.make_lasting()
   # Nothing here has a screen. A notebook exports its own to the commands that
   # it starts, where that cannot be imported, and TensorFlow imports matplotlib.
   os.environ['MPLBACKEND'] = 'agg'
-  if finishes and hasattr(signal, 'SIGHUP'):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  for number in ENDING if finishes else ():
+    if number.name == 'SIGHUP':
+      signal.signal(number, signal.SIG_IGN)
+    elif signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, _on_signal)
 
   def wrapped(argv):
     # JAX and Orbax tell of themselves at the level below.
@@ -76,8 +87,9 @@ def run(
       message = explain(error)
       if message is None:
         raise
-      return fail(message)
-    if status == STOPPED:
+      return _status(fail(message))
+    status = _status(status)
+    if status == STOPPED or stopped_by():
       _end_soon(status)
     if not status and (lost := streams.failure()):
       return fail(f'the output above is not whole ({lost.strerror})')
@@ -87,10 +99,53 @@ def run(
   app.run(wrapped, flags_parser=_parse_flags)
 
 
+class Stopped(KeyboardInterrupt):
+  """A signal asks a command for its end."""
+
+
+_heard: signal.Signals | None = None
+_heard_at = 0.0
+_noting = False
+
+
+def stopped_by() -> signal.Signals | None:
+  """The signal that has asked a command that finishes its files for its end."""
+  return _heard
+
+
+@contextlib.contextmanager
+def noting_signals() -> Iterator[None]:
+  """No signal raises Stopped inside: what is done there asks `stopped_by`."""
+  global _noting
+  _noting = True
+  try:
+    yield
+  finally:
+    _noting = False
+
+
+def _on_signal(number, frame):
+  global _heard, _heard_at
+  del frame
+  if _heard is None:
+    _heard, _heard_at = signal.Signals(number), time.monotonic()
+    if not _noting:
+      raise Stopped
+  elif time.monotonic() > _heard_at + _AGAIN:  # Somebody does not want to wait.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _status(status):
+  return 128 + _heard if _heard else status
+
+
 def explain(error: BaseException) -> str | None:
   """What to tell a user of an error he can mend; None for any other."""
   if isinstance(error, UserError):
     return _ADVICE.sub(_as_flag, str(error))
+  if isinstance(error, Stopped):
+    return f'stopped by {_heard.name}'
   if isinstance(error, KeyboardInterrupt):  # Before there is anything to save.
     return 'interrupted'
   if isinstance(error, OSError):  # A missing permission or file, a full disk.

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -259,6 +261,32 @@ class CommandTest(parameterized.TestCase):
     with Image.open(outputs[2]) as picture:
       self.assertGreater(min(picture.size), 600)
     self.assertIn('24 images, the first of 29', output)
+
+  @parameterized.parameters('SIGTERM', 'SIGINT', 'SIGUSR1')
+  def test_stopped(self, name):
+    """What is known by then is in the files, and said."""
+    folder = self.folder / 'photos'
+    folder.mkdir()
+    for index in range(3000):
+      (folder / f'{index:04d}.jpg').symlink_to(self.images[0])
+    output = self.folder / 'out' / 'a.csv'
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, '-u', '-m', 'alexnet.predict', str(folder),
+         f'--workdir={self.workdir}', f'--output={output}'],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    process.stdout.readline()  # It has begun.
+    process.send_signal(number)
+    _, error = process.communicate()
+    self.assertEqual(process.returncode, 128 + number, error)
+    count = re.search(rf'stopped by {name} after (\d+) of 3,000 files', error)
+    (file,) = output.parent.iterdir()
+    with open(file, encoding='utf-8', newline='') as f:
+      _, *rows = csv.reader(f)
+    self.assertLen(rows, int(count[1]))
+    self.assertEqual({len(row) for row in rows}, {10})
 
   def test_dense_views_of_one_photo(self):
     photo = self.images[0]
