@@ -485,8 +485,10 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
   return found
 
 
-def copies_warning(train: Source, evaluation: Source) -> str:
-  """Says that images are in both sets; '' if none are."""
+def copies_warning(
+    train: Source, evaluation: Source, advice: str = ''
+) -> str:
+  """Says that images are in both sets, and the advice; '' if none are."""
   found = copies_in_both(train, evaluation)
   if not found:
     return ''
@@ -496,10 +498,8 @@ def copies_warning(train: Source, evaluation: Source) -> str:
   more = ', ...' if len(found) > _SHOWN_COPIES else ''
   return (
       f'{len(found):,} of {len(evaluation):,} evaluation images are in the '
-      f'training set, too ({examples}{more}), so that results will be better '
-      'than on new images: remove them from one of the two, or where a part '
-      'is held out keep copies on one side (training: '
-      '--config.dataset.copies=together; preparing: --copies=together)'
+      f'training set, too ({examples}{more}), so that results are better than '
+      f'on new images{advice and f": {advice}"}'
   )
 
 
