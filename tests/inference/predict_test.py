@@ -410,6 +410,41 @@ class CommandTest(parameterized.TestCase):
     self.assertEqual(result.stdout, '(1, 4)\n', result.stderr)
 
 
+class FindTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('photos', ['photos/a.jpg']),
+      ('./photos/a.jpg', ['photos/a.jpg']),
+      ('photos/../photos', ['photos/../photos/a.jpg']),
+      ('{}/photos', ['{}/photos/a.jpg']),
+      ('~/photos', ['{}/photos/a.jpg']),
+      ('~/missing.jpg', ['{}/missing.jpg']),
+      ('https://x.org/a.jpg', ['https://x.org/a.jpg']),
+  )
+  def test_spelling(self, given, expected):
+    """Names are shown and written as the user knows them."""
+    folder = self.create_tempdir().full_path
+    testing.write_images(pathlib.Path(folder) / 'made', 1, 1)
+    (image,) = pathlib.Path(folder).rglob('*.jpg')
+    os.mkdir(f'{folder}/photos')
+    image.rename(f'{folder}/photos/a.jpg')
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(folder)
+    with mock.patch.dict(os.environ, {'HOME': folder}):
+      found, _ = image_files.find([given.format(folder)])
+    self.assertEqual(
+        [*map(str, found)], [path.format(folder) for path in expected]
+    )
+
+  @parameterized.parameters('https://x.org/a.jpg', 'gs://bucket/b.jpg')
+  def test_an_address(self, address):
+    """Is an error of that one."""
+    (found,), _ = image_files.find([address])
+    with self.assertRaisesRegex(ImageError, 'an address: download it') as raised:
+      image_files.open_image(found, (255, 255, 255))
+    self.assertEqual(raised.exception.name, address)
+
+
 class WholeTest(parameterized.TestCase):
   """What dense views show of an image, by sizes worked out by hand."""
 
