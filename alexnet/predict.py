@@ -133,7 +133,8 @@ def _show(results, paths, writers, console) -> tuple[int, list[ImageError]]:
   if len(paths) > SHOWN:
     results = progress_bar(results, 'predicting', len(paths))
   broken, first, done = [], [], 0
-  for done, result in enumerate(results, 1):
+  for result in results:
+    done += 1
     for writer in writers:
       writer.add(result)
     if isinstance(result, ImageError):

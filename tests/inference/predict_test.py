@@ -440,7 +440,7 @@ class FindTest(parameterized.TestCase):
   def test_an_address(self, address):
     """Is an error of that one."""
     (found,), _ = image_files.find([address])
-    with self.assertRaisesRegex(ImageError, 'an address: download it') as raised:
+    with self.assertRaisesRegex(ImageError, 'an address: down') as raised:
       image_files.open_image(found, (255, 255, 255))
     self.assertEqual(raised.exception.name, address)
 

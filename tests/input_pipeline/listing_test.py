@@ -260,7 +260,7 @@ class EvaluationTest(ListingTest):
         {entry.path: entry.label for entry in evaluation.entries},
         {'A/0.jpg': 0, 'a/0.jpg': 1},
     )
-    with self.assertRaisesRegex(DataError, r'does not have \(A/0.jpg, a/0.jpg\)'):
+    with self.assertRaisesRegex(DataError, r'have \(A/0.jpg, a/0.jpg\)'):
       sources.open_folder(self.root / 'eval', ('AA', 'aa'))
 
   @parameterized.parameters(('caf\u00e9', 'cafe\u0301'), ('cat', 'cat '))
