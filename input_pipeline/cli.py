@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from absl import app, flags, logging
 
 from input_pipeline.errors import NO_ROOM, UserError
-from input_pipeline.files import streams
+from input_pipeline.files import paths, streams
 from input_pipeline.images import limits
+
+# A config's file, which like all paths goes through `paths.local`.
+_CONFIG = re.compile('^(--?config=)([^:]+)')
 
 # Exit status of training that a signal has stopped, and that is saved: "try
 # again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
@@ -182,7 +185,9 @@ def _end_soon(status):
 
 def _parse_flags(argv):
   try:
-    return app.parse_flags_with_usage(argv)
+    return app.parse_flags_with_usage([_CONFIG.sub(_local, a) for a in argv])
+  except paths.PathError as error:
+    sys.exit(fail(str(error)))
   except (AttributeError, KeyError, TypeError) as error:
     # What ml_collections raises for `--config.field=value` without such a
     # field, or with a value of another type.
@@ -194,6 +199,13 @@ def _parse_flags(argv):
             '--config names'
         )
     )
+
+
+def _local(found):
+  path = paths.local(found[2], '--config')
+  if not path.is_file():
+    raise paths.PathError(f'--config is {path}: there is no such file')
+  return f'{found[1]}{path}'
 
 
 def _innermost(error):
