@@ -115,7 +115,12 @@ def _announce(sets):
   print(f'classes    {len(classes):,}: {", ".join(shown)}')
   if 'evaluation' not in sets:
     print('           no evaluation set, which training will ask for')
-  elif warning := copies_warning(sets['train'], sets['evaluation']):
+  elif warning := copies_warning(
+      sets['train'],
+      sets['evaluation'],
+      'remove them from one of the two, or where a part is held out set '
+      '--copies=together and another --output',
+  ):
     print(f'warning: {warning}')
 
 

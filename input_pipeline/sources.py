@@ -255,7 +255,7 @@ def open_folder(
       searched in them and in folders below, links included; what is not used is
       counted in the source's `ignored`.
     class_names: the classes of a training set. This is an evaluation set then,
-      which needs an image of one of them.
+      which needs an image of one of them; those of others are left out.
 
   Returns:
     The source.
@@ -263,7 +263,7 @@ def open_folder(
   Raises:
     DataError: no such folder; of a training set, fewer than two classes, a
       class without images, or two that look equal; of an evaluation set, no
-      image, or classes that the training set does not have.
+      image of a class.
   """
   directory = paths_lib.local(directory, 'the folder of images')
   if not directory.is_dir():
@@ -283,9 +283,18 @@ def open_folder(
   images = images_below(
       [directory / name for name in found], ignored, directory
   )
-  named = []
+  classes = names_lib.Names(class_names or found)
+  entries = []
   for name, paths in zip(found, images):
-    named += [(name, path) for path in paths]
+    label = classes.find(name)
+    for path in paths:
+      path = str(path.relative_to(directory))
+      if label is None:
+        ignored.add(
+            'image(s) of classes that the training set does not have', path
+        )
+      else:
+        entries.append(Entry(path, label))
     if not paths and class_names is None:
       raise DataError(
           f'class folder {directory / name} has no image '
@@ -294,19 +303,13 @@ def open_folder(
       )
     if not paths:
       ignored.add(listing.EMPTY, name)
-  if not named:
+  if not entries:
     raise DataError(
         f'{directory} has no image of a class: wanted subfolders called like '
         'those of the training set, with an image in one of them'
         f'{f"; left out: {ignored}" if ignored else ""}'
     )
-  labels = names_lib.labels_of(
-      {name for name, _ in named}, class_names or found, str(directory)
-  )
-  folder = Folder(directory, class_names or found, [
-      Entry(str(path.relative_to(directory)), labels[name])
-      for name, path in named
-  ])
+  folder = Folder(directory, class_names or found, entries)
   folder.ignored = ignored
   return folder
 
@@ -368,6 +371,10 @@ def read_file(path: str | os.PathLike) -> bytes:
   Raises:
     ImageError: it cannot be read.
   """
+  if paths_lib.is_address(os.fspath(path)):
+    raise ImageError(
+        os.fspath(path), 'an address: download it, and give the file'
+    )
   try:
     return _contents(pathlib.Path(path))
   except (OSError, ValueError) as error:  # The latter: a zero byte in its name.
@@ -485,8 +492,10 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
   return found
 
 
-def copies_warning(train: Source, evaluation: Source) -> str:
-  """Says that images are in both sets; '' if none are."""
+def copies_warning(
+    train: Source, evaluation: Source, advice: str = ''
+) -> str:
+  """Says that images are in both sets, and the advice; '' if none are."""
   found = copies_in_both(train, evaluation)
   if not found:
     return ''
@@ -496,10 +505,8 @@ def copies_warning(train: Source, evaluation: Source) -> str:
   more = ', ...' if len(found) > _SHOWN_COPIES else ''
   return (
       f'{len(found):,} of {len(evaluation):,} evaluation images are in the '
-      f'training set, too ({examples}{more}), so that results will be better '
-      'than on new images: remove them from one of the two, or where a part '
-      'is held out keep copies on one side (training: '
-      '--config.dataset.copies=together; preparing: --copies=together)'
+      f'training set, too ({examples}{more}), so that results are better than '
+      f'on new images{advice and f": {advice}"}'
   )
 
 

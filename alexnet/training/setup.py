@@ -106,7 +106,7 @@ class Setup:
     """Of a process with other settings of JAX than the last one had."""
     with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
       for difference in workdir_lib.environment_differences(
-          self.workdir, now, 'jax_settings.'
+          self.workdir, now, ('jax_settings.', 'xla_flags')
       ):
         self.task.warn(
             f'{difference}: the steps from here on are not those that the run '

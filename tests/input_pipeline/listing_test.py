@@ -260,7 +260,7 @@ class EvaluationTest(ListingTest):
         {entry.path: entry.label for entry in evaluation.entries},
         {'A/0.jpg': 0, 'a/0.jpg': 1},
     )
-    with self.assertRaisesRegex(DataError, 'does not have: A, a'):
+    with self.assertRaisesRegex(DataError, r'have \(A/0.jpg, a/0.jpg\)'):
       sources.open_folder(self.root / 'eval', ('AA', 'aa'))
 
   @parameterized.parameters(('caf\u00e9', 'cafe\u0301'), ('cat', 'cat '))
@@ -358,12 +358,15 @@ class CopiesTest(ListingTest):
         entry for entry in sources.open_folder(self.many).entries
         if entry not in held_out.entries
     )
-    text = sources.copies_warning(other, held_out)
+    text = sources.copies_warning(other, held_out, 'do it')
     self.assertIn(
         f'1 of 4 evaluation images are in the training set, too ({self.many}/'
         f'{path} = {self.many}/ant/copy.jpg)', text,
     )
-    self.assertIn('--config.dataset.copies=together', text)
+    self.assertEndsWith(text, 'better than on new images: do it')
+    # Of evaluate, where it is too late.
+    text = sources.copies_warning(other, held_out)
+    self.assertEndsWith(text, 'better than on new images')
 
   def test_only_files_of_equal_sizes_are_read(self):
     train, held_out = self.split()
