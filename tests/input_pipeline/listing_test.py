@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from configs import alexnet
 from input_pipeline import datasets, sources
-from input_pipeline.errors import DataError, ImageError
+from input_pipeline.errors import DataError
 from input_pipeline.files import listing
 
 # One of each kind that some system leaves behind.
@@ -19,8 +19,13 @@ SYSTEM = (
     'lost+found', '.Trash-1000', '.directory', '@eaDir', '#recycle',
     '#snapshot', '@Recycle', '@Recently-Snapshot', '.@__thumb', '@__thumb',
     '.snapshot', '~snapshot', '.git', '.ipynb_checkpoints', '__pycache__',
-    '.nfs00000001', '.thumbnails',
+    '.nfs00000001', '.thumbnails', 'RECYCLER', 'Recycled', 'FOUND.001',
+    'found.123', 'PaxHeader', 'PaxHeaders.4711', '$WinREAgent', 'DfsrPrivate',
+    'Config.Msi', 'msdownld.tmp', '@SynoResource', '@appstore', '@database',
+    '@downloads', '@sharebin', 'TheVolumeSettingsFolder', '_vti_cnf',
 )
+# Much like them.
+CLASSES = ('recycled', 'found.1', 'found', 'paxheadersx', 'recycler bin')
 
 
 class ListingTest(parameterized.TestCase):
@@ -126,20 +131,25 @@ class LinksTest(ListingTest):
         {listing.READ_ALREADY: 4},
     )
 
-  @parameterized.parameters('birds', 'ant/gone', 'ant/circle')
+  @parameterized.parameters(
+      'birds', 'ant/gone', 'ant/circle', 'ant/1.jpg', 'ant/deep/gone.PNG'
+  )
   def test_dangling(self, path):
+    """Also with an image's name, as in an archive."""
     self.link(f'photos/{path}', path.split('/')[-1].replace('gone', 'nowhere'))
     folder = self.assert_found(
         ['ant/0.jpg', 'newt/1.jpg'], {listing.DANGLING: 1}
     )
     self.assertEqual(str(folder.ignored), f'1 {listing.DANGLING} ({path})')
 
-  def test_a_dangling_image(self):
-    """It is told of like a broken image."""
-    self.link('photos/ant/1.jpg', 'nowhere.jpg')
-    folder = sources.open_folder(self.photos)
-    with self.assertRaisesRegex(ImageError, 'ant/1.jpg.*No such file'):
-      folder.read(1)
+  @parameterized.parameters(False, True)
+  def test_a_folder_called_like_an_image(self, linked):
+    if linked:
+      self.write('disk/2.jpg')
+      self.link('photos/ant/more.jpg', self.root / 'disk')
+    else:
+      self.write('photos/ant/more.jpg/2.jpg')
+    self.assert_found(['ant/0.jpg', 'ant/more.jpg/2.jpg', 'newt/1.jpg'], {})
 
 
 class LeftOutTest(ListingTest):
@@ -153,6 +163,12 @@ class LeftOutTest(ListingTest):
     found, = sources.images_below([self.photos], left_out)
     self.assertLen(found, 2)
     self.assertEqual(left_out.counts, {listing.HIDDEN: 2})
+
+  def test_classes_called_much_like_those_of_a_system(self):
+    self.write(*(f'photos/{name}/x.jpg' for name in CLASSES))
+    self.assertContainsSubset(
+        CLASSES, sources.open_folder(self.photos).class_names
+    )
 
   @parameterized.parameters(*SYSTEM)
   def test_system_files(self, name):
