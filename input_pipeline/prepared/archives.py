@@ -329,7 +329,11 @@ def _zip_name(member):
   if not member.flag_bits & _ZIP_UTF8:
     with contextlib.suppress(UnicodeError):
       name = name.encode('cp437').decode('utf-8')
-  # So do older ones of Windows, against the format's specification.
+  return _slashed(name)
+
+
+def _slashed(name):
+  """The path that a name is, if an older program of Windows has written it."""
   return name if '/' in name else name.replace('\\', '/')
 
 
@@ -352,13 +356,13 @@ def _tar_members(path):
 
 
 def _tar_member(member, prefix='', start=0):
-  name = f'{prefix}{member.name}'
+  name = f'{prefix}{_slashed(member.name)}'
   if member.isreg():
     return _Listed(name, (start + member.offset_data, member.size))
   if member.issym():
     return _Listed(name, None, _from(name, member.linkname))
   if member.islnk():  # Its path is that from the root.
-    return _Listed(name, None, f'{prefix}{_plain(member.linkname)}')
+    return _Listed(name, None, f'{prefix}{_plain(_slashed(member.linkname))}')
   return _Listed(name)
 
 

@@ -232,7 +232,7 @@ def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
   entries = [(entry.path.split('/'), entry) for entry in files.entries]
   while (
       len({parts[0] for parts, _ in entries}) == 1
-      and min(len(parts) for parts, _ in entries) > 2
+      and max(len(parts) for parts, _ in entries) > 2
       and classes.find(entries[0][0][0]) is None
   ):
     entries = [(parts[1:], entry) for parts, entry in entries]
