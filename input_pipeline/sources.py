@@ -34,6 +34,9 @@ EXTENSIONS = (
 # A run keeps the statistics of its training set beside it, in files called so.
 STATISTICS = 'alexnet_statistics_'
 
+# Images of an evaluation set that are left out.
+UNKNOWN_CLASS = 'image(s) of classes that the training set does not have'
+
 # What is done with equal files where a part is held out: one may come to each
 # side, of which `copies_warning` tells, or they stay together.
 COPIES = ('warn', 'together')
@@ -263,7 +266,7 @@ def open_folder(
   Raises:
     DataError: no such folder; of a training set, fewer than two classes, a
       class without images, or two that look equal; of an evaluation set, no
-      image, or classes that the training set does not have.
+      image of a class that the training set has.
   """
   directory = paths_lib.local(directory, 'the folder of images')
   if not directory.is_dir():
@@ -279,7 +282,10 @@ def open_folder(
     elif not name.startswith(STATISTICS):
       ignored.add(listing.suffix(name), name)
   if class_names is None:
-    names_lib.check_classes(found, str(directory), 'class subfolder(s)')
+    names_lib.check_classes(
+        found, str(directory), 'class subfolder(s)',
+        _instead(directory, found, ignored),
+    )
   images = images_below(
       [directory / name for name in found], ignored, directory
   )
@@ -303,23 +309,41 @@ def open_folder(
   labels = names_lib.labels_of(
       {name for name, _ in named}, class_names or found, str(directory)
   )
-  folder = Folder(directory, class_names or found, [
-      Entry(str(path.relative_to(directory)), labels[name])
-      for name, path in named
-  ])
+  entries = []
+  for name, path in named:
+    relative = str(path.relative_to(directory))
+    if name in labels:
+      entries.append(Entry(relative, labels[name]))
+    else:
+      ignored.add(UNKNOWN_CLASS, relative)
+  folder = Folder(directory, class_names or found, entries)
   folder.ignored = ignored
   return folder
 
 
 def look_into(directory: pathlib.Path) -> names_lib.Looks:
   """What a folder has, see `names.find_sets`."""
-  images = folders = False
-  for _, path in listing.walk([directory], is_image, listing.LeftOut()):
-    is_in_it = os.path.dirname(path) == os.fspath(directory)
-    images, folders = images or is_in_it, folders or not is_in_it
-    if images and folders:
-      break
-  return names_lib.Looks(images, folders)
+  names, files = listing.entries(directory, listing.LeftOut())
+  below = listing.walk(
+      [directory / name for name in names], is_image, listing.LeftOut(),
+      directory,
+  )
+  # The first image answers: a training set is not listed twice.
+  return names_lib.Looks(
+      any(map(is_image, files)), any(True for _ in below), frozenset(names)
+  )
+
+
+def _instead(directory, found, ignored):
+  """What a message says of a folder without classes."""
+  if len(found) == 1:
+    names = sorted(look_into(directory / found[0]).names)
+    if len(names) > 1:
+      return (
+          f'; {found[0]} has {", ".join(names[:3])}: if these are the classes, '
+          f'give {directory / found[0]}'
+      )
+  return f'; left out: {ignored}' if ignored else ''
 
 
 def images_below(

@@ -6,10 +6,11 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from alexnet.metrics import console
 from configs import alexnet
 from input_pipeline import datasets, sources
 from input_pipeline.errors import DataError
-from input_pipeline.files import listing
+from input_pipeline.files import listing, names
 
 # One of each kind that some system leaves behind.
 SYSTEM = (
@@ -26,6 +27,15 @@ SYSTEM = (
 )
 # Much like them.
 CLASSES = ('recycled', 'found.1', 'found', 'paxheadersx', 'recycler bin')
+
+
+class AnyText(str):
+  """Equal to all that begins with it."""
+
+  __hash__ = str.__hash__
+
+  def __eq__(self, other):
+    return other.startswith(self)
 
 
 class ListingTest(parameterized.TestCase):
@@ -217,6 +227,24 @@ class LeftOutTest(ListingTest):
     ):
       sources.open_folder(self.photos)
 
+  @parameterized.parameters(
+      ('flat/0.jpg', r'flat has 0 .*left out: 1 image.s. beside the class '
+                     r'folders \(0.jpg\)'),
+      ('flat/x.zip', r'left out: 1 \.zip \(x\.zip\)'),
+      ('flat/@eaDir/x.jpg', 'left out: 1 hidden'),
+  )
+  def test_no_class_folder(self, path, message):
+    self.write(path)
+    with self.assertRaisesRegex(DataError, message):
+      sources.open_folder(self.root / 'flat')
+
+  def test_one_level_too_high(self):
+    self.write('data/photos/ant/0.jpg', 'data/photos/newt/0.jpg')
+    with self.assertRaisesRegex(
+        DataError, f'photos has ant, newt: if .*give {self.root}/data/photos'
+    ):
+      sources.open_folder(self.root / 'data')
+
   def test_held_out_part_tells_nothing_again(self):
     self.write('photos/ant/2.jpg', 'photos/newt/2.jpg', 'photos/ant/x.txt')
     config = alexnet.get_config('folder').dataset
@@ -237,6 +265,15 @@ class EvaluationTest(ListingTest):
     # With the number that it has in training.
     self.assertEqual([entry.label for entry in evaluation.entries], [1])
     self.assertEqual(evaluation.class_names, ('ant', 'newt'))
+
+  def test_some_unknown_classes(self):
+    self.write('eval/newt/0.jpg', 'eval/gnu/1.jpg', 'eval/gnu/2.jpg')
+    evaluation = sources.open_folder(self.root / 'eval', ('ant', 'newt'))
+    self.assertEqual(
+        [(e.path, e.label) for e in evaluation.entries], [('newt/0.jpg', 1)]
+    )
+    self.assertEqual(evaluation.ignored.counts, {sources.UNKNOWN_CLASS: 2})
+    self.assertIn('gnu/1.jpg, gnu/2.jpg', str(evaluation.ignored))
 
   def test_empty_and_unknown_folders(self):
     for name in ('yak', 'gnu'):
@@ -305,6 +342,12 @@ class SetsTest(ListingTest):
        'car/0.jpg'),
       ('Training/ant/0.jpg', 'Training/newt/0.jpg', 'bus/0.jpg'),
       ('train/ant/0.jpg', 'extra/ant/0.jpg', 'more/newt/0.jpg'),
+      # Without a training set.
+      ('bus/0.jpg', 'car/0.jpg', 'val/bus/0.jpg', 'val/car/0.jpg'),
+      ('bus/0.jpg', 'car/0.jpg', 'val/bus/0.jpg', 'val/loose.jpg'),
+      ('bus/0.jpg', 'car/0.jpg', 'Test/a/0.jpg'),
+      # With the classes that are beside it.
+      ('bus/0.jpg', 'car/0.jpg', 'train/bus/0.jpg', 'train/car/0.jpg'),
   )
   def test_both(self, *paths):
     with self.assertRaisesRegex(
@@ -334,6 +377,36 @@ class SetsTest(ListingTest):
     (self.root / 'data/docs').mkdir(parents=True)  # Without an image.
     with self.assertRaisesRegex(DataError, 'train.* which are sets, not'):
       self.open(*paths)
+
+  @parameterized.parameters(
+      (('train', 'bus'), ''),
+      (('bus', 'car', 'trainer', 'testudo', 'dataset'), ''),
+      (('test_set', 'training_set'), 'test_set, training_set'),
+      (('Train_data', 'Val-data', 'bus'), 'Train_data, Val-data'),
+      (('bus', 'test', 'car'), 'test'),
+      (('train', 'test 1', 'train images'), 'train, test 1, train images'),
+  )
+  def test_classes_called_like_sets(self, classes, named):
+    text = names.sets_warning(classes)
+    self.assertEqual(text.partition(' are taken for classes')[0], named)
+
+  def test_classes_called_like_sets_are_told(self):
+    """By training, in its first lines."""
+    train = self.open('test_set/a/0.jpg', 'training_set/a/0.jpg',
+                      'test_set/a/1.jpg', 'training_set/a/1.jpg')
+    lines = absltest.mock.Mock()
+    console.tell_of_data(lines, train, train)
+    lines.print.assert_any_call(AnyText('warning: test_set, training_set are'))
+
+  def test_listed_once(self):
+    """To know that it is a set, the first class of it is enough."""
+    self.write(*(f'data/train/{name}/0.jpg' for name in 'abcdefgh'))
+    with absltest.mock.patch.object(
+        listing, '_entries', side_effect=listing._entries
+    ) as entries:
+      looks = sources.look_into(self.root / 'data/train')
+    self.assertEqual(looks, (False, True, frozenset('abcdefgh')))
+    self.assertEqual(entries.call_count, 2)
 
   def test_hidden_folders_make_no_set(self):
     train = self.open(
