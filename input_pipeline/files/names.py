@@ -54,6 +54,10 @@ class Names:
         return place
     return None
 
+  def __contains__(self, name):
+    """Whether a name is there, once or more often."""
+    return any(make(name) in places for make, places in self._levels)
+
 
 def look_equal(names: Iterable[str]) -> tuple[str, str] | None:
   """The first two of different names that look equal; None if there are none.
