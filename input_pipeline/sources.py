@@ -43,6 +43,8 @@ COPIES = ('warn', 'together')
 # Files of both sets up to which copies are looked for unasked. Of 50,000 photos
 # some 4,000 have the size of one on the other side, and are read: seconds.
 MOST_COMPARED = 50_000
+# Bytes that are read for it; of photos the first 64 KiB each.
+MOST_READ = 2**32
 _SHOWN_COPIES = 3
 
 
@@ -184,13 +186,13 @@ class Files(Source):
   def read(self, index):
     return self.encoded(index), self.entries[index].label
 
-  def encoded(self, index: int) -> bytes:
-    """An example's file; see `read`."""
-    return self._bytes(self.entries[index])
+  def encoded(self, index: int, most: int | None = None) -> bytes:
+    """An example's file, or its first bytes; see `read`."""
+    return self._bytes(self.entries[index], most)
 
   @abc.abstractmethod
-  def _bytes(self, entry: Entry) -> bytes:
-    """Reads a file."""
+  def _bytes(self, entry: Entry, most: int | None = None) -> bytes:
+    """Reads a file, or its first bytes."""
 
   @abc.abstractmethod
   def file_sizes(self) -> list[int | None]:
@@ -219,10 +221,10 @@ class Folder(Files):
   def directory(self):
     return self.root
 
-  def _bytes(self, entry):
+  def _bytes(self, entry, most=None):
     path = self.root / entry.path
     try:
-      return _contents(path)
+      return _contents(path, most)
     except OSError as error:
       of_the_image = isinstance(
           error, (PermissionError, IsADirectoryError, FileNotFoundError)
@@ -377,13 +379,16 @@ def _size(path):
     return None
 
 
-def _contents(path):
+def _contents(path, most=None):
   status = path.stat()
   # Reading a pipe or a device would wait, for ever if need be.
   if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
     raise ImageError(str(path), 'it is not a file')
   decoding.check_bytes(status.st_size, str(path))
-  return path.read_bytes()
+  if most is None:
+    return path.read_bytes()
+  with path.open('rb') as f:
+    return f.read(most)
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -484,6 +489,9 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
     (file of the evaluation set, an equal one of the training set) of each;
     none where a set has no files of its own, or both more than
     MOST_COMPARED.
+
+  Raises:
+    copies.TooMuchError: more than MOST_READ bytes have to be read.
   """
   if not all(isinstance(source, Files) for source in (train, evaluation)):
     return []
@@ -494,13 +502,13 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
   shared = set(sizes[:count]) & set(sizes[count:])
   sizes = [size if size in shared else None for size in sizes]
 
-  def read(index):
+  def read(index, most):
     if index < count:
-      return train.encoded(index)
-    return evaluation.encoded(index - count)
+      return train.encoded(index, most)
+    return evaluation.encoded(index - count, most)
 
   found = []
-  for group in copies_lib.find(sizes, read):
+  for group in copies_lib.find(sizes, read, MOST_READ):
     if group[0] < count:
       name = train.describe(group[0])
       found += [
@@ -511,7 +519,18 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
 
 def copies_warning(train: Source, evaluation: Source) -> str:
   """Says that images are in both sets; '' if none are."""
-  found = copies_in_both(train, evaluation)
+  count = len(train) + len(evaluation)
+  own = all(isinstance(source, Files) for source in (train, evaluation))
+  try:
+    found = copies_in_both(train, evaluation)
+    reason = f'{count:,} files' if own and count > MOST_COMPARED else ''
+  except copies_lib.TooMuchError as error:
+    reason = str(error)
+  if reason:
+    return (
+        'it is not known whether evaluation images are in the training set, '
+        f'too: not compared ({reason})'
+    )
   if not found:
     return ''
   examples = ', '.join(

@@ -101,9 +101,10 @@ class Tar(Archive):
     super().__init__(root, class_names, entries)
     self._file = open(root, 'rb')
 
-  def _bytes(self, entry):
+  def _bytes(self, entry, most=None):
     start, size = entry.place
     decoding.check_bytes(size, str(self.root / entry.path))
+    size = min(size, most or size)
     # Threads share the file; this read has no position of its own.
     data = os.pread(self._file.fileno(), size, start)
     if len(data) < size:
@@ -122,7 +123,7 @@ class Zip(Archive):
     super().__init__(root, class_names, entries)
     self._file = zipfile.ZipFile(root)
 
-  def _bytes(self, entry):
+  def _bytes(self, entry, most=None):
     name = str(self.root / entry.path)
     decoding.check_bytes(entry.place.file_size, name)
     if entry.place.compress_type not in _METHODS:
@@ -134,6 +135,8 @@ class Zip(Archive):
       with self._file.open(entry.place) as member:
         # What is asked for is decompressed at once, whatever size the archive
         # says it has.
+        if most is not None:
+          return member.read(most)
         return b''.join(iter(lambda: member.read(_PIECE), b''))
     except _ZIP_ERRORS as error:
       if getattr(error, 'errno', None) not in (None, errno.EINVAL):

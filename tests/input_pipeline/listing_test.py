@@ -10,7 +10,9 @@ from alexnet.metrics import console
 from configs import alexnet
 from input_pipeline import datasets, sources
 from input_pipeline.errors import DataError
-from input_pipeline.files import listing, names
+from input_pipeline.files import copies, listing, names
+from input_pipeline.prepared import archives
+from tests import packing
 
 # One of each kind that some system leaves behind.
 SYSTEM = (
@@ -470,6 +472,46 @@ class CopiesTest(ListingTest):
     self.assertLen(sources.copies_in_both(train, held_out), 1)
     with absltest.mock.patch.object(sources, 'MOST_COMPARED', 39):
       self.assertEmpty(sources.copies_in_both(train, held_out))
+      self.assertRegex(
+          sources.copies_warning(train, held_out), r'not compared \(40 files\)'
+      )
+    with absltest.mock.patch.object(sources, 'MOST_READ', 39):
+      self.assertRegex(
+          sources.copies_warning(train, held_out), r'not compared \(more than'
+      )
+
+  @parameterized.parameters('folder', '.tar', '.zip')
+  def test_files_that_begin_equally(self, kind):
+    """Of others the first bytes only are read."""
+    begin = bytes(copies.HEAD)
+    contents = {
+        'a/0.jpg': begin + b'1', 'a/1.jpg': begin + b'2',
+        'a/2.jpg': b'3' + begin,
+        'b/0.jpg': begin + b'1', 'b/1.jpg': b'4' + begin, 'b/2.jpg': b'5',
+        'b/3.jpg': b'5',
+    }
+    root = self.root / f'equal{kind}'
+    if kind == 'folder':
+      for path, content in contents.items():
+        self.write(f'{root.name}/{path}')
+        (root / path).write_bytes(content)
+      source = sources.open_folder(root)
+    else:
+      root.write_bytes(packing.WRITERS[kind](contents))
+      source = archives.open_archive(root, self.root)
+    read = []
+
+    def encoded(index, most):
+      data = source.encoded(index, most)
+      read.append((index, len(data)))
+      return data
+
+    self.assertEqual(
+        copies.find(source.file_sizes(), encoded), [[0, 3], [5, 6]]
+    )
+    heads = [(i, copies.HEAD) for i in range(5)] + [(5, 1), (6, 1)]
+    wholes = [(i, copies.HEAD + 1) for i in (0, 1, 3)]
+    self.assertCountEqual(read, heads + wholes)
 
   def test_the_split_is_as_it_was(self):
     """Whatever is equal: runs of before go on. Numbers by NumPy alone."""
