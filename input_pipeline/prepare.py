@@ -172,6 +172,8 @@ def _prepare(values, output):
     _check_room(size * sum(map(len, sets.values())), output)
   if not values.merge:
     preparation.run(*(_parse_part(values.part) if values.part else (0, 1)))
+    if preparation.left_out:
+      print(f'left out   {preparation.left_out}')
   if values.part:
     print(f'part {values.part} is done; after all parts, run --merge')
     return
