@@ -157,12 +157,15 @@ def tell_of_data(
 ) -> None:
   """Says what is not used, and which images are in both sets, with advice."""
   from input_pipeline import sources  # With Pillow.
+  from input_pipeline.files import names
 
   if isinstance(console, Silence):
     return  # Files need not be compared.
   for source in (train, evaluation):
     if source.ignored:
       console.print(f'left out of {source.name}: {source.ignored}')
+  if warning := names.sets_warning(train.class_names):
+    console.print(f'warning: {warning}')
   if warning := sources.copies_warning(train, evaluation, advice):
     console.print(f'warning: {warning}')
 

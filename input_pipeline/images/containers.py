@@ -65,6 +65,7 @@ class Parts(NamedTuple):
     transparent: levels of the one colour that is, as stored.
     paired: whether a pixel's four bytes are a level and an opacity of 16 bits.
     inverted: whether the least level is white.
+    more_pages: whether there are others than the first, which is used.
   """
 
   kind: str
@@ -75,6 +76,7 @@ class Parts(NamedTuple):
   transparent: tuple[int, ...] | None = None
   paired: bool = False
   inverted: bool = False
+  more_pages: bool = False
 
 
 def take_apart(encoded: bytes, name: str) -> Parts:
@@ -595,6 +597,7 @@ def _tiff(encoded, name):
       bits=bits[0] if bits and 8 < bits[0] < 16 else None,
       # Of these depths Pillow leaves it to others to invert them.
       inverted=value(262, 0) == 0 and bool(bits) and bits[0] > 8,
+      more_pages=0 < number(begin + entry * count, word) < len(encoded),
   )
 
 
