@@ -7,7 +7,7 @@ shows the five most probable classes of each image. Folders are searched with
 the folders in them; any number of images may be in them. Files that cannot be
 read are left out, named at the end, and make the exit status 1. An output that
 ends in .json or .csv has the predictions of all images, a .png a picture of the
-first ones.
+first ones; of those before it, if a signal such as SIGTERM or Ctrl-C ends it.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
   results = predictions.predictions(
       network, paths, views=values.views, scales=scales, top=values.top
   )
-  with contextlib.ExitStack() as files:
+  with cli.noting_signals(), contextlib.ExitStack() as files:
     writers = [
         files.enter_context(
             prediction_writers.create(
@@ -109,29 +109,32 @@ def main(argv: list[str]) -> int:
         )
         for output in outputs
     ]
-    broken = _show(results, paths, writers, console)
+    done, broken = _show(results, paths, writers, console)
     seconds = time.perf_counter() - start
     about = [writer.finish() for writer in writers]
   for line in about:
     console.print(line)
-  if len(paths) > 1:
+  if done > 1:
     console.print(
-        f'{len(paths):,} files in {seconds:.1f} s, '
-        f'{len(paths) / seconds:.1f} a second, compilation included'
+        f'{done:,} files in {seconds:.1f} s, '
+        f'{done / seconds:.1f} a second, compilation included'
     )
   if ignored:
     console.print(f'left out: {ignored}')
-  return _report(broken, len(paths))
+  if stop := cli.stopped_by():
+    cli.fail(f'stopped by {stop.name} after {done:,} of {len(paths):,} files')
+  return _report(broken, done)
 
 
-def _show(results, paths, writers, console) -> list[ImageError]:
-  """Shows the first predictions, writes all, returns the errors."""
+def _show(results, paths, writers, console) -> tuple[int, list[ImageError]]:
+  """Shows the first predictions, writes all; (their number, the errors)."""
   from alexnet.inference.predictions import to_text
 
   if len(paths) > SHOWN:
     results = streams.progress(results, 'predicting', len(paths))
-  broken, first = [], []
+  broken, first, done = [], [], 0
   for result in results:
+    done += 1
     for writer in writers:
       writer.add(result)
     if isinstance(result, ImageError):
@@ -140,16 +143,18 @@ def _show(results, paths, writers, console) -> list[ImageError]:
       console.print(to_text(result, sys.stdout.encoding))
     elif len(first) < SHOWN:
       first.append(to_text(result, sys.stdout.encoding))
+    if cli.stopped_by():
+      break
   for text in first:  # The bar is in the way before.
     console.print(text)
-  if rest := len(paths) - len(broken) - SHOWN if first else 0:
+  if first and (rest := done - len(broken) - len(first)):
     console.print(
         f'... and {rest:,} more, all of them in a file: '
         '--output=predictions.csv'
         if not writers
         else f'... and {rest:,} more'
     )
-  return broken
+  return done, broken
 
 
 def _report(broken, count) -> int:

@@ -29,6 +29,7 @@ from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -301,7 +302,7 @@ def main(argv: list[str]) -> int:
   with tempfile.TemporaryDirectory(dir=values.work) as work:
     results = _make(values, pathlib.Path(work))
   if values.json:
-    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+    values.json.write_text(json.dumps(results, indent=2) + '\n')
   worst = max(kill['lost'] for kill in results['kills'])
   return 1 if results['differences'] or worst > results['interval'] else 0
 
@@ -313,6 +314,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer(
       'interval', None, 'Steps between checkpoints; unset: 10, or 2 if --full.'
   )
-  flags.DEFINE_string('work', None, "For the runs; unset: the system's.")
-  flags.DEFINE_string('json', None, 'File for the results.')
+  paths.define('work', "For the runs; unset: the system's.")
+  paths.define('json', 'File for the results.')
   cli.run(main)

@@ -26,10 +26,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -179,7 +180,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def main(values: flags.FlagValues) -> int:
   """Runs the definitions that the flags name; returns the exit status."""
-  folder = pathlib.Path(values.folder).expanduser().resolve()
+  folder = values.folder.resolve()
   names = sorted(
       path.name.removeprefix('layers-').removesuffix('.cfg')
       for path in folder.glob('layers-*.cfg')
@@ -194,6 +195,8 @@ def main(values: flags.FlagValues) -> int:
         f'--only names {", ".join(unknown)}, but {folder} has '
         + ', '.join(names)
     )
+  if values.output:  # Hours before it is written.
+    values.output.open('a').close()
   lines = [_HEAD, re.sub(r'[^|]+', '---', _HEAD)]
   print(*lines, sep='\n', flush=True)
   rows = []
@@ -206,16 +209,17 @@ def main(values: flags.FlagValues) -> int:
   lines += [*map(str, rows), '', summary(rows)]
   print('', lines[-1], sep='\n')
   if values.output:
-    pathlib.Path(values.output).write_text('\n'.join(lines) + '\n')
+    values.output.write_text('\n'.join(lines) + '\n')
   return int(any(row.outcome == FAILED for row in rows))
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('folder', None, 'With the definitions.', required=True)
+  paths.define('folder', 'With the definitions.')
   flags.DEFINE_list('only', None, 'Names of definitions; unset: all.')
   flags.DEFINE_multi_string(
       'override', [], 'One more flag of main.py, as --config.mesh.tower=2.'
   )
-  flags.DEFINE_string('output', None, 'File for the table.')
-  flags.DEFINE_string('work', None, 'Where temporary files go.')
-  app.run(lambda argv: main(flags.FLAGS))
+  paths.define('output', 'File for the table.')
+  paths.define('work', 'Where temporary files go.')
+  flags.mark_flag_as_required('folder')
+  cli.run(lambda argv: main(flags.FLAGS))

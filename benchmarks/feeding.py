@@ -26,6 +26,7 @@ from alexnet.training import optimizer, schedules, train_step
 from benchmarks import input_pipeline
 from configs import alexnet_2012
 from input_pipeline import datasets
+from input_pipeline.files import paths
 from input_pipeline.pipeline import Pipeline
 
 # More batches than there are ready, or in the making, before a turn.
@@ -147,7 +148,7 @@ def main(argv):
     print(f'{name:15s} {median:.3f} s a step, {ratio:.3f} of constant')
   if values.json:
     results = {'median_seconds_per_step': medians}
-    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+    values.json.write_text(json.dumps(results, indent=2) + '\n')
 
 
 if __name__ == '__main__':
@@ -160,6 +161,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer('rounds', 7, 'Turns of each source.')
   flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
   flags.DEFINE_float('seconds', 10.0, 'Length of a turn, at least.')
-  flags.DEFINE_string('work', None, 'Where temporary files go.')
-  flags.DEFINE_string('json', None, 'File to write the medians to.')
+  paths.define('work', 'Where temporary files go.')
+  paths.define('json', 'File to write the medians to.')
   app.run(main)

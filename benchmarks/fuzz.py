@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from absl import app, flags
 
 from benchmarks.fuzzing import worker as worker_lib
-from input_pipeline.files import streams
+from input_pipeline.files import paths, streams
 
 _SEED = flags.DEFINE_integer('seed', 0, 'Another one gives other inputs.')
 _IMAGES = flags.DEFINE_integer(
@@ -48,7 +48,7 @@ _WORKERS = flags.DEFINE_integer(
     'workers', None, 'Processes; unset: one a core.'
 )
 _FINDINGS = flags.DEFINE_string('findings', 'findings', 'Folder for findings.')
-_JSON = flags.DEFINE_string('json', None, 'File for the figures.')
+_JSON = paths.define('json', 'File for the figures.')
 
 IMAGES = {
     'image': 'benchmarks.fuzzing.images:Images',
@@ -316,7 +316,7 @@ def main(argv: list[str]) -> int:
     print('\n'.join(reports[-1].lines()), flush=True)
   if _JSON.value:
     values = [vars(report) for report in reports]
-    pathlib.Path(_JSON.value).write_text(json.dumps(values, indent=1) + '\n')
+    _JSON.value.write_text(json.dumps(values, indent=1) + '\n')
   found = sum(len(report.findings) for report in reports)
   inputs = sum(report.inputs for report in reports)
   print(f'{inputs:,} inputs, {found} finding(s), seed {_SEED.value}')

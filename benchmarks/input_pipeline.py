@@ -39,6 +39,8 @@ import psutil
 from absl import app, flags
 from PIL import Image
 
+from input_pipeline.files import paths
+
 BATCH = 128
 CROP = 224
 WORKERS = 2
@@ -416,7 +418,7 @@ def main(argv):
     results = measure(chosen, source, work, values.rounds, values.seconds)
   medians = report(results)
   if values.json:
-    pathlib.Path(values.json).write_text(json.dumps(medians, indent=2) + '\n')
+    values.json.write_text(json.dumps(medians, indent=2) + '\n')
 
 
 if __name__ == '__main__':
@@ -427,7 +429,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('images', 2048, 'How many to make without --source.')
   flags.DEFINE_integer('rounds', 5, 'Turns of each contestant.')
   flags.DEFINE_float('seconds', 4.0, 'Length of a turn.')
-  flags.DEFINE_string('work', None, 'Where temporary files go.')
+  paths.define('work', 'Where temporary files go.')
   flags.DEFINE_multi_string('only', [], 'Contestants; may be repeated.')
-  flags.DEFINE_string('json', None, 'File to write the medians to.')
+  paths.define('json', 'File to write the medians to.')
   app.run(main)

@@ -26,6 +26,7 @@ from alexnet.analysis import retrieval_table
 from alexnet.analysis.features import hashing, nearest, store
 from alexnet.analysis.tables import Table, to_text
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 _VECTORS = flags.DEFINE_integer('vectors', 1_000_000, 'Number of vectors.')
 _DIMENSIONS = flags.DEFINE_integer('dimensions', 4096, 'Of each.')
@@ -35,7 +36,7 @@ _DTYPE = flags.DEFINE_enum(
     'dtype', 'float16', store.DTYPES, 'Of the features on disk.'
 )
 _STEPS = flags.DEFINE_integer('steps', hashing.STEPS, 'Of the autoencoder.')
-_WORK = flags.DEFINE_string('work', None, 'Folder for the features.')
+_WORK = paths.define('work', 'Folder for the features.')
 _NEIGHBOURS = 10
 _PART = 4096
 
@@ -140,7 +141,7 @@ def main(argv: list[str]) -> None:
   """Entry point of `python -m benchmarks.retrieval`."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
-  path = pathlib.Path(_WORK.value) / f'synthetic-{os.getpid()}'
+  path = _WORK.value / f'synthetic-{os.getpid()}'
   rng = np.random.default_rng(0)
   centres = rng.standard_normal(
       (_CLASSES.value, _DIMENSIONS.value), np.float32

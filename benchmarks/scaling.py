@@ -30,6 +30,7 @@ from alexnet.config.errors import ConfigError
 from benchmarks.communication import compiled_step, model
 from configs import alexnet_2012
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 ACCELERATORS = (2, 8, 64, 512)
 _MESH = re.compile(r'([1-9]\d*)x([1-9]\d*)')
@@ -216,7 +217,7 @@ def main(argv):
   if values.output:
     title = f'Predicted, not measured: {machine.source}'
     batches = (values.batch, values.global_batch)
-    draw(prediction, pathlib.Path(values.output), title, batches)
+    draw(prediction, values.output, title, batches)
   if values.json:
     results = {
         'steps': [dataclasses.asdict(report) for report in reports],
@@ -224,7 +225,7 @@ def main(argv):
         'accelerators': ACCELERATORS,
         'efficiency': prediction,
     }
-    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+    values.json.write_text(json.dumps(results, indent=2) + '\n')
 
 
 if __name__ == '__main__':
@@ -250,6 +251,6 @@ if __name__ == '__main__':
       flags.DEFINE_float(
           f'machine_{_field.name}', None, 'Instead of that of --machine.'
       )
-  flags.DEFINE_string('output', None, 'PNG file to draw the prediction to.')
-  flags.DEFINE_string('json', None, 'File to write everything to.')
+  paths.define('output', 'PNG file to draw the prediction to.')
+  paths.define('json', 'File to write everything to.')
   cli.run(main)

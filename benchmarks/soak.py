@@ -25,6 +25,7 @@ from absl import app, flags
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from input_pipeline import cli
+from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -228,7 +229,7 @@ def main(argv: list[str]) -> int:
     }
   print(table(results))
   if values.json:
-    pathlib.Path(values.json).write_text(json.dumps(results, indent=1) + '\n')
+    values.json.write_text(json.dumps(results, indent=1) + '\n')
   return 0 if results['flat'] else 1
 
 
@@ -237,6 +238,6 @@ if __name__ == '__main__':
   flags.DEFINE_float('every', 60.0, 'Seconds between two checkpoints.')
   flags.DEFINE_float('pause', 5.0, 'Seconds between two looks.')
   flags.DEFINE_float('width', 0.25, 'Of the network: model.width.')
-  flags.DEFINE_string('work', None, "For the run; unset: the system's.")
-  flags.DEFINE_string('json', None, 'File for the results.')
+  paths.define('work', "For the run; unset: the system's.")
+  paths.define('json', 'File for the results.')
   cli.run(main)

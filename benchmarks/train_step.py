@@ -39,6 +39,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.step import network, report
+from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
@@ -569,7 +570,7 @@ def _check_flags(values):
     if values.layers:
       raise app.UsageError('--readme is for the table without --layers')
     # Now, and not after an hour.
-    report.split_at_markers(pathlib.Path(values.readme))
+    report.split_at_markers(values.readme)
 
 
 def main(argv):
@@ -598,9 +599,9 @@ def main(argv):
   results, table = _measure_all(values, runs, plan)
   say('\n' + table)
   if values.json:
-    pathlib.Path(values.json).write_text(json.dumps(results, indent=2) + '\n')
+    values.json.write_text(json.dumps(results, indent=2) + '\n')
   if values.readme:
-    report.write_between_markers(pathlib.Path(values.readme), table)
+    report.write_between_markers(values.readme, table)
 
 
 def _define_flags():
@@ -630,9 +631,9 @@ def _define_flags():
       'python', None,
       'Interpreter that has the peers; unset: that of `make bench`, or this.',
   )
-  flags.DEFINE_string('json', None, 'File to write the results to.')
-  flags.DEFINE_string(
-      'readme', None, 'File whose table between the markers is replaced.'
+  paths.define('json', 'File to write the results to.')
+  paths.define(
+      'readme', 'File whose table between the markers is replaced.'
   )
 
 

@@ -1,17 +1,22 @@
 """How every command starts, and ends when a user can mend what is wrong."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
 from input_pipeline.errors import NO_ROOM, UserError
-from input_pipeline.files import streams
+from input_pipeline.files import paths, streams
 from input_pipeline.images import limits
+
+# A config's file, which like all paths goes through `paths.local`.
+_CONFIG = re.compile('^(--?config=)([^:]+)')
 
 # Exit status of training that a signal has stopped, and that is saved: "try
 # again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
@@ -20,6 +25,20 @@ STOPPED = 75
 
 # Seconds that a process may take to end after that.
 _ENDING = 5
+# Seconds in which the same end is asked for again: clusters send a signal to a
+# process and to its group.
+_AGAIN = 1
+
+# What a cluster, a system or a user sends to a process that is to end; not all
+# systems have all of them.
+ENDING = tuple(
+    signal.Signals[name]
+    for name in (
+        'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2',
+        'SIGXCPU', 'SIGALRM', 'SIGVTALRM', 'SIGPWR', 'SIGIO',
+    )
+    if name in signal.Signals.__members__
+)
 
 # What messages call a field of the config, and the flags, of which a command
 # without --config may have one, that set the same.
@@ -40,19 +59,25 @@ def run(
 
   Exit status: what main returns (None is 0); 1 after such a message, or if
   standard output could not be written for want of room. When main returns
-  STOPPED, threads that wait for data do not hold up the end.
+  STOPPED, threads that wait for data do not hold up the end. 128 and its number
+  if a signal has ended a command that finishes its files.
 
   Args:
     main: the command.
-    finishes: whether it writes files, which a terminal that is closed does not
-      keep it from (SIGHUP).
+    finishes: whether it writes files. A terminal that is closed (SIGHUP) does
+      not keep it from that; any other signal that asks for an end raises
+      Stopped, so that nothing half written is left, or is noted inside of
+      `noting_signals`.
   """
   streams.make_lasting()
   # Nothing here has a screen. A notebook exports its own to the commands that
   # it starts, where that cannot be imported, and TensorFlow imports matplotlib.
   os.environ['MPLBACKEND'] = 'agg'
-  if finishes and hasattr(signal, 'SIGHUP'):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  for number in ENDING if finishes else ():
+    if number.name == 'SIGHUP':
+      signal.signal(number, signal.SIG_IGN)
+    elif signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, _on_signal)
 
   def wrapped(argv):
     # JAX and Orbax tell of themselves at the level below.
@@ -65,8 +90,9 @@ def run(
       message = explain(error)
       if message is None:
         raise
-      return fail(message)
-    if status == STOPPED:
+      return _status(fail(message))
+    status = _status(status)
+    if status == STOPPED or stopped_by():
       _end_soon(status)
     if not status and (lost := streams.failure()):
       return fail(f'the output above is not whole ({lost.strerror})')
@@ -76,10 +102,53 @@ def run(
   app.run(wrapped, flags_parser=_parse_flags)
 
 
+class Stopped(KeyboardInterrupt):
+  """A signal asks a command for its end."""
+
+
+_heard: signal.Signals | None = None
+_heard_at = 0.0
+_noting = False
+
+
+def stopped_by() -> signal.Signals | None:
+  """The signal that has asked a command that finishes its files for its end."""
+  return _heard
+
+
+@contextlib.contextmanager
+def noting_signals() -> Iterator[None]:
+  """No signal raises Stopped inside: what is done there asks `stopped_by`."""
+  global _noting
+  _noting = True
+  try:
+    yield
+  finally:
+    _noting = False
+
+
+def _on_signal(number, frame):
+  global _heard, _heard_at
+  del frame
+  if _heard is None:
+    _heard, _heard_at = signal.Signals(number), time.monotonic()
+    if not _noting:
+      raise Stopped
+  elif time.monotonic() > _heard_at + _AGAIN:  # Somebody does not want to wait.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _status(status):
+  return 128 + _heard if _heard else status
+
+
 def explain(error: BaseException) -> str | None:
   """What to tell a user of an error he can mend; None for any other."""
   if isinstance(error, UserError):
     return _ADVICE.sub(_as_flag, str(error))
+  if isinstance(error, Stopped):
+    return f'stopped by {_heard.name}'
   if isinstance(error, KeyboardInterrupt):  # Before there is anything to save.
     return 'interrupted'
   if isinstance(error, OSError):  # A missing permission or file, a full disk.
@@ -116,7 +185,9 @@ def _end_soon(status):
 
 def _parse_flags(argv):
   try:
-    return app.parse_flags_with_usage(argv)
+    return app.parse_flags_with_usage([_CONFIG.sub(_local, a) for a in argv])
+  except paths.PathError as error:
+    sys.exit(fail(str(error)))
   except (AttributeError, KeyError, TypeError) as error:
     # What ml_collections raises for `--config.field=value` without such a
     # field, or with a value of another type.
@@ -128,6 +199,13 @@ def _parse_flags(argv):
             '--config names'
         )
     )
+
+
+def _local(found):
+  path = paths.local(found[2], '--config')
+  if not path.is_file():
+    raise paths.PathError(f'--config is {path}: there is no such file')
+  return f'{found[1]}{path}'
 
 
 def _innermost(error):

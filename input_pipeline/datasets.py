@@ -1,5 +1,6 @@
 """The datasets that a config names."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -9,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from input_pipeline.errors import DataError, printable
-from input_pipeline.files import listing, paths
+from input_pipeline.files import listing, paths, untrusted
 from input_pipeline.files import names as names_lib
 from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
@@ -210,10 +211,10 @@ def _check_network(config, builder, root):
 
   TensorFlow Datasets would try for minutes before it says so.
   """
-  addresses = [a for a in builder.url_infos or () if a.startswith('http')]
-  downloads = root / 'downloads'
+  infos = builder.url_infos or {}
+  addresses = [a for a in infos if a.startswith('http')]
   # What has been fetched before is not fetched again.
-  if not addresses or (downloads.is_dir() and any(downloads.iterdir())):
+  if not addresses or _fetched(root / 'downloads', infos):
     return
   reason = ['no answer']
 
@@ -236,6 +237,19 @@ def _check_network(config, builder, root):
         f'{addresses[0]} ({reason[0]}): check the network, or set '
         '--config.dataset.dir to where it lies'
     )
+
+
+def _fetched(downloads, infos):
+  """Whether a file of a dataset lies among those of all datasets."""
+  names = [getattr(info, 'filename', None) for info in infos.values()]
+  if any(name and (downloads / 'manual' / name).exists() for name in names):
+    return True
+  for note in downloads.glob('*.INFO'):  # Beside each file, with its addresses.
+    with contextlib.suppress(OSError, ValueError):
+      urls = untrusted.take(untrusted.read_json(note), 'urls', list)
+      if any(a in urls for a in infos) and note.with_suffix('').exists():
+        return True
+  return False
 
 
 def _first_line(error):

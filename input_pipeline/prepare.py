@@ -21,6 +21,7 @@ from absl import app, flags
 from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
 from input_pipeline.files import paths
+from input_pipeline.files.names import sets_warning
 from input_pipeline.images import levels
 from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
@@ -113,9 +114,16 @@ def _announce(sets):
   shown = [printable(name) for name in classes[:_SHOWN_CLASSES]]
   shown += ['...'] * (len(classes) > len(shown))
   print(f'classes    {len(classes):,}: {", ".join(shown)}')
+  if warning := sets_warning(classes):
+    print(f'warning: {warning}')
   if 'evaluation' not in sets:
     print('           no evaluation set, which training will ask for')
-  elif warning := copies_warning(sets['train'], sets['evaluation']):
+  elif warning := copies_warning(
+      sets['train'],
+      sets['evaluation'],
+      'remove them from one of the two, or where a part is held out set '
+      '--copies=together and another --output',
+  ):
     print(f'warning: {warning}')
 
 
@@ -169,6 +177,8 @@ def _prepare(values, output):
     _check_room(size * sum(map(len, sets.values())), output)
   if not values.merge:
     preparation.run(*(_parse_part(values.part) if values.part else (0, 1)))
+    if preparation.left_out:
+      print(f'left out   {preparation.left_out}')
   if values.part:
     print(f'part {values.part} is done; after all parts, run --merge')
     return

@@ -106,6 +106,8 @@ def _original(source: Source, index, label) -> Tile:
   name = source.describe(index)
   image = decoding.decode(encoded, name, source.background)
   caption = f'{source.class_names[label]}, {image.width} x {image.height}'
+  if decoding.has_more_pages(encoded):
+    caption = f'first page, {caption}'
   image.thumbnail((_TILE, _TILE))
   return _enlarged(image), caption
 

@@ -33,12 +33,17 @@ EXTENSIONS = (
 # A run keeps the statistics of its training set beside it, in files called so.
 STATISTICS = 'alexnet_statistics_'
 
+# Images of an evaluation set that are left out.
+UNKNOWN_CLASS = 'image(s) of classes that the training set does not have'
+
 # What is done with equal files where a part is held out: one may come to each
 # side, of which `copies_warning` tells, or they stay together.
 COPIES = ('warn', 'together')
 # Files of both sets up to which copies are looked for unasked. Of 50,000 photos
 # some 4,000 have the size of one on the other side, and are read: seconds.
 MOST_COMPARED = 50_000
+# Bytes that are read for it; of photos the first 64 KiB each.
+MOST_READ = 2**32
 _SHOWN_COPIES = 3
 
 
@@ -180,13 +185,13 @@ class Files(Source):
   def read(self, index):
     return self.encoded(index), self.entries[index].label
 
-  def encoded(self, index: int) -> bytes:
-    """An example's file; see `read`."""
-    return self._bytes(self.entries[index])
+  def encoded(self, index: int, most: int | None = None) -> bytes:
+    """An example's file, or its first bytes; see `read`."""
+    return self._bytes(self.entries[index], most)
 
   @abc.abstractmethod
-  def _bytes(self, entry: Entry) -> bytes:
-    """Reads a file."""
+  def _bytes(self, entry: Entry, most: int | None = None) -> bytes:
+    """Reads a file, or its first bytes."""
 
   @abc.abstractmethod
   def file_sizes(self) -> list[int | None]:
@@ -215,10 +220,10 @@ class Folder(Files):
   def directory(self):
     return self.root
 
-  def _bytes(self, entry):
+  def _bytes(self, entry, most=None):
     path = self.root / entry.path
     try:
-      return _contents(path)
+      return _contents(path, most)
     except OSError as error:
       of_the_image = isinstance(
           error, (PermissionError, IsADirectoryError, FileNotFoundError)
@@ -254,7 +259,7 @@ def open_folder(
       searched in them and in folders below, links included; what is not used is
       counted in the source's `ignored`.
     class_names: the classes of a training set. This is an evaluation set then,
-      which needs an image of one of them.
+      which needs an image of one of them; those of others are left out.
 
   Returns:
     The source.
@@ -262,7 +267,7 @@ def open_folder(
   Raises:
     DataError: no such folder; of a training set, fewer than two classes, a
       class without images, or two that look equal; of an evaluation set, no
-      image, or classes that the training set does not have.
+      image of a class that the training set has.
   """
   directory = paths_lib.local(directory, 'the folder of images')
   if not directory.is_dir():
@@ -278,7 +283,10 @@ def open_folder(
     elif not name.startswith(STATISTICS):
       ignored.add(listing.suffix(name), name)
   if class_names is None:
-    names_lib.check_classes(found, str(directory), 'class subfolder(s)')
+    names_lib.check_classes(
+        found, str(directory), 'class subfolder(s)',
+        _instead(directory, found, ignored),
+    )
   images = images_below(
       [directory / name for name in found], ignored, directory
   )
@@ -302,23 +310,41 @@ def open_folder(
   labels = names_lib.labels_of(
       {name for name, _ in named}, class_names or found, str(directory)
   )
-  folder = Folder(directory, class_names or found, [
-      Entry(str(path.relative_to(directory)), labels[name])
-      for name, path in named
-  ])
+  entries = []
+  for name, path in named:
+    relative = str(path.relative_to(directory))
+    if name in labels:
+      entries.append(Entry(relative, labels[name]))
+    else:
+      ignored.add(UNKNOWN_CLASS, relative)
+  folder = Folder(directory, class_names or found, entries)
   folder.ignored = ignored
   return folder
 
 
 def look_into(directory: pathlib.Path) -> names_lib.Looks:
   """What a folder has, see `names.find_sets`."""
-  images = folders = False
-  for _, path in listing.walk([directory], is_image, listing.LeftOut()):
-    is_in_it = os.path.dirname(path) == os.fspath(directory)
-    images, folders = images or is_in_it, folders or not is_in_it
-    if images and folders:
-      break
-  return names_lib.Looks(images, folders)
+  names, files = listing.entries(directory, listing.LeftOut())
+  below = listing.walk(
+      [directory / name for name in names], is_image, listing.LeftOut(),
+      directory,
+  )
+  # The first image answers: a training set is not listed twice.
+  return names_lib.Looks(
+      any(map(is_image, files)), any(True for _ in below), frozenset(names)
+  )
+
+
+def _instead(directory, found, ignored):
+  """What a message says of a folder without classes."""
+  if len(found) == 1:
+    names = sorted(look_into(directory / found[0]).names)
+    if len(names) > 1:
+      return (
+          f'; {found[0]} has {", ".join(names[:3])}: if these are the classes, '
+          f'give {directory / found[0]}'
+      )
+  return f'; left out: {ignored}' if ignored else ''
 
 
 def images_below(
@@ -352,13 +378,16 @@ def _size(path):
     return None
 
 
-def _contents(path):
+def _contents(path, most=None):
   status = path.stat()
   # Reading a pipe or a device would wait, for ever if need be.
   if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
     raise ImageError(str(path), 'it is not a file')
   decoding.check_bytes(status.st_size, str(path))
-  return path.read_bytes()
+  if most is None:
+    return path.read_bytes()
+  with path.open('rb') as f:
+    return f.read(most)
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -367,6 +396,10 @@ def read_file(path: str | os.PathLike) -> bytes:
   Raises:
     ImageError: it cannot be read.
   """
+  if paths_lib.is_address(os.fspath(path)):
+    raise ImageError(
+        os.fspath(path), 'an address: download it, and give the file'
+    )
   try:
     return _contents(pathlib.Path(path))
   except (OSError, ValueError) as error:  # The latter: a zero byte in its name.
@@ -459,6 +492,9 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
     (file of the evaluation set, an equal one of the training set) of each;
     none where a set has no files of its own, or both more than
     MOST_COMPARED.
+
+  Raises:
+    copies.TooMuchError: more than MOST_READ bytes have to be read.
   """
   if not all(isinstance(source, Files) for source in (train, evaluation)):
     return []
@@ -469,13 +505,13 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
   shared = set(sizes[:count]) & set(sizes[count:])
   sizes = [size if size in shared else None for size in sizes]
 
-  def read(index):
+  def read(index, most):
     if index < count:
-      return train.encoded(index)
-    return evaluation.encoded(index - count)
+      return train.encoded(index, most)
+    return evaluation.encoded(index - count, most)
 
   found = []
-  for group in checksums.find_copies(sizes, read):
+  for group in checksums.find_copies(sizes, read, MOST_READ):
     if group[0] < count:
       name = train.describe(group[0])
       found += [
@@ -484,9 +520,22 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
   return found
 
 
-def copies_warning(train: Source, evaluation: Source) -> str:
-  """Says that images are in both sets; '' if none are."""
-  found = copies_in_both(train, evaluation)
+def copies_warning(
+    train: Source, evaluation: Source, advice: str = ''
+) -> str:
+  """Says that images are in both sets, and the advice; '' if none are."""
+  count = len(train) + len(evaluation)
+  own = all(isinstance(source, Files) for source in (train, evaluation))
+  try:
+    found = copies_in_both(train, evaluation)
+    reason = f'{count:,} files' if own and count > MOST_COMPARED else ''
+  except checksums.TooMuchError as error:
+    reason = str(error)
+  if reason:
+    return (
+        'it is not known whether evaluation images are in the training set, '
+        f'too: not compared ({reason})'
+    )
   if not found:
     return ''
   examples = ', '.join(
@@ -495,10 +544,8 @@ def copies_warning(train: Source, evaluation: Source) -> str:
   more = ', ...' if len(found) > _SHOWN_COPIES else ''
   return (
       f'{len(found):,} of {len(evaluation):,} evaluation images are in the '
-      f'training set, too ({examples}{more}), so that results will be better '
-      'than on new images: remove them from one of the two, or where a part '
-      'is held out keep copies on one side (training: '
-      '--config.dataset.copies=together; preparing: --copies=together)'
+      f'training set, too ({examples}{more}), so that results are better than '
+      f'on new images{advice and f": {advice}"}'
   )
 
 

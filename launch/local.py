@@ -20,15 +20,13 @@ import sys
 
 from absl import app, flags
 
+from input_pipeline import cli
+
 _PROCESSES = flags.DEFINE_integer(
     'processes', 2, 'How many processes to start.', lower_bound=1
 )
 
 _HOST = '127.0.0.1'
-# What a run saves itself by, see alexnet/runtime/preemption.py.
-_FORWARDED = (
-    'SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'
-)
 _MAIN = pathlib.Path(__file__).parent.parent / 'main.py'
 
 
@@ -54,10 +52,10 @@ def main(argv: list[str]) -> int:
       with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
-  for name in _FORWARDED:
-    number = getattr(signal, name)
+  for number in cli.ENDING:
     # Under nohup a terminal that closes ends none of them.
-    if signal.getsignal(number) is not signal.SIG_IGN or name == 'SIGINT':
+    ignored = signal.getsignal(number) is signal.SIG_IGN
+    if not ignored or number == signal.SIGINT:
       signal.signal(number, forward)
   with reserved:
     for index in range(_PROCESSES.value):

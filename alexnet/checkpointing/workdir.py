@@ -183,16 +183,17 @@ def _way_back(workdir, changed, old, new):
           + shlex.join(map(str, command))
       )
     return f'bring back the config of {workdir / CONFIG}'
+  ways = []
+  if 'model.num_classes' in changed:  # Of the images: no flag changes those.
+    ways = ['give it the images that it was made with']
+    changed = [name for name in changed if name != 'model.num_classes']
   unset = [f'--config.{name}' for name in changed if old[name] is None]
   flags = [
       shlex.quote(f'--config.{name}={_as_text(old[name])}')
       for name in changed
       if old[name] is not None
   ]
-  ways = [f'leave out {" ".join(unset)}'] if unset else []
-  classes = 'model.num_classes'
-  if classes in changed and new[classes] > (old[classes] or 0):
-    ways.append('give it the images that it was made with')
+  ways += [f'leave out {" ".join(unset)}'] if unset else []
   # Last, as they are to be copied.
   ways += [f'set {" ".join(flags)}'] if flags else []
   return ' and '.join(ways)
@@ -267,14 +268,16 @@ def save_environment(
 
 
 def environment_differences(
-    workdir: pathlib.Path, now: dict[str, Any], prefix: str = ''
+    workdir: pathlib.Path,
+    now: dict[str, Any],
+    prefix: str | tuple[str, ...] = '',
 ) -> list[str]:
   """In what a session is not the last one that environment.json has.
 
   Args:
     workdir: of the run.
     now: as from `environment.describe`.
-    prefix: of the names to compare.
+    prefix: of the names to compare, or several.
 
   Raises:
     OSError, ValueError, IndexError: there is none, or it cannot be read.

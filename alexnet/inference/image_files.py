@@ -46,21 +46,27 @@ def open_image(
 
 def find(
     names: Sequence[str],
-) -> tuple[list[pathlib.Path], listing.LeftOut]:
+) -> tuple[list[pathlib.Path | str], listing.LeftOut]:
   """Lists files, and the images in folders and the folders in these.
 
   Args:
     names: of files, whatever they are called, and folders.
 
   Returns:
-    (paths, what else the folders have).
+    (paths as they are written, but for a `~`; what else the folders have). An
+    address is among them, to be told of like a broken file.
 
   Raises:
     DataError: a folder cannot be listed.
   """
   paths, ignored = [], listing.LeftOut()
   for name in names:
+    if paths_lib.is_address(name):
+      paths.append(name)
+      continue
     path = paths_lib.local(name, 'an image')
+    if not name.startswith('~'):
+      path = pathlib.Path(name)
     if path.is_dir():
       paths += sources.images_below([path], ignored)[0]
     else:  # Also what is not there: it is told of like a broken file.

@@ -3,10 +3,11 @@
 import csv
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 
 from alexnet.config.errors import ConfigError
 from input_pipeline.errors import printable
@@ -16,6 +17,9 @@ from input_pipeline.files import paths, untrusted
 if TYPE_CHECKING:
   from alexnet.inference.predictor import TrainedNetwork
 
+# Of a long list.
+_SHOWN = 3
+_BLANKS = re.compile(r'\s+|$')
 _MOVED = {
     'train_dir': 'dataset.train_dir',
     'eval_dir': 'dataset.eval_dir',
@@ -57,7 +61,7 @@ def read_class_names(
 ) -> dict[str, str]:
   """Reads what classes are to be called, a line each.
 
-  A line has a class of the data, and behind a blank or a tab its name, of
+  A line has a class of the data, and behind blanks or a tab its name, of
   several between commas the first: 'n01440764 tench, Tinca tinca'; or both are
   the first columns of a CSV file. Lines of other classes are passed over.
 
@@ -101,8 +105,15 @@ def read_class_names(
     number, line = parsed[0][:2] if parsed else (1, '')
     raise ConfigError(
         f'--class_names: {place} names none of the classes '
-        f'({", ".join(map(printable, classes[:3]))}, ...), line {number} is '
-        f'{untrusted.shown(line)}: {wanted}'
+        f'({", ".join(map(printable, classes[:_SHOWN]))}, ...), line '
+        f'{number} is {untrusted.shown(line)}: {wanted}'
+    )
+  if missing := [name for name in classes if name not in found]:
+    shown = ', '.join(map(printable, missing[:_SHOWN]))
+    logging.warning(
+        '--class_names: %s has no name for %d of %d classes (%s), which are '
+        'called as in the data', place, len(missing), len(classes),
+        f'{shown}, ...' if len(missing) > _SHOWN else shown,
     )
   return found
 
@@ -115,10 +126,13 @@ def _named_class(line, known):
       # Behind a tab stands what would stand behind a blank.
       name = fields[1].split(',')[0] if delimiter == '\t' else fields[1]
       return label, name.strip()
-  if (label := known.find(names_lib.unquoted(line))) is not None:
-    return label, ''
-  first, _, name = line.strip().partition(' ')
-  return known.find(first), names_lib.unquoted(name.split(',')[0])
+  # Classes may have blanks in their names: the longest that is known counts.
+  for end in reversed([*_BLANKS.finditer(line)]):
+    label = known.find(names_lib.unquoted(line[: end.start()]))
+    if label is not None:
+      name = line[end.end() :].split(',')[0]
+      return label, names_lib.unquoted(name)
+  return None, ''
 
 
 def renamed(

@@ -153,23 +153,33 @@ def announce(
   }
   for name, text in lines.items():
     console.print(f'{name:8s} {text}')
-  tell_of_data(console, train, evaluation)
+  tell_of_data(
+      console, train, evaluation,
+      'in a new run, remove them from one of the two, or where a part is held '
+      'out set --config.dataset.copies=together',
+  )
   if warning := environment.idle_accelerator_warning():
     console.print(f'warning: {warning}')
 
 
 def tell_of_data(
-    console: Console, train: 'Source', evaluation: 'Source'
+    console: Console,
+    train: 'Source',
+    evaluation: 'Source',
+    advice: str = '',
 ) -> None:
-  """Says what of the data is not used, and which images are in both sets."""
+  """Says what is not used, and which images are in both sets, with advice."""
   from input_pipeline import sources  # With Pillow.
+  from input_pipeline.files import names
 
   if isinstance(console, Silence):
     return  # Files need not be compared.
   for source in (train, evaluation):
     if source.ignored:
       console.print(f'left out of {source.name}: {source.ignored}')
-  if warning := sources.copies_warning(train, evaluation):
+  if warning := names.sets_warning(train.class_names):
+    console.print(f'warning: {warning}')
+  if warning := sources.copies_warning(train, evaluation, advice):
     console.print(f'warning: {warning}')
 
 

@@ -31,25 +31,35 @@ def devices() -> list[jax.Device]:
   try:
     return jax.devices()
   except (AssertionError, RuntimeError) as error:
-    platforms = jax.config.jax_platforms
+    told = {
+        option: value
+        for option in ('jax_platforms', 'jax_platform_name')
+        if (value := jax.config.values[option])
+    }
     # Of several processes, each waits here for the others: that has messages
     # of its own.
-    if not platforms or multihost.place()[1] > 1:
+    if not told or multihost.place()[1] > 1:
       raise
     raise ConfigError(
-        f'JAX_PLATFORMS={platforms}, which JAX cannot start here '
-        f'({str(error) or "no such device"}): {_without(platforms)}'
+        f'{_variables(told)}, which JAX cannot start here '
+        f'({str(error) or "no such device"}): {_without(told)}'
     ) from error
 
 
-def _without(platforms):
+def _variables(options):
+  return ' and '.join(f'{name.upper()}={of}' for name, of in options.items())
+
+
+def _without(told):
   """What there is if JAX is not told what to use."""
-  jax.config.update('jax_platforms', None)
+  for option in told:
+    jax.config.update(option, None)
   try:
     found = jax.devices()
     advice = (
         f'this machine has {len(found)} {found[0].platform} device(s). Unset '
-        f'the variable, or set JAX_PLATFORMS={found[0].platform}'
+        'that, or set '
+        + _variables(dict.fromkeys(told, found[0].platform))
     )
     if found[0].platform == 'cpu':
       advice += '; an NVIDIA GPU also needs requirements-gpu.txt'
@@ -58,7 +68,8 @@ def _without(platforms):
     return f'without that variable JAX says: {error}'
   finally:
     backend.clear_backends()
-    jax.config.update('jax_platforms', platforms)
+    for option, value in told.items():
+      jax.config.update(option, value)
 
 
 def create_mesh(config: ml_collections.ConfigDict) -> Mesh:

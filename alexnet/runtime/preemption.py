@@ -11,17 +11,12 @@ import jax
 from jax.sharding import Mesh
 
 from alexnet.runtime import multihost
+from input_pipeline import cli
 
 Item = TypeVar('Item')
 
-# What a cluster, a system or a user sends to a process that is to end; not all
-# systems have all of them.
+# The others of `cli.ENDING` are heard unless somebody has taken them.
 _ALWAYS = (signal.SIGTERM, signal.SIGINT)
-_UNLESS_TAKEN = tuple(
-    signal.Signals[name]
-    for name in ('SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU')
-    if name in signal.Signals.__members__
-)
 # From a keyboard: somebody waits there.
 _BY_HAND = ('SIGINT', 'SIGQUIT')
 
@@ -96,8 +91,10 @@ class Stop:
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-      free = [n for n in _UNLESS_TAKEN if signal.getsignal(n) is signal.SIG_DFL]
-      for number in (*_ALWAYS, *free):
+      for number in cli.ENDING:
+        taken = signal.getsignal(number) is not signal.SIG_DFL
+        if taken and number not in _ALWAYS:
+          continue
         before[number] = signal.signal(number, self._on_signal)
     try:
       yield

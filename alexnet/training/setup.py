@@ -153,7 +153,7 @@ def _warn_of_settings(workdir, task, now):
   """Of a process with other settings of JAX than the last one had."""
   with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
     for difference in workdir_lib.environment_differences(
-        workdir, now, 'jax_settings.'
+        workdir, now, ('jax_settings.', 'xla_flags')
     ):
       task.warn(
           f'{difference}: the steps from here on are not those that the run '

@@ -2,10 +2,18 @@
 
 import collections
 import hashlib
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from input_pipeline.errors import DataError
+
+# Bytes of a file that differ where photos do.
+HEAD = 2**16
+
+
+class TooMuchError(Exception):
+  """Files would take too long to compare."""
 
 
 def of_file(path: str | os.PathLike) -> str:
@@ -15,28 +23,53 @@ def of_file(path: str | os.PathLike) -> str:
 
 
 def find_copies(
-    sizes: Sequence[int | None], read: Callable[[int], bytes]
+    sizes: Sequence[int | None],
+    read: Callable[[int, int | None], bytes],
+    most: float = math.inf,
 ) -> list[list[int]]:
   """Groups equal files; only those of a size that another has are read.
 
+  Of these the beginnings first, and the whole of those that begin equally.
+
   Args:
     sizes: of the files, in bytes; None of one that is equal to no other.
-    read: reads a file.
+    read: reads the first bytes of a file, as many as are given, or all.
+    most: bytes to read.
 
   Returns:
-    The indices of each group of two or more, in order. Files that cannot be
-    read are in none.
+    The indices of each group of two or more, in order of the first. Files that
+    cannot be read are in none.
+
+  Raises:
+    TooMuchError: it takes more bytes.
   """
-  of_size = collections.defaultdict(list)
-  for index, size in enumerate(sizes):
-    if size is not None:
-      of_size[size].append(index)
-  groups = collections.defaultdict(list)
-  for size, indices in of_size.items():
-    for index in indices if len(indices) > 1 else ():
+  left = most
+
+  def contents(indices, count) -> Iterator[tuple[int, bytes]]:
+    nonlocal left
+    for index in indices:
+      left -= min(sizes[index], count or sizes[index])
+      if left < 0:
+        raise TooMuchError(f'more than {most / 1e9:.0f} GB to read')
       try:
-        content = hashlib.sha256(read(index)).digest()
+        yield index, hashlib.sha256(read(index, count)).digest()
       except DataError:
         continue  # It will be told of when it is used.
-      groups[size, content].append(index)
+
+  of_size = ((i, size) for i, size in enumerate(sizes) if size is not None)
+  found = []
+  for indices in _groups(of_size):
+    for begin_equally in _groups(contents(indices, HEAD)):
+      whole = sizes[begin_equally[0]] <= HEAD
+      found += [begin_equally] if whole else _groups(
+          contents(begin_equally, None)
+      )
+  return sorted(found)
+
+
+def _groups(pairs):
+  """Indices with equal keys, of two or more, from (index, key)."""
+  groups = collections.defaultdict(list)
+  for index, key in pairs:
+    groups[key].append(index)
   return [indices for indices in groups.values() if len(indices) > 1]

@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from input_pipeline.errors import DataError, printable
@@ -13,15 +14,21 @@ READ_ALREADY = 'link(s) to folders that are read already'
 EMPTY = 'folder(s) without an image'
 
 # Folders and files that systems and file servers leave in data, in lower case:
-# macOS, Windows, Linux, Synology, QNAP, NetApp, Python. All names that begin
-# with a dot count as well.
+# macOS, Windows, Linux, Synology, QNAP, NetApp, Python, FrontPage.
 _SYSTEM = frozenset((
     '__macosx', 'icon\r', 'network trash folder', 'temporary items',
     'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini',
-    '$recycle.bin', 'system volume information', 'found.000', 'lost+found',
-    '@eadir', '@tmp', '#recycle', '#snapshot', '@recycle', '@__thumb',
-    '@recently-snapshot', '~snapshot', '__pycache__',
+    '$recycle.bin', '$winreagent', 'system volume information', 'config.msi',
+    'msdownld.tmp', 'dfsrprivate', 'lost+found', '@eadir', '@tmp', '@appstore',
+    '@database', '@downloads', '@sharebin', '#recycle', '#snapshot', '@recycle',
+    '@__thumb', '@recently-snapshot', '~snapshot', 'thevolumesettingsfolder',
+    '_vti_cnf', '__pycache__',
 ))
+# Hidden names, and those that have a number or a part of their own. 'recycled'
+# in small letters may be a class.
+_SYSTEM_FORMS = re.compile(
+    r'\.|RECYCLE[RD]$|Recycled$|(?i:found\.\d{3}$|paxheaders?(\.|$)|@syno)'
+)
 # What of a long list is shown.
 _KINDS = 8
 _NAMES = 3
@@ -71,7 +78,7 @@ class LeftOut:
 
 def is_system(name: str) -> bool:
   """Whether a file or folder is hidden, or a system's own."""
-  return name.startswith('.') or name.lower() in _SYSTEM
+  return name.lower() in _SYSTEM or bool(_SYSTEM_FORMS.match(name))
 
 
 def suffix(name: str) -> str:
@@ -92,8 +99,7 @@ def walk(
 
   Args:
     folders: to list.
-    wanted: whether a name is that of a wanted file; a folder called so counts
-      as a file, and is not searched, and so does a link that leads nowhere.
+    wanted: whether a name is that of a wanted file.
     left_out: counts what is not wanted.
     base: of the names there; unset: they are whole paths.
 
@@ -120,16 +126,16 @@ def walk(
       for entry in _entries(folder):
         if is_system(entry.name):
           tell(HIDDEN, entry.path)
-        elif wanted(entry.name):
-          yield number, entry.path
         elif _is_dangling(entry):
           tell(DANGLING, entry.path)
-        elif not entry.is_dir():
-          tell(suffix(entry.name), entry.path)
-        elif entry.is_symlink():
+        elif entry.is_dir() and entry.is_symlink():
           links.append((number, entry.path))
-        else:
+        elif entry.is_dir():
           waiting.append(entry.path)
+        elif wanted(entry.name):
+          yield number, entry.path
+        else:
+          tell(suffix(entry.name), entry.path)
 
   numbered = [(n, os.fspath(folder)) for n, folder in enumerate(folders)]
   is_link = {folder: os.path.islink(folder) for _, folder in numbered}

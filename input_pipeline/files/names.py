@@ -9,10 +9,10 @@ import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, printable
 from input_pipeline.files import untrusted
 
 # Names of the folders of sets; of several evaluation sets the first counts.
@@ -27,6 +27,8 @@ _MARKS = {
     codecs.BOM_UTF16_BE: 'utf-16',
 }
 _ENDS = re.compile('\r\n|\r|\n')
+# What names of sets may have besides.
+_BESIDES = re.compile(r'[\W\d_]|set|data|images?')
 
 
 def key(name: str) -> str:
@@ -52,6 +54,10 @@ class Names:
         return place
     return None
 
+  def __contains__(self, name):
+    """Whether a name is there, once or more often."""
+    return any(make(name) in places for make, places in self._levels)
+
 
 def look_equal(names: Iterable[str]) -> tuple[str, str] | None:
   """The first two of different names that look equal; None if there are none.
@@ -65,18 +71,21 @@ def look_equal(names: Iterable[str]) -> tuple[str, str] | None:
   return None
 
 
-def check_classes(found: Sequence[str], place: str, what: str) -> None:
+def check_classes(
+    found: Sequence[str], place: str, what: str, seen: str = ''
+) -> None:
   """Raises DataError for what cannot be the classes of a training set.
 
   Args:
     found: names of its class folders.
     place: where they are, for the message.
     what: they are called, likewise.
+    seen: what else is there, likewise.
   """
   if len(found) < 2:
     raise DataError(
         f'{place} has {len(found)} {what} ({", ".join(found) or "none"}): '
-        'wanted at least 2, each with the images of one class'
+        f'wanted at least 2, each with the images of one class{seen}'
     )
   if equal := look_equal(found):
     raise DataError(
@@ -87,7 +96,7 @@ def check_classes(found: Sequence[str], place: str, what: str) -> None:
 
 
 def labels_of(
-    names: Iterable[str], class_names: Sequence[str], place: str
+    names: Collection[str], class_names: Sequence[str], place: str
 ) -> dict[str, int]:
   """Finds the labels of class folders.
 
@@ -97,27 +106,34 @@ def labels_of(
     place: where the folders are, for the message.
 
   Returns:
-    {name: label}.
+    {name: label} of those that the training set has.
 
   Raises:
-    DataError: the training set has no class of such a name.
+    DataError: it has none of them.
   """
   classes = Names(class_names)
   labels = {name: classes.find(name) for name in names}
-  unknown = sorted(name for name, label in labels.items() if label is None)
-  if unknown:
+  known = {name: label for name, label in labels.items() if label is not None}
+  if names and not known:
     raise DataError(
         f'{place} has classes that the training set does not have: '
-        f'{", ".join(unknown[:5])}: give both sets the same classes'
+        f'{", ".join(sorted(names)[:5])}: give both sets the same classes'
     )
-  return labels
+  return known
 
 
 class Looks(NamedTuple):
-  """What a folder has: images, and folders with images in them."""
+  """What a folder has.
 
-  images: bool
-  folders: bool
+  Attributes:
+    images: whether it has images.
+    folders: whether folders in it have some.
+    names: of the folders in it.
+  """
+
+  images: bool = False
+  folders: bool = False
+  names: frozenset[str] = frozenset()
 
 
 def find_sets(
@@ -135,37 +151,64 @@ def find_sets(
     classes.
 
   Raises:
-    DataError: some folders look like sets and others like classes.
+    DataError: some folders look like sets and others like classes, or none is
+      the training set.
   """
   by_lower = {name.lower(): name for name in sorted(names)}
   train, evaluation = (
       next((by_lower[name] for name in wanted if name in by_lower), None)
       for wanted in (TRAIN_FOLDERS, EVALUATION_FOLDERS)
   )
-  if not train:
+  sets = {
+      name: look(name) for lower, name in by_lower.items()
+      if lower in SET_FOLDERS
+  }
+  if not sets:
     return None
-  sets = [name for lower, name in by_lower.items() if lower in SET_FOLDERS]
   others = {
       name: looks
       for lower, name in by_lower.items()
-      if lower not in SET_FOLDERS and any(looks := look(name))
+      if lower not in SET_FOLDERS
+      and ((looks := look(name)).images or looks.folders)
   }
-  # Without classes in it, it is a class of trains.
-  if not look(train).folders:
-    return None if others or not evaluation else (train, evaluation)
-  if not others:
-    return train, evaluation
-  # Kinds of trains, in a folder beside those of several other vehicles.
+  if not others and (train or len(sets) == 1):
+    whole = train and (evaluation or sets[train].folders)
+    return (train, evaluation) if whole else None
+  # With the classes in it that are beside it, or with nothing but folders.
+  split = any(
+      looks.names & others.keys()
+      or (name != train and looks.folders and not looks.images)
+      for name, looks in sets.items()
+  )
+  # Else kinds of trains, in a folder beside those of several other vehicles.
   alike = all(looks.images for looks in others.values())
-  if alike and len(others) > 1 and len(sets) == 1:
+  kinds = alike and len(others) > 1 and len(sets) == 1
+  if others and not split and (not train or not sets[train].folders or kinds):
     return None
+  beside = (
+      f'{", ".join(list(others)[:5])}, which look like classes'
+      if others else 'no training set'
+  )
   raise DataError(
       f'{place} has the folder(s) {", ".join(sets)}, which look like sets, and '
-      f'beside them {", ".join(list(others)[:5])}, which look like classes: '
-      'name the folder of each set by itself (training: '
+      f'beside them {beside}: name the folder of each set by itself (training: '
       '--config.dataset.train_dir and eval_dir; preparing: --source and '
       '--eval_source), move the others elsewhere, or rename a class that is '
       'called like a set'
+  )
+
+
+def sets_warning(class_names: Iterable[str]) -> str:
+  """Says which classes are called like sets; '' if none or only 'train' is."""
+  found = [
+      printable(name) for name in class_names
+      if _BESIDES.sub('', name.lower()) in SET_FOLDERS
+  ]
+  if not found or [name.lower() for name in found] == ['train']:
+    return ''
+  return (
+      f'{", ".join(found)} are taken for classes, but are called like sets: if '
+      'they are sets, name the folder of the training set by itself'
   )
 
 

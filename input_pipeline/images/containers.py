@@ -44,8 +44,11 @@ _JPEG = b'\xff\xd8'
 _PNG = b'\x89PNG\r\n\x1a\n'
 # What files that are called .jpg turn out to be; (place, bytes there).
 _OTHERS = {
-    'HEIC': (4, b'ftyphei'), 'AVIF': (4, b'ftypavi'), 'PDF': (0, b'%PDF'),
-    'ZIP': (0, b'PK\3\4'), 'gzip': (0, b'\x1f\x8b'), 'HTML': (0, b'<'),
+    'HEIC': (4, b'ftyphei'), 'HEIF': (4, b'ftypmif'), 'AVIF': (4, b'ftypavi'),
+    'PDF': (0, b'%PDF'), 'ZIP': (0, b'PK\3\4'), 'gzip': (0, b'\x1f\x8b'),
+    'a Git LFS pointer (git lfs pull gets the file)':
+        (0, b'version https://git-lfs'),
+    'SVG': (0, b'<svg'), 'XML, such as SVG': (0, b'<?xml'), 'HTML': (0, b'<'),
 }
 
 
@@ -62,6 +65,7 @@ class Parts(NamedTuple):
     transparent: levels of the one colour that is, as stored.
     paired: whether a pixel's four bytes are a level and an opacity of 16 bits.
     inverted: whether the least level is white.
+    more_pages: whether there are others than the first, which is used.
   """
 
   kind: str
@@ -72,6 +76,7 @@ class Parts(NamedTuple):
   transparent: tuple[int, ...] | None = None
   paired: bool = False
   inverted: bool = False
+  more_pages: bool = False
 
 
 def take_apart(encoded: bytes, name: str) -> Parts:
@@ -150,7 +155,7 @@ def jpeg(encoded: bytes, name: str) -> Parts:
     data = encoded[place + 4 : end]
     if code in _FRAMES:
       frame, marker = data, code
-      _check_frame(data, name)
+      _check_frame(encoded, data, code, name)
     named, least = _COLOURS.get(code, (b'', 0))
     if code in _NEEDED or (
         named and data.startswith(named) and len(data) >= least
@@ -173,24 +178,42 @@ def jpeg(encoded: bytes, name: str) -> Parts:
   return Parts('JPEG', encoded, _told(exif, xmp), reduction)
 
 
-def _check_frame(frame, name):
+def _check_frame(encoded, frame, marker, name):
   height, width = struct.unpack('>HH', frame[1:5].ljust(4, b'\0'))
-  limits.check_pixels(width, height, name, limits.MAX_JPEG_PIXELS)
+  coefficients = _coefficients(frame) if marker in _PROGRESSIVE else 0
+  limits.check_pixels(
+      width, height, name, limits.MAX_JPEG_PIXELS,
+      _memory(encoded, coefficients, width, height, 8)[1],
+  )
+
+
+def _coefficients(frame):
+  """Bytes of them: two for each of a block's 64."""
+  height, width = struct.unpack('>HH', frame[1:5].ljust(4, b'\0'))
+  factors = [divmod(pair, 16) for pair in frame[7 :: 3]]
+  most = [max(1, *factor) for factor in zip(*factors, (1, 1))]
+  blocks = lambda side, share: math.ceil(side * share / 8)
+  return 128 * sum(
+      blocks(width, across / most[0]) * blocks(height, down / most[1])
+      for across, down in factors
+  )
+
+
+def _memory(encoded, coefficients, width, height, reduction):
+  """(pixels at a reduction, bytes that it takes to have them)."""
+  pixels = math.ceil(width / reduction) * math.ceil(height / reduction)
+  # In decoding, and then in its conversion to RGB.
+  wanted = max(coefficients + 4 * pixels, 8 * pixels) + 2 * len(encoded)
+  return pixels, wanted
 
 
 def _reduction(encoded, place, frame, marker, name):
   """By how much the codec itself has to make it smaller; checks its scans."""
   height, width = struct.unpack('>HH', frame[1:5])
-  factors = [divmod(pair, 16) for pair in frame[7 :: 3]]
   coefficients = 0
   # All of them are in memory where one pass does not have all of a pixel.
   if marker in _PROGRESSIVE or encoded[place + 4 : place + 5] != frame[5:6]:
-    most = [max(1, *factor) for factor in zip(*factors, (1, 1))]
-    blocks = lambda side, share: math.ceil(side * share / 8)
-    coefficients = 128 * sum(  # Bytes: two for each of a block's 64.
-        blocks(width, across / most[0]) * blocks(height, down / most[1])
-        for across, down in factors
-    )
+    coefficients = _coefficients(frame)
     allowed = int(MAX_SCANS * min(1, _SCANNED / max(1, coefficients)))
     # Other pictures and films may lie behind the end, so that a file can have
     # these bytes more often than scans.
@@ -202,9 +225,7 @@ def _reduction(encoded, place, frame, marker, name):
           name, f'it has more than {allowed} scans, wanted at most that'
       )
   for reduction in (1, 2, 4, 8):
-    pixels = math.ceil(width / reduction) * math.ceil(height / reduction)
-    # In decoding, and then in its conversion to RGB.
-    wanted = max(coefficients + 4 * pixels, 8 * pixels) + 2 * len(encoded)
+    pixels, wanted = _memory(encoded, coefficients, width, height, reduction)
     if pixels <= limits.MAX_PIXELS and limits.fits(wanted):
       return reduction
   limits.check_memory(wanted, name)
@@ -441,10 +462,9 @@ def _webp(encoded, name):
       kept.append(piece)
     elif kind in (b'VP8 ', b'VP8L', b'ANMF'):
       size = tuple(map(max, size, _webp_size(kind, piece[8:38])))
-      limits.check_pixels(*size, name)
-      limits.check_memory(
-          _WEBP_PIXEL * math.prod(size) + 2 * len(encoded), name
-      )
+      wanted = _WEBP_PIXEL * math.prod(size) + 2 * len(encoded)
+      limits.check_pixels(*size, name, wanted=wanted)
+      limits.check_memory(wanted, name)
       data = b''.join((*kept, piece))
     place = end
   if data is not None:
@@ -523,7 +543,6 @@ def _tiff(encoded, name):
 
   value = lambda tag, default: (values(tag) or [default])[0]
   width, height = value(256, 0), value(257, 0)
-  limits.check_pixels(width, height, name)
   if (compression := value(259, 1)) not in _COMPRESSIONS:
     raise ImageError(
         name,
@@ -547,11 +566,11 @@ def _tiff(encoded, name):
   if compression != 1 and sum(lengths) > 2 * len(encoded):
     raise ImageError(name, _BROKEN.format('TIFF'))
   # A strip or tile, the picture twice, the file twice.
-  limits.check_memory(
-      -(-across * rows * of_pixel // 8) + 8 * width * height
-      + 2 * len(encoded),
-      name,
+  wanted = (
+      -(-across * rows * of_pixel // 8) + 8 * width * height + 2 * len(encoded)
   )
+  limits.check_pixels(width, height, name, wanted=wanted)
+  limits.check_memory(wanted, name)
   turned = 1
   with contextlib.suppress(ImageError):
     turned = orientation_lib.valid(value(_ORIENTATION, 1)) or 1
@@ -578,6 +597,7 @@ def _tiff(encoded, name):
       bits=bits[0] if bits and 8 < bits[0] < 16 else None,
       # Of these depths Pillow leaves it to others to invert them.
       inverted=value(262, 0) == 0 and bool(bits) and bits[0] > 8,
+      more_pages=0 < number(begin + entry * count, word) < len(encoded),
   )
 
 

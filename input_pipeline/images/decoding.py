@@ -70,6 +70,14 @@ def decode(
   return image
 
 
+def has_more_pages(encoded: bytes) -> bool:
+  """Whether a file that `decode` takes is a TIFF with pages left out."""
+  return (
+      encoded[:2] in (b'II', b'MM')
+      and containers.take_apart(encoded, '').more_pages
+  )
+
+
 def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
   """Decodes a JPEG that is known to be a square, as prepared data has them.
 

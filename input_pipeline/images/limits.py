@@ -74,7 +74,7 @@ def check_bytes(count: int, name: str) -> None:
 
 
 def check_pixels(
-    width: int, height: int, name: str, most: int | None = None
+    width: int, height: int, name: str, most: int | None = None, wanted: int = 0
 ) -> None:
   """Raises ImageError for a picture of so many pixels, before it is decoded.
 
@@ -83,6 +83,8 @@ def check_pixels(
     height: likewise.
     name: of the file.
     most: pixels that are allowed; None: MAX_PIXELS.
+    wanted: bytes that decoding takes, where that may be the higher limit; the
+      memory that the message names allows both.
   """
   most = MAX_PIXELS if most is None else most
   if width * height > most:
@@ -90,7 +92,9 @@ def check_pixels(
     raise ImageError(
         name,
         f'it has {width} x {height} pixels, wanted at most {most:,} in all; '
-        + _advice(int(width * height / times) * _PIXEL),
+        + _advice(
+            max(int(width * height / times) * _PIXEL, wanted + _PROCESS)
+        ),
     )
 
 

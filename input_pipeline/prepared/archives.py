@@ -101,9 +101,10 @@ class Tar(Archive):
     super().__init__(root, class_names, entries)
     self._file = open(root, 'rb')
 
-  def _bytes(self, entry):
+  def _bytes(self, entry, most=None):
     start, size = entry.place
     decoding.check_bytes(size, str(self.root / entry.path))
+    size = min(size, most or size)
     # Threads share the file; this read has no position of its own.
     data = os.pread(self._file.fileno(), size, start)
     if len(data) < size:
@@ -122,7 +123,7 @@ class Zip(Archive):
     super().__init__(root, class_names, entries)
     self._file = zipfile.ZipFile(root)
 
-  def _bytes(self, entry):
+  def _bytes(self, entry, most=None):
     name = str(self.root / entry.path)
     decoding.check_bytes(entry.place.file_size, name)
     if entry.place.compress_type not in _METHODS:
@@ -134,6 +135,8 @@ class Zip(Archive):
       with self._file.open(entry.place) as member:
         # What is asked for is decompressed at once, whatever size the archive
         # says it has.
+        if most is not None:
+          return member.read(most)
         return b''.join(iter(lambda: member.read(_PIECE), b''))
     except _ZIP_ERRORS as error:
       if getattr(error, 'errno', None) not in (None, errno.EINVAL):
@@ -329,7 +332,11 @@ def _zip_name(member):
   if not member.flag_bits & _ZIP_UTF8:
     with contextlib.suppress(UnicodeError):
       name = name.encode('cp437').decode('utf-8')
-  # So do older ones of Windows, against the format's specification.
+  return _slashed(name)
+
+
+def _slashed(name):
+  """The path that a name is, if an older program of Windows has written it."""
   return name if '/' in name else name.replace('\\', '/')
 
 
@@ -352,13 +359,13 @@ def _tar_members(path):
 
 
 def _tar_member(member, prefix='', start=0):
-  name = f'{prefix}{member.name}'
+  name = f'{prefix}{_slashed(member.name)}'
   if member.isreg():
     return _Listed(name, (start + member.offset_data, member.size))
   if member.issym():
     return _Listed(name, None, _from(name, member.linkname))
   if member.islnk():  # Its path is that from the root.
-    return _Listed(name, None, f'{prefix}{_plain(member.linkname)}')
+    return _Listed(name, None, f'{prefix}{_plain(_slashed(member.linkname))}')
   return _Listed(name)
 
 

@@ -21,7 +21,7 @@ _IMAGENET_LABELS = 'datasets/imagenet2012/validation_labels.txt'
 # larger may be compressed, to a thousandth.
 _LARGEST_MEMBER = 2**20
 
-_DELIMITERS = '\t;,'
+_DELIMITERS = '\t;,|:'
 # Columns that are looked at, and characters of a label in a message.
 _MOST_COLUMNS = 20
 _SHOWN = 60
@@ -89,6 +89,8 @@ def read(
   rows = max(forms, key=lambda rows: (
       sum(map(fits, rows)), sum(map(is_here, rows))
   ))
+  if not any(map(fits, rows)):
+    _refuse_files(forms, place, images, classes)
   if rows and rows[0].file is not None:
     return _by_name(rows, place, files, images, classes, class_names)
   if len(rows) == len(paths) + 1 and [*map(fits, rows[:2])] == [False, True]:
@@ -111,6 +113,8 @@ def _by_name(rows, place, files, images, classes, class_names):
     rows = rows[1:]  # A header.
   here = []
   for row in rows:
+    if images.is_ambiguous(row.file):
+      raise _ambiguous(row, place)
     if images.find(row.file) is None:
       files.ignored.add('label(s) without an image', row.file)
     else:
@@ -133,10 +137,38 @@ def _by_name(rows, place, files, images, classes, class_names):
   return named
 
 
+def _refuse_files(forms, place, images, classes):
+  """Raises DataError if files are named that are not there."""
+  named = [
+      row for rows in forms for row in rows
+      if row.file is not None and classes.find(row.label) is not None
+  ]
+  for row in named:
+    if images.is_ambiguous(row.file):
+      raise _ambiguous(row, place)
+  if named:
+    raise DataError(
+        f'{place} has no file name of an image: line {named[0].line:,} has '
+        f'{_shown(named[0].file)}, the first image is '
+        f'{_shown(images.first)}: {_WANTED}'
+    )
+
+
+def _ambiguous(row, place):
+  return DataError(
+      f'{place} has {_shown(row.file)} in line {row.line:,}, which is the name '
+      'of several images: write their paths'
+  )
+
+
 def _check_known(rows, fits, place):
   unknown = [row for row in rows if not fits(row)]
   if unknown:
     row = unknown[0]
+    if not row.label:
+      raise DataError(
+          f'{place} has no class in line {row.line:,}: wanted one in each'
+      )
     numbers = all(row.label.isdecimal() for row in unknown)
     raise DataError(
         f'{place} has classes that the training set does not have: '
@@ -164,6 +196,7 @@ class _Images:
     self._paths = names_lib.Names(paths)
     self._names = names_lib.Names(names)
     self._stems = names_lib.Names([n.rpartition('.')[0] for n in names])
+    self.first = paths[0] if paths else 'missing'
 
   def find(self, text):
     path = text.strip().replace('\\', '/').removeprefix('./')
@@ -172,6 +205,11 @@ class _Images:
     name = path.split('/')[-1]
     found = self._names.find(name)
     return self._stems.find(name) if found is None else found
+
+  def is_ambiguous(self, text):
+    """Whether it is a name, without a folder, of several images."""
+    several = text in self._names or text in self._stems
+    return several and self.find(text) is None
 
 
 def _texts(lines):

@@ -14,6 +14,7 @@ from input_pipeline.files import paths as paths_lib
 from input_pipeline.prepared import archives, labels
 from input_pipeline.sources import (
   COPIES,
+  UNKNOWN_CLASS,
   Entry,
   Files,
   Folder,
@@ -160,10 +161,11 @@ def _looks(files):
   for entry in files.entries:
     name, *rest = entry.path.split('/')
     if rest:
-      known = looks.get(name, names_lib.Looks(False, False))
+      known = looks.get(name, names_lib.Looks())
       deep = len(rest) > 1
       looks[name] = names_lib.Looks(
-          known.images or not deep, known.folders or deep
+          known.images or not deep, known.folders or deep,
+          known.names.union(rest[:1] if deep else ()),
       )
   return looks
 
@@ -232,7 +234,7 @@ def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
   entries = [(entry.path.split('/'), entry) for entry in files.entries]
   while (
       len({parts[0] for parts, _ in entries}) == 1
-      and min(len(parts) for parts, _ in entries) > 2
+      and max(len(parts) for parts, _ in entries) > 2
       and classes.find(entries[0][0][0]) is None
   ):
     entries = [(parts[1:], entry) for parts, entry in entries]
@@ -261,7 +263,10 @@ def _by_class(
       named.append((name, entry))
   found = sorted({name for name, _ in named})
   if class_names is None:
-    names_lib.check_classes(found, files.name, 'class folder(s)')
+    names_lib.check_classes(
+        found, files.name, 'class folder(s)',
+        f'; left out: {files.ignored}' if files.ignored else '',
+    )
     class_names = found
   return _labelled(files, named, class_names)
 
@@ -270,8 +275,12 @@ def _labelled(files, named, class_names):
   of_name = names_lib.labels_of(
       {name for name, _ in named}, class_names, files.name
   )
+  for name, entry in named:
+    if name not in of_name:
+      files.ignored.add(UNKNOWN_CLASS, entry.path)
   selected = files.select(
-      entry._replace(label=of_name[name]) for name, entry in named
+      entry._replace(label=of_name[name])
+      for name, entry in named if name in of_name
   )
   selected.class_names = tuple(class_names)
   return selected

@@ -23,7 +23,7 @@ from PIL import Image, features
 
 from input_pipeline import preprocessing, statistics
 from input_pipeline.errors import DataError, ImageError, printable
-from input_pipeline.files import atomic, checksums, streams, untrusted
+from input_pipeline.files import atomic, checksums, listing, streams, untrusted
 from input_pipeline.files import threads as threads_lib
 from input_pipeline.images import decoding
 from input_pipeline.prepared import reader
@@ -40,6 +40,7 @@ _MOST_SHARDS = 512
 # Images that a thread works on at a time.
 _CHUNK = 16
 _NPY_HEADER = 128
+_FIRST_PAGE = 'file(s) of which only the first page is used'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ class _Done:
   labels: list[int] = dataclasses.field(default_factory=list)
   names: list[str] = dataclasses.field(default_factory=list)
   rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  paged: list[str] = dataclasses.field(default_factory=list)
 
   def merge(self, other: '_Done') -> None:
     """Adds another one's images, without their files."""
@@ -108,6 +110,7 @@ class Preparation:
   Attributes:
     finished: whether nothing is left to do.
     rejected: images that were found to be of no use so far.
+    left_out: of the files that were read so far.
   """
 
   def __init__(
@@ -161,6 +164,7 @@ class Preparation:
         'class_names': list(sets['train'].class_names),
     }
     self.rejected = 0
+    self.left_out = listing.LeftOut()
     self.finished = self._begin()
 
   def _begin(self) -> bool:
@@ -308,6 +312,8 @@ class Preparation:
     for done in results:
       yield done
       self.rejected += len(done.rejected)
+      for name in done.paged:
+        self.left_out.add(_FIRST_PAGE, name)
       if self.rejected:
         progress.set_postfix(rejected=self.rejected, refresh=False)
       progress.update(len(done.labels) + len(done.rejected))
@@ -336,6 +342,8 @@ class Preparation:
       done.sizes.append(len(file))
       done.labels.append(label)
       done.names.append(source.relative_name(index))
+      if decoding.has_more_pages(encoded):
+        done.paged.append(done.names[-1])
       if set_name == 'train':
         done.sums.add(pixels)
     return (set_name, number), done

@@ -48,11 +48,11 @@ class FolderTest(absltest.TestCase):
       path = self.folder / f'{kind}-{of_kind}.cfg'
       path.write_text(texts.text(one))
 
-  def run_command(self, *, only=None, override=()):
+  def run_command(self, *, only=None, override=(), output=None):
     out, err = io.StringIO(), io.StringIO()
     values = types.SimpleNamespace(
-        folder=str(self.folder), only=only, work=None,
-        output=str(self.folder / 'table.md'), override=[
+        folder=self.folder, only=only, work=None,
+        output=output or self.folder / 'table.md', override=[
             f'--config.dataset.size={texts.SHAPES_SIDE + 4}',
             f'--config.augmentation.crop_size={texts.SHAPES_SIDE}',
             '--config.augmentation.crop_offsets=5', *override,
@@ -61,6 +61,16 @@ class FolderTest(absltest.TestCase):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
       status = definitions.main(values)
     return status, out.getvalue(), err.getvalue()
+
+  def test_an_output_that_cannot_be_written(self):
+    """Is told of before hours of training."""
+    self.write('126', texts.shape())
+    with (
+        absltest.mock.patch.object(definitions, 'run_all') as run_all,
+        self.assertRaises(FileNotFoundError),
+    ):
+      self.run_command(output=self.folder / 'none' / 'table.md')
+    run_all.assert_not_called()
 
   def test_table(self):
     """By the real command; #126 has another file's parameters."""

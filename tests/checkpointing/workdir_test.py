@@ -81,7 +81,7 @@ class OtherConfigTest(parameterized.TestCase):
       dict(schedule__steps=(), schedule__geometric__factors=(1.0,)),
       dict(model__conv1__padding=(2, 2)),
       dict(dataset__eval_split='x', optimizer__momentum=0.0),
-      dict(pretrained__layers=('conv1', 'conv2'), model__num_classes=4),
+      dict(pretrained__layers=('conv1', 'conv2'), dataset__size=250),
   )
   def test_flags(self, **fields):
     config, message = self.refusal(**fields)
@@ -104,12 +104,13 @@ class OtherConfigTest(parameterized.TestCase):
     _, message = self.refusal(dataset__split_seed=4)
     self.assertEndsWith(message, 'leave out --config.dataset.split_seed')
 
-  def test_more_classes_than_before(self):
-    """Of the data: the flag alone would be refused."""
-    _, message = self.refusal(model__num_classes=4)
-    self.assertIn('give it the images that it was made with', message)
-    _, message = self.refusal(model__num_classes=2)
-    self.assertNotIn('the images', message)
+  @parameterized.parameters(2, 4)
+  def test_other_classes_than_before(self, count):
+    """Of the data: the flag would be refused."""
+    _, message = self.refusal(model__num_classes=count)
+    self.assertEndsWith(message, ', give it the images that it was made with')
+    _, message = self.refusal(model__num_classes=count, seed=1)
+    self.assertEndsWith(message, 'it was made with and set --config.seed=0')
 
   @parameterized.parameters('another file', 'many fields')
   def test_the_whole_command(self, what):

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -260,6 +262,32 @@ class CommandTest(parameterized.TestCase):
       self.assertGreater(min(picture.size), 600)
     self.assertIn('24 images, the first of 29', output)
 
+  @parameterized.parameters('SIGTERM', 'SIGINT', 'SIGUSR1')
+  def test_stopped(self, name):
+    """What is known by then is in the files, and said."""
+    folder = self.folder / 'photos'
+    folder.mkdir()
+    for index in range(3000):
+      (folder / f'{index:04d}.jpg').symlink_to(self.images[0])
+    output = self.folder / 'out' / 'a.csv'
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, '-u', '-m', 'alexnet.predict', str(folder),
+         f'--workdir={self.workdir}', f'--output={output}'],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    process.stdout.readline()  # It has begun.
+    process.send_signal(number)
+    _, error = process.communicate()
+    self.assertEqual(process.returncode, 128 + number, error)
+    count = re.search(rf'stopped by {name} after (\d+) of 3,000 files', error)
+    (file,) = output.parent.iterdir()
+    with open(file, encoding='utf-8', newline='') as f:
+      _, *rows = csv.reader(f)
+    self.assertLen(rows, int(count[1]))
+    self.assertEqual({len(row) for row in rows}, {10})
+
   def test_dense_views_of_one_photo(self):
     photo = self.images[0]
     picture = self.folder / 'heat.png'
@@ -380,6 +408,41 @@ class CommandTest(parameterized.TestCase):
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
     )
     self.assertEqual(result.stdout, '(1, 4)\n', result.stderr)
+
+
+class FindTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('photos', ['photos/a.jpg']),
+      ('./photos/a.jpg', ['photos/a.jpg']),
+      ('photos/../photos', ['photos/../photos/a.jpg']),
+      ('{}/photos', ['{}/photos/a.jpg']),
+      ('~/photos', ['{}/photos/a.jpg']),
+      ('~/missing.jpg', ['{}/missing.jpg']),
+      ('https://x.org/a.jpg', ['https://x.org/a.jpg']),
+  )
+  def test_spelling(self, given, expected):
+    """Names are shown and written as the user knows them."""
+    folder = self.create_tempdir().full_path
+    testing.write_images(pathlib.Path(folder) / 'made', 1, 1)
+    (image,) = pathlib.Path(folder).rglob('*.jpg')
+    os.mkdir(f'{folder}/photos')
+    image.rename(f'{folder}/photos/a.jpg')
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(folder)
+    with mock.patch.dict(os.environ, {'HOME': folder}):
+      found, _ = image_files.find([given.format(folder)])
+    self.assertEqual(
+        [*map(str, found)], [path.format(folder) for path in expected]
+    )
+
+  @parameterized.parameters('https://x.org/a.jpg', 'gs://bucket/b.jpg')
+  def test_an_address(self, address):
+    """Is an error of that one."""
+    (found,), _ = image_files.find([address])
+    with self.assertRaisesRegex(ImageError, 'an address: down') as raised:
+      image_files.open_image(found, (255, 255, 255))
+    self.assertEqual(raised.exception.name, address)
 
 
 class WholeTest(parameterized.TestCase):

@@ -46,6 +46,27 @@ class ClassNamesTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
+      'red panda Roter Panda', '"red panda" Roter Panda',
+      'red panda\tRoter Panda, Katzenb\u00e4r', 'red panda\u00a0Roter Panda',
+      'Red Panda  "Roter Panda"', 'red panda Roter Panda, Katzenb\u00e4r',
+  )
+  def test_a_class_with_a_blank(self, line):
+    with self.assertLogs(level='WARNING') as logs:
+      self.assertEqual(self.read(line), {'red panda': 'Roter Panda'})
+    self.assertIn(
+        'no name for 3 of 4 classes (n01, n02, caf\u00e9), which are called as',
+        logs.output[0],
+    )
+
+  def test_the_longest_class(self):
+    file = self.create_tempfile(content='ant lion Ameisenl\u00f6we\nant Ameise')
+    with self.assertNoLogs(level='WARNING'):
+      self.assertEqual(
+          run_flags.read_class_names(file.full_path, ('ant', 'ant lion')),
+          {'ant': 'Ameise', 'ant lion': 'Ameisenl\u00f6we'},
+      )
+
+  @parameterized.parameters(
       ('tench\na dog\n', r'names none of the classes \(n01, n02, red panda, '
                          r"\.\.\.\), line 1 is 'tench': wanted lines with"),
       ('\n\nn77 tench\n', "line 3 is 'n77 tench': wanted"),

@@ -6,10 +6,13 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from alexnet.metrics import console
 from configs import alexnet
 from input_pipeline import datasets, sources
-from input_pipeline.errors import DataError, ImageError
-from input_pipeline.files import listing
+from input_pipeline.errors import DataError
+from input_pipeline.files import copies, listing, names
+from input_pipeline.prepared import archives
+from tests import packing
 
 # One of each kind that some system leaves behind.
 SYSTEM = (
@@ -19,8 +22,22 @@ SYSTEM = (
     'lost+found', '.Trash-1000', '.directory', '@eaDir', '#recycle',
     '#snapshot', '@Recycle', '@Recently-Snapshot', '.@__thumb', '@__thumb',
     '.snapshot', '~snapshot', '.git', '.ipynb_checkpoints', '__pycache__',
-    '.nfs00000001', '.thumbnails',
+    '.nfs00000001', '.thumbnails', 'RECYCLER', 'Recycled', 'FOUND.001',
+    'found.123', 'PaxHeader', 'PaxHeaders.4711', '$WinREAgent', 'DfsrPrivate',
+    'Config.Msi', 'msdownld.tmp', '@SynoResource', '@appstore', '@database',
+    '@downloads', '@sharebin', 'TheVolumeSettingsFolder', '_vti_cnf',
 )
+# Much like them.
+CLASSES = ('recycled', 'found.1', 'found', 'paxheadersx', 'recycler bin')
+
+
+class AnyText(str):
+  """Equal to all that begins with it."""
+
+  __hash__ = str.__hash__
+
+  def __eq__(self, other):
+    return other.startswith(self)
 
 
 class ListingTest(parameterized.TestCase):
@@ -126,20 +143,25 @@ class LinksTest(ListingTest):
         {listing.READ_ALREADY: 4},
     )
 
-  @parameterized.parameters('birds', 'ant/gone', 'ant/circle')
+  @parameterized.parameters(
+      'birds', 'ant/gone', 'ant/circle', 'ant/1.jpg', 'ant/deep/gone.PNG'
+  )
   def test_dangling(self, path):
+    """Also with an image's name, as in an archive."""
     self.link(f'photos/{path}', path.split('/')[-1].replace('gone', 'nowhere'))
     folder = self.assert_found(
         ['ant/0.jpg', 'newt/1.jpg'], {listing.DANGLING: 1}
     )
     self.assertEqual(str(folder.ignored), f'1 {listing.DANGLING} ({path})')
 
-  def test_a_dangling_image(self):
-    """It is told of like a broken image."""
-    self.link('photos/ant/1.jpg', 'nowhere.jpg')
-    folder = sources.open_folder(self.photos)
-    with self.assertRaisesRegex(ImageError, 'ant/1.jpg.*No such file'):
-      folder.read(1)
+  @parameterized.parameters(False, True)
+  def test_a_folder_called_like_an_image(self, linked):
+    if linked:
+      self.write('disk/2.jpg')
+      self.link('photos/ant/more.jpg', self.root / 'disk')
+    else:
+      self.write('photos/ant/more.jpg/2.jpg')
+    self.assert_found(['ant/0.jpg', 'ant/more.jpg/2.jpg', 'newt/1.jpg'], {})
 
 
 class LeftOutTest(ListingTest):
@@ -153,6 +175,12 @@ class LeftOutTest(ListingTest):
     found, = sources.images_below([self.photos], left_out)
     self.assertLen(found, 2)
     self.assertEqual(left_out.counts, {listing.HIDDEN: 2})
+
+  def test_classes_called_much_like_those_of_a_system(self):
+    self.write(*(f'photos/{name}/x.jpg' for name in CLASSES))
+    self.assertContainsSubset(
+        CLASSES, sources.open_folder(self.photos).class_names
+    )
 
   @parameterized.parameters(*SYSTEM)
   def test_system_files(self, name):
@@ -201,6 +229,24 @@ class LeftOutTest(ListingTest):
     ):
       sources.open_folder(self.photos)
 
+  @parameterized.parameters(
+      ('flat/0.jpg', r'flat has 0 .*left out: 1 image.s. beside the class '
+                     r'folders \(0.jpg\)'),
+      ('flat/x.zip', r'left out: 1 \.zip \(x\.zip\)'),
+      ('flat/@eaDir/x.jpg', 'left out: 1 hidden'),
+  )
+  def test_no_class_folder(self, path, message):
+    self.write(path)
+    with self.assertRaisesRegex(DataError, message):
+      sources.open_folder(self.root / 'flat')
+
+  def test_one_level_too_high(self):
+    self.write('data/photos/ant/0.jpg', 'data/photos/newt/0.jpg')
+    with self.assertRaisesRegex(
+        DataError, f'photos has ant, newt: if .*give {self.root}/data/photos'
+    ):
+      sources.open_folder(self.root / 'data')
+
   def test_held_out_part_tells_nothing_again(self):
     self.write('photos/ant/2.jpg', 'photos/newt/2.jpg', 'photos/ant/x.txt')
     config = alexnet.get_config('folder').dataset
@@ -221,6 +267,15 @@ class EvaluationTest(ListingTest):
     # With the number that it has in training.
     self.assertEqual([entry.label for entry in evaluation.entries], [1])
     self.assertEqual(evaluation.class_names, ('ant', 'newt'))
+
+  def test_some_unknown_classes(self):
+    self.write('eval/newt/0.jpg', 'eval/gnu/1.jpg', 'eval/gnu/2.jpg')
+    evaluation = sources.open_folder(self.root / 'eval', ('ant', 'newt'))
+    self.assertEqual(
+        [(e.path, e.label) for e in evaluation.entries], [('newt/0.jpg', 1)]
+    )
+    self.assertEqual(evaluation.ignored.counts, {sources.UNKNOWN_CLASS: 2})
+    self.assertIn('gnu/1.jpg, gnu/2.jpg', str(evaluation.ignored))
 
   def test_empty_and_unknown_folders(self):
     for name in ('yak', 'gnu'):
@@ -260,7 +315,7 @@ class EvaluationTest(ListingTest):
         {entry.path: entry.label for entry in evaluation.entries},
         {'A/0.jpg': 0, 'a/0.jpg': 1},
     )
-    with self.assertRaisesRegex(DataError, 'does not have: A, a'):
+    with self.assertRaisesRegex(DataError, r'have \(A/0.jpg, a/0.jpg\)'):
       sources.open_folder(self.root / 'eval', ('AA', 'aa'))
 
   @parameterized.parameters(('caf\u00e9', 'cafe\u0301'), ('cat', 'cat '))
@@ -289,6 +344,12 @@ class SetsTest(ListingTest):
        'car/0.jpg'),
       ('Training/ant/0.jpg', 'Training/newt/0.jpg', 'bus/0.jpg'),
       ('train/ant/0.jpg', 'extra/ant/0.jpg', 'more/newt/0.jpg'),
+      # Without a training set.
+      ('bus/0.jpg', 'car/0.jpg', 'val/bus/0.jpg', 'val/car/0.jpg'),
+      ('bus/0.jpg', 'car/0.jpg', 'val/bus/0.jpg', 'val/loose.jpg'),
+      ('bus/0.jpg', 'car/0.jpg', 'Test/a/0.jpg'),
+      # With the classes that are beside it.
+      ('bus/0.jpg', 'car/0.jpg', 'train/bus/0.jpg', 'train/car/0.jpg'),
   )
   def test_both(self, *paths):
     with self.assertRaisesRegex(
@@ -318,6 +379,36 @@ class SetsTest(ListingTest):
     (self.root / 'data/docs').mkdir(parents=True)  # Without an image.
     with self.assertRaisesRegex(DataError, 'train.* which are sets, not'):
       self.open(*paths)
+
+  @parameterized.parameters(
+      (('train', 'bus'), ''),
+      (('bus', 'car', 'trainer', 'testudo', 'dataset'), ''),
+      (('test_set', 'training_set'), 'test_set, training_set'),
+      (('Train_data', 'Val-data', 'bus'), 'Train_data, Val-data'),
+      (('bus', 'test', 'car'), 'test'),
+      (('train', 'test 1', 'train images'), 'train, test 1, train images'),
+  )
+  def test_classes_called_like_sets(self, classes, named):
+    text = names.sets_warning(classes)
+    self.assertEqual(text.partition(' are taken for classes')[0], named)
+
+  def test_classes_called_like_sets_are_told(self):
+    """By training, in its first lines."""
+    train = self.open('test_set/a/0.jpg', 'training_set/a/0.jpg',
+                      'test_set/a/1.jpg', 'training_set/a/1.jpg')
+    lines = absltest.mock.Mock()
+    console.tell_of_data(lines, train, train)
+    lines.print.assert_any_call(AnyText('warning: test_set, training_set are'))
+
+  def test_listed_once(self):
+    """To know that it is a set, the first class of it is enough."""
+    self.write(*(f'data/train/{name}/0.jpg' for name in 'abcdefgh'))
+    with absltest.mock.patch.object(
+        listing, '_entries', side_effect=listing._entries
+    ) as entries:
+      looks = sources.look_into(self.root / 'data/train')
+    self.assertEqual(looks, (False, True, frozenset('abcdefgh')))
+    self.assertEqual(entries.call_count, 2)
 
   def test_hidden_folders_make_no_set(self):
     train = self.open(
@@ -358,12 +449,15 @@ class CopiesTest(ListingTest):
         entry for entry in sources.open_folder(self.many).entries
         if entry not in held_out.entries
     )
-    text = sources.copies_warning(other, held_out)
+    text = sources.copies_warning(other, held_out, 'do it')
     self.assertIn(
         f'1 of 4 evaluation images are in the training set, too ({self.many}/'
         f'{path} = {self.many}/ant/copy.jpg)', text,
     )
-    self.assertIn('--config.dataset.copies=together', text)
+    self.assertEndsWith(text, 'better than on new images: do it')
+    # Of evaluate, where it is too late.
+    text = sources.copies_warning(other, held_out)
+    self.assertEndsWith(text, 'better than on new images')
 
   def test_only_files_of_equal_sizes_are_read(self):
     train, held_out = self.split()
@@ -381,6 +475,46 @@ class CopiesTest(ListingTest):
     self.assertLen(sources.copies_in_both(train, held_out), 1)
     with absltest.mock.patch.object(sources, 'MOST_COMPARED', 39):
       self.assertEmpty(sources.copies_in_both(train, held_out))
+      self.assertRegex(
+          sources.copies_warning(train, held_out), r'not compared \(40 files\)'
+      )
+    with absltest.mock.patch.object(sources, 'MOST_READ', 39):
+      self.assertRegex(
+          sources.copies_warning(train, held_out), r'not compared \(more than'
+      )
+
+  @parameterized.parameters('folder', '.tar', '.zip')
+  def test_files_that_begin_equally(self, kind):
+    """Of others the first bytes only are read."""
+    begin = bytes(copies.HEAD)
+    contents = {
+        'a/0.jpg': begin + b'1', 'a/1.jpg': begin + b'2',
+        'a/2.jpg': b'3' + begin,
+        'b/0.jpg': begin + b'1', 'b/1.jpg': b'4' + begin, 'b/2.jpg': b'5',
+        'b/3.jpg': b'5',
+    }
+    root = self.root / f'equal{kind}'
+    if kind == 'folder':
+      for path, content in contents.items():
+        self.write(f'{root.name}/{path}')
+        (root / path).write_bytes(content)
+      source = sources.open_folder(root)
+    else:
+      root.write_bytes(packing.WRITERS[kind](contents))
+      source = archives.open_archive(root, self.root)
+    read = []
+
+    def encoded(index, most):
+      data = source.encoded(index, most)
+      read.append((index, len(data)))
+      return data
+
+    self.assertEqual(
+        copies.find(source.file_sizes(), encoded), [[0, 3], [5, 6]]
+    )
+    heads = [(i, copies.HEAD) for i in range(5)] + [(5, 1), (6, 1)]
+    wholes = [(i, copies.HEAD + 1) for i in (0, 1, 3)]
+    self.assertCountEqual(read, heads + wholes)
 
   def test_the_split_is_as_it_was(self):
     """Whatever is equal: runs of before go on. Numbers by NumPy alone."""

@@ -1,6 +1,7 @@
 """Datasets that have to be fetched, on a machine without a network."""
 
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -68,10 +69,35 @@ class NetworkTest(parameterized.TestCase):
   def test_nothing_to_fetch(self):
     self.check()
     self.check('ftp://photos.invalid/photos.tar')  # Not asked over HTTP.
-    (self.root / 'downloads').mkdir()
-    (self.root / 'downloads' / 'photos.tar').write_text('')
-    with self.server(listens=False) as address:
-      self.check(address)
+
+  @parameterized.parameters(
+      ('http://photos.invalid/photos.tar', 'photos.tar', True),
+      ('http://photos.invalid/photos.tar', 'manual/p.tar', True),
+      ('http://photos.invalid/photos.tar', 'none', False),
+      ('http://birds.invalid/birds.tar', 'photos.tar', False),
+      ('http://birds.invalid/birds.tar', 'manual/birds.tar', False),
+  )
+  def test_fetched_before(self, address, name, fetched):
+    """That a file of the dataset, not of another one."""
+    downloads = self.root / 'downloads'
+    (downloads / 'manual').mkdir(parents=True)
+    (downloads / 'photos.tar.INFO').write_text(json.dumps({'urls': [address]}))
+    (downloads / 'broken.INFO').write_text('{')
+    (downloads / name).write_text('')
+    infos = {
+        'http://photos.invalid/photos.tar': types.SimpleNamespace(
+            filename='p.tar'
+        )
+    }
+    self.assertEqual(datasets._fetched(downloads, infos), fetched)
+    builder = types.SimpleNamespace(url_infos=infos)
+    config = ml_collections.ConfigDict({'name': 'photos'})
+    offline = absltest.mock.patch.object(
+        socket, 'getaddrinfo', side_effect=OSError
+    )
+    refused = self.assertRaisesRegex(DataError, 'check the network')
+    with offline, contextlib.nullcontext() if fetched else refused:
+      datasets._check_network(config, builder, self.root)
 
   @parameterized.parameters('huggingface:mnist', 'someone:photos')
   def test_another_place_for_datasets(self, name):

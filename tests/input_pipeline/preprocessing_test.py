@@ -214,6 +214,11 @@ class DecodeErrorsTest(parameterized.TestCase):
       ('empty', lambda: b'', r'\(it is empty\)'),
       ('text', lambda: b'text', r'\(it is not a JPEG, PNG, .* file\)'),
       ('html', lambda: b'<html>', r'it is HTML, not a JPEG, PNG, .* file'),
+      ('xml', lambda: b'<?xml version="1.0"?><svg>', 'it is XML, such as SVG,'),
+      ('svg', lambda: b'<svg xmlns="">', 'it is SVG, not'),
+      ('heif', lambda: b'\0\0\0\x18ftypmif1', 'it is HEIF, not'),
+      ('pointer', lambda: b'version https://git-lfs.github.com/spec/v1\n',
+       r'it is a Git LFS pointer \(git lfs pull gets the file\), not'),
   )
   def test_says_why(self, make, reason):
     with self.assertRaisesRegex(ImageError, reason):

@@ -78,6 +78,14 @@ class ShowTest(parameterized.TestCase):
     self.assertEqual((rows.min(), columns.min()), (top, left))
     self.assertEqual((rows.max(), columns.max()), (top + 223, left + 223))
 
+  @parameterized.parameters(1, 2)
+  def test_pages(self, count):
+    first, *others = [Image.new('RGB', (300, 300), 'red')] * count
+    for path in (self.root / 'photos').rglob('*.jpg'):
+      first.save(path, 'TIFF', save_all=True, append_images=others)
+    (_, caption), *_ = show.training_rows(self.config('paper'), 1, 1)[0]
+    self.assertEqual(caption.startswith('first page, '), count > 1)
+
   @parameterized.parameters((True, 10), (False, 5))
   def test_evaluation(self, flip, count):
     config = self.config('paper')

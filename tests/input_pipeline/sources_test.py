@@ -412,13 +412,21 @@ class FolderErrorsTest(SourceTest):
 
   def test_unknown_eval_class(self):
     self.write('train/newt/0.jpg', 'train/yak/0.jpg')
-    self.write('eval/newt/0.jpg', 'eval/gnu/0.jpg')
-    with self.assertRaisesRegex(
-        DataError, 'eval has classes that the training set does not have: gnu'
-    ):
-      self.create(
-          train_dir=str(self.root / 'train'), eval_dir=str(self.root / 'eval')
-      )
+    folders = dict(
+        train_dir=str(self.root / 'train'), eval_dir=str(self.root / 'eval')
+    )
+    self.write('eval/gnu/0.jpg', 'eval/gnu/1.jpg')
+    told = (
+        r'2 image\(s\) of classes that the training set does not have '
+        r'\(gnu/0.jpg, gnu/1.jpg\)'
+    )
+    with self.assertRaisesRegex(DataError, f'no image of a class.*{told}'):
+      self.create(**folders)
+    self.write('eval/yak/0.jpg')  # One of one known class is enough.
+    _, evaluation = self.create(**folders)
+    self.assertEqual([evaluation.read(i)[1] for i in range(len(evaluation))],
+                     [1])
+    self.assertRegex(str(evaluation.ignored), told)
 
   def test_too_few_to_split(self):
     self.write('newt/0.jpg', 'newt/1.jpg', 'yak/0.jpg')

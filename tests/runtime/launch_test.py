@@ -214,7 +214,7 @@ class ProcessesTest(absltest.TestCase):
       multihost.wait_for_all('there')
 
 
-class LocalTest(absltest.TestCase):
+class LocalTest(parameterized.TestCase):
   """Of processes that only sleep, in place of main.py."""
 
   def setUp(self):
@@ -258,16 +258,17 @@ class LocalTest(absltest.TestCase):
     process.communicate()
     self.assertEqual(process.returncode, 128 + 9)
 
-  def test_signals_and_flags(self):
+  @parameterized.parameters('SIGTERM', 'SIGUSR1', 'SIGALRM', 'SIGPWR', 'SIGIO')
+  def test_signals_and_flags(self, name):
     process = self.start(
-        'signal.signal(signal.SIGTERM, lambda *_: (\n'
+        f'signal.signal(signal.{name}, lambda *_: (\n'
         '    say("signal", process), sys.exit(0)))\n'
         'say("flags", sorted(flags.items()))\n'
         'time.sleep(60)\n',
         count=2,
     )
     lines = [process.stdout.readline() for _ in range(2)]
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(getattr(signal, name))
     lines += process.communicate()[0].splitlines()
     self.assertEqual(process.returncode, 0)
     self.assertIn('signal 0', lines)

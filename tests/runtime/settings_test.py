@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -93,27 +94,37 @@ class FixTest(parameterized.TestCase):
     )
     self.assertEqual(status, 1)
     self.assertNotIn('Traceback', error)
-    self.assertRegex(error, f'error: JAX cannot read .*banana.*{name}')
+    # Some as the variable's name, some as the setting's.
+    self.assertRegex(error, f'(?i)error: JAX cannot read .*banana.*{name}')
 
 
 class PlatformTest(parameterized.TestCase):
 
-  @parameterized.parameters('cuda', 'gpu', 'banana')
-  def test_one_that_cannot_be_started(self, platform):
+  @parameterized.product(
+      platform=('cuda', 'gpu', 'banana'),
+      names=(('JAX_PLATFORMS',), ('JAX_PLATFORM_NAME',),
+             ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')),
+  )
+  def test_one_that_cannot_be_started(self, platform, names):
     code = (
         'import sys; from input_pipeline import cli\n'
         'from alexnet.runtime import mesh\n'
         'cli.run(lambda argv: print(mesh.devices()))'
     )
-    status, output, error = run(code, JAX_PLATFORMS=platform)
+    status, output, error = run(code, **dict.fromkeys(names, platform))
     if status == 0:
       self.skipTest(f'this machine has {output}')
     self.assertNotIn('Traceback', error)
+    told = ' and '.join(f'{name}={platform}' for name in names)
     self.assertRegex(
         error,
-        rf'error: JAX_PLATFORMS={platform}, which JAX cannot start here \(.+\)'
-        r': this machine has \d+ \w+ device.* set JAX_PLATFORMS=\w+',
+        rf'error: {told}, which JAX cannot start here \(.+\)'
+        r': this machine has \d+ \w+ device.* or set JAX_PLATFORM',
     )
+    advised = dict(re.findall(r'(JAX_\w+)=(\w+)', error.split('or set ')[1]))
+    self.assertSameElements(advised, names)
+    status, output, error = run(code, **advised)
+    self.assertEqual(status, 0, error)
 
 
 _PREDICT = '''

@@ -27,7 +27,8 @@ class SignalsTest(faulty.RunTestCase):
     self.addCleanup(signal.signal, number, signal.signal(number, handler))
 
   @parameterized.parameters(
-      'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'
+      'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU', 'SIGALRM',
+      'SIGVTALRM', 'SIGPWR', 'SIGIO',
   )
   def test_is_saved(self, name):
     self.set_handler(name, signal.SIG_DFL)
@@ -99,17 +100,24 @@ class OtherwiseTest(faulty.RunTestCase):
     self.open(duration='4 steps', schedule__name=name).train()
     self.assertEqual(self.warnings(), [])
 
-  def test_other_settings_of_jax(self):
+  @parameterized.parameters(
+      ('jax_settings', {'jax_enable_x64': True},
+       'jax_settings.jax_enable_x64 was True, is False'),
+      ('xla_flags', ['--xla_cpu_enable_fast_math=true'],
+       r"xla_flags was \['--xla_cpu_enable_fast_math=true'\], is \["),
+  )
+  def test_other_settings_of_jax(self, group, before, expected):
     self.open(duration='1 steps').train()
     path = self.workdir / workdir.ENVIRONMENT
     sessions = json.loads(path.read_text())
-    sessions['sessions'][-1]['jax_settings']['jax_enable_x64'] = True
+    last = sessions['sessions'][-1]
+    last[group] = last[group] | before if group == 'jax_settings' else before
     path.write_text(json.dumps(sessions))
     self.open(duration='2 steps').close()
     (warning,) = self.warnings()
-    self.assertIn('jax_settings.jax_enable_x64 was True, is False', warning)
+    self.assertRegex(warning, expected)
     # Of an older run, which does not tell of them.
-    del sessions['sessions'][-1]['jax_settings']
+    del last[group]
     path.write_text(json.dumps(sessions))
     self.open(duration='2 steps').close()
     self.assertLen(self.warnings(), 1)

@@ -77,6 +77,8 @@ def main(argv: list[str]) -> int | None:
       f'{images.source.name} in {output}, '
       f'{format_duration(seconds)}, {len(written) / seconds:.0f} img/s'
   )
+  if images.source.ignored:
+    console.print(f'left out: {images.source.ignored}')
   for line in left_out:
     print(f'left out: {line}', file=sys.stderr)
   return 1 if left_out else None

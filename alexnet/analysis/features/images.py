@@ -182,12 +182,19 @@ def _scratch():
 
 def _loose_photos(path):
   """The photos of a folder without folders; None if it has some."""
-  folders, names = listing.entries(path, listing.LeftOut())
+  ignored = listing.LeftOut()
+  folders, names = listing.entries(path, ignored)
   if folders:
     return None
-  names = [name for name in names if is_image(name)]
-  if not names:
+  photos = [name for name in names if is_image(name)]
+  for name in names:
+    if not is_image(name):
+      ignored.add(listing.suffix(name), name)
+  if not photos:
     raise DataError(
         f'{printable(str(path))} has no image file: give another folder'
+        f'{f"; left out: {ignored}" if ignored else ""}'
     )
-  return Folder(path, (), [Entry(name, NO_LABEL) for name in names])
+  folder = Folder(path, (), [Entry(name, NO_LABEL) for name in photos])
+  folder.ignored = ignored
+  return folder

@@ -97,6 +97,15 @@ class FeaturesTest(parameterized.TestCase):
     self.assertEqual(list(found.names), ['0.jpg', '2.jpg', '3.jpg'])
     self.assertEqual(found.labels.tolist(), [-1, -1, -1])
 
+  @parameterized.parameters('notes.txt', '.DS_Store', 'x.heic')
+  def test_what_is_no_photo_is_told(self, name):
+    folder = pathlib.Path(self.create_tempdir())
+    (folder / name).touch()
+    with self.assertRaisesRegex(DataError, f'left out: 1 .*{name}'):
+      self.open(str(folder))
+    (folder / '0.jpg').write_bytes(self.photos[0].read_bytes())
+    self.assertIn(name, str(self.open(str(folder)).source.ignored))
+
   def test_sources(self):
     run = self.open('train'), self.open('evaluation')
     self.assertEqual(sorted(map(len, run)), [3, 12])  # A tenth of each class.

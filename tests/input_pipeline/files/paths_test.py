@@ -109,6 +109,45 @@ class ConfigTest(parameterized.TestCase):
     )
 
 
+class ConfigFileTest(parameterized.TestCase):
+
+  @parameterized.product(
+      command=(
+          ('main.py', '--workdir={}/run'),
+          ('-m', 'alexnet.sweep', '--workdir={}/runs', '--list'),
+          ('-m', 'alexnet.analysis.paper.logit_spread', '--images=1'),
+          ('-m', 'input_pipeline.show', '--output={}/x.gif'),
+      ),
+      there=(True, False),
+  )
+  def test_in_the_home_folder(self, command, there):
+    """What else is wrong with the command is told next."""
+    home = pathlib.Path(self.create_tempdir().full_path)
+    (home / 'my own.py').write_text(
+        'from configs import alexnet\n'
+        'def get_config(data):\n'
+        '  config = alexnet.get_config(data)\n'
+        '  config.batch_size = 0\n'
+        '  return config\n'
+        'def sweep():\n'
+        "  yield 'the variant', {}\n"
+    )
+    name = 'my own.py' if there else 'none.py'
+    given = [f'--config=~/{name}:folder']
+    if command[-1] not in ('--list', '--images=1'):
+      given.append('--config.seed=3')  # For which it is read at once.
+    result = subprocess.run(
+        [sys.executable, *(word.format(home) for word in command), *given],
+        cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        env={**os.environ, 'HOME': str(home), 'PYTHONPATH': str(ROOT)},
+    )
+    text = result.stdout + result.stderr
+    self.assertNotIn('Traceback', text)
+    missing = f'error: --config is {home}/none.py: there is no such file'
+    expected = 'batch_size is 0|the variant|images is 1|x.gif: wanted a .png'
+    self.assertRegex(text, expected if there else missing)
+
+
 # Flags with a text that is no path, or not only.
 _NO_PATHS = {
     'background', 'step', 'source', 'train_split', 'eval_split', 'part',

@@ -39,6 +39,53 @@ cli.run(main, finishes=True)
 '''
 
 
+# One that gets a signal while it writes a file, twice as from a cluster.
+_WRITING = '''
+import contextlib, os, pathlib, sys
+from input_pipeline import cli
+from input_pipeline.files import atomic
+
+def main(argv):
+  path, number, noting = pathlib.Path(argv[1]), int(argv[2]), int(argv[3])
+  note = cli.noting_signals() if noting else contextlib.nullcontext()
+  with note, atomic.opened(path, path.parent) as f:
+    for line in range(10):
+      f.write(b'line')
+      if line == 3:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+      if cli.stopped_by():
+        break
+
+cli.run(main, finishes=True)
+'''
+
+
+class SignalsTest(parameterized.TestCase):
+
+  @parameterized.product(
+      name=('SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGXCPU', 'SIGALRM'),
+      noting=(False, True),
+  )
+  def test_a_file_that_is_written(self, name, noting):
+    file = pathlib.Path(self.create_tempdir().full_path) / 'file'
+    number = getattr(signal, name)
+    process = subprocess.run(
+        [sys.executable, '-c', _WRITING, file, str(int(number)),
+         str(int(noting))],
+        cwd=ROOT, capture_output=True, text=True,
+        # A shell has it ignored in the background.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    self.assertEqual(process.returncode, 128 + number, process.stderr)
+    if noting:
+      self.assertEqual(file.read_text(), 4 * 'line')
+      self.assertEqual(process.stderr, '')
+    else:
+      self.assertEqual(process.stderr, f'\nerror: stopped by {name}\n')
+      self.assertEmpty([*file.parent.iterdir()])
+
+
 class StreamsTest(parameterized.TestCase):
 
   def setUp(self):

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError, ImageError
-from input_pipeline.images import decoding, limits
+from input_pipeline.images import containers, decoding, limits
 
 ROOT = pathlib.Path(__file__).parents[3]
 ORIENTATION = 274
@@ -641,6 +642,35 @@ class LimitsTest(parameterized.TestCase):
         ),
     ):
       decode(encoded)
+
+  @parameterized.parameters('webp', 'jpeg', 'tiff')
+  def test_the_memory_that_a_message_names(self, kind):
+    """For all limits at once; the sides are forged, nothing is decoded."""
+    if kind == 'webp':
+      encoded = file_of(smooth(), 'WEBP')
+      place = encoded.index(b'\x9d\x01\x2a') + 3
+      old, new = encoded[place : place + 4], struct.pack('<HH', 5000, 5000)
+    elif kind == 'jpeg':
+      encoded = file_of(smooth(), 'JPEG', progressive=True, subsampling=0)
+      old, new = struct.pack('>HH', 40, 48), struct.pack('>HH', 9000, 9000)
+    else:
+      encoded = tiff(pixels(40, 48, 4, high=2**16).astype(np.uint16))
+      entry = lambda tag, value: struct.pack('<HHIH', tag, 3, 1, value)
+      for tag in (257, 278):
+        encoded = encoded.replace(entry(tag, 40), entry(tag, 3000))
+      old, new = entry(256, 48), entry(256, 3000)
+    forged = encoded.replace(old, new, 1)
+    self.addCleanup(limits.set_memory, limits.DEFAULT_MEMORY)
+    with mock.patch.object(limits, 'DEFAULT_MEMORY', 1):
+      limits.set_memory(80)
+      with self.assertRaisesRegex(ImageError, 'wanted at most') as raised:
+        containers.take_apart(forged, 'x')
+      advised = re.search(r'--image_memory=(\d+)', str(raised.exception))[1]
+      limits.set_memory(int(advised))
+      containers.take_apart(forged, 'x')
+      limits.set_memory(int(advised) - 1)
+      with self.assertRaisesRegex(ImageError, rf'image_memory={advised} allow'):
+        containers.take_apart(forged, 'x')
 
   def test_tiles_that_would_take_all_memory(self):
     fields = (322, 65535), (323, 65535), (324, 8), (325, 1)

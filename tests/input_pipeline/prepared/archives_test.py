@@ -44,6 +44,16 @@ class ArchiveTest(OriginsTest):
     self.assertIsNone(evaluation)
     self.assertEqual(train.describe(0), f'{archive}/ant/0.jpg')
 
+  @parameterized.product(suffix=('.tar', '.zip'), sets=(False, True))
+  def test_a_loose_image_in_the_leading_folder(self, suffix, sets):
+    files = SETS if sets else CLASSES
+    packed = below('my/photos', files) | {'my/photos/cover.jpg': jpeg(9)}
+    archive = self.write(f'x{suffix}', WRITERS[suffix](packed))
+    train, _ = self.open(archive, eval_fraction=0)
+    self.assert_has(train, of_set(SETS, 'train') if sets else CLASSES)
+    what = 'sets' if sets else 'class folders'
+    self.assertEqual(train.ignored.counts, {f'image(s) beside the {what}': 1})
+
   @parameterized.product(suffix=tuple(WRITERS), lead=('', 'photos/'))
   def test_sets(self, suffix, lead):
     files = {f'{lead}{path}': data for path, data in SETS.items()}
@@ -525,7 +535,7 @@ class LinksTest(OriginsTest):
     self.assertLen(train, 10)
 
 
-class NamesOfZipTest(OriginsTest):
+class NamesTest(OriginsTest):
 
   def zipped(self, files):
     """With names that zipfile would not write: backslashes part folders."""
@@ -535,15 +545,21 @@ class NamesOfZipTest(OriginsTest):
       data = data.replace(written, path.encode())
     return self.write('x.zip', data)
 
-  @parameterized.parameters('', 'photos\\', 'my photos\\2024\\')
-  def test_backslashes(self, lead):
+  @parameterized.product(
+      lead=('', 'photos\\', 'my photos\\2024\\'), suffix=('.tar', '.zip')
+  )
+  def test_backslashes(self, lead, suffix):
     files = {
         f'{lead}{path}': data for path, data in {
             'ant\\0.jpg': jpeg(0), 'ant\\deep\\1.jpg': jpeg(1),
             'newt\\0.jpg': jpeg(2), 'newt\\': b'',
         }.items()
     }
-    train, _ = self.open(self.zipped(files), eval_fraction=0)
+    archive = (
+        self.zipped(files) if suffix == '.zip'
+        else self.write('x.tar', tar(files))
+    )
+    train, _ = self.open(archive, eval_fraction=0)
     self.assertEqual(
         {path: name for path, (_, name) in self.content(train).items()},
         {'ant/0.jpg': 'ant', 'ant/deep/1.jpg': 'ant', 'newt/0.jpg': 'newt'},

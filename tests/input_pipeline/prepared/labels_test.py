@@ -44,6 +44,8 @@ FORMS = {
     'capital suffixes': 'X2.JPG,caf\u00e9\nX1.JPG,red panda\nX0.JPG,bee\n',
     'of more images': 'x2.jpg,caf\u00e9\nx1.jpg,red panda\nx0.jpg,bee\n'
                       'x9.jpg,ant\nx8.jpg,gnu\n',
+    'colons': 'x2.jpg: caf\u00e9\nx1.jpg: red panda\nx0.jpg: bee\n',
+    'bars': 'x2.jpg|caf\u00e9\nx1.jpg|red panda\nx0.jpg|bee\n',
     'the same twice': 'x2.jpg caf\u00e9\nx1.jpg red panda\nx0.jpg bee\n'
                       'x0.jpg bee\n',
 }
@@ -117,6 +119,16 @@ class LabelsTest(OriginsTest):
       ('file,label\nx0.jpg,bee\n\nx1.jpg,gnu\n', r'have: gnu \(line 4\)'),
       ('x0.jpg bee\nx1.jpg bee\nx0.jpg ant\n', 'x0.jpg with another class in '
                                                'line 3'),
+      # No file is there; as many lines as images, and more.
+      ('y0.jpg ant\ny1.jpg bee\ny2.jpg bee\n',
+       'no file name of an image: line 1 has y0.jpg, the first image is x0.j'),
+      ('id,breed\ny0,ant\ny1,red panda\n', 'an image: line 2 has y0, the'),
+      ('y0.jpg;ant\ny1.jpg;bee\ny2.jpg;bee\ny3.jpg;bee\n',
+       'an image: line 1 has y0.jpg,'),
+      ('y0.jpg: ant\n', r'line 1 has y0\.jpg:?, the'),
+      # No class.
+      ('x0.jpg,bee\nx1.jpg,\nx2.jpg,bee\n', 'no class in line 2: wanted one'),
+      ('x0.jpg\tbee\nx2.jpg\t \n', 'no class in line 2: wanted one'),
       # It is not known where their numbers begin.
       ('x0.jpg 0\nx1.jpg 1\nx2.jpg 2\n',
        r'have: 0 \(line 1\).*numbers of classes are not read'),
@@ -127,6 +139,22 @@ class LabelsTest(OriginsTest):
     self.assert_message(
         f'^{file}.*{message}' if 'labels.txt' not in message else message,
         self.source, eval_source=self.held_out, eval_labels=file,
+    )
+
+  @parameterized.parameters('x0.jpg ant\n', 'x0,ant\n', 'X0.JPG ant\n')
+  def test_a_name_of_several(self, line):
+    images = members('a/x0.jpg', 'b/x0.jpg', 'y.jpg')
+    self.held_out = self.write('twice', images)
+    for text in (line, f'y.jpg,ant\n{line}'.replace(' ', ',')):
+      file = self.write('labels.txt', text)
+      self.assert_message(
+          f"{line[:-5]} in line {text.count(chr(10))}, which is the name of "
+          'several', self.source, eval_source=self.held_out, eval_labels=file,
+      )
+    paths = 'a/x0.jpg ant\nb/x0.jpg bee\ny.jpg bee\nc/x0.jpg ant\n'
+    self.assertEqual(
+        self.labels(self.read(paths)),
+        {'a/x0.jpg': 'ant', 'b/x0.jpg': 'bee', 'y.jpg': 'bee'},
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from configs import alexnet
 from input_pipeline import datasets
+from input_pipeline.sources import UNKNOWN_CLASS
 from tests import preparing
 from tests.packing import (
   CLASSES,
@@ -117,6 +118,24 @@ class FolderTest(OriginsTest):
         f"{beside.split('/')[0]}, .*--eval_source.*move the others",
         source,
     )
+
+  @parameterized.product(
+      files=(
+          ('ant/0.jpg', 'yak/0.jpg', 'val/ant/0.jpg', 'val/yak/0.jpg'),
+          ('ant/0.jpg', 'yak/0.jpg', 'train/ant/0.jpg', 'train/yak/0.jpg'),
+          ('val/ant/0.jpg', 'val/yak/0.jpg', 'test/ant/0.jpg'),
+          ('val/0.jpg', 'test/0.jpg'),
+      ),
+      archive=(False, True),
+  )
+  def test_sets_that_are_no_classes(self, files, archive):
+    beside = 'ant, yak, which' if 'ant/0.jpg' in files else 'no training set'
+    files = members(*files)
+    source = (
+        self.write('in.zip', zipped(files)) if archive
+        else self.write('in', files)
+    )
+    self.assert_message(f'which look like sets, .*beside them {beside}', source)
 
   @parameterized.parameters(False, True)
   def test_a_class_of_kinds_of_trains(self, archive):
@@ -523,22 +542,30 @@ class ErrorsTest(OriginsTest):
 
   @parameterized.product(archive=(True, False), flat=(True, False))
   def test_evaluation_classes_that_are_not_known(self, archive, flat):
-    held_out = members('okapi/0.jpg', 'ant/0.jpg')
-    if flat:
-      source = self.write('in', CLASSES)
-      options = dict(
-          eval_source=self.write('val.tar', tar(held_out)) if archive
-          else self.write('val', held_out)
-      )
-    else:
-      options = {}
-      files = below('train', CLASSES) | below('val', held_out)
-      source = (
-          self.write('in.tar', tar(files)) if archive
-          else self.write('in', files)
-      )
+    """An error if none is known; else the others are left out and told."""
+    held_out = members('okapi/0.jpg', 'gnu/0.jpg')
+    options = self.held_out(held_out, archive, flat)
     self.assert_message(
-        'classes that the training set does not have: okapi', source, **options
+        'classes that the training set does not have: gnu, okapi', **options
+    )
+    held_out = members('okapi/deep/0.jpg', 'ant/0.jpg', first=90)
+    _, evaluation = self.open(**self.held_out(held_out, archive, flat))
+    self.assertEqual([entry.label for entry in evaluation.entries], [0])
+    self.assertEqual(evaluation.ignored.counts, {UNKNOWN_CLASS: 1})
+    self.assertIn('okapi/deep/0.jpg', str(evaluation.ignored))
+
+  def held_out(self, held_out, archive, flat):
+    name = next(iter(held_out)).replace('/', '-')
+    if flat:
+      return dict(
+          source=self.write('in', CLASSES),
+          eval_source=self.write(f'{name}.tar', tar(held_out)) if archive
+          else self.write(name, held_out),
+      )
+    files = below('train', CLASSES) | below('val', held_out)
+    return dict(
+        source=self.write(f'{name}.tar', tar(files)) if archive
+        else self.write(name, files)
     )
 
   def test_empty_evaluation_folder(self):

@@ -24,6 +24,7 @@ from PIL import Image
 
 from input_pipeline import preprocessing, sources
 from input_pipeline.files import listing
+from input_pipeline.images import decoding
 from input_pipeline.prepared import reader, writer
 from tests import preparing
 from tests.preparing import manifest, run, sha256
@@ -580,6 +581,55 @@ class Counting(sources.Source):
 
   def fingerprint(self):
     return f'{self._length}'
+
+
+class PagesTest(preparing.PreparingTest):
+
+  @parameterized.product(
+      order=('II', 'MM'), pages=(1, 2, 3), big_tiff=(False, True)
+  )
+  def test_more_pages(self, order, pages, big_tiff):
+    first, *others = [Image.new('RGB', (20, 16), 'red')] * pages
+    buffer = io.BytesIO()
+    if order == 'II':
+      first.save(
+          buffer, 'TIFF', save_all=True, append_images=others,
+          big_tiff=big_tiff,
+      )
+      encoded = buffer.getvalue()
+    else:  # Which Pillow does not write: directories of one field in a row.
+      word, count, number = (8, 'Q', 43) if big_tiff else (4, 'H', 42)
+      first, entry = (16, 20) if big_tiff else (8, 12)
+      size = struct.calcsize(f'>{count}') + 6 * entry + word
+      entries = b''.join(
+          struct.pack('>HH', tag, 4)
+          + (1).to_bytes(word, 'big')
+          + value.to_bytes(4, 'big').ljust(word, b'\0')
+          for tag, value in (
+              (256, 1), (257, 1), (258, 8), (262, 1), (273, 0), (279, 1)
+          )
+      )
+      encoded = struct.pack('>2sH', b'MM', number)
+      encoded += struct.pack('>HHQ', 8, 0, 16) if big_tiff else b'\0\0\0\x08'
+      for page in range(1, pages + 1):
+        after = 0 if page == pages else first + page * size
+        encoded += struct.pack(f'>{count}', 6) + entries
+        encoded += after.to_bytes(word, 'big')
+    self.assertEqual(decoding.has_more_pages(encoded), pages > 1)
+
+  def test_told(self):
+    picture = Image.new('RGB', (20, 16), 'red')
+    for name in ('ant', 'newt'):
+      (self.root / 'in' / name).mkdir(parents=True)
+      picture.save(
+          self.root / f'in/{name}/0.tif', save_all=True,
+          append_images=[picture] * (name == 'newt'),
+      )
+    output = self.prepare(self.root / 'in', '--eval_fraction=0')
+    self.assertIn(
+        'left out   1 file(s) of which only the first page is used '
+        '(newt/0.tif)', output,
+    )
 
 
 class ToldTest(preparing.PreparingTest):
