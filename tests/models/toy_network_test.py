@@ -162,7 +162,7 @@ class ToyTest(parameterized.TestCase):
     opened = session.open_run(workdir, Console(io.StringIO()))
     self.assertEqual(opened.evaluate('centre'), results['centre'])
     predictions = opened.predict('centre')
-    images = [opened.task.evaluation.image(i)[0] for i in range(9)]
+    images = [opened.task.evaluation.describe(i) for i in range(9)]
     np.testing.assert_allclose(
         network.predict(images), np.exp(predictions.log_probabilities),
         rtol=1e-4,
@@ -210,7 +210,9 @@ class ToyTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 2)
   def test_a_bad_step_changes_nothing(self, data):
-    run = self.open('skip', data, bad_steps__action='skip')
+    run = self.open(
+        'skip', data, bad_steps__action='skip', bad_steps__spike=2.0
+    )
     before = jax.device_get(run.state)
     batch = next(run.steps.batches())
     with absltest.mock.patch.object(
