@@ -8,7 +8,6 @@ import functools
 
 import ml_collections
 
-from alexnet.config import checks
 from alexnet.config.errors import ConfigError
 from alexnet.config.validation import COMMON
 from alexnet.cuda_convnet import parser, towers
@@ -16,6 +15,7 @@ from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
 from alexnet.models import Network
 from alexnet.models.layers import DTYPES
+from input_pipeline.config import checks
 from input_pipeline.files import paths, untrusted
 
 # Of one of configs/cuda_convnet.py, whose files say the rest; what is unset is

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from alexnet.config import checks, validation
+from alexnet.config import validation
 from alexnet.config.errors import ConfigError
+from input_pipeline.config import checks
 
 # Imported when a config asks for them.
 _MODULES = {
