@@ -98,6 +98,8 @@ COMMON = {
     'schedule.geometric.bias_factor_half_way': checks.NOT_NEGATIVE,
     'mesh.tower': checks.whole(1).or_unset(),
     'mesh.data': checks.whole(1).or_unset(),
+    'model.num_classes': checks.whole(1).or_unset(),
+    'model.towers': checks.choice(1, 2),
     'model.dtype': checks.choice('float32', 'bfloat16'),
 }
 

@@ -6,7 +6,8 @@ Called with images, [batch, height, width, channels], and for training also with
 
 * `layer_names`, of the layers whose outputs it keeps, see `layers.keep`;
 * `head`, the path of the layer that gives the logits;
-* `dtype` and `tower_axis`, see `alexnet.AlexNet`;
+* `dtype` and `tower_axis`, see `alexnet.AlexNet`; a network of one tower, as
+  `config.model.towers` says, need not look at the latter;
 * `everywhere` and `stride`, if it can be computed at every place of an image of
   any size, see `everywhere`.
 """

@@ -36,8 +36,6 @@ _CONVOLUTION = {
 
 # The fields of `model` in configs/alexnet.py.
 _CHECKS = {
-    'model.num_classes': checks.whole(1).or_unset(),
-    'model.towers': checks.choice(1, 2),
     'model.width': checks.number(
         'more than 0, at most 64', lambda value: 0 < value <= 64
     ),
