@@ -25,6 +25,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import preprocessing, statistics, statistics_cache
+from input_pipeline.config import fields
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls, threads
 from input_pipeline.files.tensorflow_cpu import tf
@@ -440,47 +441,13 @@ def _aligned(shape):
 
 def _check(config, processes):
   """Raises DataError for a field that no pipeline can be built from."""
-  def choice(field, value, wanted):
-    if value not in wanted:
-      raise DataError(f"{field} is '{value}', wanted one of {wanted}")
-
+  fields.check(config)
   for field in ('batch_size', 'evaluation_batch_size'):
     if config[field] % processes:
       raise DataError(
           f'{field} is {config[field]}, which {processes} processes cannot '
           f'share equally: set --config.{field} to a multiple'
       )
-  augmentation = config.augmentation
-  means = ('image', 'channels', 'imagenet_channels')
-  choice('dataset.mean', config.dataset.mean, means)
-  choice('dataset.pca', config.dataset.pca, ('imagenet', 'dataset'))
-  choice('augmentation.mean_crop', augmentation.mean_crop, ('under', 'centre'))
-  choice(
-      'augmentation.lighting',
-      augmentation.lighting,
-      ('eigenvalue', 'standard_deviation', 'none'),
-  )
-  size, crop = config.dataset.size, augmentation.crop_size
-  if not 1 <= crop <= size <= preprocessing.LARGEST_SQUARE:
-    raise DataError(
-        f'augmentation.crop_size is {crop} and dataset.size is {size}: wanted '
-        f'1 <= crop_size <= size <= {preprocessing.LARGEST_SQUARE}'
-    )
-  if not 1 <= augmentation.crop_offsets <= size - crop + 1:
-    raise DataError(
-        f'augmentation.crop_offsets is {augmentation.crop_offsets}: wanted 1 '
-        f'to {size - crop + 1}, which fit a {crop} crop into {size} pixels'
-    )
-  if augmentation.images_per_crop < 1:
-    raise DataError(
-        f'augmentation.images_per_crop is {augmentation.images_per_crop}: '
-        'wanted at least 1'
-    )
-  if augmentation.lighting_divisor <= 0:
-    raise DataError(
-        f'augmentation.lighting_divisor is {augmentation.lighting_divisor}: '
-        'wanted more than 0'
-    )
 
 
 def _check_size(config, *sources):

@@ -7,6 +7,7 @@ for type checkers count as well.
 import ast
 import functools
 import pathlib
+import re
 
 from absl.testing import absltest, parameterized
 
@@ -92,6 +93,9 @@ NOT_AXES = {
     'alexnet.checkpointing.manager': ('data',),  # A field of the progress.
     'configs': ('data', 'tower'),
 }
+# A layer of AlexNet, and who may know that there is one.
+LAYER = re.compile(r'\b(conv[1-6]|pool[125]|fc[678])\b')
+KNOW_ALEXNET = ('alexnet.models', 'alexnet.analysis', 'configs')
 # Files of a folder that one can still take in at a glance.
 _MOST_FILES = 10
 
@@ -249,6 +253,25 @@ def named_networks(modules) -> list[str]:
   ]
 
 
+def named_layers(modules) -> list[str]:
+  """Strings, other than docstrings, that name a layer of AlexNet."""
+  found = []
+  for module, tree in modules.items():
+    if any(begins(module, room) for room in KNOW_ALEXNET):
+      continue
+    texts = {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)
+    }
+    found += [
+        f'{module}, line {node.lineno}'
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and node not in texts
+        and LAYER.search(str(node.value))
+    ]
+  return found
+
+
 def named_axes(modules) -> list[str]:
   """Strings that name an axis of the mesh."""
   def allowed(module):
@@ -291,6 +314,9 @@ class FencesTest(parameterized.TestCase):
 
   def test_axes_are_named_in_runtime(self):
     self.assertEqual(named_axes(trees()), [])
+
+  def test_layers_are_named_by_their_network(self):
+    self.assertEqual(named_layers(trees()), [])
 
   def test_folders_can_be_taken_in(self):
     roots = ('alexnet', 'benchmarks', 'input_pipeline')
@@ -366,6 +392,13 @@ class FencesTest(parameterized.TestCase):
         'alexnet.training.setup',
         named_networks(with_line('alexnet.training.setup', line)),
     )
+
+  @parameterized.parameters(
+      ('alexnet.training.loop', "rates['fc8']"),
+      ('alexnet.config.validation', "text = f'such as conv1/{kind}'"),
+  )
+  def test_a_planted_layer(self, module, line):
+    self.assertLen(named_layers(with_line(module, line)), 1)
 
   @parameterized.parameters(
       ('alexnet.ops.dense', "lax.psum(x, 'data')"),

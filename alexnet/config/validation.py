@@ -1,33 +1,65 @@
 """Looks at every field of a config before anything else happens.
 
 One row a field. That fields fit each other is at the end; what depends on the
-data, the devices or the layers' names is checked where these are known, and a
-network's own fields are in its module, see `models.check`.
+data, the devices or the layers' names is checked where these are known. The
+fields of the data are in input_pipeline/config/fields.py, and a network's own
+in its file, see `models.check`.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import ml_collections
 
-from alexnet.config import checks
+from alexnet.config import intervals
 from alexnet.config.errors import ConfigError
+from input_pipeline.config import checks, fields
 from input_pipeline.files import paths
-from input_pipeline.files.untrusted import shown
 
 # Of a network; twelve bytes each in training.
 MAX_PARAMETERS = 2**30
 
+_RATE_STEPS = checks.tuple_of(
+    "(epoch, layer or path or 'all', 'kernel' or 'bias' or 'both', rate >= 0) "
+    'each',
+    lambda step: isinstance(step, (tuple, list))
+    and len(step) == 4
+    and checks.NOT_NEGATIVE.accepts(step[0])
+    and checks.is_text(step[1])
+    and step[2] in ('kernel', 'bias', 'both')
+    and checks.NOT_NEGATIVE.accepts(step[3]),
+)
+_PAIRS = checks.tuple_of(
+    '(layer or path, factor >= 0) each, and each layer or path once',
+    lambda pair: isinstance(pair, (tuple, list))
+    and len(pair) == 2
+    and checks.is_text(pair[0])
+    and checks.NOT_NEGATIVE.accepts(pair[1]),
+)
+_FACTORS = checks.Check(
+    _PAIRS.wanted,
+    lambda pairs: _PAIRS.accepts(pairs) and len(dict(pairs)) == len(pairs),
+)
+
+
+def _duration(*, never: bool) -> checks.Check:
+  wanted = intervals.WANTED + (", or 'never'" if never else '')
+  return checks.Check(
+      wanted,
+      lambda value: (never and value == 'never') or intervals.is_valid(value),
+  )
+
+
 # Of every config. {dotted field: check}
 COMMON = {
+    **fields.CHECKS,
     'seed': checks.SEED,
     'batch_size': checks.whole(1),
     'accumulation': checks.whole(1),
-    'duration': checks.duration(never=False),
+    'duration': _duration(never=False),
     'until_train_error': checks.BELOW_ONE.or_unset(),
-    'evaluate_every': checks.duration(never=True),
-    'checkpoint_every': checks.duration(never=True),
-    'log_every': checks.duration(never=True),
+    'evaluate_every': _duration(never=True),
+    'checkpoint_every': _duration(never=True),
+    'log_every': _duration(never=True),
     'keep_checkpoints': checks.whole(1),
     'keep_best': checks.whole(0),
     'bad_steps.action': checks.choice('stop', 'skip', 'rollback'),
@@ -47,8 +79,8 @@ COMMON = {
     'optimizer.weight_decay': checks.NOT_NEGATIVE,
     'optimizer.bias_rate_multiplier': checks.NOT_NEGATIVE,
     'optimizer.bias_decay_multiplier': checks.NOT_NEGATIVE,
-    'optimizer.layer_rate_factors': checks.LAYER_FACTORS,
-    'optimizer.layer_decay_factors': checks.LAYER_FACTORS,
+    'optimizer.layer_rate_factors': _FACTORS,
+    'optimizer.layer_decay_factors': _FACTORS,
     'schedule.name': checks.choice('constant', 'plateau', 'steps', 'geometric'),
     'schedule.learning_rate': checks.POSITIVE,
     'schedule.batch_scaling': checks.choice('none', 'linear', 'sqrt'),
@@ -59,63 +91,29 @@ COMMON = {
         'more than 0, at most 1', lambda value: 0 < value <= 1
     ),
     'schedule.plateau.max_drops': checks.whole(0),
-    'schedule.steps': checks.RATE_STEPS,
+    'schedule.steps': _RATE_STEPS,
     'schedule.geometric.factors': checks.tuple_of(
         'a number >= 0 for each stage', checks.NOT_NEGATIVE.accepts, least=1
     ),
     'schedule.geometric.bias_factor_half_way': checks.NOT_NEGATIVE,
-    'dataset.name': checks.TEXT,
-    'dataset.train_dir': checks.PATH,
-    'dataset.eval_dir': checks.PATH,
-    'dataset.eval_fraction': checks.FRACTION,
-    'dataset.split_seed': checks.SEED.or_unset(),
-    'dataset.copies': checks.choice('warn', 'together'),
-    'dataset.dir': checks.PATH,
-    'dataset.train_split': checks.TEXT,
-    'dataset.eval_split': checks.TEXT,
-    'dataset.size': checks.SIDE,
-    'dataset.background': checks.BACKGROUND,
-    'dataset.statistics_dir': checks.PATH,
-    'dataset.stalled_after': checks.POSITIVE,
-    'dataset.mean': checks.choice('image', 'channels', 'imagenet_channels'),
-    'dataset.pca': checks.choice('imagenet', 'dataset'),
-    'augmentation.crop_size': checks.SIDE,
-    'augmentation.crop_offsets': checks.SIDE,
-    'augmentation.flip': checks.FLAG,
-    'augmentation.images_per_crop': checks.whole(1),
-    'augmentation.mean_crop': checks.choice('under', 'centre'),
-    'augmentation.lighting': checks.choice(
-        'eigenvalue', 'standard_deviation', 'none'
-    ),
-    'augmentation.lighting_scale': checks.NOT_NEGATIVE,
-    'augmentation.lighting_divisor': checks.POSITIVE,
-    'augmentation.lighting_until_epoch': checks.NOT_NEGATIVE.or_unset(),
     'mesh.tower': checks.whole(1).or_unset(),
     'mesh.data': checks.whole(1).or_unset(),
+    'model.num_classes': checks.whole(1).or_unset(),
+    'model.towers': checks.choice(1, 2),
     'model.dtype': checks.choice('float32', 'bfloat16'),
 }
-
-_MISSING = object()
 
 
 def check(
     config: ml_collections.ConfigDict, rows: Mapping[str, checks.Check]
 ) -> None:
-  """Looks at every field of a config.
-
-  Args:
-    config: the whole config, as from configs/ or a workdir.
-    rows: {dotted field: what it may be}, of the fields that it has to have.
+  """Looks at every field of a config, see `checks.complaints`.
 
   Raises:
     ConfigError: names the field, what it is and what is wanted.
   """
-  for field, row in rows.items():
-    value = get(config, field, _MISSING)
-    if value is _MISSING:
-      raise ConfigError(f'{field} is not there: wanted {row.wanted}')
-    if not row.accepts(value):
-      raise ConfigError(f'{field} is {shown(value)}: wanted {row.wanted}')
+  for message in checks.complaints(config, rows):
+    raise ConfigError(message)
 
 
 def resolve_paths(config: ml_collections.ConfigDict) -> None:
@@ -123,20 +121,8 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
   config.update_from_flattened_dict({
       field: str(paths.local(value, field))
       for field, row in COMMON.items()
-      if row is checks.PATH and (value := get(config, field))
+      if row is checks.PATH and (value := checks.get(config, field))
   })
-
-
-def get(
-    config: ml_collections.ConfigDict, field: str, default: Any = None
-) -> Any:
-  """A dotted field of a config, or a default where it has none."""
-  value = config
-  for name in field.split('.'):
-    if not isinstance(value, ml_collections.ConfigDict) or name not in value:
-      return default
-    value = value[name]
-  return value
 
 
 def towers_of(model: ml_collections.ConfigDict) -> int:
@@ -146,18 +132,7 @@ def towers_of(model: ml_collections.ConfigDict) -> int:
 
 def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is right by itself, and cannot be together."""
-  size, crop = config.dataset.size, config.augmentation.crop_size
-  if crop > size:
-    yield (
-        f'augmentation.crop_size is {crop} and dataset.size is {size}: wanted '
-        'a crop that is not larger than the image'
-    )
-  if config.augmentation.crop_offsets > size - crop + 1:
-    yield (
-        f'augmentation.crop_offsets is {config.augmentation.crop_offsets}: '
-        f'wanted 1 to {size - crop + 1}, which fit a {crop} crop into {size} '
-        'pixels'
-    )
+  yield from fields.conflicts(config)
   if config.batch_size % config.accumulation:
     yield (
         f'batch_size {config.batch_size} cannot be divided equally by '

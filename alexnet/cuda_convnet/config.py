@@ -8,7 +8,6 @@ import functools
 
 import ml_collections
 
-from alexnet.config import checks
 from alexnet.config.errors import ConfigError
 from alexnet.config.validation import COMMON
 from alexnet.cuda_convnet import parser, towers
@@ -16,6 +15,7 @@ from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
 from alexnet.models import Network
 from alexnet.models.layers import DTYPES
+from input_pipeline.config import checks
 from input_pipeline.files import paths, untrusted
 
 # Of one of configs/cuda_convnet.py, whose files say the rest; what is unset is
@@ -28,8 +28,7 @@ _CHECKS = {
     'model.layers_text': checks.Check('a text', checks.is_text).or_unset(),
     'model.params_text': checks.Check('a text', checks.is_text).or_unset(),
     'model.image_size': checks.SIDE.or_unset(),
-    'model.num_classes': checks.whole(1).or_unset(),
-    'model.towers': checks.choice(1, 2).or_unset(),
+    'model.towers': COMMON['model.towers'].or_unset(),
     'optimizer.momentum': checks.BELOW_ONE.or_unset(),
     'augmentation.flip': checks.FLAG.or_unset(),
     'augmentation.lighting': COMMON['augmentation.lighting'].or_unset(),

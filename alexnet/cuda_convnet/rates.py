@@ -61,19 +61,6 @@ class Schedule:
     return 1 / self.factor if stage == last else self.factor**(-stage / last)
 
 
-def _default(schedule, progress):
-  del schedule, progress
-  return 1.0
-
-
-def _linear(schedule, progress):
-  return 1 - progress + progress / schedule.factor
-
-
-def _exp(schedule, progress):
-  return schedule.factor**-progress
-
-
 def _dexp(schedule, progress):
   return schedule.fraction_of(schedule.stage(progress))
 
@@ -89,7 +76,12 @@ def _jdexp(schedule, progress):
 
 # The rate at some progress, divided by the base.
 _FORMS = {
-    'default': _default, 'linear': _linear, 'exp': _exp, 'dexp': _dexp,
+    'default': lambda schedule, progress: 1.0,
+    'linear': lambda schedule, progress: (
+        1 - progress + progress / schedule.factor
+    ),
+    'exp': lambda schedule, progress: schedule.factor**-progress,
+    'dexp': _dexp,
     'jdexp': _jdexp,
 }
 

@@ -66,7 +66,7 @@ class TrainedNetwork:
 
   @property
   def layers(self) -> tuple[str, ...]:
-    """Names that `features` knows, in order: 'pool1', ..., 'fc7', 'fc8'."""
+    """Names that `features` knows, in order; the last one is the head's."""
     return self.model.layer_names
 
   @property
@@ -142,9 +142,9 @@ class TrainedNetwork:
 
     Args:
       images: as of `squares`.
-      layer: one of `layers`. 'pool1', 'conv3' and so on are what is left of a
-        convolution after all that follows it, 'fc6' and 'fc7' the units after
-        the activation and before dropout's factor, 'fc8' the logits.
+      layer: one of `layers`. Of a convolution it is what is left after all that
+        follows it, of a hidden fully connected layer the units after the
+        activation and before dropout's factor, of the head the logits.
 
     Returns:
       [images, ...] float32.

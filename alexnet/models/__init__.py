@@ -6,8 +6,9 @@ Called with images, [batch, height, width, channels], and for training also with
 
 * `layer_names`, of the layers whose outputs it keeps, see `layers.keep`;
 * `head`, the path of the layer that gives the logits;
-* `dtype` and `tower_axis`, see `alexnet.AlexNet`, and `data_axis`, if it needs
-  numbers of the whole batch, see `on_mesh`;
+* `dtype` and `tower_axis`, see `alexnet.AlexNet`; a network of one tower, as
+  `config.model.towers` says, need not look at the latter;
+* `data_axis`, if it needs numbers of the whole batch, see `on_mesh`;
 * `everywhere` and `stride`, if it can be computed at every place of an image of
   any size, see `everywhere`.
 """
@@ -22,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from alexnet.config import checks, validation
+from alexnet.config import validation
 from alexnet.config.errors import ConfigError
 from alexnet.runtime.mesh import DATA, TOWER
+from input_pipeline.config import checks
 
 # Imported when a config asks for them.
 _MODULES = {

@@ -4,11 +4,14 @@ import math
 
 import ml_collections
 
-from alexnet.config import checks
 from alexnet.config.errors import ConfigError
 from alexnet.models import Network, alexnet
 from alexnet.models.layers import DTYPES
+from input_pipeline.config import checks
+from input_pipeline.preprocessing import LARGEST_SQUARE
 
+# Of zeros at a border.
+_ROWS = checks.whole(0, LARGEST_SQUARE)
 _LAYER = {
     'reads': checks.choice(*alexnet.READS),
     'stddev': checks.NOT_NEGATIVE,
@@ -19,7 +22,12 @@ _CONVOLUTION = {
     'features': checks.whole(0),
     'size': checks.SIDE,
     'stride': checks.SIDE,
-    'padding': checks.PADDING,
+    'padding': checks.Check(
+        f'two of {_ROWS.wanted}, such as (1, 2)',
+        lambda value: isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(map(_ROWS.accepts, value)),
+    ),
     'after': checks.tuple_of(
         'some of ' + ', '.join(map(repr, alexnet.OPERATIONS)),
         lambda value: value in alexnet.OPERATIONS,
@@ -28,8 +36,6 @@ _CONVOLUTION = {
 
 # The fields of `model` in configs/alexnet.py.
 _CHECKS = {
-    'model.num_classes': checks.whole(1).or_unset(),
-    'model.towers': checks.choice(1, 2),
     'model.width': checks.number(
         'more than 0, at most 64', lambda value: 0 < value <= 64
     ),

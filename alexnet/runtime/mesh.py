@@ -89,10 +89,6 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     ConfigError: too few devices, or a mesh that the model, the batch or the
       number of processes does not fit.
   """
-  for name in (DATA, TOWER):
-    size = config.mesh[name]
-    if size is not None and size < 1:
-      raise ConfigError(f'mesh.{name} is {size}: wanted at least 1')
   _, parts = multihost.place()
   rows = -(-(config.mesh.data or 1) // parts)
   _request_cpu_devices(rows * (config.mesh.tower or 1))
@@ -208,11 +204,6 @@ def _check_model(model, data, tower):
 
 
 def _check_batch(field, size, data, accumulation):
-  if size < 1 or accumulation < 1:
-    raise ConfigError(
-        f'{field} is {size} and accumulation is {accumulation}: wanted at '
-        'least 1'
-    )
   if size % (data * accumulation):
     parts = f'{data} data-parallel devices (mesh.data)'
     if accumulation > 1:

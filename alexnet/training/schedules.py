@@ -112,8 +112,12 @@ class Moment:
   plateau: Plateau
   rules: Rules | None
 
-  def rates(self, rate: float, of_biases: float) -> dict[str, float]:
-    """The same rate for all parameters but the biases."""
+  def rates(
+      self, rate: float, of_biases: float | None = None
+  ) -> dict[str, float]:
+    """The same rate for all but biases, which have a multiple by default."""
+    if of_biases is None:
+      of_biases = rate * self.config.optimizer.bias_rate_multiplier
     return {
         path: of_biases if matches(BIASES, path) else rate
         for path in self.paths
@@ -121,14 +125,13 @@ class Moment:
 
 
 def _constant(at):
-  rate = at.config.schedule.learning_rate
-  return at.rates(rate, rate * at.config.optimizer.bias_rate_multiplier)
+  return at.rates(at.config.schedule.learning_rate)
 
 
 def _plateau(at):
   schedule = at.config.schedule
-  rate = schedule.learning_rate * schedule.plateau.factor**at.plateau.drops
-  return at.rates(rate, rate * at.config.optimizer.bias_rate_multiplier)
+  drops = at.plateau.drops
+  return at.rates(schedule.learning_rate * schedule.plateau.factor**drops)
 
 
 def _steps(at):

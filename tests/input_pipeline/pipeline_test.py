@@ -926,13 +926,13 @@ class ErrorsTest(parameterized.TestCase):
       ('augmentation.mean_crop', 'center', "wanted one of .*'centre'"),
       ('augmentation.lighting', 'on', "wanted one of .*'none'"),
       ('augmentation.crop_offsets', 34, '1 to 33'),
-      ('augmentation.crop_size', 257, 'dataset.size is 256: wanted 1 <='),
-      ('augmentation.crop_size', 0, 'wanted 1 <= crop_size'),
-      ('dataset.size', 259, 'size <= 258'),
-      ('augmentation.crop_offsets', 0, '1 to 33'),
-      ('augmentation.images_per_crop', 0, 'at least 1'),
-      ('augmentation.lighting_divisor', 0.0, 'more than 0'),
-      ('augmentation.lighting_divisor', -1.1, 'more than 0'),
+      ('augmentation.crop_size', 257, 'dataset.size is 256: wanted a crop'),
+      ('augmentation.crop_size', 0, 'wanted a whole number from 1'),
+      ('dataset.size', 259, 'from 1 to 258'),
+      ('augmentation.crop_offsets', 0, 'a whole number from 1'),
+      ('augmentation.images_per_crop', 0, 'a whole number from 1'),
+      ('augmentation.lighting_divisor', 0.0, 'a number > 0'),
+      ('augmentation.lighting_divisor', -1.1, 'a number > 0'),
   )
   def test_fields(self, field, value, wanted):
     source = FakeSource(flat(2))

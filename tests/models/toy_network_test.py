@@ -19,13 +19,13 @@ from absl.testing import absltest, parameterized
 
 from alexnet import models
 from alexnet.checkpointing import manager
-from alexnet.config import checks
 from alexnet.evaluation import session
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.models.layers import keep
 from alexnet.training import setup, trainer
 from alexnet.training.steps import Steps
+from input_pipeline.config import checks
 from tests import testing, tiny
 
 # --- The network's file, as in models/ ---

@@ -301,7 +301,6 @@ class MeshTest(parameterized.TestCase):
       (dict(tower=4, data=1), 'more tower devices than the model has towers'),
       (dict(data=3), r'batch_size 8 .*3 data-parallel'),
       (dict(data=2, accumulation=3), r'batch_size 8 .*2 data.*times 3 parts'),
-      (dict(tower=0), 'mesh.tower is 0'),
   )
   def test_message(self, fields, message):
     config = config_for(**fields)

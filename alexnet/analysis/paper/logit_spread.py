@@ -45,13 +45,14 @@ def initial_logits(
   # Seconds that --help can save.
   import jax
 
+  from alexnet import models
   from alexnet.inference import views
-  from alexnet.models import create_model
   from alexnet.runtime import mesh
   from input_pipeline.pipeline import Pipeline
 
   mesh.devices()  # That JAX can start.
   config = config.copy_and_resolve_references()
+  models.check(config)
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   if config.model.num_classes is None:
     config.model.num_classes = len(train.class_names)
@@ -67,7 +68,7 @@ def initial_logits(
       crop=config.augmentation.crop_size,
   )
   x = inputs.centre({'image': squares})[:, 0]
-  model = create_model(config.model)
+  model = models.create_model(config.model)
   init = jax.jit(lambda key: model.init(key, x[:1]))
   apply = jax.jit(model.apply)
   return [np.asarray(apply(init(jax.random.key(s)), x)) for s in seeds]

@@ -13,6 +13,7 @@ from alexnet.config import validation
 from alexnet.config.errors import ConfigError
 from alexnet.models import fields
 from configs import alexnet
+from input_pipeline.config import checks
 from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -105,7 +106,7 @@ class ConfigTest(parameterized.TestCase):
     validation.check(config, fields(config))
     validation.resolve_paths(config)
     self.assertEqual(
-        validation.get(config, field), os.path.expanduser('~/x')
+        checks.get(config, field), os.path.expanduser('~/x')
     )
 
 

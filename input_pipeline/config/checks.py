@@ -1,20 +1,22 @@
 """What a field of a config may be: kinds of checks, to be combined.
 
-configs are checked by validation.py; the networks of alexnet/models/ say by
-these what their own fields may be.
+Each part of the program says by these what its own fields may be.
 """
 
 import dataclasses
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from alexnet.config import intervals
+import ml_collections
+
 from input_pipeline import preprocessing
 from input_pipeline.files import paths
+from input_pipeline.files.untrusted import shown
 from input_pipeline.images import levels
 
 _MANY = 2**20
+_MISSING = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +82,6 @@ def tuple_of(
   )
 
 
-def duration(*, never: bool) -> Check:
-  wanted = intervals.WANTED + (", or 'never'" if never else '')
-  return Check(
-      wanted,
-      lambda value: (never and value == 'never') or intervals.is_valid(value),
-  )
-
-
 def is_text(value):
   return isinstance(value, str) and '\0' not in value
 
@@ -111,31 +105,32 @@ BACKGROUND = Check(
     levels.is_background,
 )
 SIDE = whole(1, preprocessing.LARGEST_SQUARE)
-PADDING = Check(
-    f'two whole numbers from 0 to {preprocessing.LARGEST_SQUARE}, such as '
-    '(1, 2)',
-    lambda value: isinstance(value, (tuple, list))
-    and len(value) == 2
-    and all(map(whole(0, preprocessing.LARGEST_SQUARE).accepts, value)),
-)
-RATE_STEPS = tuple_of(
-    "(epoch, layer or path or 'all', 'kernel' or 'bias' or 'both', rate >= 0) "
-    'each',
-    lambda step: isinstance(step, (tuple, list))
-    and len(step) == 4
-    and NOT_NEGATIVE.accepts(step[0])
-    and is_text(step[1])
-    and step[2] in ('kernel', 'bias', 'both')
-    and NOT_NEGATIVE.accepts(step[3]),
-)
-_PAIRS = tuple_of(
-    '(layer or path, factor >= 0) each, and each layer or path once',
-    lambda pair: isinstance(pair, (tuple, list))
-    and len(pair) == 2
-    and is_text(pair[0])
-    and NOT_NEGATIVE.accepts(pair[1]),
-)
-LAYER_FACTORS = Check(
-    _PAIRS.wanted,
-    lambda pairs: _PAIRS.accepts(pairs) and len(dict(pairs)) == len(pairs),
-)
+
+
+def complaints(
+    config: ml_collections.ConfigDict, rows: Mapping[str, Check]
+) -> Iterator[str]:
+  """Yields, of each field that is not what it may be, its name and what is.
+
+  Args:
+    config: the whole config, as from configs/ or a workdir.
+    rows: {dotted field: what it may be}, of the fields that it has to have.
+  """
+  for field, row in rows.items():
+    value = get(config, field, _MISSING)
+    if value is _MISSING:
+      yield f'{field} is not there: wanted {row.wanted}'
+    elif not row.accepts(value):
+      yield f'{field} is {shown(value)}: wanted {row.wanted}'
+
+
+def get(
+    config: ml_collections.ConfigDict, field: str, default: Any = None
+) -> Any:
+  """A dotted field of a config, or a default where it has none."""
+  value = config
+  for name in field.split('.'):
+    if not isinstance(value, ml_collections.ConfigDict) or name not in value:
+      return default
+    value = value[name]
+  return value
