@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet.ops import reductions
+from alexnet.ops.reductions import window_sum
 
 
 def local_response_normalization(
@@ -88,19 +88,10 @@ def contrast_normalization(
   """
   window = (1, size, size, 1)
   wide = x.astype(jnp.float32)
-  count = _window_sum(jnp.ones((1, *x.shape[1:3], 1), jnp.float32), window)
-  difference = wide - lax.stop_gradient(_window_sum(wide, window) / count)
-  d = k + alpha / size**2 * _window_sum(difference**2, window)
+  count = window_sum(jnp.ones((1, *x.shape[1:3], 1), jnp.float32), window)
+  difference = wide - lax.stop_gradient(window_sum(wide, window) / count)
+  d = k + alpha / size**2 * window_sum(difference**2, window)
   return (wide * _negative_power(d, beta)).astype(x.dtype)
-
-
-def _window_sum(x, window, groups=1, *, transpose=False):
-  # An even window is not its own mirror image, so the backward pass has to
-  # swap the two borders.
-  padding = [(w // 2, w - 1 - w // 2) for w in window]
-  if transpose:
-    padding = [(high, low) for low, high in padding]
-  return reductions.window_sum(x, window, padding, groups)
 
 
 def _negative_power(d, beta):
@@ -120,7 +111,7 @@ def _divide_by_neighbours(x, window, groups, k, alpha, beta):
 
 def _divide_forward(x, window, groups, k, alpha, beta):
   wide = x.astype(jnp.float32)
-  d = k + alpha * _window_sum(wide * wide, window, groups)
+  d = k + alpha * window_sum(wide * wide, window, groups)
   return (wide * _negative_power(d, beta)).astype(x.dtype), (x, d)
 
 
@@ -129,9 +120,7 @@ def _divide_backward(window, groups, k, alpha, beta, saved, g):
   x, d = saved
   wide, g = x.astype(jnp.float32), g.astype(jnp.float32)
   scale = _negative_power(d, beta)
-  through_sum = _window_sum(
-      g * wide * scale / d, window, groups, transpose=True
-  )
+  through_sum = window_sum(g * wide * scale / d, window, groups, mirrored=True)
   gradient = g * scale - 2 * alpha * beta * wide * through_sum
   return (gradient.astype(x.dtype),)
 

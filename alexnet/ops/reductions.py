@@ -1,7 +1,5 @@
 """Sums over windows, and of squares."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,24 +7,26 @@ from jax import lax
 from alexnet.ops import forms
 from alexnet.ops.cpu import reductions as cpu_reductions
 
-Padding = tuple[int, int]
-
 
 def window_sum(
     x: jax.Array,
-    window: Sequence[int],
-    padding: Sequence[Padding],
+    window: tuple[int, ...],
     groups: int = 1,
+    *,
+    mirrored: bool = False,
 ) -> jax.Array:
   """The sum over a window around each element, of x's shape.
 
   Args:
     x: an array.
-    window: size along each axis.
-    padding: zeros (before, after) along each axis; together one less than the
-      window's size.
+    window: size along each axis. If it is even the extra element lies before
+      the centre.
     groups: equal runs of the last axis that no window crosses.
+    mirrored: the extra element lies behind the centre, as in the gradient.
   """
+  padding = [(w // 2, w - 1 - w // 2) for w in window]
+  if mirrored:
+    padding = [(high, low) for low, high in padding]
 
   def plain(x):
     shape, sizes, borders = x.shape, window, padding

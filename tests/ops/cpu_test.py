@@ -247,7 +247,7 @@ class SumsTest(parameterized.TestCase):
     window = (1, size, size, 1)
     padding = tuple((w // 2, w - 1 - w // 2) for w in window)
     with forms.plain_forms():
-      plain = reductions.window_sum(x, window, padding)
+      plain = reductions.window_sum(x, window)
     np.testing.assert_allclose(
         cpu_reductions.window_sum(x, window, padding),
         plain,
@@ -261,7 +261,7 @@ class SumsTest(parameterized.TestCase):
     window = (1, 1, 1, size)
     padding = tuple((w // 2, w - 1 - w // 2) for w in window)
     with forms.plain_forms():
-      plain = reductions.window_sum(x, window, padding, groups)
+      plain = reductions.window_sum(x, window, groups)
     np.testing.assert_allclose(
         cpu_reductions.window_sum(x, window, padding, groups),
         plain,
