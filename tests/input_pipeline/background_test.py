@@ -103,9 +103,7 @@ class NetworkTest(absltest.TestCase):
     """Of the left half, wherever a network reads images."""
     photo = self.photos / 'ant' / '0.png'
     images = images_lib.open_images(
-        str(self.photos),
-        config=network.config,
-        background=network.inputs.background,
+        str(self.photos), config=network.config, inputs=network.inputs
     )
     image = image_files.open_image(photo, network.inputs.background)
     return {

@@ -387,14 +387,15 @@ class OtherClassesTest(absltest.TestCase):
 
   def test_own_images_of_a_run(self):
     config = self.network.config.copy_and_resolve_references()
-    names = self.network.inputs.class_names
-    opened = images_lib.open_sets('train', config=config, class_names=names)
+    inputs = self.network.inputs
+    names = inputs.class_names
+    opened = images_lib.open_sets('train', config=config, inputs=inputs)
     self.assertEqual(opened['train'].class_names, names)
     config.dataset.train_dir = str(self.renamed)
     with self.assertRaisesRegex(DataError, "not 'class0', as number 0"):
-      images_lib.open_sets('evaluation', config=config, class_names=names)
+      images_lib.open_sets('evaluation', config=config, inputs=inputs)
     # Any others may have any classes.
-    images_lib.open_sets(str(self.renamed), config=config, class_names=names)
+    images_lib.open_sets(str(self.renamed), config=config, inputs=inputs)
 
   def test_fewer_and_more(self):
     source = ManySource()
