@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from alexnet.analysis.tables import Table
 from alexnet.checkpointing.workdir import CONFIG, load_config
 from alexnet.config.errors import ConfigError
 from alexnet.metrics.writer import read_records
@@ -117,10 +118,7 @@ def _mean_epochs(group):
 
 def table(curves: Sequence[Curve]) -> str:
   """All runs in Markdown, and the ratio of the activations."""
-  lines = [
-      '| activation | learning rate | seed | epochs to 25 % training error |',
-      '|---|---|---|---|',
-  ]
+  rows = []
   for curve in sorted(curves, key=lambda c: (c.activation, c.rate, c.seed)):
     epochs = curve.epochs_to()
     if epochs is not None:
@@ -129,8 +127,13 @@ def table(curves: Sequence[Curve]) -> str:
       text = f'{curve.errors[-1]:.1%} after {curve.epochs[-1]:.2f}'
     else:
       text = '--'
-    name = _LABELS[curve.activation]
-    lines.append(f'| {name} | {curve.rate:g} | {curve.seed} | {text} |')
+    rows.append((
+        _LABELS[curve.activation], f'{curve.rate:g}', str(curve.seed), text
+    ))
+  headings = (
+      'activation', 'learning rate', 'seed', 'epochs to 25 % training error'
+  )
+  lines = Table(headings, tuple(rows)).to_markdown()
   chosen = {name: _mean_epochs(group) for name, group in best(curves).items()}
   for name in chosen:
     if name != 'relu' and 'relu' in chosen:
