@@ -110,7 +110,7 @@ def pictures(
           f'{images.source.name} has other images than when {found.path} was '
           f'made ({one.name} was number {index}): make the features again'
       )
-    squares.append(images.read(index)[0])
+    squares.append(images.square(index))
   return squares
 
 

@@ -108,7 +108,7 @@ class NetworkTest(absltest.TestCase):
     image = image_files.open_image(photo, network.inputs.background)
     return {
         tuple(network.squares([photo])[0, 128, 40].tolist()),
-        tuple(images.read(0)[0][128, 40].tolist()),
+        tuple(images.square(0)[128, 40].tolist()),
         image.getpixel((9, 9)),
     }
 

@@ -39,14 +39,10 @@ def extract(
     DataError: the images cannot be read at all.
   """
   count = len(images) if limit is None else min(limit, len(images))
-  labels, left_out = {}, []
-
-  def pixels(index):
-    square, labels[index] = images.read(index)
-    return square
-
+  left_out = []
   batch = min(count, network.config.evaluation_batch_size)
-  readers = (functools.partial(pixels, index) for index in range(count))
+  # Not a list, which would be of a million.
+  readers = (functools.partial(images.square, i) for i in range(count))
   results = enumerate(network.stream(readers, layer=layer, batch_size=batch))
   with (console or Silence()).bar(layer, count) as bar:
     while part := [*itertools.islice(results, batch)]:
@@ -55,8 +51,8 @@ def extract(
       if good:
         indices, rows = zip(*good)
         writer.add(
-            np.stack(rows), np.array([labels.pop(i) for i in indices]),
-            np.array(indices), [*map(images.source.relative_name, indices)],
+            np.stack(rows), images.labels[[*indices]], np.array(indices),
+            [*map(images.source.relative_name, indices)],
         )
       bar.update(len(part))
   return left_out

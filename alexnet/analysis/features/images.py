@@ -1,9 +1,9 @@
 """Images for a trained network: those of its run, or any others."""
 
-import dataclasses
 import functools
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterable
 
 import ml_collections
 import numpy as np
@@ -20,20 +20,27 @@ SETS = ('train', 'evaluation')
 NO_LABEL = -1
 
 
-@dataclasses.dataclass(frozen=True)
 class Images:
   """A source's images as squares.
 
   Attributes:
     source: of the images.
-    size: side of the squares, in pixels.
-    aspect: how other images than prepared ones become squares, see
-      `preprocessing.ASPECTS`.
+    labels: [images] int64 of those that have been read; else, and of those of
+      no class, -1.
   """
 
-  source: Source
-  size: int
-  aspect: str = 'keep'
+  def __init__(self, source: Source, size: int, aspect: str = 'keep'):
+    """Reads nothing yet.
+
+    Args:
+      source: of the images.
+      size: side of the squares, in pixels.
+      aspect: how other images than prepared ones become squares, see
+        `preprocessing.ASPECTS`.
+    """
+    self.source = source
+    self.labels = np.full(len(source), NO_LABEL, np.int64)
+    self._box, self._aspect = preprocessing.whole(size), aspect
 
   def __len__(self):
     return len(self.source)
@@ -43,21 +50,25 @@ class Images:
     """The classes' names by label; none of photos without class folders."""
     return tuple(self.source.class_names)
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Reads ([size, size, 3] uint8, label, -1 where there is none).
+  def square(self, index: int) -> np.ndarray:
+    """[size, size, 3] uint8; its label is then in `labels`.
 
     Raises:
       DataError: the image cannot be read; `ImageError` if that is its fault.
     """
-    box = preprocessing.whole(self.size)
-    if self.source.size is not None:
-      return self.source.image(index, box)
-    encoded, label = self.source.read(index)
-    square = preprocessing.to_square(
-        encoded, self.source.describe(index), aspect=self.aspect, box=box,
-        background=self.source.background,
+    index, source = int(index), self.source
+    if source.size is not None:
+      square, self.labels[index] = source.image(index, self._box)
+      return square
+    encoded, self.labels[index] = source.read(index)
+    return preprocessing.to_square(
+        encoded, source.describe(index), aspect=self._aspect, box=self._box,
+        background=source.background,
     )
-    return square, label
+
+  def lazily(self, indices: Iterable[int]) -> list[Callable[[], np.ndarray]]:
+    """Squares as functions, for `TrainedNetwork.stream`."""
+    return [functools.partial(self.square, index) for index in indices]
 
 
 def open_sets(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alexnet.analysis.features.images import Images
 from alexnet.analysis.report import classes, colours, examples, page, sections
 from alexnet.analysis.report.page import Block, Missing, Section
 from alexnet.analysis.report.run_history import History
@@ -150,7 +151,7 @@ class Lazily:
     return self._network
 
   def reader(self, train: bool):
-    """A `examples.Reader` of the training or of the evaluation set.
+    """The `Images` of the training or of the evaluation set.
 
     Raises:
       DataError: they are not there, or have other classes than the network.
@@ -162,7 +163,8 @@ class Lazily:
       for one in sources:
         input_spec.check_classes(one, self.network.inputs.class_names)
       self._sources = [
-          examples.Reader(one, config.dataset.size) for one in sources
+          Images(one, config.dataset.size, self.network.inputs.aspect)
+          for one in sources
       ]
     return self._sources[0 if train else 1]
 

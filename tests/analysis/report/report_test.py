@@ -611,7 +611,7 @@ class ManyNetwork:
 class ManyClassesTest(PageTestCase):
 
   def test_section(self):
-    reader = examples.Reader(ManySource(), 16)
+    reader = images_lib.Images(ManySource(), 16)
     part = classes.classes(ManyNetwork(), reader, limit=5000)
     text, left_out, figures, table, _, strips = part.blocks
     self.assertRegex(left_out, '^20 images were left out: .* and 17 more')
@@ -634,9 +634,9 @@ class ManyClassesTest(PageTestCase):
 
   def test_places_of_broken_images(self):
     """Every hundredth is broken, the last one of each."""
-    reader = examples.Reader(ManySource(), 16)
+    reader = images_lib.Images(ManySource(), 16)
     with mock.patch.object(examples, 'places', lambda *_: np.array([99, 198])):
-      indices, squares, left_out = reader.chosen(2)
+      indices, squares, left_out = examples.chosen(reader, 2)
     self.assertEqual(indices, [100, 198])
     self.assertEqual(squares[:, 0, 0, 0].tolist(), [100, 198])
     self.assertEqual(reader.labels[indices].tolist(), [50, 99])
@@ -649,11 +649,11 @@ class ManyClassesTest(PageTestCase):
         mock.patch.object(ManySource, 'read', lambda self, index: (b'', 0)),
         self.assertRaisesRegex(DataError, 'no image of many can be read'),
     ):
-      reader.chosen(3)
+      examples.chosen(reader, 3)
 
   def test_a_sample(self):
     part = classes.classes(
-        ManyNetwork(), examples.Reader(ManySource(), 16), limit=100
+        ManyNetwork(), images_lib.Images(ManySource(), 16), limit=100
     )
     self.assertIn('Of 100 of 2,000 evaluation images', part.blocks[0])
 
