@@ -13,17 +13,15 @@ so that layers have about as many. Files that cannot be read are left out, named
 at the end, and make the exit status 1.
 """
 
-import statistics
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 
-from alexnet.analysis.tables import Table, show
+from alexnet.analysis.tables import Table, mean_and_deviation, show
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -102,27 +100,28 @@ def measure(
   results: dict[Key, list[Result]] = {}
   batch = min(network.config.evaluation_batch_size, train)
   reader = layer_features.Layers(network, layers, largest, batch)
-  for seed in range(seeds):
-    parts = draw(sets, train, test, seed)
-    for kind in (_TRAINED, _RANDOM):
-      variables = network.variables
-      if kind == _RANDOM:
-        variables = layer_features.initial(network, seed)
-      console.progress(f'seed {seed}: features, {kind}', transient=True)
-      (x, labels), (test_x, test_labels) = (
-          reader.features(variables, *part, left_out) for part in parts
-      )
-      for name in layers:
-        if name == PIXELS and kind == _RANDOM:
-          continue  # They have no weights.
-        result = logistic_regression.fit(
-            x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
+  with console.bar('probes', 2 * seeds * len(layers), 'probe') as bar:
+    for seed in range(seeds):
+      parts = draw(sets, train, test, seed)
+      for kind in (_TRAINED, _RANDOM):
+        variables = network.variables
+        if kind == _RANDOM:
+          variables = layer_features.initial(network, seed)
+        (x, labels), (test_x, test_labels) = (
+            reader.features(variables, *part, left_out) for part in parts
         )
-        results.setdefault((kind, name), []).append(result)
-        console.progress(
-            f'seed {seed}: {name}, {kind}: {result.accuracy:.2%} (strength '
-            f'{result.strength:g}, {result.dimensions:,} numbers)'
-        )
+        for name in layers:
+          bar.update()
+          if name == PIXELS and kind == _RANDOM:
+            continue  # They have no weights.
+          result = logistic_regression.fit(
+              x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
+          )
+          results.setdefault((kind, name), []).append(result)
+          console.print(
+              f'seed {seed}: {name}, {kind}: {result.accuracy:.2%} (strength '
+              f'{result.strength:g}, {result.dimensions:,} numbers)'
+          )
   return results
 
 
@@ -130,41 +129,25 @@ def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:
   """Accuracy by layer, mean ± standard deviation over the seeds, in percent."""
   rows = []
   for name in layers:
-    cells = [
-        _percent([r.accuracy for r in results.get((kind, name), ())])
-        for kind in (_TRAINED, _RANDOM)
-    ]
     first = results[_TRAINED, name]
-    rows.append((name, f'{first[0].dimensions:,}', str(len(first)), *cells))
+    of = lambda kind, name=name: [
+        100 * r.accuracy for r in results.get((kind, name), ())
+    ]
+    rows.append((
+        name, f'{first[0].dimensions:,}', str(len(first)),
+        *(mean_and_deviation(of(k), '.2f', '') for k in (_TRAINED, _RANDOM)),
+    ))
   return Table(
       ('layer', 'numbers', 'n', 'trained network', 'random weights'),
       tuple(rows),
   )
 
 
-def _percent(values):
-  if not values:
-    return ''
-  mean = f'{100 * statistics.mean(values):.2f}'
-  if len(values) == 1:
-    return mean
-  return f'{mean} ± {100 * statistics.stdev(values):.2f}'
-
-
-def main(argv: list[str]) -> int | None:
-  """Entry point of `python -m alexnet.analysis.linear_probe`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  settings.fix()
-  # JAX, which --help does not need.
+def _open(values, network):
+  """The layers and the images that the flags name."""
   from alexnet.analysis.features import images
   from alexnet.analysis.features.logistic_regression import ProbeError
-  from alexnet.metrics.console import Console
 
-  heap.keep_freed()
-  compilation_cache.use_cache()
-  values = flags.FLAGS
-  network = run_flags.load_network()
   known = [PIXELS, *network.layers]
   layers = [*dict.fromkeys(values.layers or known)]  # Each once.
   if unknown := [name for name in layers if name not in known]:
@@ -172,32 +155,32 @@ def main(argv: list[str]) -> int | None:
         f"--layers has '{unknown[0]}': wanted some of {', '.join(known)}"
     )
   sets = images.open_sets(
-      values.source,
-      config=network.config,
-      aspect=network.inputs.aspect,
-      background=network.inputs.background,
-      class_names=network.inputs.class_names,
+      values.source, config=network.config, inputs=network.inputs
   )
-  source = sets['train']
-  if len(source.class_names) < 2:
+  if len(sets['train'].class_names) < 2:
     raise ProbeError(
-        f'{source.source.name} has no class folders: a probe needs images of '
-        'two or more classes'
+        f'{sets["train"].source.name} has no class folders: a probe needs '
+        'images of two or more classes'
     )
+  return layers, sets
+
+
+def main(argv: list[str]) -> int | None:
+  """Entry point of `python -m alexnet.analysis.linear_probe`."""
+  values = run_flags.start(argv)
+  from alexnet.metrics.console import Console
+
+  network = run_flags.load_network()
+  layers, sets = _open(values, network)
   left_out: dict[str, str] = {}
   results = measure(
-      network,
-      sets,
-      layers,
-      train=values.train_images,
-      test=values.test_images,
-      seeds=values.seeds,
-      largest=values.largest,
-      console=Console(),
+      network, sets, layers, train=values.train_images, test=values.test_images,
+      seeds=values.seeds, largest=values.largest, console=Console(),
       left_out=left_out,
   )
   count = [len(part) for _, part in draw(
       sets, values.train_images, values.test_images, 0)]
+  source = sets['train']
   title = (
       f'Accuracy (%) on {len(source.class_names)} classes of '
       f'{source.source.name}'
@@ -209,9 +192,8 @@ def main(argv: list[str]) -> int | None:
       + (f' {len(left_out):,} of the images could not be read and were left '
          'out.' if left_out else '')
   )
-  page = [(title, [about, table(results, layers)])]
   print()
-  show(page, values.output)
+  show([(title, [about, table(results, layers)])], values.output)
   for line in left_out.values():
     print(f'left out: {line}', file=sys.stderr)
   return 1 if left_out else None

@@ -10,24 +10,24 @@ the network's own time is not in it.
 """
 
 import dataclasses
-import statistics
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 
-from alexnet.analysis.tables import Table, show
+from alexnet.analysis.tables import Table, mean_and_deviation, show
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import compilation_cache, settings
+from alexnet.inference import run_flags
 from input_pipeline import cli
 from input_pipeline.files import paths
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from alexnet.analysis.features.hashing import Components
   from alexnet.analysis.features.store import FeatureSet
+  from alexnet.metrics.console import Console
 
   # From queries [queries, dimensions] to (distances, rows) [queries, count].
   Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 # As in features/hashing.py, which imports JAX.
 _BITS = ('32', '64', '128', '256')
 _COMPONENTS = ('16', '32', '64', '128', '256')
-_SIGNS = 'signs of rotated components'
+# Of which each seed makes another one.
+_RANDOM = ('bits of the autoencoder', 'signs of rotated components')
 # Timed at most, and for no longer than seconds.
 _TIMED = 100
 _SECONDS = 10.0
@@ -66,7 +67,7 @@ def measure(
     components: Sequence[int],
     bits: Sequence[int],
     seeds: int = 1,
-    progress: Callable[[str], None] = lambda line: None,
+    console: 'Console | None' = None,
 ) -> list[Measured]:
   """Measures all ways to search.
 
@@ -78,7 +79,7 @@ def measure(
     bits: lengths of codes. More components, or signs of more, than the images
       to find can have are left out.
     seeds: number of autoencoders and rotations of each length.
-    progress: told what is being done.
+    console: where to show progress.
 
   Returns:
     Exact search first; then by components, codes of the autoencoder and of
@@ -87,74 +88,70 @@ def measure(
   Raises:
     FeaturesError: the sets do not fit together.
   """
-  from alexnet.analysis.features import hashing, nearest
+  from alexnet.analysis.features import nearest
+  from alexnet.metrics.console import Silence
 
   _check(index, queries, neighbours)
-  vectors, wanted = index.vectors, queries.vectors
-
-  def result(name, size, searches):
-    progress(name)
-    precision = [
-        nearest.precision(
-            search(wanted, neighbours)[1], index.labels, queries.labels
-        )
-        for search in searches
-    ]
-    timed = milliseconds(searches[0], wanted, neighbours)
-    return Measured(name, size, tuple(precision), tuple(timed))
-
-  exact = nearest.Euclidean(vectors).search
-  size = vectors.dtype.itemsize * vectors.shape[1]
-  found = [result(f'exact, {vectors.dtype}', size, [exact])]
-  progress('principal components')
-  most = max([hashing.COMPONENTS, *components, *bits])
-  fitted = hashing.fit_components(vectors, most)
-  components = [n for n in components if n <= len(fitted.directions)]
-  reduced = fitted.project(vectors, max(components, default=1))
-  for count in components:
-    search = _by_components(fitted, reduced, count)
-    found.append(result(f'{count} principal components', 4 * count, [search]))
-  del reduced
-  for name, make in _coders(vectors, fitted).items():
-    for count in bits:
-      if name == _SIGNS and count > len(fitted.directions):
-        continue
-      progress(f'{count} {name}')
-      coders = [make(count, seed) for seed in range(seeds)]
-      searches = [
-          hashing.CodeIndex(coder, coder.encode(vectors)).search
-          for coder in coders
+  ways = _ways(index.vectors, components, bits)
+  found = []
+  with (console or Silence()).bar('searches', len(ways), 'search') as bar:
+    for (name, size), make in ways.items():
+      bar.set_postfix_str(name)
+      random = name.endswith(_RANDOM)
+      searches = [make(seed) for seed in range(seeds if random else 1)]
+      precision = [
+          nearest.precision(
+              search(queries.vectors, neighbours)[1], index.labels,
+              queries.labels,
+          )
+          for search in searches
       ]
-      found.append(result(f'{count} {name}', count // 8, searches))
+      timed = milliseconds(searches[0], queries.vectors, neighbours)
+      found.append(Measured(name, size, tuple(precision), tuple(timed)))
+      bar.update()
   return found
 
 
-def _coders(vectors, fitted):
-  """{name: from bits and a seed to a coder}."""
-  from alexnet.analysis.features import hashing
-
-  read = fitted.first(hashing.COMPONENTS)
-  return {
-      'bits of the autoencoder': lambda bits, seed: hashing.train(
-          vectors, bits, components=read, seed=seed
-      ),
-      _SIGNS: lambda bits, seed: hashing.rotated(
-          fitted, bits, seed=seed
-      ),
-  }
-
-
-def _by_components(
-    fitted: 'Components', reduced: 'np.ndarray', count: int
-) -> 'Search':
+def _ways(vectors, components, bits):
+  """{(name, bytes an image): from a seed to a search}."""
   import numpy as np
 
-  from alexnet.analysis.features import nearest
+  from alexnet.analysis.features import hashing, nearest
 
-  index = nearest.Euclidean(np.ascontiguousarray(reduced[:, :count]))
-  return lambda queries, neighbours: index.search(
-      fitted.project(queries, count), neighbours
+  fitted = hashing.fit_components(
+      vectors, max([hashing.COMPONENTS, *components, *bits])
   )
+  most = len(fitted.directions)
+  components = [count for count in components if count <= most]
+  reduced = fitted.project(vectors, max(components, default=1))
+  read = fitted.first(hashing.COMPONENTS)
+
+  def by_components(count, seed):
+    few = nearest.Euclidean(np.ascontiguousarray(reduced[:, :count]))
+    return lambda x, k: few.search(fitted.project(x, count), k)
+
+  def by_codes(make, seed):
+    coder = make(seed)
+    return hashing.CodeIndex(coder, coder.encode(vectors)).search
+
+  def trained(count, seed):
+    return hashing.train(vectors, count, components=read, seed=seed)
+
+  def turned(count, seed):
+    return hashing.rotated(fitted, count, seed=seed)
+
+  exact = f'exact, {vectors.dtype}', vectors.dtype.itemsize * vectors.shape[1]
+  ways = {exact: lambda seed: nearest.Euclidean(vectors).search}
+  for count in components:
+    name = f'{count} principal components'
+    ways[name, 4 * count] = functools.partial(by_components, count)
+  for kind, make in zip(_RANDOM, (trained, turned)):
+    for count in bits:
+      if make is trained or count <= most:
+        ways[f'{count} {kind}', count // 8] = functools.partial(
+            by_codes, functools.partial(make, count)
+        )
+  return ways
 
 
 def milliseconds(
@@ -209,14 +206,10 @@ def table(found: Sequence[Measured], neighbours: int) -> Table:
 
   rows = []
   for one in found:
-    precision = f'{statistics.mean(one.precision):.4f}'
-    if len(one.precision) > 1:
-      precision += f' ± {statistics.stdev(one.precision):.4f}'
     low, middle, high = np.percentile(one.milliseconds, (25, 50, 75))
     rows.append((
-        one.name,
-        f'{one.bytes_an_image:,}',
-        precision,
+        one.name, f'{one.bytes_an_image:,}',
+        mean_and_deviation(one.precision, '.4f'),
         f'{middle:.2f} ({low:.2f} to {high:.2f})',
     ))
   return Table(
@@ -241,36 +234,23 @@ def _numbers(flag):
 
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.retrieval_table`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  settings.fix()
+  values = run_flags.start(argv)
   # JAX and scikit-learn, which --help does not need.
   from alexnet.analysis.features import store
   from alexnet.metrics.console import Console
   from alexnet.runtime import mesh
 
-  compilation_cache.use_cache()
   mesh.devices()  # That JAX can start.
-  values, console = flags.FLAGS, Console()
-  components, bits = (
-      _numbers(name) for name in ('components', 'bits')
-  )
+  console = Console()
+  components, bits = _numbers('components'), _numbers('bits')
   if wrong := [count for count in bits if count % 16]:
     raise ConfigError(
         f'--bits is {values.bits}: wanted multiples of 16, got {wrong[0]}'
     )
-  index, queries = (
-      store.load(path)
-      for path in (values.features, values.queries)
-  )
+  index, queries = map(store.load, (values.features, values.queries))
   found = measure(
-      index,
-      queries,
-      neighbours=values.neighbours,
-      components=components,
-      bits=bits,
-      seeds=values.seeds,
-      progress=lambda line: console.progress(line, transient=True),
+      index, queries, neighbours=values.neighbours, components=components,
+      bits=bits, seeds=values.seeds, console=console,
   )
   store.require(index, 'layer', 'step', 'workdir')
   about = (

@@ -15,11 +15,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 
+from alexnet.analysis import tables
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.errors import printable
 from input_pipeline.files import paths
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 
   from alexnet.analysis.features.images import Images
   from alexnet.analysis.features.store import FeatureSet
+  from alexnet.inference.predictor import TrainedNetwork
 
 # As in features/hashing.py, which imports JAX; and no codes.
 _BITS = ('32', '64', '128', '256')
-# Letters above a picture.
-_TITLE = 20
 _PICTURES = ('.png', '.jpg', '.svg', '.pdf')
 
 
@@ -52,23 +51,6 @@ class Neighbour:
   name: str
   label: str
   distance: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """A row of the picture.
-
-  Attributes:
-    title: of the query.
-    query: [height, width, 3] uint8.
-    neighbours: pictures of them, nearest first.
-    titles: theirs.
-  """
-
-  title: str
-  query: 'np.ndarray'
-  neighbours: 'Sequence[np.ndarray]'
-  titles: Sequence[str]
 
 
 def find(
@@ -90,25 +72,21 @@ def find(
   """
   from alexnet.analysis.features import hashing, nearest
 
-  queries = queries.reshape(len(queries), -1)
-  count = min(count, len(found))
-  if bits is None:
-    distances, rows = nearest.Euclidean(found.vectors).search(
-        queries, count
-    )
-  else:
-    distances, rows = hashing.open_index(found, bits).search(queries, count)
-  names = found.about['class_names']
-
-  def neighbour(row, distance):
-    label = int(found.labels[row])
-    return Neighbour(
-        row, found.names[row], names[label] if label >= 0 else '', distance
-    )
-
+  index = (
+      nearest.Euclidean(found.vectors) if bits is None
+      else hashing.open_index(found, bits)
+  )
+  distances, rows = index.search(
+      queries.reshape(len(queries), -1), min(count, len(found))
+  )
+  # The last name is of those of no class, whose label is -1.
+  names = [*found.about['class_names'], '']
   return [
-      [*map(neighbour, of_one.tolist(), near.tolist())]
-      for of_one, near in zip(rows, distances)
+      [
+          Neighbour(row, found.names[row], names[found.labels[row]], distance)
+          for row, distance in zip(of_one, near)
+      ]
+      for of_one, near in zip(rows.tolist(), distances.tolist())
   ]
 
 
@@ -132,48 +110,8 @@ def pictures(
           f'{images.source.name} has other images than when {found.path} was '
           f'made ({one.name} was number {index}): make the features again'
       )
-    squares.append(images.read(index)[0])
+    squares.append(images.square(index))
   return squares
-
-
-def draw(rows: Sequence[Row], output: pathlib.Path) -> None:
-  """Writes queries with their neighbours, a row each, as Figure 4 (right).
-
-  Raises:
-    ConfigError: the file is to be of an unknown type.
-  """
-  check_picture(output)
-  import matplotlib  # Slow to import, and only needed here.
-
-  matplotlib.use('agg')
-  from matplotlib import pyplot
-
-  from alexnet.visualization.images import plain
-
-  columns = 1 + max(len(row.neighbours) for row in rows)
-  figure, axes = pyplot.subplots(
-      len(rows),
-      columns,
-      figsize=(1.35 * columns, 1.55 * len(rows)),
-      squeeze=False,
-      layout='constrained',
-      # Apart, so that it is seen which one was asked for.
-      gridspec_kw={'width_ratios': [1.15, *[1] * (columns - 1)]},
-  )
-  for line, row in zip(axes, rows):
-    squares = [row.query, *row.neighbours]
-    for axis, square, title in zip(line, squares, [row.title, *row.titles]):
-      axis.imshow(square)
-      axis.set_title(plain(title, _TITLE, keep_end=True), fontsize=7, pad=3)
-    for axis in line:
-      axis.axis('off')
-    line[0].axis('on')
-    line[0].set(xticks=(), yticks=())
-    for spine in line[0].spines.values():
-      spine.set_linewidth(2)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(output, dpi=130)
-  pyplot.close(figure)
 
 
 def check_picture(output: pathlib.Path) -> None:
@@ -185,30 +123,10 @@ def check_picture(output: pathlib.Path) -> None:
     )
 
 
-def _describe(neighbour, bits):
-  distance = (
-      f'{neighbour.distance:.3f}' if bits is None
-      else f'{neighbour.distance:.0f} bits'
-  )
-  return (distance, printable(neighbour.label), neighbour.name)
-
-
-def main(argv: list[str]) -> None:
-  """Entry point of `python -m alexnet.analysis.retrieve`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  values = flags.FLAGS
-  output = values.output
-  if output:
-    check_picture(output)
-  settings.fix()
-  # JAX, which --help does not need.
-  from alexnet.analysis import tables
-  from alexnet.analysis.features import images as images_lib
+def _open(values) -> 'tuple[FeatureSet, TrainedNetwork]':
+  """The features that the flags name, and the network that made them."""
   from alexnet.analysis.features import store
 
-  heap.keep_freed()
-  compilation_cache.use_cache()
   found = store.load(values.features)
   store.require(found, 'class_names', 'layer', 'set', 'source', 'step')
   # The features' own checkpoint, if no other one is named.
@@ -223,37 +141,48 @@ def main(argv: list[str]) -> None:
         f'{found.path} was made by the network of {found.about["workdir"]}, '
         f'whose parameters are not those of {values.workdir}: give that run'
     )
-  queries = network.features(values.query, found.about['layer'])
+  return found, network
+
+
+def main(argv: list[str]) -> None:
+  """Entry point of `python -m alexnet.analysis.retrieve`."""
+  output = flags.FLAGS.output
+  if output:
+    check_picture(output)
+  values = run_flags.start(argv)
+  found, network = _open(values)
   bits = values.bits and int(values.bits)
+  queries = network.features(values.query, found.about['layer'])
   answers = find(found, queries, values.neighbours, bits)
+  form = '{:.3f}' if bits is None else '{:.0f} bits'
   for query, neighbours in zip(values.query, answers):
-    rows = tuple(_describe(one, bits) for one in neighbours)
-    table = tables.Table(('distance', 'class', 'image'), rows)
+    table = tables.Table(('distance', 'class', 'image'), tuple(
+        (form.format(one.distance), printable(one.label), one.name)
+        for one in neighbours
+    ))
     print(tables.to_text([(printable(str(query)), [table])]))
   if not output:
     return
+  # Slow to import.
+  from alexnet.analysis.features import images as images_lib
+  from alexnet.visualization import images as drawing
+
   images = images_lib.open_images(
-      found.about['source'],
-      found.about['set'],
-      config=network.config,
-      aspect=network.inputs.aspect,
-      background=network.inputs.background,
-      class_names=network.inputs.class_names,
+      found.about['source'], found.about['set'], config=network.config,
+      inputs=network.inputs,
   )
-  draw(
-      [
-          Row(
-              query.name,
-              square,
-              pictures(found, images, neighbours),
-              [one.label for one in neighbours],
-          )
-          for query, square, neighbours in zip(
-              values.query, network.squares(values.query), answers
-          )
-      ],
-      output,
-  )
+  squares = [
+      [square, *pictures(found, images, neighbours)]
+      for square, neighbours in zip(network.squares(values.query), answers)
+  ]
+  titles = [
+      [query.name, *(one.label for one in neighbours)]
+      for query, neighbours in zip(values.query, answers)
+  ]
+  output.parent.mkdir(parents=True, exist_ok=True)
+  output.write_bytes(drawing.rows(
+      squares, titles, of_queries=True, kind=output.suffix[1:]
+  ))
 
 
 if __name__ == '__main__':

@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+import statistics
 import textwrap
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +13,22 @@ class Table:
 
   headings: tuple[str, ...]
   rows: tuple[tuple[str, ...], ...]
+
+  def to_text(self) -> list[str]:
+    """Lines of columns."""
+    rows = [self.headings, *self.rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        '  '.join(map(str.ljust, row, widths)).rstrip() for row in rows
+    ]
+
+  def to_markdown(self) -> list[str]:
+    """Lines of cells between bars."""
+    rule = ('---',) * len(self.headings)
+    return [
+        '| ' + ' | '.join(cell.replace('|', '\\|') for cell in row) + ' |'
+        for row in (self.headings, rule, *self.rows)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +43,18 @@ Item = str | Table | Bullets
 Section = tuple[str, list[Item]]
 
 
+def mean_and_deviation(
+    values: Sequence[float], form: str, nothing: str = '--'
+) -> str:
+  """'mean ± standard deviation', the latter of several values only."""
+  if not values:
+    return nothing
+  mean = format(statistics.mean(values), form)
+  if len(values) == 1:
+    return mean
+  return f'{mean} ± {format(statistics.stdev(values), form)}'
+
+
 def to_text(sections: list[Section], width: int = 80) -> str:
   """For a terminal; tables may be wider."""
   lines = []
@@ -32,7 +62,7 @@ def to_text(sections: list[Section], width: int = 80) -> str:
     lines += [title, '-' * len(title), '']
     for item in items:
       if isinstance(item, Table):
-        lines += _columns(item)
+        lines += item.to_text()
       elif isinstance(item, Bullets):
         for text in item.items:
           lines += textwrap.wrap(
@@ -44,15 +74,6 @@ def to_text(sections: list[Section], width: int = 80) -> str:
   return '\n'.join(lines).rstrip() + '\n'
 
 
-def _columns(table):
-  rows = [table.headings, *table.rows]
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return [
-      '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-      for row in rows
-  ]
-
-
 def to_markdown(sections: list[Section]) -> str:
   """The same with Markdown's headings and tables."""
   lines = []
@@ -60,10 +81,7 @@ def to_markdown(sections: list[Section]) -> str:
     lines += [f'## {title}', '']
     for item in items:
       if isinstance(item, Table):
-        rule = ('---',) * len(item.headings)
-        for row in (item.headings, rule, *item.rows):
-          cells = (cell.replace('|', '\\|') for cell in row)
-          lines.append('| ' + ' | '.join(cells) + ' |')
+        lines += item.to_markdown()
       elif isinstance(item, Bullets):
         lines += [f'* {text}' for text in item.items]
       else:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 from alexnet.config.errors import ConfigError
+from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline.errors import printable
 from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths, untrusted
@@ -25,6 +26,23 @@ _MOVED = {
     'eval_dir': 'dataset.eval_dir',
     'data_dir': 'dataset.dir',
 }
+
+
+def start(argv: list[str]) -> flags.FlagValues:
+  """How a command that computes begins: with JAX set up, and no argument left.
+
+  Returns:
+    The flags.
+
+  Raises:
+    UsageError: there is an argument that is no flag.
+  """
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  settings.fix()
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  return flags.FLAGS
 
 
 def define() -> None:

@@ -93,29 +93,42 @@ def predictions(
           va='center',
           fontsize=7,
       )
-  return _png(figure)
+  return _file(figure)
 
 
 def rows(
     images: Sequence[Sequence[np.ndarray]],
     captions: Sequence[Sequence[str]],
+    *,
+    of_queries: bool = False,
+    kind: str = 'png',
 ) -> bytes:
   """Draws rows of images with a text above each.
 
   Args:
     images: rows of [size, size, 3] uint8; they may be of different lengths.
     captions: of the same lengths.
+    of_queries: whether the first of each row is what was asked for, which has
+      a frame then, and a name of which the end is shown.
+    kind: of the file: 'png', 'jpg', 'svg' or 'pdf'.
 
   Returns:
-    A PNG file.
+    The file.
   """
   columns = max(map(len, images))
   figure = _figure(1.5 * columns, 1.75 * len(images))
-  grid = figure.add_gridspec(len(images), columns)
+  ratios = [1.15 if of_queries else 1, *[1] * (columns - 1)]
+  grid = figure.add_gridspec(len(images), columns, width_ratios=ratios)
   for row, (squares, texts) in enumerate(zip(images, captions)):
     for column, (square, text) in enumerate(zip(squares, texts)):
-      _image(figure.add_subplot(grid[row, column]), square, text)
-  return _png(figure)
+      is_query = of_queries and column == 0
+      axes = figure.add_subplot(grid[row, column])
+      _image(axes, square, text, keep_end=is_query)
+      if is_query:
+        axes.set_axis_on()
+        axes.set(xticks=(), yticks=())
+        axes.spines[:].set_linewidth(2)
+  return _file(figure, kind)
 
 
 def encode(
@@ -153,13 +166,13 @@ def _figure(width, height):
   return figure
 
 
-def _image(axes, square, text):
+def _image(axes, square, text, keep_end=False):
   axes.imshow(square)
   axes.set_axis_off()
-  axes.set_title(plain(text, _NAME), fontsize=7, pad=2)
+  axes.set_title(plain(text, _NAME, keep_end=keep_end), fontsize=7, pad=2)
 
 
-def _png(figure):
+def _file(figure, kind='png'):
   file = io.BytesIO()
-  figure.savefig(file, format='png', dpi=_DPI, facecolor='white')
+  figure.savefig(file, format=kind, dpi=_DPI, facecolor='white')
   return file.getvalue()

@@ -98,8 +98,8 @@ class LinearProbeTest(absltest.TestCase):
       for kind, layer in got:
         x, labels = [], []
         for part in (train, test):
-          squares, classes = zip(*map(source.read, part))
-          labels.append(np.array(classes))
+          squares = [*map(source.square, part)]
+          labels.append(source.labels[part])
           if layer == 'pixels':
             crops = np.array(squares)[:, 16:240, 16:240].astype(np.float32)
             # The mean image is 120 everywhere.

@@ -103,14 +103,12 @@ class NetworkTest(absltest.TestCase):
     """Of the left half, wherever a network reads images."""
     photo = self.photos / 'ant' / '0.png'
     images = images_lib.open_images(
-        str(self.photos),
-        config=network.config,
-        background=network.inputs.background,
+        str(self.photos), config=network.config, inputs=network.inputs
     )
     image = image_files.open_image(photo, network.inputs.background)
     return {
         tuple(network.squares([photo])[0, 128, 40].tolist()),
-        tuple(images.read(0)[0][128, 40].tolist()),
+        tuple(images.square(0)[128, 40].tolist()),
         image.getpixel((9, 9)),
     }
 

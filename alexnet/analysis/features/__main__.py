@@ -15,10 +15,9 @@ Images that cannot be read are told of and left out; the exit status is 1 then.
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -29,28 +28,19 @@ _SETS = ('train', 'evaluation')
 
 def main(argv: list[str]) -> int | None:
   """Entry point of `python -m alexnet.analysis.features`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  settings.fix()
+  values = run_flags.start(argv)
   # JAX, which --help does not need.
   from alexnet.analysis.features import extract, store
   from alexnet.analysis.features import images as images_lib
   from alexnet.metrics.console import Console, format_duration
 
-  heap.keep_freed()
-  compilation_cache.use_cache()
-  values, console = flags.FLAGS, Console()
+  console = Console()
   network = run_flags.load_network()
   run_flags.check_layer(network, values.layer)
   # A run's own sets have their name as their source.
   which = values.source if values.source in _SETS else values.set
   images = images_lib.open_images(
-      values.source,
-      which,
-      config=network.config,
-      aspect=network.inputs.aspect,
-      background=network.inputs.background,
-      class_names=network.inputs.class_names,
+      values.source, which, config=network.config, inputs=network.inputs
   )
   output = values.output
   about = {

@@ -2,14 +2,13 @@
 
 import functools
 import itertools
-import time
 
 import numpy as np
 
 from alexnet.analysis.features.images import Images
 from alexnet.analysis.features.store import Writer
 from alexnet.inference.predictor import TrainedNetwork
-from alexnet.metrics.console import Console
+from alexnet.metrics.console import Console, Silence
 from input_pipeline.errors import ImageError
 
 
@@ -40,31 +39,20 @@ def extract(
     DataError: the images cannot be read at all.
   """
   count = len(images) if limit is None else min(limit, len(images))
-  labels, left_out, start = {}, [], time.perf_counter()
-
-  def pixels(index):
-    square, labels[index] = images.read(index)
-    return square
-
+  left_out = []
   batch = min(count, network.config.evaluation_batch_size)
-  readers = (functools.partial(pixels, index) for index in range(count))
+  # Not a list, which would be of a million.
+  readers = (functools.partial(images.square, i) for i in range(count))
   results = enumerate(network.stream(readers, layer=layer, batch_size=batch))
-  while part := [*itertools.islice(results, batch)]:
-    left_out += [str(row) for _, row in part if isinstance(row, ImageError)]
-    good = [(i, row) for i, row in part if not isinstance(row, ImageError)]
-    if good:
-      indices, rows = zip(*good)
-      writer.add(
-          np.stack(rows),
-          np.array([labels.pop(index) for index in indices]),
-          np.array(indices),
-          [images.source.relative_name(index) for index in indices],
-      )
-    done = part[-1][0] + 1
-    if console:
-      rate = done / (time.perf_counter() - start)
-      console.progress(
-          f'{layer} of {done:,} of {count:,} images, {rate:.0f} img/s',
-          transient=True,
-      )
+  with (console or Silence()).bar(layer, count) as bar:
+    while part := [*itertools.islice(results, batch)]:
+      left_out += [str(row) for _, row in part if isinstance(row, ImageError)]
+      good = [(i, row) for i, row in part if not isinstance(row, ImageError)]
+      if good:
+        indices, rows = zip(*good)
+        writer.add(
+            np.stack(rows), images.labels[[*indices]], np.array(indices),
+            [*map(images.source.relative_name, indices)],
+        )
+      bar.update(len(part))
   return left_out

@@ -75,12 +75,10 @@ class Components:
 def fit_components(
     vectors: np.ndarray, count: int = COMPONENTS, seed: int = 0
 ) -> Components:
-  """Finds principal components, of a sample if there are many vectors.
+  """The first `count` principal components of vectors, or all if fewer.
 
-  Args:
-    vectors: [vectors, dimensions] float32 or float16.
-    count: of components; fewer if there are not so many.
-    seed: of the sample, and of the randomized algorithm.
+  Of a sample of SAMPLE if there are more, [vectors, dimensions] float32 or
+  float16; the seed is that of the sample and of the randomized algorithm.
   """
   from sklearn import decomposition  # Slow to import.
 
@@ -89,11 +87,8 @@ def fit_components(
   # Exact where that is no work.
   solver = 'full' if max(some.shape) <= 1000 else 'randomized'
   fit = decomposition.PCA(count, svd_solver=solver, random_state=seed).fit(some)
-  return Components(
-      fit.mean_.astype(np.float32),
-      fit.components_.astype(np.float32),
-      np.sqrt(fit.explained_variance_).astype(np.float32),
-  )
+  found = fit.mean_, fit.components_, np.sqrt(fit.explained_variance_)
+  return Components(*(array.astype(np.float32) for array in found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +111,12 @@ class Coder:
     return len(self.bias)
 
   def encode(self, vectors: np.ndarray) -> np.ndarray:
-    """Codes of vectors.
-
-    Args:
-      vectors: [vectors, dimensions] float32 or float16; may be mapped into
-        memory.
-
-    Returns:
-      [vectors, bits / 8] uint8, see `nearest.pack`.
-    """
+    """Codes [vectors, bits / 8] uint8 of [vectors, dimensions] floats."""
     matrix, offset = self._from_vectors
-    parts = [
+    return np.concatenate([
         nearest.pack(block @ matrix + offset > 0)
         for _, block in blocks.each(vectors)
-    ]
-    return np.concatenate(parts)
+    ])
 
   @functools.cached_property
   def _from_vectors(self):
@@ -174,12 +160,7 @@ def train(
 
 
 def rotated(components: Components, bits: int, seed: int = 0) -> Coder:
-  """Codes without training, to compare with: signs of rotated components.
-
-  Args:
-    components: of which the first `bits` are rotated at random.
-    bits: of a code, divisible by 16, at most the number of components.
-    seed: of the rotation.
+  """Codes without training: signs of the first components, rotated at random.
 
   Raises:
     FeaturesError: bits cannot be stored, or there are too few components.
@@ -225,25 +206,20 @@ def _fit(inputs, bits, seed, steps):
 
 @dataclasses.dataclass(frozen=True)
 class CodeIndex:
-  """A coder, and the codes of a set of features.
-
-  Attributes:
-    coder: makes the codes of queries.
-    codes: [images, bits / 8] uint8.
-  """
+  """A coder, and the codes [images, bits / 8] uint8 of a set of features."""
 
   coder: Coder
   codes: np.ndarray
+
+  @functools.cached_property
+  def _hamming(self):
+    return nearest.Hamming(self.codes)
 
   def search(
       self, queries: np.ndarray, count: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Nearest codes of vectors [queries, dimensions], as `nearest.Hamming`."""
-    return self._prepared.search(self.coder.encode(queries), count)
-
-  @functools.cached_property
-  def _prepared(self):
-    return nearest.Hamming(self.codes)
+    return self._hamming.search(self.coder.encode(queries), count)
 
 
 def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
@@ -276,43 +252,35 @@ def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
 def save(index: CodeIndex, found: store.FeatureSet) -> None:
   """Writes codes into the folder of the set that they are of."""
   coder = index.coder
-  arrays = {
-      **vars(coder.components),
-      'kernel': coder.kernel,
-      'bias': coder.bias,
-      'codes': index.codes,
-  }
-  write = functools.partial(np.savez, **arrays)
   path = found.path / store.code_file(coder.bits)
-  atomic.write(path, write, path.parent)
+  with atomic.opened(path, path.parent) as file:
+    np.savez(
+        file, **vars(coder.components), kernel=coder.kernel, bias=coder.bias,
+        codes=index.codes,
+    )
 
 
 def _load(path):
-  def read(kind, arrays):
-    names = [field.name for field in dataclasses.fields(kind)]
-    return {name: arrays[name] for name in names if name in arrays}
-
   try:
     arrays = untrusted.load_arrays(path)
-    components = Components(**read(Components, arrays))
-    coder = Coder(components=components, **read(Coder, arrays))
-    _check_shapes(arrays)
-    return CodeIndex(coder, arrays['codes'])
+    (count, bits), (dimensions,) = (
+        arrays[name].shape for name in ('kernel', 'mean')
+    )
+    shapes = {
+        'mean': (dimensions,), 'directions': (count, dimensions),
+        'deviations': (count,), 'kernel': (count, bits), 'bias': (bits,),
+    }
+    mean, directions, deviations, kernel, bias = (
+        untrusted.check_array(name, arrays[name], 'f', shape)
+        for name, shape in shapes.items()
+    )
+    codes = untrusted.check_array(
+        'codes', arrays['codes'], 'u', (None, bits // 8)
+    )
   except Exception as error:  # zipfile and NumPy raise many kinds.
     raise _unreadable(path, f'{type(error).__name__}: {error}') from error
-
-
-def _check_shapes(arrays):
-  """Raises ValueError for arrays that do not fit each other."""
-  count, bits = arrays['kernel'].shape
-  dimensions = len(arrays['mean'])
-  shapes = {
-      'mean': (dimensions,), 'directions': (count, dimensions),
-      'deviations': (count,), 'kernel': (count, bits), 'bias': (bits,),
-  }
-  for name, shape in shapes.items():
-    untrusted.check_array(name, arrays[name], 'f', shape)
-  untrusted.check_array('codes', arrays['codes'], 'u', (None, bits // 8))
+  components = Components(mean, directions, deviations)
+  return CodeIndex(Coder(components, kernel, bias), codes)
 
 
 def _unreadable(path, why):
@@ -322,13 +290,7 @@ def _unreadable(path, why):
 
 
 class Autoencoder(nn.Module):
-  """One layer to a binary code, two layers back.
-
-  Attributes:
-    dimensions: of the vectors.
-    bits: of the code.
-    hidden: units between code and vectors.
-  """
+  """One layer to a binary code, two layers back, by way of `hidden` units."""
 
   dimensions: int
   bits: int

@@ -1,10 +1,9 @@
 """Images for a trained network: those of its run, or any others."""
 
-import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 import ml_collections
 import numpy as np
@@ -21,20 +20,27 @@ SETS = ('train', 'evaluation')
 NO_LABEL = -1
 
 
-@dataclasses.dataclass(frozen=True)
 class Images:
   """A source's images as squares.
 
   Attributes:
     source: of the images.
-    size: side of the squares, in pixels.
-    aspect: how other images than prepared ones become squares, see
-      `preprocessing.ASPECTS`.
+    labels: [images] int64 of those that have been read; else, and of those of
+      no class, -1.
   """
 
-  source: Source
-  size: int
-  aspect: str
+  def __init__(self, source: Source, size: int, aspect: str = 'keep'):
+    """Reads nothing yet.
+
+    Args:
+      source: of the images.
+      size: side of the squares, in pixels.
+      aspect: how other images than prepared ones become squares, see
+        `preprocessing.ASPECTS`.
+    """
+    self.source = source
+    self.labels = np.full(len(source), NO_LABEL, np.int64)
+    self._box, self._aspect = preprocessing.whole(size), aspect
 
   def __len__(self):
     return len(self.source)
@@ -44,114 +50,80 @@ class Images:
     """The classes' names by label; none of photos without class folders."""
     return tuple(self.source.class_names)
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """An image and its label.
-
-    Args:
-      index: of the image.
-
-    Returns:
-      ([size, size, 3] uint8, label, -1 where there is none).
+  def square(self, index: int) -> np.ndarray:
+    """[size, size, 3] uint8; its label is then in `labels`.
 
     Raises:
       DataError: the image cannot be read; `ImageError` if that is its fault.
     """
-    box = preprocessing.whole(self.size)
-    if self.source.size is not None:
-      return self.source.image(index, box)
-    encoded, label = self.source.read(index)
-    name = self.source.describe(index)
-    return (
-        preprocessing.to_square(
-            encoded, name, aspect=self.aspect, box=box,
-            background=self.source.background,
-        ),
-        label,
+    index, source = int(index), self.source
+    if source.size is not None:
+      square, self.labels[index] = source.image(index, self._box)
+      return square
+    encoded, self.labels[index] = source.read(index)
+    return preprocessing.to_square(
+        encoded, source.describe(index), aspect=self._aspect, box=self._box,
+        background=source.background,
     )
 
-
-def open_images(
-    source: str,
-    which: str = 'train',
-    *,
-    config: ml_collections.ConfigDict,
-    aspect: str = 'keep',
-    background: decoding.Background = decoding.WHITE,
-    class_names: Sequence[str] | None = None,
-) -> Images:
-  """Opens images by the name that a user gives.
-
-  Args:
-    source: 'train' or 'evaluation' for the run's own; the path of a folder of
-      photos or of class folders, of an archive of these, or of prepared data;
-      'digits' or 'tfds:NAME'.
-    which: the set, where a source other than the run's has two: one of SETS.
-    config: of the run.
-    aspect: of the run, see `Images`.
-    background: of the run, see `decoding.decode`.
-    class_names: see `open_sets`.
-
-  Raises:
-    DataError: there are no such images, or squares of another size than the
-      run's; says what to do.
-  """
-  sets = open_sets(
-      source, config=config, aspect=aspect, background=background,
-      class_names=class_names,
-  )
-  found = sets.get(source if source in SETS else which)
-  if found is None:
-    raise DataError(
-        f'{printable(source)} has no evaluation set: leave --set out for all '
-        'of its images'
-    )
-  return found
+  def lazily(self, indices: Iterable[int]) -> list[Callable[[], np.ndarray]]:
+    """Squares as functions, for `TrainedNetwork.stream`."""
+    return [functools.partial(self.square, index) for index in indices]
 
 
 def open_sets(
     source: str,
     *,
     config: ml_collections.ConfigDict,
-    aspect: str = 'keep',
-    background: decoding.Background = decoding.WHITE,
-    class_names: Sequence[str] | None = None,
+    inputs: input_spec.Inputs | None = None,
 ) -> dict[str, Images]:
-  """Opens both sets of a source, or the one that it has: {'train': ...}.
+  """Opens images by the name that a user gives.
 
   Args:
-    source: as of `open_images`.
-    config: likewise.
-    aspect: likewise.
-    background: likewise.
-    class_names: of the data that the run was trained on, which its own images
-      must have; None: whatever lies there is taken for them.
+    source: 'train' or 'evaluation' for the run's own; the path of a folder of
+      photos or of class folders, of an archive of these, or of prepared data;
+      'digits' or 'tfds:NAME'.
+    config: of the run.
+    inputs: what the run's network has to know of its images, which say how
+      others become squares, and which classes its own must have; None: as for
+      a run of today, and any.
+
+  Returns:
+    {'train': ..., 'evaluation': ...}, or the one that the source has.
 
   Raises:
-    DataError: as of `open_images`, or the run's classes are other ones now.
+    DataError: there are no such images, they are squares of another size than
+      the run's, or the run's classes are other ones now; says what to do.
   """
   if source in SETS:
     pair = datasets.create_sources(config.dataset, config.seed)
-    if class_names is not None:
-      for one in pair:
-        input_spec.check_classes(one, class_names)
+    for one in pair if inputs else ():
+      input_spec.check_classes(one, inputs.class_names)
   else:
-    pair = _open(source)
+    pair = [one for one in _open(source) if one is not None]
     for one in pair:
-      if one is not None:
-        one.background = background
+      one.background = inputs.background if inputs else decoding.WHITE
   size = config.dataset.size
   for one in pair:
-    if one is not None and one.size not in (None, size):
+    if one.size not in (None, size):
       raise DataError(
           f'{one.name} has squares of {one.size} pixels, the run had {size}: '
           f'prepare with --size={size}, or give the images that it was '
           'prepared from'
       )
-  return {
-      name: Images(one, size, aspect)
-      for name, one in zip(SETS, pair)
-      if one is not None
-  }
+  aspect = inputs.aspect if inputs else 'keep'
+  return {name: Images(one, size, aspect) for name, one in zip(SETS, pair)}
+
+
+def open_images(source: str, which: str = 'train', **options) -> Images:
+  """Opens one set of a source, of its own name or `which`; see `open_sets`."""
+  sets = open_sets(source, **options)
+  if (found := sets.get(source if source in SETS else which)) is None:
+    raise DataError(
+        f'{printable(source)} has no evaluation set: leave --set out for all '
+        'of its images'
+    )
+  return found
 
 
 def _open(source):

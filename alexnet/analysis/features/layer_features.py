@@ -103,7 +103,7 @@ class Layers:
 
     def read_or_error(index):
       try:
-        return images.read(index)
+        return images.square(index), images.labels[index]
       except ImageError as error:
         if left_out is None:
           raise

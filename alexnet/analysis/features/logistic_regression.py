@@ -1,6 +1,7 @@
 """Logistic regression on frozen features: how much they say of new classes."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 
@@ -9,9 +10,6 @@ from input_pipeline.errors import UserError
 # Inverse strengths of the regularization to choose from, for vectors whose
 # squares sum to about one.
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))
-# Weaker regularization takes more and more iterations. It is not tried any more
-# when so many in a row have done no better.
-_PATIENCE = 2
 # Of the training images, to choose among them.
 HELD_OUT = 0.2
 _ITERATIONS = 1000
@@ -44,7 +42,7 @@ def fit(
     *,
     seed: int = 0,
 ) -> Result:
-  """Trains a probe, and tests it.
+  """Trains a probe, and tests it, by scikit-learn.
 
   Each feature is standardized by the training images. The strength of the
   regularization is the one that does best on a fifth of these, the strongest if
@@ -71,23 +69,15 @@ def fit(
         f'{len({*train_labels.tolist()})} class(es): wanted at least two '
         'classes with several images each'
     )
-  train, test = standardized(train, test)
-  train, test = rotated(train, test)
-  model = linear_model.LogisticRegression(
-      max_iter=_ITERATIONS, tol=1e-4, warm_start=True
+  train, test = rotated(*standardized(train, test))
+  # One split: five folds take five times as long and choose as well.
+  model = linear_model.LogisticRegressionCV(
+      Cs=STRENGTHS, cv=[(rest, held_out)], max_iter=_ITERATIONS
   )
-  best, strength, tried = -1.0, STRENGTHS[0], 0
-  for candidate in STRENGTHS:
-    model.set_params(C=candidate).fit(train[rest], train_labels[rest])
-    score = model.score(train[held_out], train_labels[held_out])
-    tried += 1
-    if score > best:
-      best, strength, tried = score, candidate, 0
-    if tried == _PATIENCE:
-      break
-  model = linear_model.LogisticRegression(
-      C=strength, max_iter=_ITERATIONS, tol=1e-4
-  ).fit(train, train_labels)
+  # Of what C_ will be in other versions.
+  with warnings.catch_warnings(action='ignore', category=FutureWarning):
+    model.fit(train, train_labels)
+  strength = float(np.ravel(model.C_)[0])
   return Result(model.score(test, test_labels), strength, dimensions)
 
 

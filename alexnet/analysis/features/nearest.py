@@ -3,16 +3,16 @@
 Memory is for one block of vectors and the best so far, whatever their number.
 """
 
-
 import numpy as np
 
 from alexnet.analysis.features import blocks
 
-# Codes that are compared at a time; a distance takes 2 bytes.
+# Codes that are compared at a time.
 _CODES = 2**18
 # Of vectors that are kept as float32 if they are not mapped as such.
 _CONVERTED_BYTES = 2**30
-_TABLE = np.array([n.bit_count() for n in range(2**16)], np.uint8)
+# Bits of a row's number below its distance, in one number to be sorted by.
+_ROW_BITS = 40
 
 
 class Euclidean:
@@ -45,11 +45,19 @@ class Euclidean:
       [queries, count] int64).
     """
     queries = np.asarray(queries, np.float32)
-    best = _nothing_yet(len(queries), count, np.float32)
+    distances = np.empty((len(queries), 0), np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
     for start, size, part in self._parts or self._prepare():
-      distances, rows = part.kneighbors(queries, min(count, size))
-      best = _merge(best, distances, rows + start, count)
-    return best
+      near = part.kneighbors(queries, min(count, size))
+      distances = np.concatenate(
+          [distances, near[0]], axis=1, dtype=np.float32
+      )
+      rows = np.concatenate([rows, near[1] + start], axis=1)
+      order = np.lexsort((rows, distances), axis=1)[:, :count]
+      distances, rows = (
+          np.take_along_axis(x, order, axis=1) for x in (distances, rows)
+      )
+    return distances, rows
 
   def _prepare(self):
     """Yields (first row, rows, what searches them), part by part."""
@@ -69,12 +77,7 @@ class Hamming:
   """Search for the codes that differ in the fewest bits."""
 
   def __init__(self, index: np.ndarray):
-    """Prepares the search once for all queries.
-
-    Args:
-      index: [codes, bytes] uint8, bytes divisible by 2, as from `pack`.
-    """
-    self._length = len(index)
+    """Prepares the search for codes [codes, bytes] uint8, as from `pack`."""
     # One array for each word, which is faster to go through than rows.
     self._parts = [
         np.ascontiguousarray(_words(index[start : start + _CODES]).T)
@@ -94,28 +97,27 @@ class Hamming:
       (bits that differ [queries, count] uint16, ascending; rows of the index
       [queries, count] int64).
     """
-    wanted = np.ascontiguousarray(_words(queries))
-    worst = np.iinfo(np.uint16).max
-    distances, rows = _nothing_yet(len(queries), count, np.uint16)
+    best = np.full((len(queries), count), np.iinfo(np.int64).max)
     for part, words in enumerate(self._parts):
-      for number, query in enumerate(wanted):
-        differ = _differences(words, query)
+      for number, query in enumerate(_words(queries)):
+        differ = np.zeros(words.shape[1], np.uint16)
+        for word, wanted in zip(words, query):
+          differ += np.bitwise_count(word ^ wanted)
         # Of those equally near the earlier ones are there already.
-        near = np.flatnonzero(differ < distances[number, -1])
-        if not len(near):
-          continue
-        near = _smallest(differ, near, count)
-        distances[number], rows[number] = (
-            merged[0]
-            for merged in _merge(
-                (distances[number : number + 1], rows[number : number + 1]),
-                differ[None, near],
-                near[None] + part * _CODES,
-                count,
-            )
-        )
-    assert not self._length or (distances != worst).all()
-    return distances, rows
+        near = np.flatnonzero(differ < best[number, -1] >> _ROW_BITS)
+        if len(near):
+          keys = differ[near].astype(np.int64) << _ROW_BITS
+          keys += near + part * _CODES
+          if len(keys) > count:
+            keys = np.partition(keys, count - 1)[:count]
+          best[number] = np.sort(np.append(best[number], keys))[:count]
+    return (best >> _ROW_BITS).astype(np.uint16), best & (1 << _ROW_BITS) - 1
+
+
+def _words(codes):
+  """[codes, bytes] as fewer and longer words; a distance is the same."""
+  width = next(n for n in (8, 4, 2, 1) if codes.shape[1] % n == 0)
+  return np.ascontiguousarray(codes).view(f'u{width}')
 
 
 def precision(
@@ -129,52 +131,3 @@ def precision(
     wanted: [queries] labels.
   """
   return float((labels[found] == wanted[:, None]).mean())
-
-
-def _nothing_yet(queries, count, dtype):
-  most = np.inf if dtype == np.float32 else np.iinfo(dtype).max
-  shape = (queries, count)
-  return np.full(shape, most, dtype), np.full(shape, -1, np.int64)
-
-
-def _merge(best, distances, rows, count):
-  distances = np.concatenate([best[0], distances], axis=1, dtype=best[0].dtype)
-  rows = np.concatenate([best[1], rows], axis=1)
-  # Unused places come behind all others.
-  order = np.lexsort((rows.astype(np.uint64), distances), axis=1)[:, :count]
-  take = lambda values: np.take_along_axis(values, order, axis=1)
-  return take(distances), take(rows)
-
-
-def _words(codes):
-  """[codes, bytes] as fewer and longer words; a distance is the same."""
-  codes = np.ascontiguousarray(codes)
-  width = next(n for n in (8, 4, 2) if codes.shape[1] % n == 0)
-  return codes.view(f'u{width}')
-
-
-def _differences(words, query):
-  """Bits in which codes, [words, codes], differ from one: [codes] uint16."""
-  differ = np.zeros(words.shape[1], np.uint16)
-  for word, wanted in zip(words, query):
-    differ += _bit_count(word ^ wanted)
-  return differ
-
-
-def _bit_count(words):
-  if hasattr(np, 'bitwise_count'):  # NumPy 2.
-    return np.bitwise_count(words)
-  return _bit_count_by_table(words)
-
-
-def _bit_count_by_table(words):
-  halves = words[:, None].view(np.uint16)
-  return _TABLE[halves].sum(axis=1, dtype=np.uint8)
-
-
-def _smallest(differ, near, count):
-  """The count first of `near` in the order of (difference, place)."""
-  if len(near) <= count:
-    return near
-  places = differ[near].astype(np.int64) * len(differ) + near
-  return near[np.argpartition(places, count - 1)[:count]]

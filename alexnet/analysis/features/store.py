@@ -15,14 +15,14 @@ nothing is executed when they are read.
 """
 
 import dataclasses
-import functools
+import io
 import json
 import math
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +41,8 @@ _ABOUT = {
     'format': int, 'images': int, 'layer': str, 'step': int, 'source': str,
     'set': str, 'workdir': str, 'class_names': list,
 }
+
+_HOW = 'with `python -m alexnet.analysis.features`'
 
 
 class FeaturesError(UserError):
@@ -125,16 +127,13 @@ class Writer:
     Raises:
       FeaturesError: something else is there already.
     """
-    self._path = path
-    self._about = about
-    self._dtype = np.dtype(dtype)
+    self._path, self._about, self._dtype = path, about, np.dtype(dtype)
     self._shape: tuple[int, ...] | None = None
     self._labels, self._indices = [], []
-    self._names: list[str] = []
-    self._parts: list[np.ndarray] = []
-    self._files: list[BinaryIO] = []
-    if self._in_file:
+    self._partial = None
+    if path.suffix == '.npz':
       path.parent.mkdir(parents=True, exist_ok=True)
+      self._features, self._names = io.BytesIO(), io.BytesIO()
       return
     ours = (path / MANIFEST).exists() or (path / 'features.npy').exists()
     if path.exists() and not (path.is_dir() and (ours or _is_empty(path))):
@@ -146,10 +145,8 @@ class Writer:
     for killed in path.glob(f'{_PARTIAL}*'):
       shutil.rmtree(killed, ignore_errors=True)
     self._partial = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path))
-    self._files = [
-        open(self._partial / name, 'wb')
-        for name in ('features.npy', 'names.txt')
-    ]
+    self._features = open(self._partial / 'features.npy', 'wb')
+    self._names = open(self._partial / 'names.txt', 'wb')
 
   def __enter__(self):
     return self
@@ -157,10 +154,6 @@ class Writer:
   def __exit__(self, kind, error, trace):
     if kind is not None:
       self.discard()
-
-  @property
-  def _in_file(self):
-    return self._path.suffix == '.npz'
 
   def add(
       self,
@@ -180,19 +173,14 @@ class Writer:
     features = np.ascontiguousarray(features, self._dtype)
     if self._shape is None:
       self._shape = features.shape[1:]
-      if self._files:
-        self._files[0].write(self._header(0))
+      self._write_header(0)
     assert features.shape[1:] == self._shape, (features.shape, self._shape)
     assert len(features) == len(labels) == len(indices) == len(names)
     self._labels.append(np.asarray(labels, np.int32))
     self._indices.append(np.asarray(indices, np.int64))
-    names = [printable(name) for name in names]
-    if self._in_file:
-      self._parts.append(features)
-      self._names += names
-    else:
-      self._files[0].write(features.data)
-      self._files[1].write(''.join(f'{name}\n' for name in names).encode())
+    self._features.write(features.data)
+    lines = ''.join(f'{printable(name)}\n' for name in names)
+    self._names.write(lines.encode())
 
   def close(self) -> None:
     """Completes the set.
@@ -203,28 +191,26 @@ class Writer:
     if self._shape is None:
       self.discard()
       raise FeaturesError(f'no image for {self._path}: nothing was written')
-    labels = np.concatenate(self._labels)
-    indices = np.concatenate(self._indices)
-    about = {'format': FORMAT, 'images': len(labels), **self._about}
+    arrays = {
+        'labels': np.concatenate(self._labels),
+        'indices': np.concatenate(self._indices),
+    }
+    count = len(arrays['labels'])
+    about = {'format': FORMAT, 'images': count, **self._about}
     about |= {'shape': self._shape, 'dtype': self._dtype.name}
-    if self._in_file:
-      write = functools.partial(
-          np.savez,
-          features=np.concatenate(self._parts),
-          labels=labels,
-          indices=indices,
-          names=np.asarray(self._names),
-          manifest=np.asarray(json.dumps(about)),
-      )
+    self._write_header(count)
+    if self._partial is None:
+      self._features.seek(0)
+      arrays['features'] = np.load(self._features)
+      arrays['names'] = np.array([*Names(self._names.getvalue())])
+      arrays['manifest'] = np.array(json.dumps(about))
+      write = lambda file: np.savez(file, **arrays)
       atomic.write(self._path, write, self._path.parent)
       return
-    # The header again, which has room for any number of images.
-    self._files[0].seek(0)
-    self._files[0].write(self._header(len(labels)))
-    for file in self._files:
-      file.close()
-    np.save(self._partial / 'labels.npy', labels, allow_pickle=False)
-    np.save(self._partial / 'indices.npy', indices, allow_pickle=False)
+    self._features.close()
+    self._names.close()
+    for name, array in arrays.items():
+      np.save(self._partial / f'{name}.npy', array, allow_pickle=False)
     # Without a manifest neither the old set nor half of the new one is read.
     for old in (self._path / MANIFEST, *self._path.glob(code_file('*'))):
       old.unlink(missing_ok=True)
@@ -235,30 +221,22 @@ class Writer:
 
   def discard(self) -> None:
     """Removes what was written."""
-    for file in self._files:
-      file.close()
-    if not self._in_file:
+    self._features.close()
+    self._names.close()
+    if self._partial is not None:
       shutil.rmtree(self._partial, ignore_errors=True)
       if _is_empty(self._path):
         self._path.rmdir()
 
-  def _header(self, count):
-    buffer = _Bytes()
+  def _write_header(self, count):
+    """At the beginning; it has room for any number of images."""
+    self._features.seek(0)
+    descr = np.lib.format.dtype_to_descr(self._dtype)
+    shape = (count, *self._shape)
     np.lib.format.write_array_header_1_0(
-        buffer,
-        {
-            'descr': np.lib.format.dtype_to_descr(self._dtype),
-            'fortran_order': False,
-            'shape': (count, *self._shape),
-        },
+        self._features,
+        {'descr': descr, 'fortran_order': False, 'shape': shape},
     )
-    return bytes(buffer)
-
-
-class _Bytes(bytearray):
-
-  def write(self, data):
-    self.extend(data)
 
 
 def _is_empty(path):
@@ -276,63 +254,50 @@ def load(path: pathlib.Path) -> FeatureSet:
   """
   try:
     found = (_load_folder if path.is_dir() else _load_file)(path)
+    _check(found)
   except FileNotFoundError as error:
     raise FeaturesError(
-        f'{path} has no features ({error.filename} is missing): make them with '
-        '`python -m alexnet.analysis.features`'
+        f'{path} has no features ({error.filename} is missing): make them '
+        f'{_HOW}'
     ) from error
   except Exception as error:  # zipfile, json and NumPy raise many kinds.
     raise FeaturesError(
         f'cannot read the features of {path} ({type(error).__name__}: {error})'
-        ': make them again with `python -m alexnet.analysis.features`'
+        f': make them again {_HOW}'
     ) from error
-  _check(found)
-  counts = [
-      len(part)
-      for part in (found.features, found.labels, found.indices, found.names)
-  ]
-  wanted = [found.about.get('images')] * len(counts)
-  if found.about.get('format') != FORMAT or counts != wanted:
-    raise FeaturesError(
-        f'{path} has {counts} features, labels, indices and names, its '
-        f'manifest says {wanted[0]} (format {found.about.get("format")}, '
-        f'wanted {FORMAT}): make them again'
-    )
   return found
 
 
 def _check(found):
-  """Raises FeaturesError for arrays that are no features, labels or indices."""
-  features = found.features
-  try:
-    for name, array, kinds in (
-        ('labels', found.labels, 'i'), ('indices', found.indices, 'i')
-    ):
-      untrusted.check_array(name, array, kinds, (None,))
-    if features.dtype.name not in DTYPES or features.ndim < 2:
-      raise untrusted.UnreadableError(
-          f'features are {features.dtype} of shape {features.shape}, wanted '
-          f'{" or ".join(DTYPES)} of shape (images, ...)'
-      )
-    for field, kind in _ABOUT.items():
-      if field in found.about:
-        untrusted.take(found.about, field, kind)
-    names = found.about.get('class_names', [])
-    if not all(isinstance(name, str) for name in names):
-      raise untrusted.UnreadableError('class_names are no texts')
-    # Not of a set that says nothing of its classes.
-    classes = len(names) if 'class_names' in found.about else math.inf
-    if found.labels.min(initial=-1) < -1 or found.labels.max(
-        initial=-1
-    ) >= classes:
-      raise untrusted.UnreadableError(
-          f'labels are not those of {classes} classes'
-      )
-  except ValueError as error:
-    raise FeaturesError(
-        f'cannot use the features of {found.path} ({error}): make them again '
-        'with `python -m alexnet.analysis.features`'
-    ) from error
+  """Raises ValueError for arrays that are no features, or not of each other."""
+  features, about = found.features, found.about
+  for name in ('labels', 'indices'):
+    untrusted.check_array(name, getattr(found, name), 'i', (None,))
+  if features.dtype.name not in DTYPES or features.ndim < 2:
+    raise untrusted.UnreadableError(
+        f'features are {features.dtype} of shape {features.shape}, wanted '
+        f'{" or ".join(DTYPES)} of shape (images, ...)'
+    )
+  for field, kind in _ABOUT.items():
+    if field in about:
+      untrusted.take(about, field, kind)
+  names = about.get('class_names', [])
+  if not all(isinstance(name, str) for name in names):
+    raise untrusted.UnreadableError('class_names are no texts')
+  # Not of a set that says nothing of its classes.
+  classes = len(names) if 'class_names' in about else math.inf
+  labels = found.labels
+  if labels.min(initial=-1) < -1 or labels.max(initial=-1) >= classes:
+    raise untrusted.UnreadableError(
+        f'labels are not those of {classes} classes'
+    )
+  counts = [len(x) for x in (features, labels, found.indices, found.names)]
+  if about.get('format') != FORMAT or {*counts} != {about.get('images')}:
+    raise untrusted.UnreadableError(
+        f'it has {counts} features, labels, indices and names, its manifest '
+        f'says {about.get("images")} (format {about.get("format")}, wanted '
+        f'{FORMAT})'
+    )
 
 
 def require(found: FeatureSet, *fields: str) -> None:
@@ -341,20 +306,17 @@ def require(found: FeatureSet, *fields: str) -> None:
   if missing:
     raise FeaturesError(
         f'{found.path} does not say its {", ".join(missing)}: make it again '
-        'with `python -m alexnet.analysis.features`'
+        f'{_HOW}'
     )
 
 
 def _load_folder(path):
   about = untrusted.read_json(path / MANIFEST)
   read = lambda name: untrusted.load_array(path / name)
+  names = untrusted.read_bytes(path / 'names.txt', untrusted.MAX_ARRAYS)
   return FeatureSet(
       untrusted.load_array(path / 'features.npy', mapped=True),
-      read('labels.npy'),
-      read('indices.npy'),
-      Names(untrusted.read_bytes(path / 'names.txt', untrusted.MAX_ARRAYS)),
-      about,
-      path,
+      read('labels.npy'), read('indices.npy'), Names(names), about, path,
   )
 
 
@@ -362,10 +324,7 @@ def _load_file(path):
   arrays = untrusted.load_arrays(path)
   about = untrusted.parse_json(str(arrays['manifest'].item()))
   return FeatureSet(
-      arrays['features'],
-      arrays['labels'],
-      arrays['indices'],
+      arrays['features'], arrays['labels'], arrays['indices'],
       arrays['names'].tolist(),
-      untrusted.take({'manifest': about}, 'manifest', dict),
-      path,
+      untrusted.take({'manifest': about}, 'manifest', dict), path,
   )

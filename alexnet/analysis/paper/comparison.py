@@ -1,6 +1,7 @@
 """A finished run's errors beside those of the paper and of its log."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -42,20 +43,13 @@ def measure(accuracy: float, count: int) -> Measured:
 
   The interval is of the share of errors among images like these; it says
   nothing of how runs with other seeds differ.
-
-  Args:
-    accuracy: share of images that were right, 0 to 1.
-    count: number of images.
   """
   from scipy import stats  # Slow to import.
 
-  wrong = round((1 - accuracy) * count)
-  interval = stats.binomtest(wrong, count).proportion_ci(
-      CONFIDENCE, method='wilson'
-  )
-  return Measured(
-      100 * wrong / count, 100 * interval.low, 100 * interval.high
-  )
+  test = stats.binomtest(round((1 - accuracy) * count), count)
+  interval = test.proportion_ci(CONFIDENCE, method='wilson')
+  shares = test.statistic, interval.low, interval.high
+  return Measured(*(100 * share for share in shares))
 
 
 def place(measured: Measured, reference: tuple[float, float]) -> str:
@@ -78,12 +72,12 @@ def evaluated_on(
   """
   name = config.dataset.name
   data = _IMAGES.get(results['centre']['count'])
+  known = name in ('folder', 'prepared') and config.model.num_classes == 1000
   if _is_imagenet2012(name):
     # As many images of its training set are not the validation set.
     validation = config.dataset.eval_split.startswith('validation')
-    return data if validation and data == references.ILSVRC_2012 else None
-  by_size = name in ('folder', 'prepared') and config.model.num_classes == 1000
-  return data if by_size else None
+    known = validation and data == references.ILSVRC_2012
+  return data if known else None
 
 
 def _is_imagenet2012(name):
@@ -94,12 +88,7 @@ def _is_imagenet2012(name):
 def compare(
     config: ml_collections.ConfigDict, results: dict[str, Any]
 ) -> list[Section]:
-  """Everything that there is to say about a run.
-
-  Args:
-    config: of the run, see `workdir.load_config`.
-    results: of the run, see `workdir.load_results`.
-  """
+  """Everything that there is to say about a run, as of `load`."""
   data = evaluated_on(config, results)
   measured = {
       views: [
@@ -125,19 +114,16 @@ def _describe(config, results, data, measured):
   if data:
     named = _is_imagenet2012(config.dataset.name)
     known = f': {data}' if named else f', taken, by its size, for {data}'
+  rows = tuple(
+      (_VIEWS[views], *map(str, errors)) for views, errors in measured.items()
+  )
   lines = [
       f'{results["step"]:,} steps ({config.duration}), evaluated on '
       f'{centre["count"]:,} images of {config.dataset.name}, '
       f'{config.model.num_classes:,} classes{known}.',
       'Errors, with the 95 % interval (Wilson) of a share of so many images. '
       'It does not hold what another seed would change.',
-      Table(
-          ('', 'top-1 error', 'top-5 error'),
-          tuple(
-              (_VIEWS[views], str(top1), str(top5))
-              for views, (top1, top5) in measured.items()
-          ),
-      ),
+      Table(('', 'top-1 error', 'top-5 error'), rows),
   ]
   if 'ten' not in measured:
     lines.append('No result with ten views: the run has ten_views=False.')
@@ -156,18 +142,11 @@ def _references(data, measured):
         'ILSVRC-2010 test), so its errors cannot be compared with those of the '
         "paper or of the authors' log: other images, other classes."
     ]
-  rows = []
-  for reference in references.REFERENCES:
-    if reference.data != data or reference.views not in measured:
-      continue
-    own = measured[reference.views]
-    reported = (reference.top1, reference.top5)
-    rows.append((
-        reference.name,
-        _VIEWS[reference.views],
-        ' / '.join(_range(r) for r in reported),
-        *(place(m, r) for m, r in zip(own, reported)),
-    ))
+  rows = [
+      (reference.name, _VIEWS[reference.views],
+       ' / '.join(map(_range, (reference.top1, reference.top5))), *places)
+      for reference, places in _places(data, measured)
+  ]
   if not rows:
     return ['Nothing is reported for these views.']
   headings = ('reported', 'views', 'top-1 / top-5 error, %', 'top-1', 'top-5')
@@ -183,6 +162,15 @@ def _references(data, measured):
         'network.'
     )
   return lines
+
+
+def _places(data, measured):
+  """(reference, where its top-1 and top-5 errors lie) of the same images."""
+  return [
+      (one, [*map(place, measured[one.views], (one.top1, one.top5))])
+      for one in references.REFERENCES
+      if one.data == data and one.views in measured
+  ]
 
 
 def _range(values):
@@ -205,8 +193,7 @@ def _gain(data, results, measured):
       continue  # Five classes, or a set that is too easy: nothing to gain.
     centre, ten = (measured[views][index] for views in ('centre', 'ten'))
     gain = centre.error - ten.error
-    half = [(m.high - m.low) / 2 for m in (centre, ten)]
-    width = (half[0] ** 2 + half[1] ** 2) ** 0.5
+    width = math.hypot(*((m.high - m.low) / 2 for m in (centre, ten)))
     low, high = references.GAIN_OF_TEN_VIEWS[index]
     within = low <= gain + width and high >= gain - width
     rows.append((
@@ -225,17 +212,8 @@ def _gain(data, results, measured):
 
 def _explain(config, data, measured, fields):
   worse = [
-      reference.name
-      for reference in references.REFERENCES
-      if reference.data == data
-      and reference.views in measured
-      and reference.same_network
-      and any(
-          'worse' in place(own, reported)
-          for own, reported in zip(
-              measured[reference.views], (reference.top1, reference.top5)
-          )
-      )
+      reference.name for reference, places in _places(data, measured)
+      if reference.same_network and any('worse' in place for place in places)
   ]
   if data is None:
     lines = ['Whether there is a gap is not known, as above.']
@@ -243,15 +221,17 @@ def _explain(config, data, measured, fields):
     lines = ['There is none: the run is not outside of its interval and worse.']
   else:
     lines = [f'The run is worse than: {"; ".join(worse)}.']
-  effects = {f.name: references.effect_of(f.name, f.run) for f in fields}
-  own = [f.name for f in fields if f.own and f.present]
-  known = [name for name in own if effects[name]]
-  unknown = [name for name in own if not effects[name]]
+  own = {
+      f.name: references.effect_of(f.name, f.run)
+      for f in fields if f.own and f.present
+  }
+  known = tuple(f'{name}: {effect}' for name, effect in own.items() if effect)
+  unknown = ', '.join(name for name, effect in own.items() if not effect)
   if known:
     lines.append('Of its own fields these have a known effect on ImageNet:')
-    lines.append(Bullets(tuple(f'{name}: {effects[name]}' for name in known)))
+    lines.append(Bullets(known))
   if unknown:
-    lines.append(f'And these have none that is known: {", ".join(unknown)}.')
+    lines.append(f'And these have none that is known: {unknown}.')
   if worse and not own:
     has = 'The config has'
     if is_definition(config):

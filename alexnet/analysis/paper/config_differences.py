@@ -55,28 +55,22 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
   A field that one of them has not got is None there. Settings that the run
   does not use are left out, and so is what it has from a definition file.
   """
-  name = config.dataset.name
-  own, paper, code = (
-      workdir.flatten(one.to_dict())
-      for one in (
-          config, alexnet.get_config(name), alexnet_2012.get_config(name)
-      )
-  )
+  data = config.dataset.name
+  recipes = alexnet.get_config(data), alexnet_2012.get_config(data)
+  all_three = [workdir.flatten(c.to_dict()) for c in (config, *recipes)]
+  own, paper, _ = all_three
   left_out = _without_use(config)
   if is_definition(config):
     left_out += _from_files(config)
-  fields = []
-  for name in sorted({*own, *paper}):
-    if name in _NOT_THE_RECIPE or name.startswith(left_out):
-      continue
-    if name.endswith('.reads') and validation.towers_of(config.model) == 1:
-      continue  # Its own tower and both are the same.
-    field = Field(
-        name, own.get(name), paper.get(name), code.get(name), name in own
-    )
-    if not field.run == field.paper == field.code:
-      fields.append(field)
-  return fields
+  # Its own tower and both are the same.
+  if validation.towers_of(config.model) == 1:
+    left_out += tuple(name for name in own if name.endswith('.reads'))
+  fields = (
+      Field(name, *(fields.get(name) for fields in all_three), name in own)
+      for name in sorted({*own, *paper})
+      if name not in _NOT_THE_RECIPE and not name.startswith(left_out)
+  )
+  return [f for f in fields if not f.run == f.paper == f.code]
 
 
 def _without_use(config):
@@ -109,20 +103,10 @@ def _from_files(config):
   return names
 
 
-def config_differences(config: ml_collections.ConfigDict) -> list[Item]:
-  """In which fields a config differs from the paper's and run #145's."""
-  return describe(config, differing_fields(config))
-
-
 def describe(
     config: ml_collections.ConfigDict, fields: list[Field]
 ) -> list[Item]:
-  """Says in which fields a config differs, given those that do.
-
-  Args:
-    config: the whole config.
-    fields: from `differing_fields`.
-  """
+  """Says in which fields a config differs, those of `differing_fields`."""
   lines = []
   every = 'every'
   if is_definition(config):
@@ -133,25 +117,22 @@ def describe(
     )
     every = 'every other'
   if not fields:
-    return [
-        *lines,
-        f'It is that of the paper, and of run #145, in {every} field.',
-    ]
-  for text, chosen in (
-      ('Neither as in the paper nor as in run #145:',
-       [f for f in fields if f.own]),
-      ('As in the paper, not as in run #145:',
-       [f for f in fields if f.run == f.paper]),
+    lines.append(f'It is that of the paper, and of run #145, in {every} field.')
+    return lines
+  if not any(f.own for f in fields):
+    lines.append(
+        f'{every.capitalize()} field is as in the paper or as in run #145.'
+    )
+  for text, belongs in (
+      ('Neither as in the paper nor as in run #145:', lambda f: f.own),
+      ('As in the paper, not as in run #145:', lambda f: f.run == f.paper),
       ('As in run #145, not as in the paper:',
-       [f for f in fields if f.run == f.code and f.run != f.paper]),
+       lambda f: f.run == f.code != f.paper),
   ):
-    if chosen:
-      rows = tuple(
-          (f.name, *map(repr, (f.run, f.paper, f.code))) for f in chosen
-      )
+    rows = tuple(
+        (f.name, *map(repr, (f.run, f.paper, f.code)))
+        for f in fields if belongs(f)
+    )
+    if rows:
       lines += [text, Table(('field', 'run', 'paper', 'run #145'), rows)]
-    elif text.startswith('Neither'):
-      lines.append(
-          f'{every.capitalize()} field is as in the paper or as in run #145.'
-      )
   return lines

@@ -13,11 +13,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 from alexnet.analysis.tables import Table, show
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -82,26 +81,48 @@ def places(
     session: of the same run, with its images.
     console: where to show progress.
   """
+  import numpy as np
+
+
+  crop = network.config.augmentation.crop_size
+  distance = network.model.stride
+  count = (network.size - crop) // distance + 1
+  ways = _ways(network, [distance * place for place in range(count)])
+  batch_size = max(1, network.config.evaluation_batch_size // count**2)
+  parts = {name: [] for name in ways}
+  labels, total = [], len(session.task.evaluation)
+  with console.bar('places', total) as bar:
+    for batch in session.task.pipeline.evaluation_batches(batch_size):
+      real = batch['weight'] > 0
+      for name, way in ways.items():
+        step = network.compiled(f'places, {name}', way)
+        parts[name].append(np.asarray(step(batch['image']))[real])
+      labels.append(batch['label'][real])
+      bar.update(len(labels[-1]))
+  return Places(
+      **{name: np.concatenate(some) for name, some in parts.items()},
+      labels=np.concatenate(labels),
+      distance=distance,
+  )
+
+
+def _ways(network, offsets):
+  """{attribute of `Places`: function of (params, squares, views)}."""
   import jax
   import jax.numpy as jnp
-  import numpy as np
 
   from alexnet import models
 
   everywhere = models.everywhere(network.model)
-  crop = network.config.augmentation.crop_size
-  distance = network.model.stride
-  count = (network.size - crop) // distance + 1
-  offsets = [distance * place for place in range(count)]
+  crop, count = network.config.augmentation.crop_size, len(offsets)
+  border = (network.size - crop) // 2
 
   def cut(x):
-    return jnp.stack(
-        [
-            x[..., top : top + crop, left : left + crop, :]
-            for top in offsets for left in offsets
-        ],
-        axis=-4,
-    )
+    places = [
+        x[..., top : top + crop, left : left + crop, :]
+        for top in offsets for left in offsets
+    ]
+    return jnp.stack(places, axis=-4)
 
   def of_maps(variables, x):
     return jax.nn.softmax(everywhere.apply(variables, x))
@@ -111,36 +132,18 @@ def places(
     found = jax.nn.softmax(network.model.apply(variables, flat))
     return found.reshape(len(x), count, count, -1)
 
-  def centre(mean):
-    border = (network.size - crop) // 2
-    return mean[border : border + crop, border : border + crop]
+  def less_centre(params, x, views):
+    centre = views.mean_image[border : border + crop, border : border + crop]
+    return of_crops(params, cut(x.astype(jnp.float32)) - centre)
 
-  ways = {
+  return {
       'dense': lambda p, x, views: of_maps(p, x - views.mean_image),
       'crops': lambda p, x, views: of_crops(p, cut(x - views.mean_image)),
-      'centre_mean': lambda p, x, views: of_crops(
-          p, cut(x.astype(jnp.float32)) - centre(views.mean_image)
-      ),
+      'centre_mean': less_centre,
       'colour': lambda p, x, views: of_maps(
           p, x - views.mean_image.mean((0, 1))
       ),
   }
-  batch_size = max(1, network.config.evaluation_batch_size // count**2)
-  parts = {name: [] for name in ways}
-  labels, total = [], len(session.task.evaluation)
-  for batch in session.task.pipeline.evaluation_batches(batch_size):
-    real = batch['weight'] > 0
-    for name, way in ways.items():
-      step = network.compiled(f'places, {name}', way)
-      parts[name].append(np.asarray(step(batch['image']))[real])
-    labels.append(batch['label'][real])
-    done = sum(map(len, labels))
-    console.progress(f'places of {done:,} of {total:,} images', transient=True)
-  return Places(
-      **{name: np.concatenate(some) for name, some in parts.items()},
-      labels=np.concatenate(labels),
-      distance=distance,
-  )
 
 
 def deviations(found: Places) -> Table:
@@ -159,20 +162,15 @@ def deviations(found: Places) -> Table:
     ))
   rows = []
   for name, one, other in pairs:
-    change = 100 * np.abs(one - other).max(-1).ravel()
+    change = 100 * np.abs(one - other).max(-1)
+    numbers = change.mean(), *np.percentile(change, (50, 95, 100))
     same = (one.argmax(-1) == other.argmax(-1)).mean()
-    rows.append((
-        name, f'{change.mean():.1f}', f'{np.median(change):.1f}',
-        f'{np.percentile(change, 95):.1f}', f'{change.max():.1f}',
-        f'{same:.1%}',
-    ))
-  return Table(
-      (
-          'largest change of a class, points', 'mean', 'median',
-          '95 % are below', 'largest', 'same best class',
-      ),
-      tuple(rows),
+    rows.append((name, *(f'{x:.1f}' for x in numbers), f'{same:.1%}'))
+  headings = (
+      'largest change of a class, points', 'mean', 'median', '95 % are below',
+      'largest', 'same best class',
   )
+  return Table(headings, tuple(rows))
 
 
 def means(found: Places) -> list[Row]:
@@ -264,27 +262,19 @@ def table(found: Sequence[Row]) -> Table:
 
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.paper.dense_table`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  settings.fix()
+  values = run_flags.start(argv)
   # JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
   from alexnet.evaluation.session import open_run
   from alexnet.inference import fully_convolutional
   from alexnet.metrics.console import Console
 
-  heap.keep_freed()
-  compilation_cache.use_cache()
-  values, console = flags.FLAGS, Console()
+  console = Console()
   scales = fully_convolutional.parse_scales(values.scales)
   network = run_flags.load_network()
   scales = fully_convolutional.check_scales(scales, network.config)
-  opened = open_run(
-      values.workdir,
-      console,
-      run_flags.moved(),
-      manager.parse_step(str(network.step)),
-  )
+  step = manager.parse_step(str(network.step))
+  opened = open_run(values.workdir, console, run_flags.moved(), step)
   looked = places(network, opened, console)
   views = rows(opened, scales, console)
   count = looked.crops.shape[1:3]

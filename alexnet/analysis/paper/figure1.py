@@ -17,9 +17,10 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from alexnet.analysis.tables import Table
 from alexnet.checkpointing.workdir import CONFIG, load_config
 from alexnet.config.errors import ConfigError
-from alexnet.metrics.writer import read_records
+from alexnet.metrics.writer import FILE, read_records
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -31,21 +32,13 @@ _LABELS = {'relu': 'ReLU', 'tanh': 'tanh', 'sigmoid': 'sigmoid'}
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """What one run has to say.
-
-  Attributes:
-    activation: of its network.
-    rate: its learning rate.
-    seed: its seed.
-    epochs: end of each line of its log.
-    errors: mean training error, 0..1, since the line before.
-  """
+  """What one run has to say."""
 
   activation: str
   rate: float
   seed: int
-  epochs: Sequence[float]
-  errors: Sequence[float]
+  epochs: Sequence[float]  # End of each line of its log.
+  errors: Sequence[float]  # Mean training error, 0..1, since the line before.
 
   def epochs_to(self, goal: float = GOAL) -> float | None:
     """Epochs until the error is at most `goal`, between lines by a straight.
@@ -72,20 +65,13 @@ def read_curves(workdir: pathlib.Path) -> list[Curve]:
     config = load_config(file.parent)
     if config.until_train_error != GOAL:
       continue  # Of another sweep.
-    lines = [
-        record
-        for record in read_records(file.parent / 'metrics.jsonl')
-        if record['kind'] == 'train'
-    ]
-    curves.append(
-        Curve(
-            activation=config.model.activation,
-            rate=config.schedule.learning_rate,
-            seed=config.seed,
-            epochs=[line['epoch'] for line in lines],
-            errors=[1 - line['top1'] for line in lines],
-        )
-    )
+    records = read_records(file.parent / FILE)
+    lines = [record for record in records if record['kind'] == 'train']
+    curves.append(Curve(
+        config.model.activation, config.schedule.learning_rate, config.seed,
+        epochs=[line['epoch'] for line in lines],
+        errors=[1 - line['top1'] for line in lines],
+    ))
   if not curves:
     raise ConfigError(
         f'{workdir} has no run: make them with `python -m alexnet.sweep '
@@ -99,14 +85,10 @@ def best(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
   groups = collections.defaultdict(list)
   for curve in curves:
     groups[curve.activation, curve.rate].append(curve)
-  means = {
-      key: _mean_epochs(group)
-      for key, group in groups.items()
-      if _mean_epochs(group) is not None
-  }
+  arrived = [g for g in groups.values() if _mean_epochs(g) is not None]
   chosen = {}
-  for (activation, rate), _ in sorted(means.items(), key=lambda m: m[1]):
-    chosen.setdefault(activation, groups[activation, rate])
+  for group in sorted(arrived, key=_mean_epochs):
+    chosen.setdefault(group[0].activation, group)
   return chosen
 
 
@@ -117,10 +99,7 @@ def _mean_epochs(group):
 
 def table(curves: Sequence[Curve]) -> str:
   """All runs in Markdown, and the ratio of the activations."""
-  lines = [
-      '| activation | learning rate | seed | epochs to 25 % training error |',
-      '|---|---|---|---|',
-  ]
+  rows = []
   for curve in sorted(curves, key=lambda c: (c.activation, c.rate, c.seed)):
     epochs = curve.epochs_to()
     if epochs is not None:
@@ -129,16 +108,21 @@ def table(curves: Sequence[Curve]) -> str:
       text = f'{curve.errors[-1]:.1%} after {curve.epochs[-1]:.2f}'
     else:
       text = '--'
-    name = _LABELS[curve.activation]
-    lines.append(f'| {name} | {curve.rate:g} | {curve.seed} | {text} |')
+    rows.append((
+        _LABELS[curve.activation], f'{curve.rate:g}', str(curve.seed), text
+    ))
+  headings = (
+      'activation', 'learning rate', 'seed', 'epochs to 25 % training error'
+  )
+  lines = Table(headings, tuple(rows)).to_markdown()
   chosen = {name: _mean_epochs(group) for name, group in best(curves).items()}
-  for name in chosen:
-    if name != 'relu' and 'relu' in chosen:
-      lines.append(
-          f'\nReLU is {chosen[name] / chosen["relu"]:.2f} times as fast as '
-          f'{_LABELS[name]} ({chosen["relu"]:.2f} and {chosen[name]:.2f} '
-          'epochs; the paper: about 6 times as fast as tanh).'
-      )
+  relu = chosen.pop('relu', None)
+  for name, epochs in chosen.items() if relu else ():
+    lines.append(
+        f'\nReLU is {epochs / relu:.2f} times as fast as {_LABELS[name]} '
+        f'({relu:.2f} and {epochs:.2f} epochs; the paper: about 6 times as '
+        'fast as tanh).'
+    )
   return '\n'.join(lines)
 
 
@@ -148,10 +132,7 @@ def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
   Raises:
     ConfigError: no run has reached the goal.
   """
-  import matplotlib  # Slow to import, and only needed here.
-
-  matplotlib.use('agg')
-  from matplotlib import pyplot
+  from matplotlib.figure import Figure  # Slow to import.
 
   if output.suffix not in ('.png', '.svg'):
     raise ConfigError(f'--output is {output}: wanted a .png or .svg file')
@@ -161,17 +142,15 @@ def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
         f'no run has reached a training error of {GOAL:.0%} yet: let them go '
         'on, or try other learning rates'
     )
-  figure, axes = pyplot.subplots(figsize=(4.5, 3.6), layout='constrained')
+  figure = Figure(figsize=(4.5, 3.6), layout='constrained')
+  axes = figure.subplots()
   for name, group in sorted(chosen.items()):
-    for number, curve in enumerate(group):
-      label = f'{_LABELS[name]}, learning rate {curve.rate:g}'
+    label = f'{_LABELS[name]}, learning rate {group[0].rate:g}'
+    for curve in group:
       axes.plot(
-          curve.epochs,
-          curve.errors,
-          _STYLES[name],
-          color='black',
-          label=label if number == 0 else None,
+          curve.epochs, curve.errors, _STYLES[name], color='black', label=label
       )
+      label = None
   axes.axhline(GOAL, color='grey', linewidth=0.8)
   axes.set(
       xlabel='Epochs', ylabel='Training error rate', xlim=(0, None),
@@ -180,7 +159,6 @@ def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
   axes.legend(frameon=False)
   output.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(output, dpi=110)
-  pyplot.close(figure)
 
 
 def main(argv: list[str]) -> None:

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from alexnet.analysis.paper.sweep_table import markdown, mean_and_deviation
+from alexnet.analysis.tables import Table, mean_and_deviation
 from alexnet.config.errors import ConfigError
 from alexnet.config.sweep import Sweep, parse_settings
+from alexnet.inference import run_flags
 from alexnet.metrics.console import Console
-from alexnet.runtime import compilation_cache, settings
 from input_pipeline import cli, datasets
 
 
@@ -76,31 +76,26 @@ def initial_logits(
 
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.paper.logit_spread`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  values = flags.FLAGS
+  values = run_flags.start(argv)
   if values.images < 2 or values.seeds < 1:
     raise ConfigError(
         f'--images is {values.images} and --seeds is {values.seeds}: wanted '
         'at least 2 images and 1 seed'
     )
-  settings.fix()
-  compilation_cache.use_cache()
   console = Console()
   sweep = Sweep(values.config, parse_settings(values['set'].value))
-  lines = [('', 'n', 'spread of the logits')]
-  for index, variant in enumerate(sweep.variants):
-    config = sweep.config(index)
-    seeds = range(config.seed, config.seed + values.seeds)
-    of_seeds = [
-        spread(logits)
-        for logits in initial_logits(config, seeds, values.images)
-    ]
-    text = mean_and_deviation(of_seeds, '.3g')
-    lines.append((variant.name, str(len(of_seeds)), text))
-    console.progress(f'{variant.name}: {text}')
+  rows = []
+  with console.bar('variants', len(sweep.variants), 'variant') as bar:
+    for index, variant in enumerate(sweep.variants):
+      config = sweep.config(index)
+      seeds = range(config.seed, config.seed + values.seeds)
+      of_seeds = [*map(spread, initial_logits(config, seeds, values.images))]
+      text = mean_and_deviation(of_seeds, '.3g')
+      rows.append((variant.name, str(len(of_seeds)), text))
+      bar.update()
   console.print(f'\n{values.images} images of {config.dataset.name}\n')
-  console.print(markdown(lines))
+  table = Table(('', 'n', 'spread of the logits'), tuple(rows))
+  console.print('\n'.join(table.to_markdown()))
 
 
 if __name__ == '__main__':

@@ -3,8 +3,8 @@
 import math
 import pathlib
 import statistics
-from collections.abc import Sequence
 
+from alexnet.analysis.tables import Table, mean_and_deviation
 from alexnet.checkpointing.workdir import load_results
 from alexnet.config.sweep import FAILED, Sweep
 
@@ -16,59 +16,40 @@ def table(sweep: Sweep, workdir: pathlib.Path) -> str:
   finished; differences to the base are in points, ± their standard error.
   With ten views where all finished runs have them, else of the centre crop.
   """
-  rows = [
-      [
-          load_results(workdir / sweep.folder(index)) or {}
-          for index in range(number, len(sweep), len(sweep.variants))
-      ]
-      for number in range(len(sweep.variants))
+  count = len(sweep.variants)
+  folders = [
+      [workdir / sweep.folder(i) for i in range(number, len(sweep), count)]
+      for number in range(count)
   ]
-  finished = [r for results in rows for r in results if r]
-  views = 'ten' if finished and all('ten' in r for r in finished) else 'centre'
-  name = 'ten views' if views == 'ten' else 'centre crop'
-  lines = [[
-      f'{sweep.name} ({name})', 'n', 'top-1 error', 'top-5 error', 'loss',
-      'worse than the base by', 'in the paper',
-  ]]
-  of = lambda results, key: [r[views][key] for r in results if r]
-  for variant, results in zip(sweep.variants, rows):
-    first = variant is sweep.variants[0]
+  finished = [[r for f in some if (r := load_results(f))] for some in folders]
+  ten = any(finished) and all('ten' in r for some in finished for r in some)
+  views, name = ('ten', 'ten views') if ten else ('centre', 'centre crop')
+  rows = []
+  for variant, some, results in zip(sweep.variants, folders, finished):
     errors = {
-        key: ([100 * (1 - x) for x in of(results, key)],
-              [100 * (1 - x) for x in of(rows[0], key)])
+        key: [[100 * (1 - r[views][key]) for r in of]
+              for of in (results, finished[0])]
         for key in ('top1', 'top5')
     }
-    lines.append([
+    failed = sum((folder / FAILED).exists() for folder in some)
+    rows.append((
         variant.name,
-        _count(sweep, workdir, sweep.variants.index(variant), results),
-        *(mean_and_deviation(errors[key][0], '.2f') for key in errors),
-        mean_and_deviation(of(results, 'loss'), '.4f'),
-        '' if first else ' / '.join(_gap(*errors[key]) for key in errors),
+        str(len(results)) + (f' ({failed} failed)' if failed else ''),
+        *(mean_and_deviation(own, '.2f') for own, _ in errors.values()),
+        mean_and_deviation([r[views]['loss'] for r in results], '.4f'),
+        '' if variant is sweep.variants[0] else ' / '.join(
+            _gap(*pair) for pair in errors.values()
+        ),
         '' if variant.paper is None else ' / '.join(
             '?' if points is None else f'{points:+.1f}'
             for points in variant.paper
         ),
-    ])
-  return markdown(lines)
-
-
-def _count(sweep, workdir, number, results):
-  finished = sum(map(bool, results))
-  failed = sum(
-      (workdir / sweep.folder(index) / FAILED).exists()
-      for index in range(number, len(sweep), len(sweep.variants))
+    ))
+  headings = (
+      f'{sweep.name} ({name})', 'n', 'top-1 error', 'top-5 error', 'loss',
+      'worse than the base by', 'in the paper',
   )
-  return f'{finished} ({failed} failed)' if failed else str(finished)
-
-
-def mean_and_deviation(values: Sequence[float], form: str) -> str:
-  """'mean ± standard deviation', the latter of several values only."""
-  if not values:
-    return '--'
-  mean = format(statistics.mean(values), form)
-  if len(values) == 1:
-    return mean
-  return f'{mean} ± {format(statistics.stdev(values), form)}'
+  return '\n'.join(Table(headings, tuple(rows)).to_markdown())
 
 
 def _gap(values, base):
@@ -81,14 +62,3 @@ def _gap(values, base):
       statistics.stdev(x) / math.sqrt(len(x)) for x in (values, base)
   ))
   return f'{gap} ± {error:.2f}'
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-  """A table of cells; the first line is its head."""
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  rows = [
-      '| ' + ' | '.join(c.ljust(w) for c, w in zip(line, widths)) + ' |'
-      for line in lines
-  ]
-  rows.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-  return '\n'.join(rows)

@@ -1,17 +1,19 @@
 """Builds the page about a run, or about several."""
 
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alexnet.analysis.features import images
 from alexnet.analysis.report import classes, colours, examples, page, sections
 from alexnet.analysis.report.page import Block, Missing, Section
 from alexnet.analysis.report.run_history import History
 from alexnet.checkpointing import input_spec, manager
 from alexnet.config import validation
 from alexnet.inference import loading, run_flags
-from input_pipeline import datasets
+from alexnet.inference.predictor import TrainedNetwork
 from input_pipeline.errors import UserError
 from input_pipeline.files import atomic
 
@@ -26,10 +28,15 @@ class Report:
     self.sections: list[Section] = []
     self.files: dict[str, bytes] = {}
 
-  def add(self, title: str, make: Callable[[], list[Block]]) -> None:
+  def add(
+      self, title: str, make: Callable[[], list[Block] | examples.Shown]
+  ) -> None:
     """Adds a section, or why it cannot be made."""
     try:
       blocks = make()
+      if isinstance(blocks, examples.Shown):
+        self.files |= blocks.files
+        blocks = blocks.blocks
     except UserError as error:
       blocks = [Missing(f'This cannot be shown: {error}')]
     self.sections.append(Section(title, blocks))
@@ -78,30 +85,23 @@ def of_one(
     training_images: to search for neighbours, at most.
   """
   report = Report()
-  network = Lazily(run.folder, overrides, class_names)
-
-  def shown(make):
-    part = make()
-    report.files.update(part.files)
-    return part.blocks
-
+  of = Lazily(run.folder, overrides, class_names)
   report.add('The run', lambda: sections.facts(run))
   report.add('Curves', lambda: sections.curves([run]))
   report.add('Results', lambda: sections.results(run))
-  report.add('Kernels', lambda: colours.kernels([network.kernels(run)]))
-  report.add('Predictions', lambda: shown(
-      lambda: examples.predictions(network.network, network.reader(False))
+  report.add('Kernels', lambda: colours.kernels([of.kernels(run)]))
+  report.add('Predictions', lambda: examples.predictions(
+      of.network, of.reader(False)
   ))
-  report.add('Nearest neighbours', lambda: shown(lambda: examples.neighbours(
-      network.network, network.reader(False), network.reader(True),
-      limit=training_images,
-  )))
-  report.add('Classes', lambda: shown(lambda: classes.classes(
-      network.network, network.reader(False), limit=evaluation_images
-  )))
+  report.add('Nearest neighbours', lambda: examples.neighbours(
+      of.network, of.reader(False), of.reader(True), limit=training_images
+  ))
+  report.add('Classes', lambda: classes.classes(
+      of.network, of.reader(False), limit=evaluation_images
+  ))
   report.add('Layers', lambda: sections.layers([run]))
   report.add('Colours', lambda: colours.colours(
-      network.inputs(), run.config.dataset.pca == 'imagenet'
+      of.inputs(), run.config.dataset.pca == 'imagenet'
   ))
   report.add('Config', lambda: sections.config([run]))
   report.add('Environment', lambda: sections.environment([run]))
@@ -130,42 +130,28 @@ class Lazily:
       overrides: dict[str, Any] | None = None,
       class_names: str | None = None,
   ):
-    """Opens nothing yet.
-
-    Args:
-      folder: workdir of the run.
-      overrides: {dotted field: value} of the config.
-      class_names: see `of_one`.
-    """
+    """Opens nothing yet; arguments are as of `of_one`."""
     self._folder = folder
-    self._overrides = overrides or {}
-    self._class_names = class_names
-    self._network = self._sources = None
+    self._overrides, self._class_names = overrides or {}, class_names
 
-  @property
-  def network(self):
-    """The `TrainedNetwork` of the newest checkpoint."""
-    if self._network is None:
-      network = loading.load(self._folder, overrides=self._overrides)
-      self._network = run_flags.renamed(network, self._class_names)
-    return self._network
+  @functools.cached_property
+  def network(self) -> TrainedNetwork:
+    """That of the newest checkpoint."""
+    network = loading.load(self._folder, overrides=self._overrides)
+    return run_flags.renamed(network, self._class_names)
 
-  def reader(self, train: bool):
-    """A `examples.Reader` of the training or of the evaluation set.
+  @functools.cached_property
+  def _sets(self):
+    config, inputs = self.network.config, self.network.inputs
+    return images.open_sets('train', config=config, inputs=inputs)
+
+  def reader(self, train: bool) -> images.Images:
+    """The images of the training or of the evaluation set.
 
     Raises:
       DataError: they are not there, or have other classes than the network.
     """
-    config = self.network.config
-    if self._sources is None:
-      sources = datasets.create_sources(config.dataset, config.seed)
-      # Not the outputs' names, which may be other ones on the page.
-      for one in sources:
-        input_spec.check_classes(one, self.network.inputs.class_names)
-      self._sources = [
-          examples.Reader(one, config.dataset.size) for one in sources
-      ]
-    return self._sources[0 if train else 1]
+    return self._sets['train' if train else 'evaluation']
 
   def inputs(self):
     """What the network knows of its training images; None if nothing."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from alexnet.analysis.features.images import Images
 from alexnet.analysis.report import confusion
 from alexnet.analysis.report.examples import (
   TILE,
-  Reader,
   Shown,
   jpeg,
   left_out_text,
@@ -30,7 +30,7 @@ _ROOMY = 12
 _CELLS = 250
 
 
-def classes(network: TrainedNetwork, reader: Reader, *, limit: int) -> Shown:
+def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
   """Accuracy of each class, and what was taken for what (centre crop).
 
   Args:

@@ -61,44 +61,39 @@ def kernels(
   Args:
     named: (name of the run, [size, size, 3, kernels] or None, towers).
   """
-  drawn, rows = [], []
-  for number, (name, weights, towers) in enumerate(named):
+  drawn, rows, with_towers = [], [], set()
+  for number, (name, weights, towers) in enumerate(named, 1):
     if weights is None:
       rows.append((name, '--', '--', '--', 'no checkpoint with such a layer'))
       continue
-    file = images.encode(filters.picture(weights, towers, scale=5))
-    url = charts.data_url('image/png', file)
-    count = weights.shape[-1]
+    with_towers.add(towers > 1)
+    size, count = weights.shape[0], weights.shape[-1]
     of = f'{count // towers} in each tower' if towers > 1 else 'one tower'
-    drawn.append(Picture(
-        'filters' if len(named) == 1 else f'filters_{number + 1}',
-        f'{name}: {count} kernels of {weights.shape[0]} x {weights.shape[0]} '
-        f'pixels, {of}',
+    drawn.append(_picture(
+        'filters' if len(named) == 1 else f'filters_{number}',
+        f'{name}: {count} kernels of {size} x {size} pixels, {of}',
         'The kernels of the first layer as small images'
         + (', tower below tower' if towers > 1 else ''),
-        file, url, url, room='wide',
+        filters.picture(weights, towers, scale=5),
     ))
     for tower, one in enumerate(filters.colourfulness(weights, towers), 1):
       rows.append((
           name, str(tower), f'{one.share:.2f}', f'{np.median(one.kernels):.2f}',
           f'{np.mean(one.kernels > 1 / 2):.0%} of {len(one.kernels)}',
       ))
+  if not drawn:
+    return [Missing('There is no checkpoint yet to take kernels from.')]
+  above = ''
+  if True in with_towers:
+    half = 'half' if len(with_towers) == 1 else 'half of two towers'
+    above = f' The first {half}, above, is the first tower.'
   headings = (
       'run', 'which tower', 'colourfulness', 'median of its kernels',
       'kernels above 1/2',
   )
-  if not drawn:
-    return [Missing('There is no checkpoint yet to take kernels from.')]
-  halves = {towers > 1 for _, weights, towers in named if weights is not None}
-  above = {
-      frozenset({True}): ' The first half, above, is the first tower.',
-      frozenset({True, False}): (
-          ' The first half of two towers, above, is the first tower.'
-      ),
-  }
   return [
       'Each kernel is scaled by its own largest weight; zero is mid-grey.'
-      + above.get(frozenset(halves), ''),
+      + above,
       Figures(tuple(drawn)),
       'Colourfulness is the share of the sum of squares of the weights that is '
       'chroma, not luminance: at each pixel of a kernel, what is left of its '
@@ -120,10 +115,9 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
         'Not known: the run has no inputs.npz, and its data is not there.'
     )]
   mean = inputs.mean_image.mean(axis=(0, 1), dtype=np.float64)
-  order = np.argsort(-inputs.deviations)
   total = max(np.sum(inputs.deviations**2), np.finfo(float).tiny)
   rows, strips = [], []
-  for number, i in enumerate(order, 1):
+  for number, i in enumerate(np.argsort(-inputs.deviations), 1):
     deviation, vector = inputs.deviations[i], inputs.eigenvectors[:, i]
     vector = vector * (1 if vector.sum() >= 0 else -1)  # From dark to light.
     strips.append(_strip(mean, deviation * vector))
@@ -134,28 +128,31 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
   whose = "ImageNet's, which are built in" if of_imagenet else (
       "the training set's"
   )
+  headings = (
+      'component', 'standard deviation, levels of 255', 'share of the variance',
+      'direction (red, green, blue)',
+  )
   return [
       f'The principal components are {whose}, of the RGB values of all pixels; '
       'along them PCA lighting shifts the colours of training images. Each '
       f'strip goes from {_REACH} standard deviations below the mean colour '
       f'({", ".join(f"{x:.1f}" for x in mean)}) to {_REACH} above it; a value '
       'beyond 0 or 255 is cut.',
-      Figures((_strips(strips), _mean_image(inputs.mean_image))),
-      Table(
-          ('component', 'standard deviation, levels of 255',
-           'share of the variance', 'direction (red, green, blue)'),
-          tuple(rows),
-      ),
+      Figures((
+          _picture(
+              'colours', 'Components 1, 2 and 3, from above',
+              'Three strips of colours, along each principal component',
+              np.concatenate(strips)[_GAP:],
+          ),
+          _picture(
+              'mean_image', 'The mean image, which is subtracted',
+              'The mean of all training images',
+              np.clip(inputs.mean_image.round(), 0, 255).astype(np.uint8),
+              room='small',
+          ),
+      )),
+      Table(headings, tuple(rows)),
   ]
-
-
-def _mean_image(image) -> Picture:
-  file = images.encode(np.clip(image.round(), 0, 255).astype(np.uint8))
-  url = charts.data_url('image/png', file)
-  return Picture(
-      'mean_image', 'The mean image, which is subtracted',
-      'The mean of all training images', file, url, url, room='small',
-  )
 
 
 def _strip(mean, direction):
@@ -168,11 +165,8 @@ def _strip(mean, direction):
   return strip
 
 
-def _strips(strips) -> Picture:
-  file = images.encode(np.concatenate(strips)[_GAP:])
+def _picture(name, title, alt, pixels, room='wide') -> Picture:
+  """The same in both themes."""
+  file = images.encode(pixels)
   url = charts.data_url('image/png', file)
-  return Picture(
-      'colours', 'Components 1, 2 and 3, from above',
-      'Three strips of colours, along each principal component', file, url, url,
-      room='wide',
-  )
+  return Picture(name, title, alt, file, url, url, room=room)

@@ -1,35 +1,24 @@
 """Which classes a network takes for which, for ten classes or a thousand."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-  """Images of one class that were taken for another.
-
-  Attributes:
-    true, predicted: the classes.
-    count: number of such images.
-    of: number of images of the true class.
-    images: their places in the set, the most confident mistake first.
-  """
+class Pair(NamedTuple):
+  """Images of one class that were taken for another."""
 
   true: int
   predicted: int
-  count: int
-  of: int
-  images: tuple[int, ...]
+  count: int  # Of such images.
+  of: int  # Images of the true class.
+  images: tuple[int, ...]  # Their places, the most confident mistake first.
 
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-  """Counts of (true class, predicted class).
-
-  Attributes:
-    counts: [classes, classes] int64; a row a true class.
-  """
+  """Counts [true class, predicted class] int64."""
 
   counts: np.ndarray
 
@@ -41,15 +30,12 @@ class Confusion:
   @property
   def shares(self) -> np.ndarray:
     """[classes, classes] float64, each row's parts; 0 for a missing class."""
-    totals = np.maximum(self.totals, 1)
-    return self.counts / totals[:, None]
+    return self.counts / np.maximum(self.totals, 1)[:, None]
 
   @property
   def accuracies(self) -> np.ndarray:
     """[classes] float64 top-1 of each class; NaN for one without images."""
-    correct = np.diag(self.counts).astype(float)
-    wanted = np.full(len(correct), np.nan)
-    return np.divide(correct, self.totals, out=wanted, where=self.totals > 0)
+    return np.where(self.totals > 0, np.diag(self.shares), np.nan)
 
   def in_blocks(self, largest: int) -> np.ndarray:
     """The shares, made small enough to draw.
@@ -61,25 +47,14 @@ class Confusion:
       [blocks, blocks] float64, the greatest share of each block of
       neighbouring classes: a mean would hide a single cell.
     """
-    shares = self.shares
-    block = -(-len(shares) // largest)
-    if block == 1:
-      return shares
-    padded = -(-len(shares) // block) * block
-    wide = np.zeros((padded, padded))
-    wide[: len(shares), : len(shares)] = shares
-    blocks = padded // block
-    return wide.reshape(blocks, block, blocks, block).max(axis=(1, 3))
+    block = -(-len(self.counts) // largest)
+    starts = np.arange(0, len(self.counts), block)
+    rows = np.maximum.reduceat(self.shares, starts, axis=0)
+    return np.maximum.reduceat(rows, starts, axis=1)
 
 
 def count(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
-  """Counts what was taken for what.
-
-  Args:
-    labels: [images] int, the true classes.
-    predicted: [images] int.
-    classes: number of classes.
-  """
+  """Counts what was taken for what, of [images] classes each."""
   counts = np.bincount(labels * classes + predicted, minlength=classes**2)
   return Confusion(counts.reshape(classes, classes))
 
@@ -106,7 +81,7 @@ def worst_pairs(
   Returns:
     Pairs with at least one image, by the share of the true class.
   """
-  wrong = confusion.shares.copy()
+  wrong = confusion.shares
   np.fill_diagonal(wrong, 0)
   # Of equal shares the one with more images.
   order = np.lexsort((-confusion.counts.ravel(), -wrong.ravel()))
@@ -116,10 +91,8 @@ def worst_pairs(
       break
     places = np.flatnonzero((labels == true) & (predicted == guess))
     places = places[np.argsort(-confidence[places], kind='stable')][:images]
-    chosen.append(
-        Pair(
-            int(true), int(guess), int(confusion.counts[true, guess]),
-            int(confusion.totals[true]), tuple(places.tolist()),
-        )
-    )
+    counts = confusion.counts[true, guess], confusion.totals[true]
+    chosen.append(Pair(
+        int(true), int(guess), *map(int, counts), tuple(places.tolist())
+    ))
   return chosen

@@ -4,11 +4,11 @@ Texts, tables and lists are those of `tables.py`, pictures those of
 `charts.py`; the rest is here. The template is `page.html`.
 """
 
-import dataclasses
 import functools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from alexnet.analysis.tables import Bullets, Table
 from alexnet.visualization.charts import Picture
@@ -16,86 +16,65 @@ from alexnet.visualization.charts import Picture
 _TEMPLATE = pathlib.Path(__file__).parent / 'page.html'
 
 
-@dataclasses.dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
   """A title inside a section."""
 
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
   """Numbers to see first, (what, value)."""
 
   items: tuple[tuple[str, str], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
   """Charts and other pictures, beside each other where there is room."""
 
   pictures: tuple[Picture, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-  """A small image with a line of text.
+class Tile(NamedTuple):
+  """A small image with a line of text below."""
 
-  Attributes:
-    image: data URL.
-    text: below it.
-    mark: 'right', 'wrong' or '' for its frame.
-  """
-
-  image: str
+  image: str  # Data URL.
   text: str
-  mark: str = ''
+  mark: str = ''  # 'right', 'wrong' or '' for its frame.
 
 
-@dataclasses.dataclass(frozen=True)
-class Card:
-  """An image with bars.
-
-  Attributes:
-    tile: the image.
-    bars: (name, share from 0 to 1, whether it is the true one).
-  """
+class Card(NamedTuple):
+  """An image with bars: (name, share from 0 to 1, whether it is the truth)."""
 
   tile: Tile
   bars: tuple[tuple[str, float, bool], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cards:
+class Cards(NamedTuple):
   """Cards beside each other."""
 
   cards: tuple[Card, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Strips:
+class Strips(NamedTuple):
   """Rows of tiles, (text, tiles); in each the first may stand apart."""
 
   strips: tuple[tuple[str, tuple[Tile, ...]], ...]
   first_apart: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
   """Lines as they were typed."""
 
   lines: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
   """Why something is not here."""
 
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
   """Parts that are folded away below a line."""
 
   summary: str
@@ -108,8 +87,7 @@ Block = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
   """A title, and what is below it."""
 
   title: str
@@ -127,16 +105,9 @@ def render(
     sections: Sequence[Section],
     files: Iterable[str] = (),
 ) -> str:
-  """Writes the page.
+  """The page, which refers to nothing outside of itself.
 
-  Args:
-    title: of the page.
-    subtitle: below it.
-    sections: of the page.
-    files: names of the pictures that are written beside it, to be noted.
-
-  Returns:
-    HTML that refers to nothing outside of itself.
+  `files` are the names of the pictures that are written beside it, to be noted.
   """
   return _template().render(
       title=title, subtitle=subtitle, sections=sections, files=' '.join(files)
@@ -148,26 +119,20 @@ def _template():
   import jinja2  # Not needed by --help.
 
   environment = jinja2.Environment(
-      autoescape=True,
-      undefined=jinja2.StrictUndefined,
-      trim_blocks=True,
+      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
       lstrip_blocks=True,
   )
   environment.filters['kind'] = lambda block: type(block).__name__
   return environment.from_string(_TEMPLATE.read_text(encoding='utf-8'))
 
 
-def pictures(sections: Sequence[Section]) -> list[Picture]:
+def pictures(sections: Sequence[Section | Details]) -> list[Picture]:
   """All pictures of a page, in their order."""
   found = []
-
-  def search(blocks):
-    for block in blocks:
-      if isinstance(block, Figures):
-        found.extend(block.pictures)
-      elif isinstance(block, Details):
-        search(block.blocks)
-
   for section in sections:
-    search(section.blocks)
+    for block in section.blocks:
+      if isinstance(block, Figures):
+        found += block.pictures
+      elif isinstance(block, Details):
+        found += pictures([block])
   return found

@@ -16,7 +16,7 @@ import ml_collections
 
 from alexnet.checkpointing import workdir
 from alexnet.config.errors import CheckpointError
-from alexnet.metrics.writer import read_records
+from alexnet.metrics.writer import FILE, read_records
 
 # Points of a curve, in epochs where these are known and in steps otherwise.
 Points = list[tuple[float, float]]
@@ -48,13 +48,12 @@ class History:
 
   @functools.cached_property
   def epochs_per_step(self) -> float | None:
-    """From the lines of the log; None if there is none yet."""
-    lines = [
-        r
-        for r in self.of_kind('train')
-        if isinstance(r.get('epoch'), (int, float)) and r['epoch'] and r['step']
-    ]
-    return lines[-1]['epoch'] / lines[-1]['step'] if lines else None
+    """From the last line of the log; None if there is none yet."""
+    for line in reversed(self.of_kind('train')):
+      epoch = line.get('epoch')
+      if isinstance(epoch, (int, float)) and epoch and line['step']:
+        return epoch / line['step']
+    return None
 
   @property
   def step(self) -> int:
@@ -72,11 +71,8 @@ class History:
 
   def last(self, kind: str) -> dict[str, Any] | None:
     """The last record of one kind; of an evaluation the final one, if any."""
-    views = kind.removeprefix('eval_')
-    if self.results and views in self.results:
-      return self.results[views]
-    records = self.of_kind(kind)
-    return records[-1] if records else None
+    final = (self.results or {}).get(kind.removeprefix('eval_'))
+    return final or next(reversed(self.of_kind(kind)), None)
 
   @property
   def images_per_second(self) -> float | None:
@@ -86,23 +82,15 @@ class History:
 
 
 def read(folder: pathlib.Path, name: str | None = None) -> History:
-  """Reads a workdir.
-
-  Raises:
-    CheckpointError: the folder holds no run.
-  """
+  """Reads a workdir; CheckpointError if the folder holds no run."""
   config = workdir.load_config(folder)
   try:
     sessions = workdir.read_sessions(folder / workdir.ENVIRONMENT)
   except (OSError, ValueError):
     sessions = []  # Killed while it wrote it, or not copied.
-  records = read_records(folder / 'metrics.jsonl')
+  records = [_renamed(record) for record in read_records(folder / FILE)]
   return History(
-      folder,
-      name or folder.resolve().name,
-      config,
-      sessions,
-      [_renamed(record) for record in records],
+      folder, name or folder.resolve().name, config, sessions, records,
       workdir.load_results(folder),
   )
 
@@ -133,7 +121,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
           'folder of such folders'
       )
   runs = list(dict.fromkeys(run.resolve() for run in runs))
-  return [read(run, name) for run, name in zip(runs, _names(runs))]
+  return [*map(read, runs, _names(runs))]
 
 
 def _names(folders):
@@ -151,7 +139,6 @@ def differing_fields(runs: Sequence[History]) -> dict[str, list[Any]]:
   names = sorted(set().union(*flat))
   values = {name: [one.get(name) for one in flat] for name in names}
   return {
-      name: of_runs
-      for name, of_runs in values.items()
-      if any(value != of_runs[0] for value in of_runs)
+      name: some for name, some in values.items()
+      if any(value != some[0] for value in some)
   }

@@ -95,31 +95,26 @@ def comparison(runs: Runs) -> list[Block]:
       'training loss', 'steps', _EPOCHS, 'img/s', 'finished',
   )
   rows = []
+  known = lambda value, text: '--' if value is None else text(value)
   for run in runs:
-    cells = [run.name]
-    for (kind, _), key in itertools.product(views, ('top1', 'top5')):
-      result = run.last(kind)
-      cells.append(_percent(1 - result[key]) if result else '--')
-    line = run.last('train')
-    rate, per_step = run.images_per_second, run.epochs_per_step
     rows.append((
-        *cells,
-        f'{line["loss"]:.4f}' if line else '--',
+        run.name,
+        *(
+            known(run.last(kind), lambda r, key=key: _percent(1 - r[key]))
+            for (kind, _), key in itertools.product(views, ('top1', 'top5'))
+        ),
+        known(run.last('train'), lambda line: f'{line["loss"]:.4f}'),
         f'{run.step:,}',
-        f'{run.step * per_step:.1f}' if per_step else '--',
-        f'{rate:,.1f}' if rate else '--',
+        known(run.epochs_per_step, lambda one, run=run: f'{run.step * one:.1f}'),
+        known(run.images_per_second, '{:,.1f}'.format),
         'yes' if run.results else 'no',
     ))
   blocks: list[Block] = [Table(headings, tuple(rows))]
   fields = run_history.differing_fields(runs)
   if not fields:
     return [*blocks, 'Their configs are equal in every field.']
-  table = Table(
-      ('field', *(run.name for run in runs)),
-      tuple(
-          (name, *map(_value, values)) for name, values in fields.items()
-      ),
-  )
+  rows = tuple((name, *map(_value, some)) for name, some in fields.items())
+  table = Table(('field', *(run.name for run in runs)), rows)
   return [*blocks, 'The fields of their configs that differ:', table]
 
 
@@ -213,11 +208,10 @@ def layers(runs: Runs) -> list[Block]:
         "measurement, has layer_statistics_images=0, or has not been evaluated "
         'yet.'
     )]
-  pictures = []
-  for key, title, percent in (*_OF_OUTPUTS, *_OF_KERNELS):
-    picture = _of_layers(run, records[-1], key, title, percent)
-    if picture:
-      pictures.append(picture)
+  pictures = [
+      picture for what in (*_OF_OUTPUTS, *_OF_KERNELS)
+      if (picture := _of_layers(run, records[-1], *what))
+  ]
   images = run.config.layer_statistics_images
   text = (
       f'Measured at each evaluation on the same {images} training images or as '
@@ -229,15 +223,12 @@ def layers(runs: Runs) -> list[Block]:
 
 
 def _of_layers(run, record, key, title, percent) -> Picture | None:
-  names = [
-      name.removesuffix(f'/{key}') for name in record
-      if name.endswith(f'/{key}')
-  ]
+  names = [name for name in record if name.endswith(f'/{key}')]
   found = [
-      Line(name, run.points('layers', f'{name}/{key}'), number, marked=True)
+      Line(name.removesuffix(f'/{key}'), points, number, marked=True)
       for number, name in enumerate(names)
+      if (points := run.points('layers', name))
   ]
-  found = [line for line in found if line.points]
   if not found:
     return None
   log = not percent and key != 'mean'
@@ -269,7 +260,8 @@ def config(runs: Runs) -> list[Block]:
   for run in runs:
     if len(runs) > 1:
       blocks.append(Heading(run.name))
-    blocks += config_differences.config_differences(run.config)
+    fields = config_differences.differing_fields(run.config)
+    blocks += config_differences.describe(run.config, fields)
     values = workdir.flatten(run.config.to_dict())
     rows = tuple((name, _value(value)) for name, value in values.items())
     blocks.append(Details('All fields', (Table(('field', 'value'), rows),)))

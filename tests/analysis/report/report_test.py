@@ -387,14 +387,15 @@ class OtherClassesTest(absltest.TestCase):
 
   def test_own_images_of_a_run(self):
     config = self.network.config.copy_and_resolve_references()
-    names = self.network.inputs.class_names
-    opened = images_lib.open_sets('train', config=config, class_names=names)
+    inputs = self.network.inputs
+    names = inputs.class_names
+    opened = images_lib.open_sets('train', config=config, inputs=inputs)
     self.assertEqual(opened['train'].class_names, names)
     config.dataset.train_dir = str(self.renamed)
     with self.assertRaisesRegex(DataError, "not 'class0', as number 0"):
-      images_lib.open_sets('evaluation', config=config, class_names=names)
+      images_lib.open_sets('evaluation', config=config, inputs=inputs)
     # Any others may have any classes.
-    images_lib.open_sets(str(self.renamed), config=config, class_names=names)
+    images_lib.open_sets(str(self.renamed), config=config, inputs=inputs)
 
   def test_fewer_and_more(self):
     source = ManySource()
@@ -613,7 +614,7 @@ class ManyNetwork:
 class ManyClassesTest(PageTestCase):
 
   def test_section(self):
-    reader = examples.Reader(ManySource(), 16)
+    reader = images_lib.Images(ManySource(), 16)
     part = classes.classes(ManyNetwork(), reader, limit=5000)
     text, left_out, figures, table, _, strips = part.blocks
     self.assertRegex(left_out, '^20 images were left out: .* and 17 more')
@@ -636,9 +637,9 @@ class ManyClassesTest(PageTestCase):
 
   def test_places_of_broken_images(self):
     """Every hundredth is broken, the last one of each."""
-    reader = examples.Reader(ManySource(), 16)
+    reader = images_lib.Images(ManySource(), 16)
     with mock.patch.object(examples, 'places', lambda *_: np.array([99, 198])):
-      indices, squares, left_out = reader.chosen(2)
+      indices, squares, left_out = examples.chosen(reader, 2)
     self.assertEqual(indices, [100, 198])
     self.assertEqual(squares[:, 0, 0, 0].tolist(), [100, 198])
     self.assertEqual(reader.labels[indices].tolist(), [50, 99])
@@ -651,11 +652,11 @@ class ManyClassesTest(PageTestCase):
         mock.patch.object(ManySource, 'read', lambda self, index: (b'', 0)),
         self.assertRaisesRegex(DataError, 'no image of many can be read'),
     ):
-      reader.chosen(3)
+      examples.chosen(reader, 3)
 
   def test_a_sample(self):
     part = classes.classes(
-        ManyNetwork(), examples.Reader(ManySource(), 16), limit=100
+        ManyNetwork(), images_lib.Images(ManySource(), 16), limit=100
     )
     self.assertIn('Of 100 of 2,000 evaluation images', part.blocks[0])
 
