@@ -11,13 +11,13 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from input_pipeline.errors import ImageError
-from input_pipeline.images import limits
+from input_pipeline.images import limits, tiff
 from input_pipeline.images import orientation as orientation_lib
 
 # Passes over a progressive JPEG of this many bytes of coefficients; encoders
@@ -31,9 +31,6 @@ MAX_SEGMENTS = 100_000
 MAX_CHUNKS = 100_000
 # Of the comments and the like before a GIF's first picture; 255 bytes each.
 MAX_BLOCKS = 2**20
-# Strips or tiles of a TIFF, each of which takes tens of microseconds, and bytes
-# of each tile's side; files have hundreds of them.
-MAX_TILES = 50_000
 # Pillow takes microseconds for each pixel of this compression of a BMP.
 MAX_RLE_PIXELS = 2**23
 # Bytes that a text of a PNG may become to be searched for an orientation; they
@@ -263,31 +260,37 @@ _PNG_XMP = b'XML:com.adobe.xmp'
 _END = b'\0\0\0\0IEND\xaeB`\x82'
 
 
-def _png(encoded, name):
-  place, chunks, whole = len(_PNG), 0, True
-  header = palette = transparency = significant = exif = xmp = None
-  rows = []
+def _png_chunks(encoded, name) -> Iterator[tuple[bytes, slice]]:
+  """Yields (kind, where the chunk lies) of all but IEND."""
+  place, chunks = len(_PNG), 0
   while place + 8 <= len(encoded):
-    length = int.from_bytes(encoded[place : place + 4], 'big')
-    kind, start = encoded[place + 4 : place + 8], place
-    data = memoryview(encoded)[place + 8 : place + 8 + length]
-    place += 12 + length
+    start, kind = place, encoded[place + 4 : place + 8]
+    place += 12 + int.from_bytes(encoded[place : place + 4], 'big')
     chunks += 1
     if chunks > MAX_CHUNKS:
       raise ImageError(
           name, f'it has more than {MAX_CHUNKS:,} chunks, wanted at most that'
       )
+    if kind == b'IEND':
+      return
+    yield kind, slice(start, place)
+
+
+def _png(encoded, name):
+  whole = True
+  header = palette = transparency = significant = exif = xmp = None
+  rows = []
+  for kind, lies in _png_chunks(encoded, name):
+    data = memoryview(encoded)[lies.start + 8 : lies.stop - 4]
     if kind == b'IHDR':
       sides = struct.unpack('>II', bytes(data[:8]).ljust(8, b'\0'))
       limits.check_pixels(*sides, name)
-      header = header or encoded[start:place]
+      header = header or encoded[lies]
     elif kind == b'IDAT':
-      rows.append(memoryview(encoded)[start:place])
-      whole = place <= len(encoded)
-    elif kind == b'IEND':
-      break
+      rows.append(memoryview(encoded)[lies])
+      whole = lies.stop <= len(encoded)
     elif kind == b'PLTE' and not rows:
-      palette = palette or encoded[start:place]
+      palette = palette or encoded[lies]
     elif kind == b'tRNS' and not rows:
       transparency = transparency or bytes(data[:256])
     elif kind == b'sBIT':
@@ -489,14 +492,7 @@ def _webp_size(kind, body):
 
 # --- TIFF ---
 
-# What pixels need of the fields (TIFF 6.0): sizes, samples, compression and its
-# tables, palette, strips, tiles, inks, colours.
-_FIELDS = frozenset((
-    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320,
-    322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532,
-))
 _ORIENTATION = 274
-_TIFF_SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
 # None, fax, LZW, JPEG, Deflate (two numbers) and PackBits. LZMA takes the
 # memory that a file says; others are rare.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773)
@@ -504,67 +500,29 @@ _FLOAT = 3
 
 
 def _tiff(encoded, name):
-  order = 'little' if encoded.startswith(b'II') else 'big'
-  number = lambda place, size: int.from_bytes(
-      encoded[place : place + size], order
-  )
-  large = number(2, 2) == 43
-  word, entry = (8, 20) if large else (4, 12)
-  first = number(word, word)
-  counted = 8 if large else 2
-  count = number(first, counted)
-  begin = first + counted
-  end = min(begin + entry * count, len(encoded) - entry + 1)
-  if count > MAX_TILES or end <= begin:
-    raise ImageError(name, _BROKEN.format('TIFF'))
-  entries = {}
-  for place in range(begin, end, entry):
-    entries.setdefault(number(place, 2), place)
-
-  def values(tag, default=()):
-    """A field's whole numbers."""
-    if tag not in entries:
-      return list(default)
-    place = entries[tag]
-    size = _TIFF_SIZES.get(number(place + 2, 2), 0)
-    length = number(place + 4, word)
-    if length > 2 * MAX_TILES or not size:
-      raise ImageError(
-          name,
-          f'its field {tag} has {length:,} values, wanted whole numbers, at '
-          f'most {MAX_TILES:,}',
-      )
-    start = place + 4 + word
-    if length * size > word:
-      start = number(start, word)
-    if start + length * size > len(encoded):
-      raise ImageError(name, _BROKEN.format('TIFF'))
-    return [number(start + k * size, size) for k in range(length)]
-
-  value = lambda tag, default: (values(tag) or [default])[0]
-  width, height = value(256, 0), value(257, 0)
-  if (compression := value(259, 1)) not in _COMPRESSIONS:
+  fields = tiff.Directory(encoded, name)
+  width, height = fields.value(256, 0), fields.value(257, 0)
+  if (compression := fields.value(259, 1)) not in _COMPRESSIONS:
     raise ImageError(
         name,
         f'its compression is TIFF\'s number {compression}, wanted none, LZW, '
         'Deflate, JPEG, PackBits or fax',
     )
-  bits = values(258, [1])
-  samples = value(277, 1)
+  bits, samples = fields.values(258, [1]), fields.value(277, 1)
   of_pixel = max(sum(bits), bits[0] * samples) if bits else 0
-  rows, across = min(height, value(278, height)), width
-  if 322 in entries:
-    across, rows = value(322, 0), value(323, 0)
-  offsets = values(324 if 324 in entries else 273)
-  if len(offsets) > MAX_TILES:
+  rows, across = min(height, fields.value(278, height)), width
+  if 322 in fields:
+    across, rows = fields.value(322, 0), fields.value(323, 0)
+  offsets = fields.values(324 if 324 in fields else 273)
+  if len(offsets) > tiff.MAX_TILES:
     raise ImageError(
         name,
         f'it has {len(offsets):,} strips or tiles, wanted at most '
-        f'{MAX_TILES:,}',
+        f'{tiff.MAX_TILES:,}',
     )
-  lengths = values(325 if 325 in entries else 279)
+  lengths = fields.values(325 if 325 in fields else 279)
   if compression != 1 and sum(lengths) > 2 * len(encoded):
-    raise ImageError(name, _BROKEN.format('TIFF'))
+    raise ImageError(name, tiff.BROKEN)
   # A strip or tile, the picture twice, the file twice.
   wanted = (
       -(-across * rows * of_pixel // 8) + 8 * width * height + 2 * len(encoded)
@@ -573,31 +531,15 @@ def _tiff(encoded, name):
   limits.check_memory(wanted, name)
   turned = 1
   with contextlib.suppress(ImageError):
-    turned = orientation_lib.valid(value(_ORIENTATION, 1)) or 1
-  kept = b''.join(
-      encoded[place : place + entry]
-      for tag, place in sorted(entries.items()) if tag in _FIELDS
-  )
-  # Directories lie at even places.
-  padding = bytes(len(encoded) % 2)
-  place = len(encoded) + len(padding)
-  data = b''.join((
-      encoded[:word],
-      place.to_bytes(word, order),
-      memoryview(encoded)[2 * word :],
-      padding,
-      (len(kept) // entry).to_bytes(counted, order),
-      kept,
-      bytes(word),
-  ))
+    turned = orientation_lib.valid(fields.value(_ORIENTATION, 1)) or 1
   return Parts(
       'TIFF',
-      data,
+      fields.needed_only(),
       turned,
       bits=bits[0] if bits and 8 < bits[0] < 16 else None,
       # Of these depths Pillow leaves it to others to invert them.
-      inverted=value(262, 0) == 0 and bool(bits) and bits[0] > 8,
-      more_pages=0 < number(begin + entry * count, word) < len(encoded),
+      inverted=fields.value(262, 0) == 0 and bool(bits) and bits[0] > 8,
+      more_pages=fields.more,
   )
 
 

@@ -105,7 +105,9 @@ def comparison(runs: Runs) -> list[Block]:
         ),
         known(run.last('train'), lambda line: f'{line["loss"]:.4f}'),
         f'{run.step:,}',
-        known(run.epochs_per_step, lambda one, run=run: f'{run.step * one:.1f}'),
+        known(
+            run.epochs_per_step, lambda one, run=run: f'{run.step * one:.1f}'
+        ),
         known(run.images_per_second, '{:,.1f}'.format),
         'yes' if run.results else 'no',
     ))
