@@ -17,7 +17,7 @@ from alexnet.evaluation.evaluator import Predictions, score
 from alexnet.metrics.console import Console
 from alexnet.training import trainer
 from tests import testing, tiny
-from tests.training.loop_test import logits_of, softmax, squares_of
+from tests.training.trainer_test import logits_of, softmax, squares_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Eight classes, so that top-5 says something.

@@ -25,7 +25,7 @@ from alexnet.models import create_model
 from alexnet.training import trainer
 from input_pipeline.errors import ImageError
 from tests import definitions, oracle, testing, tiny
-from tests.training.loop_test import logits_of
+from tests.training.trainer_test import logits_of
 
 try:
   import torch

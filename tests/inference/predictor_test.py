@@ -26,7 +26,7 @@ from alexnet.training import trainer
 from input_pipeline.errors import DataError, ImageError
 from tests import definitions, oracle, testing, tiny
 from tests.cuda_convnet import cuda_convnet_test
-from tests.training.loop_test import logits_of, softmax
+from tests.training.trainer_test import logits_of, softmax
 
 ROOT = pathlib.Path(__file__).parents[2]
 

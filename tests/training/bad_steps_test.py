@@ -156,7 +156,7 @@ class BadStepsTest(faulty.RunTestCase):
     The one of number `stalled` never comes, but SIGTERM.
     """
     run = super().open(*args, **fields)
-    batches = run.pipeline.training_batches
+    batches = run.task.pipeline.training_batches
     ever = threading.Event()
     self.addCleanup(ever.set)
 
@@ -170,7 +170,7 @@ class BadStepsTest(faulty.RunTestCase):
           batch['shift'] = np.full_like(batch['shift'], value)
         yield batch
 
-    run.pipeline.training_batches = broken
+    run.task.pipeline.training_batches = broken
     return run
 
   def steps(self):
@@ -190,11 +190,11 @@ class BadStepsTest(faulty.RunTestCase):
     self.assertEqual((record['epoch'], record['first_place']), (1, 6))
     run = self.open()
     self.assertEqual(run.progress.step, 2)
-    expected = run.pipeline.plan(24, 8).index
+    expected = run.task.pipeline.plan(24, 8).index
     self.assertEqual(record['indices'], expected.tolist())
     self.assertEqual(
         record['examples'],
-        [str(run.pipeline.train.entries[i].path) for i in expected],
+        [str(run.task.pipeline.train.entries[i].path) for i in expected],
     )
     self.assertIn(f'bad step 4: the loss is nan. Its batch is number 3, from '
                   f'place 6 of epoch 1 on: {record["examples"][0]}, ',
@@ -275,7 +275,7 @@ class BadStepsTest(faulty.RunTestCase):
   def _with_gaps(self, workdir, left):
     """A run without faults, {step: how far behind its data is from there}."""
     run = self.open(workdir)
-    batches = run.pipeline.training_batches
+    batches = run.task.pipeline.training_batches
 
     def with_gaps(first_step, **options):
       step = first_step
@@ -284,7 +284,7 @@ class BadStepsTest(faulty.RunTestCase):
         yield next(batches(step + gap, **options))
         step += 1
 
-    run.pipeline.training_batches = with_gaps
+    run.task.pipeline.training_batches = with_gaps
     run.train()
     return run
 

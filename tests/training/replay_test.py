@@ -122,15 +122,16 @@ class VerifyTest(parameterized.TestCase):
   def test_one_bit_of_an_array(self):
     """With a manifest made anew: nothing else can notice it."""
     config = workdir.load_config(self.workdir)
-    run = Steps(setup.create(
+    opened = setup.create(
         config, self.workdir, Console(io.StringIO()), training=False
-    ))
+    )
+    run = Steps(opened)
     kernel = np.array(run.state.params['fc7']['kernel'])
     kernel.view(np.uint32)[3, 5] ^= 4
     run.state.params['fc7']['kernel'] = jax.device_put(
-        kernel, sharding.shardings(kernel, run.task.mesh)
+        kernel, sharding.shardings(kernel, opened.task.mesh)
     )
-    run.close()
+    opened.recovery.close()
     progress = json.loads(
         (self.workdir / 'checkpoints/6/progress/metadata').read_text()
     )

@@ -367,7 +367,7 @@ class StoppedTest(faulty.RunTestCase):
     run = self.open(
         console=console, duration='100 steps', dataset__stalled_after=1.0
     )
-    image = run.pipeline.train.image
+    image = run.task.pipeline.train.image
     console_print = console.print
 
     def read(*args):
@@ -380,7 +380,7 @@ class StoppedTest(faulty.RunTestCase):
       if 'waiting for' in text and stalled.is_set() and not run._stop:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    run.pipeline.train.image = read
+    run.task.pipeline.train.image = read
     console.print = stop_when_told
     self.assertIsNone(run.train())
     said = self.said.getvalue()
@@ -398,7 +398,7 @@ class OtherFaultsTest(faulty.RunTestCase):
     fields = dict(dataset__train_dir=str(images), duration='100 steps')
     calls = {}
     run = self.open(console=faulty.AtSteps(self.said, calls), **fields)
-    name = run.pipeline.train.entries[3].path
+    name = run.task.pipeline.train.entries[3].path
     calls[3] = (images / name).unlink
     with self.assertRaisesRegex(DataError, f'cannot use .*{name} .No such'):
       run.train()
@@ -408,8 +408,8 @@ class OtherFaultsTest(faulty.RunTestCase):
   def test_examples_of_a_batch(self):
     run = self.open()
     for batch in (0, 2, 5):
-      examples = run.pipeline.training_examples(batch)
-      plan = run.pipeline.plan(8 * batch, 8)
+      examples = run.task.pipeline.training_examples(batch)
+      plan = run.task.pipeline.plan(8 * batch, 8)
       np.testing.assert_array_equal(
           [example.index for example in examples], plan.index
       )

@@ -16,7 +16,7 @@ from alexnet.metrics.console import Console
 from alexnet.training import trainer
 from tests import testing, tiny
 from tests.analysis.features.features_test import run_command
-from tests.training.loop_test import logits_of
+from tests.training.trainer_test import logits_of
 
 
 def softmax(logits):
