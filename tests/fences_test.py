@@ -355,8 +355,8 @@ class FencesTest(parameterized.TestCase):
     self.assertNotEmpty(trespasses(with_line(module, line)))
 
   @parameterized.parameters(
-      ('alexnet.evaluation.session', 'from alexnet.training import loop'),
-      ('alexnet.inference.predictor', 'from alexnet.training import loop'),
+      ('alexnet.evaluation.session', 'from alexnet.training import trainer'),
+      ('alexnet.inference.predictor', 'from alexnet.training import trainer'),
       ('alexnet.inference.views', 'from alexnet.evaluation import evaluator'),
       ('alexnet.config.validation', 'from alexnet import models'),
       ('alexnet.runtime.mesh', 'from alexnet.metrics.console import Console'),
@@ -394,7 +394,7 @@ class FencesTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-      ('alexnet.training.loop', "rates['fc8']"),
+      ('alexnet.training.trainer', "rates['fc8']"),
       ('alexnet.config.validation', "text = f'such as conv1/{kind}'"),
   )
   def test_a_planted_layer(self, module, line):

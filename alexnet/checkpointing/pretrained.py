@@ -6,8 +6,8 @@ the mesh has a place for them.
 
 from typing import Any
 
+import jax
 import ml_collections
-from flax import traverse_util
 from jax.sharding import Mesh
 
 from alexnet.checkpointing import manager
@@ -142,9 +142,10 @@ def _by_layer(variables):
   """{layer: {path in it, behind the name of a collection of state: shape}}."""
   layers = {}
   for collection, tree in variables.items():
-    for path, leaf in sorted(traverse_util.flatten_dict(tree).items()):
-      name = '/'.join(path[1:])
+    for path, leaf in jax.tree.leaves_with_path(tree):
+      path = jax.tree_util.keystr(path, simple=True, separator='/')
+      layer, _, name = path.partition('/')
       if collection != 'params':
         name = f'{collection}: {name}'
-      layers.setdefault(path[0], {})[name] = leaf.shape
+      layers.setdefault(layer, {})[name] = leaf.shape
   return layers

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax.sharding import Mesh
 
 from alexnet.models import Module, on_mesh
@@ -116,15 +115,17 @@ def make_measure(
 
 
 def _in_order(model, params):
-  outputs = model.layer_names
-  # Kernel, bias.
-  paths = sorted(traverse_util.flatten_dict(params), reverse=True)
-  paths.sort(key=lambda path: path[:-1])
-  if set(params) <= set(outputs):  # Those of a definition file, in its order.
-    paths.sort(key=lambda path: outputs.index(path[0]))
+  outputs, layers = model.layer_names, sorted(params)
+  if set(layers) <= set(outputs):  # Those of a definition file, in its order.
+    layers.sort(key=outputs.index)
   return [
       *(f'{name}/{what}' for name in outputs for what in ACTIVITY),
-      *(f'{"/".join(path)}_{what}' for path in paths for what in PARAMETER),
+      *(
+          f'{layer}/{path}_{what}'
+          for layer in layers
+          for path in sorted(by_path(params[layer]), reverse=True)  # Kernel.
+          for what in PARAMETER
+      ),
   ]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import ml_collections
 from absl import logging
-from flax import traverse_util
 
 from alexnet import models
 from alexnet.checkpointing import input_spec, manager
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError
 from alexnet.inference.predictor import TrainedNetwork
+from alexnet.models.parameters import by_path
 from alexnet.runtime import mesh
 from input_pipeline import datasets
 from input_pipeline.errors import DataError
@@ -182,7 +182,7 @@ def check_shapes(
   """
   flat = lambda tree: {
       name.removeprefix('params/'): leaf
-      for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
+      for name, leaf in by_path(tree).items()
   }
   got, wanted = flat(got), flat(wanted)
   describe = lambda leaf: f'{leaf.dtype} {leaf.shape}' if leaf else 'nothing'
