@@ -95,6 +95,7 @@ def comparison(runs: Runs) -> list[Block]:
   )
   rows = []
   known = lambda value, text: '--' if value is None else text(value)
+  step = '{:.1f}'.format
   for run in runs:
     rows.append((
         run.name,
@@ -104,7 +105,7 @@ def comparison(runs: Runs) -> list[Block]:
         ),
         known(run.last('train'), lambda line: f'{line["loss"]:.4f}'),
         f'{run.step:,}',
-        known(run.epochs_per_step, lambda one, run=run: f'{run.step * one:.1f}'),
+        known(run.epochs_per_step, lambda one, run=run: step(one * run.step)),
         known(run.images_per_second, '{:,.1f}'.format),
         'yes' if run.results else 'no',
     ))
