@@ -58,7 +58,7 @@ def find(
     found: the set to search.
     queries: [queries, ...] float32, features of the same layer.
     count: of neighbours, fewer if the set is smaller.
-    bits: search by codes of so many; None: by Euclidean distance.
+    bits: length of the codes to search by; None: by Euclidean distance.
 
   Raises:
     FeaturesError: see `hashing.open_index`.

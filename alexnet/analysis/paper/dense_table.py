@@ -60,13 +60,7 @@ class Row(NamedTuple):
 def places(
     network: 'TrainedNetwork', session: 'Session', console: 'Console'
 ) -> Places:
-  """Looks at all places of the squares of a run's evaluation set.
-
-  Args:
-    network: of the run.
-    session: of the same run, with its images.
-    console: where to show progress.
-  """
+  """Looks at all places of the squares of a run's evaluation set."""
   import numpy as np
 
   from alexnet.inference import fully_convolutional
@@ -179,14 +173,8 @@ def rows(
 ) -> list[Row]:
   """Predictions by crops, by dense views, and by several scales of these.
 
-  Args:
-    session: of a run.
-    scales: see `fully_convolutional.check_scales`.
-    console: where to show progress.
-
-  Returns:
-    'ten views' first, then the centre crop, each scale, and the first two,
-    three, ... of them together.
+  'ten views' first, then the centre crop, each scale, and the first two, three,
+  ... of them together.
   """
   from alexnet.evaluation import dense_views
 

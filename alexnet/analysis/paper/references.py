@@ -17,7 +17,7 @@ class Reference:
   name: str  # Of the run, with its source.
   data: str  # What it was evaluated on.
   views: str  # 'centre' or 'ten'.
-  top1: tuple[float, float]  # In percent, lowest and highest; equal for one run.
+  top1: tuple[float, float]  # Lowest and highest, in percent.
   top5: tuple[float, float]  # The same.
   same_network: bool = True  # Whether it is the paper's, trained alone.
 

@@ -26,13 +26,7 @@ _CELLS = 250
 def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
   """Accuracy of each class, and what was taken for what (centre crop).
 
-  Args:
-    network: the network.
-    reader: of the evaluation set.
-    limit: images to look at, at most.
-
-  Raises:
-    DataError: no image can be read.
+  Of at most `limit` images; DataError if none of them can be read.
   """
   indices, left_out = examples.places(limit, len(reader)), []
   kept, guesses, certain = map(np.array, zip(*(
