@@ -17,11 +17,10 @@ into the folder that they share.
 import os
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap, settings
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -43,15 +42,10 @@ def _output(folders, runs):
 
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.report`."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]}')
-  settings.fix()
+  values = run_flags.start(argv)
   # JAX and matplotlib, which --help does not need.
   from alexnet.analysis.report import build, run_history
 
-  heap.keep_freed()
-  compilation_cache.use_cache()
-  values = flags.FLAGS
   for name in ('evaluation_images', 'training_images'):
     if values[name].value < 1:
       raise ConfigError(f'--{name} is {values[name].value}: wanted 1 or more')

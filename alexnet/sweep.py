@@ -22,8 +22,8 @@ from absl import app, flags
 from alexnet.analysis.paper.sweep_table import table
 from alexnet.config.errors import BadStepError, ConfigError
 from alexnet.config.sweep import FAILED, Sweep, parse_settings
+from alexnet.inference import run_flags
 from alexnet.metrics.console import Console
-from alexnet.runtime import compilation_cache, heap
 from input_pipeline import cli
 from input_pipeline.errors import DataError
 from input_pipeline.files import paths
@@ -97,8 +97,8 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   if values.seeds < 1:
     raise ConfigError(f'--seeds is {values.seeds}: wanted at least 1')
-  settings = parse_settings(values['set'].value)
-  sweeps = [Sweep(spec, settings, values.seeds) for spec in values.config]
+  overrides = parse_settings(values['set'].value)
+  sweeps = [Sweep(spec, overrides, values.seeds) for spec in values.config]
   if values.list:
     for sweep in sweeps:
       for index in range(len(sweep)):
@@ -115,9 +115,7 @@ def main(argv: list[str]) -> int:
           '--list'
       )
   workdir = values.workdir
-  heap.keep_freed()
-  settings.fix()
-  compilation_cache.use_cache()  # Many runs are of the same network and batch.
+  run_flags.start(argv)
   failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:
     return cli.STOPPED

@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import app, flags
 
+from alexnet.analysis.tables import Table
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
@@ -243,13 +244,15 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
 
 def table(kills: Sequence[Kill], interval: int) -> str:
   """The kills as Markdown, and what they come to."""
-  lines = ['| kill | moment | step reached | checkpoint | lost |',
-           '|---|---|---|---|---|']
-  for number, kill in enumerate(kills, 1):
-    reached = '--' if kill.reached is None else kill.reached
-    lines.append(
-        f'| {number} | {kill.moment} | {reached} | {kill.saved} | {kill.lost} |'
-    )
+  rows = [
+      (number, kill.moment, '--' if kill.reached is None else kill.reached,
+       kill.saved, kill.lost)
+      for number, kill in enumerate(kills, 1)
+  ]
+  lines = Table(
+      ('kill', 'moment', 'step reached', 'checkpoint', 'lost'),
+      tuple(tuple(map(str, row)) for row in rows),
+  ).to_markdown()
   lost = [kill.lost for kill in kills]
   saves = sum(kill.moment == SAVE for kill in kills)
   lines += [

@@ -26,6 +26,7 @@ os.environ['XLA_FLAGS'] = (
 import jax
 from absl import app, flags
 
+from alexnet.analysis.tables import Table
 from alexnet.config.errors import ConfigError
 from benchmarks.communication import compiled_step, model
 from configs import alexnet_2012
@@ -123,15 +124,14 @@ def predict(
 
 def table(prediction: Prediction) -> str:
   """A prediction in Markdown: percent, and with gradients beside backward."""
-  lines = [
-      '| | ' + ' | '.join(f'{count}' for count in ACCELERATORS) + ' |',
-      '|---' * (1 + len(ACCELERATORS)) + '|',
-  ]
-  for scaling, schemes in prediction.items():
-    for scheme, values in schemes.items():
-      cells = ' | '.join(f'{100 * a:.0f} ({100 * b:.0f})' for a, b in values)
-      lines.append(f'| {scaling}, {model.SCHEMES[scheme]} | {cells} |')
-  return '\n'.join(lines)
+  rows = tuple(
+      (f'{scaling}, {model.SCHEMES[scheme]}',
+       *(f'{100 * a:.0f} ({100 * b:.0f})' for a, b in values))
+      for scaling, schemes in prediction.items()
+      for scheme, values in schemes.items()
+  )
+  headings = ('', *map(str, ACCELERATORS))
+  return '\n'.join(Table(headings, rows).to_markdown())
 
 
 def draw(

@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 from absl import app, flags
 
+from alexnet.analysis.tables import Table
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from input_pipeline import cli
@@ -178,13 +179,13 @@ def table(results: dict[str, Any]) -> str:
   """Results as Markdown."""
   samples = [Sample(*sample) for sample in results['samples']]
   places = np.linspace(0, len(samples) - 1, 9).round().astype(int)
-  lines = ['| minute | memory, MiB | files | threads |', '|---|---|---|---|']
-  for place in places:
-    sample = samples[place]
-    lines.append(
-        f'| {sample.seconds / 60:.1f} | {sample.memory / 2**20:,.0f} | '
-        f'{sample.files} | {sample.threads} |'
-    )
+  rows = tuple(
+      (f'{sample.seconds / 60:.1f}', f'{sample.memory / 2**20:,.0f}',
+       str(sample.files), str(sample.threads))
+      for sample in map(samples.__getitem__, places)
+  )
+  headings = ('minute', 'memory, MiB', 'files', 'threads')
+  lines = Table(headings, rows).to_markdown()
   lines += [
       '',
       f'{results["steps"]:,} steps, {results["evaluations"]} evaluations, '

@@ -268,6 +268,16 @@ class SweepTest(absltest.TestCase):
     self.assertEqual(status, 1)
     self.assertIn('--index is 2: wanted 0 to 1', error)
 
+  def test_command(self):
+    runs = self.directory / 'runs'
+    status, output, error = run_command(
+        '-m', 'alexnet.sweep', f'--config={self.file}', f'--workdir={runs}',
+        '--index=1', '--set=log_every=2 steps',
+    )
+    self.assertEqual(status, 0, error)
+    self.assertRegex(output, r'\| fast \| 1 \| \d+\.\d\d ')
+    self.assertIn((runs / 'small.md').read_text(), output)
+
   def test_field_that_no_config_has(self):
     self.sweep.variants[0] = sweep.Variant('x', {'schedule.rate': 1.0})
     with self.assertRaisesRegex(ConfigError, 'run 0 .*schedule.rate'):

@@ -43,16 +43,10 @@ _TRAINED, _RANDOM = 'trained', 'random weights'
 def draw(
     sets: dict[str, 'Images'], train: int, test: int, seed: int
 ) -> tuple[tuple['Images', 'np.ndarray'], tuple['Images', 'np.ndarray']]:
-  """Draws images to train and to test with.
+  """Draws (images, [count] indices) to train and to test with.
 
-  Args:
-    sets: as of `images.open_sets`.
-    train: number wanted; fewer if there are not so many.
-    test: number wanted; of a source without an evaluation set at most a fifth.
-    seed: decides which.
-
-  Returns:
-    (images, [count] indices) to train with, and to test with.
+  They are fewer than wanted if there are not so many; of a source without an
+  evaluation set at most a fifth is for tests.
   """
   import numpy as np
 

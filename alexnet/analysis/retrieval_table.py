@@ -44,19 +44,12 @@ _SECONDS = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """One way to search.
-
-  Attributes:
-    name: of the way.
-    bytes_an_image: of its index.
-    precision: of the neighbours, 0..1; of each seed.
-    milliseconds: of each query that was timed.
-  """
+  """One way to search."""
 
   name: str
-  bytes_an_image: int
-  precision: tuple[float, ...]
-  milliseconds: tuple[float, ...]
+  bytes_an_image: int  # Of its index.
+  precision: tuple[float, ...]  # Of the neighbours, 0..1; of each seed.
+  milliseconds: tuple[float, ...]  # Of each query that was timed.
 
 
 def measure(

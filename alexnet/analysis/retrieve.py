@@ -38,19 +38,12 @@ _PICTURES = ('.png', '.jpg', '.svg', '.pdf')
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-  """An image that was found.
+  """An image that was found."""
 
-  Attributes:
-    row: in the set of features.
-    name: in its source.
-    label: name of its class; '' if it has none.
-    distance: Euclidean, or bits that differ.
-  """
-
-  row: int
-  name: str
-  label: str
-  distance: float
+  row: int  # In the set of features.
+  name: str  # In its source.
+  label: str  # Name of its class; '' if it has none.
+  distance: float  # Euclidean, or bits that differ.
 
 
 def find(
@@ -65,7 +58,7 @@ def find(
     found: the set to search.
     queries: [queries, ...] float32, features of the same layer.
     count: of neighbours, fewer if the set is smaller.
-    bits: search by codes of so many; None: by Euclidean distance.
+    bits: length of the codes to search by; None: by Euclidean distance.
 
   Raises:
     FeaturesError: see `hashing.open_index`.

@@ -31,21 +31,13 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-  """Colours of a theme.
+  """Colours of a theme."""
 
-  Attributes:
-    ink: of text.
-    faint: of axes and grids.
-    colors: of lines, to be told apart by colour-blind people too.
-    ordered: name of a colour map for things in an order, and its part to use.
-    shades: of a matrix, from nothing to most.
-  """
-
-  ink: str
-  faint: str
-  colors: tuple[str, ...]
-  ordered: tuple[str, float, float]
-  shades: tuple[str, str]
+  ink: str  # Of text.
+  faint: str  # Of axes and grids.
+  colors: tuple[str, ...]  # Of lines, to be told apart by the colour-blind too.
+  ordered: tuple[str, float, float]  # A map for things in an order; its part.
+  shades: tuple[str, str]  # Of a matrix, from nothing to most.
 
 
 LIGHT = Theme(
@@ -77,24 +69,15 @@ Draw = Callable[['Axes', Theme], None]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A picture of a page.
+  """A picture of a page."""
 
-  Attributes:
-    name: of its PNG file, without the suffix.
-    title: above it.
-    alt: what it shows, for those who cannot see it.
-    png: the file.
-    light, dark: data URLs; equal for a picture that suits both themes.
-    room: on the page: '', one of two columns; 'wide', all; 'small', less.
-  """
-
-  name: str
-  title: str
-  alt: str
-  png: bytes
-  light: str
-  dark: str
-  room: str = ''
+  name: str  # Of its PNG file, without the suffix.
+  title: str  # Above it.
+  alt: str  # What it shows, for those who cannot see it.
+  png: bytes  # The file.
+  light: str  # Data URL.
+  dark: str  # The same of a dark page; equal if it suits both.
+  room: str = ''  # '': one of two columns; 'wide': all; 'small': less.
 
 
 def chart(
@@ -106,16 +89,7 @@ def chart(
     size: tuple[float, float] = SIZE,
     room: str = '',
 ) -> Picture:
-  """Draws a chart in both themes.
-
-  Args:
-    name: of its PNG file.
-    title: above it.
-    alt: what it shows.
-    draw: draws into axes with the colours of a theme.
-    size: inches.
-    room: as of `Picture`.
-  """
+  """Draws a chart in both themes, `size` inches large; see `Picture`."""
   svg = [
       data_url('image/svg+xml', _render(draw, theme, size, 'svg'))
       for theme in (LIGHT, DARK)

@@ -97,6 +97,7 @@ class _Lines(tqdm.tqdm):
 
   # Its own: `tqdm.write` would repeat the line of each.
   _instances: ClassVar = weakref.WeakSet()
+  monitor_interval = 0  # Its thread would write lines in between.
 
   def display(self, msg: str | None = None, pos: int | None = None) -> None:
     """Writes a line; there is none to clear."""
@@ -144,5 +145,5 @@ def progress(
     return tqdm.tqdm(items, description, leave=leave, **options)
   return _Lines(
       items, description, leave=False, mininterval=_SECONDS, delay=_SECONDS,
-      bar_format=_LINE, **options,
+      miniters=1, bar_format=_LINE, **options,
   )

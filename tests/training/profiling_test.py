@@ -60,16 +60,19 @@ class ProfilingTest(faulty.RunTestCase):
     self.assertEqual([*traces], ['steps_3_to_6'])
     (trace,) = traces.values()
     self.assertEqual(steps(trace), [3, 4, 5])
-    # The compiled step was called as often, and inside of what is marked.
+    # The compiled step was called inside of what is marked, and nowhere else.
     marked = [event for event in trace if event['name'] == profiling.NAME]
+    calls = [e for e in trace if e['name'] == 'PjitFunction(step)']
+    inside = lambda e, m: m['ts'] <= e['ts'] <= m['ts'] + m['dur']
+    for one in marked:
+      self.assertTrue(any(inside(call, one) for call in calls))
+    for call in calls:
+      self.assertTrue(any(inside(call, one) for one in marked))
+    # And each of its convolutions ran once a step.
     names = collections.Counter(
-        event['name']
-        for event in trace
-        for around in marked
-        if event['name'].startswith('PjitFunction')
-        and around['ts'] <= event['ts'] <= around['ts'] + around['dur']
+        e['name'] for e in trace if e['name'].startswith('conv_general_dilated')
     )
-    self.assertIn(3, names.values(), names)
+    self.assertEqual({*names.values()}, {3}, names)
     self.assertIn('the trace is in', self.said.getvalue())
     # Nothing else is another.
     other = self.undisturbed()

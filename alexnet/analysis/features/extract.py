@@ -23,13 +23,7 @@ def extract(
 ) -> list[str]:
   """Writes a layer's features of images, in memory that does not grow.
 
-  Args:
-    network: see `alexnet.load`.
-    images: see `images.open_images`.
-    layer: one of `network.layers`.
-    writer: takes them; is not closed.
-    limit: images to read, the first ones; None: all.
-    console: where to show progress.
+  Of the first `limit` images if it is given; the writer is not closed.
 
   Returns:
     What is to be said of each image that was left out.

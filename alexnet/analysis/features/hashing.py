@@ -225,10 +225,6 @@ class CodeIndex:
 def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
   """Codes of a set, trained when they are first wanted and kept in its folder.
 
-  Args:
-    found: the set.
-    bits: of a code.
-
   Raises:
     FeaturesError: what is kept is damaged, or bits cannot be stored.
   """

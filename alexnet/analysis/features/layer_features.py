@@ -1,9 +1,7 @@
 """Features of several layers at once, with any parameters."""
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet.analysis.features.images import Images
+from alexnet.inference import batching
 from alexnet.inference.predictor import TrainedNetwork
 from alexnet.models import input_shape
 from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
 from alexnet.runtime import compilation
 from input_pipeline.errors import DataError, ImageError
-from input_pipeline.files import threads
 
 # The network's input, in the place of a layer.
 PIXELS = 'pixels'
@@ -59,7 +57,6 @@ class Layers:
     self._size = network.size
     self._dtype = network.model.dtype
     self._batch = batch_size or network.config.evaluation_batch_size
-    self._names = tuple(names)
 
   def features(
       self,
@@ -83,43 +80,35 @@ class Layers:
     Raises:
       DataError: an image cannot be read; names it. Or none of them can.
     """
-    parts, labels = {name: [] for name in self._names}, []
     variables = rounded(variables, self._dtype)
-    for squares, some in self._batches(images, indices, left_out):
-      found = jax.device_get(self._step(variables, squares, self._views))
-      for name, array in found.items():
-        parts[name].append(array[: len(some)])
-      labels += some
-    if not labels:
+
+    def begin(squares):
+      batch = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
+      batch[: len(squares)] = squares
+      return self._step(variables, batch, self._views)
+
+    def finish(outputs):
+      arrays = jax.device_get(outputs)
+      return [dict(zip(arrays, rows)) for rows in zip(*arrays.values())]
+
+    found, good = [], []
+    for index, row in zip(indices, batching.stream(
+        indices.tolist(), images.square, begin, finish, self._batch
+    )):
+      if not isinstance(row, ImageError):
+        found.append(row)
+        good.append(index)
+      elif left_out is None:
+        raise row
+      else:
+        left_out[row.name] = str(row)
+    if not found:
       raise DataError(
           f'none of {len(indices):,} images of {images.source.name} can be read'
       )
-    return {n: np.concatenate(p) for n, p in parts.items()}, np.array(labels)
-
-  def _batches(
-      self, images, indices, left_out
-  ) -> Iterator[tuple[Any, list[int]]]:
-    """Squares, always as many, and the labels of those that count."""
-
-    def read_or_error(index):
-      try:
-        return images.square(index), images.labels[index]
-      except ImageError as error:
-        if left_out is None:
-          raise
-        left_out[error.name] = str(error)  # In a thread: no two write one.
-        return None
-
-    with futures.ThreadPoolExecutor(threads.cores()) as pool:
-      read = threads.in_order(
-          pool, read_or_error, indices.tolist(), ahead=self._batch
-      )
-      read = filter(None, read)
-      while part := [*itertools.islice(read, self._batch)]:
-        shape = (self._batch, self._size, self._size, 3)
-        squares = np.zeros(shape, np.uint8)
-        squares[: len(part)] = [square for square, _ in part]
-        yield squares, [label for _, label in part]
+    return {
+        name: np.stack([row[name] for row in found]) for name in found[0]
+    }, images.labels[good]
 
 
 def initial(network: TrainedNetwork, seed: int) -> Any:

@@ -39,48 +39,28 @@ class Places:
 
   Each array but the labels is [images, places down, places across, classes]
   float32, of probabilities.
-
-  Attributes:
-    dense: of the dense map.
-    crops: of the crops of the same pixels, less the same mean.
-    centre_mean: of the crops, less the centre of the mean image (run #145).
-    colour: of the dense map, less the mean colour instead of the mean image.
-    labels: [images] int32.
-    distance: of two places, in pixels.
   """
 
-  dense: 'np.ndarray'
-  crops: 'np.ndarray'
-  centre_mean: 'np.ndarray'
-  colour: 'np.ndarray'
-  labels: 'np.ndarray'
-  distance: int
+  dense: 'np.ndarray'  # Of the dense map.
+  crops: 'np.ndarray'  # Of the crops of the same pixels, less the same mean.
+  centre_mean: 'np.ndarray'  # ... less the mean image's centre (run #145).
+  colour: 'np.ndarray'  # Of the dense map, less the mean colour.
+  labels: 'np.ndarray'  # [images] int32.
+  distance: int  # Of two places, in pixels.
 
 
 class Row(NamedTuple):
-  """Predictions of all images, by one kind of views.
-
-  Attributes:
-    name: of the views.
-    predictions: of the images, in the order of other rows.
-    crops: pixels that the convolutions read of an image, in crops.
-  """
+  """Predictions of all images, by one kind of views."""
 
   name: str
-  predictions: 'Predictions'
-  crops: float
+  predictions: 'Predictions'  # In the order of other rows.
+  crops: float  # Pixels that the convolutions read of an image, in crops.
 
 
 def places(
     network: 'TrainedNetwork', session: 'Session', console: 'Console'
 ) -> Places:
-  """Looks at all places of the squares of a run's evaluation set.
-
-  Args:
-    network: of the run.
-    session: of the same run, with its images.
-    console: where to show progress.
-  """
+  """Looks at all places of the squares of a run's evaluation set."""
   import numpy as np
 
 
@@ -179,14 +159,12 @@ def means(found: Places) -> list[Row]:
 
   from alexnet.evaluation.evaluator import Predictions
 
-  rows = []
-  for name, maps in (
-      ('the mean image', found.dense), ('the mean colour', found.colour)
-  ):
-    log_mean = np.log(maps.mean((1, 2)))
-    views = maps.shape[1] * maps.shape[2]
-    rows.append(Row(name, Predictions(log_mean, found.labels, views), 0))
-  return rows
+  of = {'the mean image': found.dense, 'the mean colour': found.colour}
+  views = found.dense.shape[1] * found.dense.shape[2]
+  return [
+      Row(name, Predictions(np.log(maps.mean((1, 2))), found.labels, views), 0)
+      for name, maps in of.items()
+  ]
 
 
 def rows(
@@ -194,14 +172,8 @@ def rows(
 ) -> list[Row]:
   """Predictions by crops, by dense views, and by several scales of these.
 
-  Args:
-    session: of a run.
-    scales: see `fully_convolutional.check_scales`.
-    console: where to show progress.
-
-  Returns:
-    'ten views' first, then the centre crop, each scale, and the first two,
-    three, ... of them together.
+  'ten views' first, then the centre crop, each scale, and the first two, three,
+  ... of them together.
   """
   from alexnet.evaluation import dense_views
 
@@ -213,11 +185,8 @@ def rows(
   crop = session.config.augmentation.crop_size
   mirrored = 1 + session.config.augmentation.flip
   of_scales = [
-      Row(
-          f'dense, {scale}',
-          dense_views.predict(session, (scale,), console),
-          mirrored * (scale / crop) ** 2,
-      )
+      Row(f'dense, {scale}', dense_views.predict(session, (scale,), console),
+          mirrored * (scale / crop) ** 2)
       for scale in scales
   ]
   found += of_scales

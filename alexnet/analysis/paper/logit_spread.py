@@ -32,15 +32,10 @@ def spread(logits: np.ndarray) -> float:
 def initial_logits(
     config: ml_collections.ConfigDict, seeds: Sequence[int], images: int
 ) -> list[np.ndarray]:
-  """Logits of untrained networks on images of the evaluation set.
-
-  Args:
-    config: the whole config.
-    seeds: of the networks' initialization.
-    images: number of images, from all over the set.
+  """Logits of untrained networks on images from all over the evaluation set.
 
   Returns:
-    [images, classes] float32 for each seed.
+    [images, classes] float32 for each seed of the initialization.
   """
   # Seconds that --help can save.
   import jax

@@ -12,23 +12,14 @@ ILSVRC_2012 = 'ILSVRC-2012 validation'
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """An error rate that somebody has reported.
+  """An error rate that somebody has reported."""
 
-  Attributes:
-    name: of the run, with its source.
-    data: what it was evaluated on.
-    views: 'centre' or 'ten'.
-    top1: error in percent, (lowest, highest) of the runs meant; equal for one.
-    top5: the same.
-    same_network: whether it is the network of the paper, trained alone.
-  """
-
-  name: str
-  data: str
-  views: str
-  top1: tuple[float, float]
-  top5: tuple[float, float]
-  same_network: bool = True
+  name: str  # Of the run, with its source.
+  data: str  # What it was evaluated on.
+  views: str  # 'centre' or 'ten'.
+  top1: tuple[float, float]  # Lowest and highest, in percent.
+  top5: tuple[float, float]  # The same.
+  same_network: bool = True  # Whether it is the paper's, trained alone.
 
 
 def _one(name, data, views, top1, top5, same_network=True):
@@ -66,17 +57,11 @@ GAIN_OF_TEN_VIEWS = ((1.5, 2.1), (1.3, 1.5))
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-  """What a value of a field is known to do to the error on ImageNet.
+  """What a value of a field is known to do to the error on ImageNet."""
 
-  Attributes:
-    field: the beginning of its name.
-    holds: whether it is said of a value, which is not None.
-    text: with its source; points are of top-1 / top-5 error.
-  """
-
-  field: str
-  holds: Callable[[Any], bool]
-  text: str
+  field: str  # The beginning of its name.
+  holds: Callable[[Any], bool]  # Of a value, which is not None.
+  text: str  # With its source; points are of top-1 / top-5 error.
 
 
 _ANY = lambda value: True
@@ -161,7 +146,7 @@ def effect_of(field: str, value: Any) -> str | None:
   """What is known of a field that has this value; None if nothing is."""
   if value is None:
     return None
-  for effect in EFFECTS:
-    if field.startswith(effect.field) and effect.holds(value):
-      return effect.text
-  return None
+  found = (
+      e.text for e in EFFECTS if field.startswith(e.field) and e.holds(value)
+  )
+  return next(found, None)

@@ -99,7 +99,7 @@ def of_one(
   report.add('Classes', lambda: classes.classes(
       of.network, of.reader(False), limit=evaluation_images
   ))
-  report.add('Layers', lambda: sections.layers([run]))
+  report.add('Layers', lambda: sections.layers(run))
   report.add('Colours', lambda: colours.colours(
       of.inputs(), run.config.dataset.pca == 'imagenet'
   ))

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from alexnet.analysis.features.images import Images
-from alexnet.analysis.report import confusion
-from alexnet.analysis.report.examples import (
-  TILE,
-  Shown,
-  jpeg,
-  left_out_text,
-  places,
-  read_along,
-)
+from alexnet.analysis.report import confusion, examples
+from alexnet.analysis.report.examples import Shown
 from alexnet.analysis.report.page import Block, Figures, Strips, Tile
 from alexnet.analysis.tables import Table
 from alexnet.inference.predictor import TrainedNetwork
@@ -33,54 +26,42 @@ _CELLS = 250
 def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
   """Accuracy of each class, and what was taken for what (centre crop).
 
-  Args:
-    network: the network.
-    reader: of the evaluation set.
-    limit: images to look at, at most.
-
-  Raises:
-    DataError: no image can be read.
+  Of at most `limit` images; DataError if none of them can be read.
   """
-  indices = places(limit, len(reader.source))
-  kept, guesses, certain, left_out = [], [], [], []
-  for index, row in read_along(
-      indices, network.stream(reader.lazily(indices)), 'evaluation images',
-      left_out,
-  ):
-    kept.append(index)
-    guesses.append(int(row.argmax()))
-    certain.append(float(row.max()))
-  labels, guesses = reader.labels[kept], np.array(guesses)
-  table = confusion.count(labels, guesses, len(network.class_names))
+  indices, left_out = examples.places(limit, len(reader)), []
+  kept, guesses, certain = map(np.array, zip(*(
+      (index, row.argmax(), row.max())
+      for index, row in examples.read_along(
+          indices, network.stream(reader.lazily(indices)), 'evaluation images',
+          left_out,
+      )
+  )))
+  names, labels = network.class_names, reader.labels[kept]
+  table = confusion.count(labels, guesses, len(names))
   correct = np.trace(table.counts)
-  of = f'{len(kept):,} of {len(reader.source):,}'
-  if len(kept) == len(reader.source):
+  of = f'{len(kept):,} of {len(reader):,}'
+  if len(kept) == len(reader):
     of = f'all {len(kept):,}'
   blocks = [
       f'Of {of} evaluation images {correct:,} are right, '
       f'{correct / len(kept):.2%} (centre crop, top-1).',
-      *left_out_text(left_out),
-      Figures((
-          _matrix(table, network.class_names),
-          _accuracies(table, network.class_names),
-      )),
-      *_best_and_worst(table, network.class_names),
+      *examples.left_out_text(left_out),
+      Figures((_matrix(table, names), _accuracies(table, names))),
+      *_best_and_worst(table, names),
   ]
   pairs = confusion.worst_pairs(
-      table, labels, guesses, np.array(certain), pairs=_PAIRS, images=_OF_PAIR
+      table, labels, guesses, certain, pairs=_PAIRS, images=_OF_PAIR
   )
   if not pairs:
     return Shown([*blocks, 'No image was taken for another class.'], {})
   squares = [[reader.square(kept[i]) for i in pair.images] for pair in pairs]
-  strips = _strips(pairs, squares, certain, network.class_names)
   blocks += [
       'The worst confusions, by the share of the true class, each with the '
       'images that the network was most certain of.',
-      Strips(strips),
+      Strips(_strips(pairs, squares, certain, names)),
   ]
   captions = [
-      [f'{network.class_names[pair.true]}\n→ '
-       f'{network.class_names[pair.predicted]}'] * len(pair.images)
+      [f'{names[pair.true]}\n→ {names[pair.predicted]}'] * len(pair.images)
       for pair in pairs
   ]
   return Shown(blocks, {'confusions': images.rows(squares, captions)})
@@ -93,7 +74,7 @@ def _strips(pairs, squares, certain, names):
           f'{pair.count} of {pair.of} images ({pair.count / pair.of:.1%})',
           tuple(
               Tile(
-                  jpeg(square, TILE),
+                  examples.jpeg(square, examples.TILE),
                   f'{certain[i]:.0%} {names[pair.predicted]}',
               )
               for i, square in zip(pair.images, row)
@@ -112,19 +93,14 @@ def _matrix(table: confusion.Confusion, names: Sequence[str]) -> Picture:
   if len(cells) < len(names):
     block = -(-len(names) // len(cells))
     title += f'; a point is the greatest of {block} x {block} classes'
+  draw = charts.matrix(
+      cells, names if few else None, classes=len(names),
+      xlabel='predicted class', ylabel='true class',
+  )
   return charts.chart(
-      'confusion',
-      title,
+      'confusion', title,
       'A matrix of true classes, in rows, and predicted classes, in columns',
-      charts.matrix(
-          cells,
-          names if few else None,
-          classes=len(names),
-          xlabel='predicted class',
-          ylabel='true class',
-      ),
-      size=(side, side),
-      room='wide' if side > charts.SIZE[0] else '',
+      draw, size=(side, side), room='wide' if side > charts.SIZE[0] else '',
   )
 
 
@@ -140,19 +116,15 @@ def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
   else:
     points = [*enumerate(accuracies[order].tolist(), 1)]
     draw = charts.lines(
-        [charts.Line('classes', points, 0)],
-        xlabel='class, from the best to the worst',
-        ylabel='top-1 accuracy',
-        percent=True,
+        [charts.Line('classes', points, 0)], percent=True,
+        xlabel='class, from the best to the worst', ylabel='top-1 accuracy',
     )
   return charts.chart(
-      'per_class',
-      'Accuracy of each class',
+      'per_class', 'Accuracy of each class',
       'The share of right images of each class, from '
       f'{accuracies[order[0]]:.0%} ({names[order[0]]}) to '
       f'{accuracies[order[-1]]:.0%} ({names[order[-1]]})',
-      draw,
-      size=(width, height),
+      draw, size=(width, height),
   )
 
 
@@ -162,13 +134,10 @@ def _best_and_worst(
   """Of classes that are too many for a chart to name."""
   if len(names) <= _NAMED:
     return []
-  accuracies = table.accuracies
-  order = _from_the_best(accuracies)
+  order = _from_the_best(table.accuracies)
+  cells = lambda i: (names[i], f'{table.accuracies[i]:.1%}')
   rows = tuple(
-      (
-          names[best], f'{accuracies[best]:.1%}',
-          names[worst], f'{accuracies[worst]:.1%}',
-      )
+      (*cells(best), *cells(worst))
       for best, worst in zip(order[:_LISTED], order[::-1][:_LISTED])
   )
   return [Table(('best', 'top-1', 'worst', 'top-1'), rows)]

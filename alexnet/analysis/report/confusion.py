@@ -68,18 +68,15 @@ def worst_pairs(
     pairs: int,
     images: int,
 ) -> list[Pair]:
-  """The classes that were most often taken for another.
+  """The classes that were most often taken for another, by their shares.
 
   Args:
     confusion: of these images.
     labels: [images] int, the true classes.
     predicted: [images] int.
     confidence: [images] probability of the predicted class.
-    pairs: to return at most.
+    pairs: to return at most, each of one image or more.
     images: of each pair at most.
-
-  Returns:
-    Pairs with at least one image, by the share of the true class.
   """
   wrong = confusion.shares
   np.fill_diagonal(wrong, 0)

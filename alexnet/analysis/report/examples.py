@@ -106,13 +106,7 @@ def neighbours(
   """Images of the evaluation set with the nearest ones of the training set.
 
   Nearest by Euclidean distance in the features of fc7 (paper §6.1), or, of
-  another network, of what its last layer reads.
-
-  Args:
-    network: the network.
-    evaluation: where the queries are from.
-    train: where the neighbours are from.
-    limit: training images to look at, at most.
+  another network, of what its last layer reads; of `limit` training images.
   """
   layer = 'fc7' if 'fc7' in network.layers else network.layers[-2]
   queries, squares, left_out = chosen(evaluation, QUERIES)
@@ -162,19 +156,12 @@ def read_along(
     description: str,
     left_out: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Pairs images with results, and shows progress.
+  """Yields (index, result) of images, and shows progress.
 
-  Args:
-    indices: of the images.
-    results: of each, in the same order, as of `TrainedNetwork.stream`.
-    description: of what is done.
-    left_out: where to add what is to be said of each that could not be read.
-
-  Yields:
-    (index, result) of the images that could be read.
+  What is to be said of each image that could not be read goes to `left_out`.
 
   Raises:
-    DataError: there were none.
+    DataError: none could be read.
   """
   count = 0
   pairs = zip(indices, results)

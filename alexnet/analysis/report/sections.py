@@ -31,14 +31,12 @@ from alexnet.visualization.charts import Line, Picture
 Runs = Sequence[History]
 
 _VIEWS = {'centre': 'centre crop', 'ten': 'ten views'}
-# (number of a layer's record, title, whether it is a share).
-_OF_OUTPUTS = (
+# Of layers: (number of a record, title, whether it is a share).
+_OF_LAYERS = (
     ('deviation', 'Standard deviation of the output', False),
     ('mean', 'Mean of the output', False),
     ('zeros', 'Share of zeros in the output', True),
     ('dead', 'Share of dead features: zero in every image', True),
-)
-_OF_KERNELS = (
     ('kernel_norm', 'Norm of the kernel', False),
     ('kernel_gradient', "Norm of the kernel's gradient", False),
     ('kernel_update', 'Last update / kernel, by their norms', False),
@@ -96,6 +94,7 @@ def comparison(runs: Runs) -> list[Block]:
   )
   rows = []
   known = lambda value, text: '--' if value is None else text(value)
+  step = '{:.1f}'.format
   for run in runs:
     rows.append((
         run.name,
@@ -105,9 +104,7 @@ def comparison(runs: Runs) -> list[Block]:
         ),
         known(run.last('train'), lambda line: f'{line["loss"]:.4f}'),
         f'{run.step:,}',
-        known(
-            run.epochs_per_step, lambda one, run=run: f'{run.step * one:.1f}'
-        ),
+        known(run.epochs_per_step, lambda one, run=run: step(one * run.step)),
         known(run.images_per_second, '{:,.1f}'.format),
         'yes' if run.results else 'no',
     ))
@@ -130,14 +127,13 @@ def curves(runs: Runs) -> list[Block]:
         enumerate(runs), enumerate(of)
     ):
       points = [(x, turn(y)) for x, y in run.points(kind, key)]
+      name, series, style = label, index, 0
+      if several:
+        name = f'{run.name}, {label}' if len(of) > 1 else run.name
+        series, style = number, index
       if points:
-        name = f'{run.name}, {label}' if several and len(of) > 1 else label
-        name = run.name if several and len(of) == 1 else name
-        found.append(Line(
-            name, points, number if several else index,
-            style=index if several else 0,
-            marked=kind != 'train' and len(points) < 40,
-        ))
+        marked = kind != 'train' and len(points) < 40
+        found.append(Line(name, points, series, style=style, marked=marked))
     return found
 
   same, error = (lambda y: y), (lambda y: 1 - y)
@@ -196,13 +192,8 @@ def _seen_in_training(config):
   return ', '.join(done)
 
 
-def layers(runs: Runs) -> list[Block]:
-  """Statistics of the layers over the epochs; of one run."""
-  if len(runs) > 1:
-    return [Missing(
-        'Of several runs they are not shown: see the report of each.'
-    )]
-  (run,) = runs
+def layers(run: History) -> list[Block]:
+  """Statistics of the layers over the epochs."""
   records = run.of_kind('layers')
   if not records:
     return [Missing(
@@ -211,7 +202,7 @@ def layers(runs: Runs) -> list[Block]:
         'yet.'
     )]
   pictures = [
-      picture for what in (*_OF_OUTPUTS, *_OF_KERNELS)
+      picture for what in _OF_LAYERS
       if (picture := _of_layers(run, records[-1], *what))
   ]
   images = run.config.layer_statistics_images
