@@ -39,6 +39,7 @@ _WITHOUT = {
     'dataset': {
         'background': (),
         'copies': 'warn',
+        'order': 'argsort',
         'size': 256,
         'split_seed': None,
         'stalled_after': 60.0,
