@@ -1,18 +1,16 @@
 """Batches as a pure function of (seed, step): nothing to save, nothing to seek.
 
-A chain of tf.data makes them: a range of steps, what is drawn for a step's
-examples (`batches/draws.py`), their pixels, by one call of Python a batch, and
-a few batches ahead. Example i of the endless stream of training belongs to
-epoch i // n; batch s is the examples from s * batch_size on. Every epoch
-therefore shows every image exactly once, and batches cross from one epoch into
-the next.
+A chain of tf.data makes them: a range of steps, what is drawn for a step
+(`batches/draws.py`), its pixels (`batches/pixels.py`), and a few steps ahead.
+Example i of the endless stream of training belongs to epoch i // n, and batch s
+is the examples from s * batch_size on. Every epoch therefore shows every image
+exactly once, and batches cross from one epoch into the next.
 
 A batch leaves the host as 8-bit pixels and a few numbers for each image; the
 device does the arithmetic (`alexnet/inference/views.py`).
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from absl import logging
 
 from input_pipeline import preprocessing, statistics, statistics_cache
 from input_pipeline.batches import draws
+from input_pipeline.batches import pixels as pixels_lib
 from input_pipeline.batches.python_calls import Calls, as_it_is
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls, threads
@@ -30,8 +29,6 @@ from input_pipeline.sources import Source
 
 # Images in a call where nobody asks for batches.
 _CHUNK = 16
-# Bytes; what Eigen and XLA want of an array that they take as it is.
-_ALIGNMENT = 64
 _ENDLESS = np.iinfo(np.int64).max
 
 Batch = dict[str, np.ndarray]
@@ -121,17 +118,6 @@ class Pipeline:
     else:
       self.components = self.statistics.principal_components()
     self.mean_image = self._mean_to_subtract()
-    self._draw = functools.partial(
-        draws.draw,
-        seed=config.seed,
-        length=len(train),
-        augmentation=config.augmentation,
-        axes=draws.lighting_axes(
-            config.augmentation.lighting,
-            config.augmentation.lighting_scale,
-            *self.components,
-        ),
-    )
 
   def training_batches(
       self, first_step: int, *, lighting_steps: int | None = None
@@ -151,19 +137,12 @@ class Pipeline:
     Raises:
       DataError: an image cannot be read; names it.
     """
-    if self._config.dataset.order != draws.METHOD:
-      raise DataError(
-          f"dataset.order is '{self._config.dataset.order}', by which an "
-          'earlier version of the program drew the order of images: train with '
-          f"that version, or with dataset.order '{draws.METHOD}' in a new "
-          '--workdir'
-      )
-    size = self._config.batch_size // self._processes
+    count = self._config.batch_size // self._processes
 
     def draw(step):
-      first = step * self._config.batch_size + self._process * size
+      first = step * self._config.batch_size + self._process * count
       lit = lighting_steps is None or step < lighting_steps
-      return self._draw(first, size, lit=lit)._asdict()
+      return self._draw(first, count, lit)._asdict()
 
     steps = tf.data.Dataset.range(first_step, _ENDLESS)
     return self._batches(self.train, steps, draw, self._crop)
@@ -186,7 +165,7 @@ class Pipeline:
       count: number of examples.
       lit: whether there is PCA lighting, if the config has any.
     """
-    drawn = self._draw(tf.constant(first, tf.int64), count, lit=lit)
+    drawn = self._draw(first, count, lit)
     return draws.Draws(*(tensor.numpy() for tensor in drawn))
 
   def evaluation_batches(
@@ -248,7 +227,28 @@ class Pipeline:
     shape = (self._size, self._size, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
+  def _draw(self, first, count, lit):
+    config = self._config.augmentation
+    if self._config.dataset.order != draws.METHOD:
+      raise DataError(
+          f"dataset.order is '{self._config.dataset.order}', of an earlier "
+          'version of the program, with which the order of images was another: '
+          f"train with that version, or a new run with '{draws.METHOD}'"
+      )
+    axes = draws.lighting_axes(
+        config.lighting, config.lighting_scale, *self.components
+    )
+    return draws.draw(
+        first + tf.range(count, dtype=tf.int64),
+        seed=self._config.seed,
+        length=len(self.train),
+        augmentation=config,
+        axes=axes,
+        lit=lit,
+    )
+
   def _some(self, source, index):
+    """Images [count, size, size, 3] uint8 and labels [count] int32."""
     batches = list(self._chunks(source, index))
     return tuple(
         np.concatenate([batch[name] for batch in batches])
@@ -275,52 +275,26 @@ class Pipeline:
 
     Args:
       source: of the images.
-      numbers: of the batches.
-      draw: from a number to 'index' of a batch's images, 'offset' where they
-        are crops, and what else the batch has.
-      size: side of its images, in pixels.
+      numbers: an element a batch.
+      draw: makes of it what `pixels.pixels` takes.
+      size: side of the images, in pixels.
     """
     calls = Calls()
-
-    def pixels(drawn):
-      inputs = [drawn.pop('index')]
-      if 'offset' in drawn:
-        inputs.append(drawn['offset'])
-      count = inputs[0].shape[0]
-      read = functools.partial(self._read, source, size)
-      return drawn | calls.call(read, inputs, {
-          'image': tf.TensorSpec([count, size, size, 3], tf.uint8),
-          'label': tf.TensorSpec([count], tf.int32),
-      })
-
+    pixels = functools.partial(
+        pixels_lib.pixels,
+        calls=calls,
+        source=source,
+        watch=self._watch,
+        size=size,
+        square=self._size,
+    )
     drawn = calls.while_open(numbers).map(as_it_is(draw))
-    read = drawn.map(
+    batches = drawn.map(
         as_it_is(pixels),
         num_parallel_calls=threads.cores(),
         deterministic=True,
     )
-    return calls.batches(read.prefetch(2))
-
-  def _read(self, source, size, index, offset=None):
-    """Images [count, size, size, 3] uint8 and labels [count] int32."""
-    images = _aligned((len(index), size, size, 3))
-    labels = np.empty(len(index), np.int32)
-    for i, number in enumerate(index.tolist()):
-      with self._watch.reading(functools.partial(source.describe, number)):
-        if offset is None:
-          images[i], labels[i] = source.resized(number, size)
-        else:
-          box = preprocessing.Box(*offset[i].tolist(), size, self._size)
-          images[i], labels[i] = source.image(number, box)
-    return images, labels
-
-
-def _aligned(shape):
-  """An uninitialized uint8 array that TensorFlow and JAX need not copy."""
-  size = math.prod(shape)
-  buffer = np.empty(size + _ALIGNMENT, np.uint8)
-  start = -buffer.ctypes.data % _ALIGNMENT
-  return buffer[start : start + size].reshape(shape)
+    return calls.batches(batches.prefetch(2))
 
 
 def _check(config, processes):

@@ -5,9 +5,10 @@ comes from blocks of TensorFlow's counter-based Philox generator: from number i,
 from that of its epoch, from that of the group that it shares a crop with. So
 any batch size, any division among processes and any step to resume at give the
 same stream.
+
+`example` is [count] int64, numbers that follow each other, `seed` the run's.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -45,8 +46,7 @@ class Draws(NamedTuple):
 
 
 def draw(
-    first: tf.Tensor,
-    count: int,
+    example: tf.Tensor,
     *,
     seed: int,
     length: int,
@@ -54,18 +54,16 @@ def draw(
     axes: np.ndarray,
     lit: tf.Tensor | bool,
 ) -> Draws:
-  """Draws all of some examples that follow each other.
+  """Draws all of some examples.
 
   Args:
-    first: [] int64, number of the first one in the stream.
-    count: how many.
-    seed: of the run.
+    example: see above.
+    seed: likewise.
     length: images in the training set.
     augmentation: of the config.
     axes: from `lighting_axes`.
-    lit: [] bool, whether they have PCA lighting, if the config has any.
+    lit: whether they have PCA lighting, if the config has any.
   """
-  example = first + tf.range(count, dtype=tf.int64)
   offset, flip = crops(
       seed,
       example // augmentation.images_per_crop,
@@ -73,26 +71,18 @@ def draw(
       augmentation.flip,
   )
   lit = tf.logical_and(lit, augmentation.lighting != 'none')
+  divisor = tf.where(lit, augmentation.lighting_divisor, 1.0)
   return Draws(
       shuffled(seed, example, length),
       offset,
       flip,
       tf.where(lit, colour_shifts(seed, example, axes), 0.0),
-      tf.fill([count], tf.where(lit, augmentation.lighting_divisor, 1.0)),
+      tf.fill(example.shape, divisor),
   )
 
 
 def shuffled(seed: int, example: tf.Tensor, length: int) -> tf.Tensor:
-  """Which images examples are of: each once an epoch, in a random order.
-
-  Args:
-    seed: of the run.
-    example: [count] int64, ascending without gaps.
-    length: images in the training set.
-
-  Returns:
-    [count] int64.
-  """
+  """[count] int64: each of `length` images once an epoch, in random order."""
   keys = _words(seed, _ORDER, example // length)
   # The public wrapper takes no vector of seeds.
   return tf.raw_ops.RandomIndexShuffle(
@@ -127,24 +117,13 @@ def crops(
 def colour_shifts(
     seed: int, example: tf.Tensor, axes: np.ndarray
 ) -> tf.Tensor:
-  """Draws the colours that PCA lighting adds (paper §4.1).
-
-  Args:
-    seed: of the run.
-    example: [count] int64, ascending without gaps.
-    axes: from `lighting_axes`.
-
-  Returns:
-    [count, 3] float32, levels of 0..255.
-  """
+  """[count, 3] float32 colours of PCA lighting, levels of 0..255 (§4.1)."""
   normal = _blocks(
       tf.raw_ops.StatelessRandomNormalV2, seed, _LIGHTING, example
   )
   # No matrix product: its rounding may depend on the number of rows.
-  return (
-      normal[:, :1] * axes[0] + normal[:, 1:2] * axes[1]
-      + normal[:, 2:3] * axes[2]
-  )
+  one, two, three = tf.split(normal[:, :3], 3, axis=1)
+  return one * axes[0] + two * axes[1] + three * axes[2]
 
 
 def lighting_axes(
@@ -155,7 +134,7 @@ def lighting_axes(
   Args:
     kind: 'standard_deviation' (run #145): sd * scale, in levels of 0..255.
       'eigenvalue' (paper, on pixels in 0..1): sd^2 / 255 * scale, which is 255
-      times the eigenvalue of pixels divided by 255. 'none': nothing.
+      times the eigenvalue of pixels divided by 255. 'none': not used.
     scale: standard deviation of the random factors, 0.1.
     deviations: [3] standard deviations along the components, levels of 0..255.
     eigenvectors: [3, 3], a component a column.
@@ -166,20 +145,16 @@ def lighting_axes(
   lengths = np.asarray(deviations, np.float64)
   if kind == 'eigenvalue':
     lengths = lengths**2 / 255
-  lengths = scale * lengths * (kind != 'none')
-  return (lengths * eigenvectors).T.astype(np.float32)
+  return (scale * lengths * eigenvectors).T.astype(np.float32)
 
 
 def _words(seed, use, numbers):
-  """[count, 4] uint32 words of the blocks of these numbers."""
   operation = tf.raw_ops.StatelessRandomUniformFullIntV2
   return _blocks(operation, seed, use, numbers, dtype=tf.uint32)
 
 
-def _blocks(
-    operation: Callable[..., tf.Tensor], seed, use, numbers, **options
-):
-  """[count, 4] numbers of the blocks; ascending, without gaps."""
+def _blocks(operation, seed, use, numbers, **options):
+  """[count, 4], the block of each number; these ascend without gaps."""
   first = numbers[0]
   blocks = operation(
       shape=[numbers.shape[0], 4],

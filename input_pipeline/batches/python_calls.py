@@ -59,35 +59,33 @@ class Calls:
     Returns:
       The outputs, and what `batches` wants to know.
     """
-    specs = outputs.values()
+    specs = {**outputs, _FAILURE: tf.TensorSpec([], tf.int64)}
 
     def guarded(*arrays):
       number = 0
       try:
         if self._open:
-          return (*function(*arrays), number)
+          return *function(*arrays), number
       except Exception as error:
         number = next(self._numbers)
         self._failures[number] = error
       blank = [
           np.empty([n or 0 for n in spec.shape], spec.dtype.as_numpy_dtype)
-          for spec in specs
+          for spec in outputs.values()
       ]
-      return (*blank, number)
+      return *blank, number
 
-    types = [spec.dtype for spec in specs]
-    *values, failure = tf.numpy_function(
-        guarded, inputs, [*types, tf.int64], stateful=False
-    )
-    return {_FAILURE: failure} | {
-        name: tf.ensure_shape(value, outputs[name].shape)
-        for name, value in zip(outputs, values)
+    types = [spec.dtype for spec in specs.values()]
+    values = tf.numpy_function(guarded, inputs, types, stateful=False)
+    return {
+        name: tf.ensure_shape(value, spec.shape)
+        for (name, spec), value in zip(specs.items(), values)
     }
 
   def batches(
       self, dataset: tf.data.Dataset
   ) -> Iterator[dict[str, np.ndarray]]:
-    """What comes out of the chain's end; closes it when it is closed itself.
+    """What comes out of the chain; whose end closes it.
 
     Raises:
       Exception: that of a call, when its batch is due.

@@ -20,7 +20,7 @@ from alexnet.inference.views import Views
 from configs import alexnet, alexnet_2012
 from input_pipeline import datasets, preprocessing, sources
 from input_pipeline import pipeline as pipeline_lib
-from input_pipeline.batches import python_calls
+from input_pipeline.batches import pixels, python_calls
 from input_pipeline.errors import DataError
 from input_pipeline.files import threads
 
@@ -378,7 +378,8 @@ class EditedSourceTest(absltest.TestCase):
     edits = {}
     for original, edited in (
         (python_calls, ('tf.numpy_function(', 'tf.no_such_function(')),
-        (pipeline_lib, ('calls.call(', 'calls.no_such_call(')),
+        (pixels, ('calls.call(', 'calls.no_such_call(')),
+        (pipeline_lib, ('self._draw(', 'self._no_such_draw(')),
     ):
       code = pathlib.Path(original.__file__).read_text()
       self.assertIn(edited[0], code)
@@ -972,11 +973,11 @@ class ErrorsTest(parameterized.TestCase):
     )
     batch = next(pipeline.training_batches(0))
     offsets = set()
-    for pixels, label, (top, left) in zip(
+    for image, label, (top, left) in zip(
         batch['image'], batch['label'], batch['offset']
     ):
       square = images[label][top : top + 8, left : left + 8]
-      np.testing.assert_array_equal(pixels, square)
+      np.testing.assert_array_equal(image, square)
       offsets.add((int(top), int(left)))
     self.assertLessEqual(max(map(max, offsets)), 2)
     np.testing.assert_allclose(
