@@ -62,10 +62,8 @@ class Calls:
     specs = {**outputs, _FAILURE: tf.TensorSpec([], tf.int64)}
 
     def guarded(*arrays):
-      number = 0
       try:
-        if self._open:
-          return *function(*arrays), number
+        return *function(*arrays), 0
       except Exception as error:
         number = next(self._numbers)
         self._failures[number] = error
@@ -100,7 +98,7 @@ class Calls:
     try:
       for batch in iterator:
         if number := int(batch.pop(_FAILURE)):
-          raise self._failures[number]
+          raise self._failures.pop(number)
         yield batch
     except tf.errors.OpError as error:
       raise DataError(f'the input pipeline failed: {error}') from error

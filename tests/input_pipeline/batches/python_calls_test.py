@@ -34,7 +34,7 @@ def row(number):
   return number, np.full(2, number, np.float32)
 
 
-class CallsTest(absltest.TestCase):
+class CallsTest(parameterized.TestCase):
 
   def test_values(self):
     batches = list(chain(row))
@@ -99,21 +99,33 @@ class CallsTest(absltest.TestCase):
     time.sleep(0.1)
     self.assertLen(called, count)
 
-  def test_close_awaits_calls_under_way(self):
+  @parameterized.parameters('close', 'error')
+  def test_the_end_awaits_calls_under_way(self, end):
     begun, ended = threading.Event(), threading.Event()
 
     def late(number):
       if number == 1:
+        begun.wait(60)
+        raise DataError('one')
+      if number == 2:
         begun.set()
-        time.sleep(0.3)
+        time.sleep(0.5)
         ended.set()
       return row(number)
 
-    batches = chain(late)
+    batches = chain(late, parallel=3)
     next(batches)
-    self.assertTrue(begun.wait(60))
-    batches.close()
-    self.assertTrue(ended.is_set())
+    if end == 'close':
+      self.assertTrue(begun.wait(60))
+      batches.close()
+      self.assertTrue(ended.is_set())
+    else:
+      try:
+        next(batches)
+      except DataError:  # Whose traceback has the iterator still.
+        self.assertTrue(ended.is_set())
+      else:
+        self.fail('no error')
 
 
 class EndsTest(parameterized.TestCase):
