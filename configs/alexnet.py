@@ -274,6 +274,10 @@ def _dataset(data):
   # White is what viewers show. (): nothing, the colour that is stored there
   # counts, as in older runs.
   dataset.background = (255, 255, 255)
+  # How the order of images, crops and lighting are drawn: 'index_shuffle', see
+  # input_pipeline/batches/draws.py. 'argsort' is that of older runs, which can
+  # be evaluated, but not continued.
+  dataset.order = 'index_shuffle'
   # Where the statistics of the training set are kept. Unset: beside the data,
   # or in the user's cache directory if that cannot be written.
   dataset.statistics_dir = placeholder(str)

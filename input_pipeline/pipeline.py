@@ -1,62 +1,38 @@
 """Batches as a pure function of (seed, step): nothing to save, nothing to seek.
 
-Training is one endless stream of examples. Example i of the stream belongs to
-epoch i // n and is the image at place i % n of that epoch's order; batch s is
-the examples from s * batch_size on. Every epoch therefore shows every image
+A chain of tf.data makes them: a range of steps, what is drawn for a step
+(`batches/draws.py`), its pixels (`batches/pixels.py`), and a few steps ahead.
+Example i of the endless stream of training belongs to epoch i // n, and batch s
+is the examples from s * batch_size on. Every epoch therefore shows every image
 exactly once, and batches cross from one epoch into the next.
 
 A batch leaves the host as 8-bit pixels and a few numbers for each image; the
 device does the arithmetic (`alexnet/inference/views.py`).
 """
 
-import atexit
-import collections
-import contextlib
-import dataclasses
 import functools
-import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 from absl import logging
 
-from input_pipeline import preprocessing, statistics, statistics_cache
+from input_pipeline import statistics, statistics_cache
+from input_pipeline.batches import draws
+from input_pipeline.batches import pixels as pixels_lib
+from input_pipeline.batches.python_calls import Calls, as_it_is
 from input_pipeline.config import fields
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls, threads
 from input_pipeline.files.tensorflow_cpu import tf
 from input_pipeline.sources import Source
 
-# Examples that a thread works on at a time.
+# Images in a call where nobody asks for batches.
 _CHUNK = 16
-# Bytes; what Eigen and XLA want of an array that they take as it is.
-_ALIGNMENT = 64
 _ENDLESS = np.iinfo(np.int64).max
 
 Batch = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """What a part of the training stream will show.
-
-  Attributes:
-    index: [count] int64, which image of the training set.
-    offset: [count, 2] int32, (top, left) of its crop.
-    flip: [count] bool, whether the crop is mirrored.
-    shift: [count, 3] float32, its colour shift, levels of 0..255.
-    divisor: [count] float32, what its values are divided by in the end.
-  """
-
-  index: np.ndarray
-  offset: np.ndarray
-  flip: np.ndarray
-  shift: np.ndarray
-  divisor: np.ndarray
 
 
 class Example(NamedTuple):
@@ -124,13 +100,6 @@ class Pipeline:
     self._process = process
     self._processes = processes
     self._watch = stalls.Watch(config.dataset.stalled_after, report)
-    self._threads = futures.ThreadPoolExecutor(threads.cores())
-    # Neighbouring batches are made at once, and may be of two epochs.
-    self._order = functools.lru_cache(maxsize=3)(
-        lambda epoch: preprocessing.epoch_order(
-            config.seed, epoch, len(train)
-        )
-    )
     self.statistics: statistics.Statistics | None = None
     wanted = config.dataset.mean, config.dataset.pca
     if wanted != ('imagenet_channels', 'imagenet'):
@@ -164,86 +133,41 @@ class Pipeline:
     Yields:
       This process's part of each batch: 'image' [examples, crop, crop, 3] uint8
       crops that are not yet mirrored, 'label' [examples] int32, and of
-      `Plan` 'offset', 'flip', 'shift' and 'divisor'.
+      `draws.Draws` 'offset', 'flip', 'shift' and 'divisor'.
 
     Raises:
       DataError: an image cannot be read; names it.
     """
-    size = self._config.batch_size // self._processes
+    count = self._config.batch_size // self._processes
 
-    def batch(step):
-      first = step * self._config.batch_size + self._process * size
+    def draw(step):
+      first = step * self._config.batch_size + self._process * count
       lit = lighting_steps is None or step < lighting_steps
-      plan = self.plan(first, size, lit=lit)
-      boxes = [
-          preprocessing.Box(top, left, self._crop, self._size)
-          for top, left in plan.offset.tolist()
-      ]
-      image, label = self._read(self.train, plan.index, boxes)
-      return {
-          'image': image,
-          'label': label,
-          'offset': plan.offset,
-          'flip': plan.flip,
-          'shift': plan.shift,
-          'divisor': plan.divisor,
-      }
+      return self._draw(first, count, lit)._asdict()
 
-    types = {
-        'image': tf.uint8,
-        'label': tf.int32,
-        'offset': tf.int32,
-        'flip': tf.bool,
-        'shift': tf.float32,
-        'divisor': tf.float32,
-    }
-    return self._batches(batch, types, first_step, _ENDLESS)
+    steps = tf.data.Dataset.range(first_step, _ENDLESS)
+    return self._batches(self.train, steps, draw, self._crop)
 
   def training_examples(self, step: int) -> list[Example]:
     """Which images a training batch is of, those of all processes."""
     size, length = self._config.batch_size, len(self.train)
     examples = []
-    for position in range(step * size, (step + 1) * size):
-      epoch, place = divmod(position, length)
-      index = int(self._order(epoch)[place])
+    for number, index in enumerate(self.plan(step * size, size).index.tolist()):
+      epoch, place = divmod(step * size + number, length)
       name = self.train.relative_name(index)
       examples.append(Example(epoch, place, index, name))
     return examples
 
-  def plan(self, first: int, count: int, *, lit: bool = True) -> Plan:
-    """Draws what a part of the training stream will show.
+  def plan(self, first: int, count: int, *, lit: bool = True) -> draws.Draws:
+    """What a part of the training stream will show, as arrays.
 
     Args:
-      first: place of its first example in the stream.
+      first: number of its first example in the stream.
       count: number of examples.
       lit: whether there is PCA lighting, if the config has any.
     """
-    config, length = self._config.augmentation, len(self.train)
-    positions = np.arange(first, first + count)
-    epochs, places = np.divmod(positions, length)
-    index = np.empty(count, np.int64)
-    for epoch in np.unique(epochs):
-      of_epoch = epochs == epoch
-      index[of_epoch] = self._order(int(epoch))[places[of_epoch]]
-    offset, flip = preprocessing.random_crops(
-        self._config.seed,
-        positions // config.images_per_crop,
-        config.crop_offsets,
-        config.flip,
-    )
-    shift = np.zeros((count, 3), np.float32)
-    divisor = np.ones(count, np.float32)
-    if lit and config.lighting != 'none':
-      shift = preprocessing.lighting_shifts(
-          self._config.seed,
-          positions,
-          kind=config.lighting,
-          scale=config.lighting_scale,
-          deviations=self.components[0],
-          eigenvectors=self.components[1],
-      )
-      divisor *= config.lighting_divisor
-    return Plan(index, offset, flip, shift, divisor)
+    drawn = self._draw(first, count, lit)
+    return draws.Draws(*(tensor.numpy() for tensor in drawn))
 
   def evaluation_batches(
       self, batch_size: int, image_size: int | None = None
@@ -262,24 +186,23 @@ class Pipeline:
     Raises:
       DataError: an image cannot be read; names it.
     """
-    size = batch_size // self._processes
+    count = batch_size // self._processes
     length = len(self.evaluation)
 
-    def batch(step):
-      first = step * batch_size + self._process * size
-      index = np.arange(first, first + size)
-      weight = (index < length).astype(np.float32)
-      image, label = self._read(
-          self.evaluation, np.minimum(index, length - 1), size=image_size
-      )
-      return {'image': image, 'label': label, 'weight': weight}
+    def part(step):
+      first = step * batch_size + self._process * count
+      index = first + tf.range(count, dtype=tf.int64)
+      weight = tf.cast(index < length, tf.float32)
+      return {'index': tf.minimum(index, length - 1), 'weight': weight}
 
-    types = {'image': tf.uint8, 'label': tf.int32, 'weight': tf.float32}
-    return self._batches(batch, types, 0, -(-length // batch_size))
+    steps = tf.data.Dataset.range(-(-length // batch_size))
+    return self._batches(
+        self.evaluation, steps, part, image_size or self._size
+    )
 
   def evaluation_squares(self, indices: Sequence[int]) -> np.ndarray:
     """Some images of the evaluation set, [images, size, size, 3] uint8."""
-    return self._read(self.evaluation, np.asarray(indices))[0]
+    return self._some(self.evaluation, indices)[0]
 
   def sample(self, source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images from all over a set, at equal distances: always the same.
@@ -292,7 +215,7 @@ class Pipeline:
       [count, size, size, 3] uint8 and [count] int32 labels.
     """
     places = np.linspace(0, len(source) - 1, count)
-    return self._read(source, np.round(places).astype(np.int64))
+    return self._some(source, np.round(places))
 
   def _mean_to_subtract(self):
     config = self._config.dataset
@@ -305,138 +228,74 @@ class Pipeline:
     shape = (self._size, self._size, 3)
     return np.broadcast_to(means, shape).astype(np.float32)
 
-  def _read(self, source, index, boxes=None, size=None):
-    """Images [count, size, size, 3] uint8 and labels [count] int32."""
-    count = len(index)
-    size = boxes[0].size if boxes else size or self._size
-    images = _aligned((count, size, size, 3))
-    labels = np.empty(count, np.int32)
-
-    def read(start):
-      for i in range(start, min(start + _CHUNK, count)):
-        number = int(index[i])
-        with self._watch.reading(functools.partial(source.describe, number)):
-          if boxes:
-            images[i], labels[i] = source.image(number, boxes[i])
-          else:
-            images[i], labels[i] = source.resized(number, size)
-
-    collections.deque(
-        self._threads.map(read, range(0, count, _CHUNK)), maxlen=0
+  def _draw(self, first, count, lit):
+    config = self._config.augmentation
+    if self._config.dataset.order != draws.METHOD:
+      raise DataError(
+          f"dataset.order is '{self._config.dataset.order}', of an earlier "
+          'version of the program, with which the order of images was another: '
+          f"train with that version, or a new run with '{draws.METHOD}'"
+      )
+    axes = draws.lighting_axes(
+        config.lighting, config.lighting_scale, *self.components
     )
-    return images, labels
+    return draws.draw(
+        first + tf.range(count, dtype=tf.int64),
+        seed=self._config.seed,
+        length=len(self.train),
+        augmentation=config,
+        axes=axes,
+        lit=lit,
+    )
+
+  def _some(self, source, index):
+    """Images [count, size, size, 3] uint8 and labels [count] int32."""
+    batches = list(self._chunks(source, index))
+    return tuple(
+        np.concatenate([batch[name] for batch in batches])
+        for name in ('image', 'label')
+    )
 
   def _squares(self, source):
-    def chunk(step):
-      start = step * _CHUNK
-      index = np.arange(start, min(start + _CHUNK, len(source)))
-      return {'image': self._read(source, index)[0]}
-
-    # As many at once as there are threads, as each is the work of one.
-    chunks = self._batches(
-        chunk,
-        {'image': tf.uint8},
-        0,
-        -(-len(source) // _CHUNK),
-        at_once=threads.cores(),
-    )
-    for batch in chunks:
+    for batch in self._chunks(source, np.arange(len(source))):
       yield from batch['image']
+
+  def _chunks(self, source, index):
+    index = tf.data.Dataset.from_tensor_slices(np.asarray(index, np.int64))
+    named = lambda index: {'index': index}
+    return self._batches(source, index.batch(_CHUNK), named, self._size)
 
   def _batches(
       self,
-      make: Callable[[int], Batch],
-      types: dict[str, tf.DType],
-      first: int,
-      end: int,
-      at_once: int = 2,
+      source: Source,
+      numbers: tf.data.Dataset,
+      draw: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+      size: int,
   ) -> Iterator[Batch]:
-    """Yields make(first), ..., make(end - 1), in order, made in advance.
+    """The chain.
 
     Args:
-      make: makes a batch; its work is done by the threads of this object.
-      types: of the batch's arrays.
-      first: number of the first batch.
-      end: number behind the last one.
-      at_once: batches in the making, so that the threads never wait.
+      source: of the images.
+      numbers: an element a batch.
+      draw: makes of it what `pixels.pixels` takes.
+      size: side of the images, in pixels.
     """
-
-    failures: dict[int, Exception] = {}
-
-    def values(number):
-      try:
-        batch = make(int(number))
-      except Exception as error:
-        # TensorFlow would log it, at length, and raise a text; the stream
-        # raises it as it is, in its turn.
-        failures[int(number)] = error
-        return [np.zeros(0, kind.as_numpy_dtype) for kind in types.values()]
-      return [batch[name] for name in types]
-
-    numbers = range(first, end)
-    stream = self._stream(values, failures, types, numbers, at_once)
-    _streams.add(stream)
-    return stream
-
-  def _stream(self, values, failures, types, numbers, at_once):
-    running = True
-    # AutoGraph would read source files again while a run goes on.
-    plain = tf.autograph.experimental.do_not_convert
-    call = lambda number: tf.numpy_function(
-        values, [number], list(types.values()), stateful=False
+    calls = Calls()
+    pixels = functools.partial(
+        pixels_lib.pixels,
+        calls=calls,
+        source=source,
+        watch=self._watch,
+        size=size,
+        square=self._size,
     )
-    is_running = lambda _: tf.ensure_shape(
-        tf.numpy_function(lambda: running, [], tf.bool), ()
+    drawn = calls.while_open(numbers).map(as_it_is(draw))
+    batches = drawn.map(
+        as_it_is(pixels),
+        num_parallel_calls=threads.cores(),
+        deterministic=True,
     )
-    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    dataset = dataset.take_while(plain(is_running))
-    dataset = dataset.map(
-        plain(call), num_parallel_calls=at_once, deterministic=True
-    )
-    iterator = dataset.prefetch(2).as_numpy_iterator()
-    try:
-      for number, arrays in zip(numbers, iterator):
-        if number in failures:
-          raise failures[number]
-        yield dict(zip(types, arrays))
-    except tf.errors.OpError as error:
-      raise DataError(f'the input pipeline failed: {error}') from error
-    finally:
-      # When an iterator is deleted TensorFlow waits for calls under way, and
-      # these wait for Python's lock, which nobody gets once Python is ending:
-      # the process would stay for ever. So no new ones, and the last awaited.
-      running = False
-      _drain(iterator)
-
-
-_streams = weakref.WeakSet()
-
-
-@atexit.register
-def _close_streams():
-  """Ends what is left open, before Python stops its threads for good."""
-  for stream in list(_streams):
-    # One whose thread waits for data cannot be closed, nor waited for.
-    with contextlib.suppress(ValueError):
-      stream.close()
-
-
-def _drain(iterator):
-  while True:
-    try:
-      next(iterator)
-    except StopIteration:
-      return
-    except tf.errors.OpError:
-      pass  # One of the last calls has failed, which nobody asks for any more.
-
-
-def _aligned(shape):
-  """An uninitialized uint8 array that TensorFlow and JAX need not copy."""
-  size = math.prod(shape)
-  buffer = np.empty(size + _ALIGNMENT, np.uint8)
-  start = -buffer.ctypes.data % _ALIGNMENT
-  return buffer[start : start + size].reshape(shape)
+    return calls.batches(batches.prefetch(2))
 
 
 def _check(config, processes):

@@ -1,4 +1,4 @@
-"""From an image to the pixels that are used, and what is random about these.
+"""From an image to the pixels that are used.
 
 Everything here is NumPy and Pillow, stateless, and a function of its arguments
 alone. Pixels stay 8-bit integers; means and colour shifts meet them on the
@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 from PIL import Image
-from scipy import special
 
 from input_pipeline.images import decoding
 
@@ -23,9 +22,6 @@ LARGEST_SQUARE = 258
 # Pillow widens this filter when it shrinks an image, so nothing aliases.
 FILTER = Image.Resampling.BICUBIC
 ASPECTS = ('keep', 'warp')
-
-# What a random number is for, so that uses are independent of each other.
-_ORDER, _CROP, _LIGHTING = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,80 +150,3 @@ def _resize(image, left, top, width, height, size):
   )
   top -= first
   return rows.resize(size, FILTER, box=(0, top, columns, top + height))
-
-
-def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-  """[length] indices of a set's examples in an epoch's random order."""
-  words = _words(seed, _ORDER, (0, epoch, 0, 0), length)
-  return np.argsort(words, kind='stable')
-
-
-def random_crops(
-    seed: int, groups: np.ndarray, offsets: int, flip: bool
-) -> tuple[np.ndarray, np.ndarray]:
-  """Draws crops and mirrorings (§4.1).
-
-  Args:
-    seed: the run's.
-    groups: [count] int64, ascending without gaps: examples of the same group
-      share their crop.
-    offsets: number of offsets each way: 32 in the paper, 33 in the code.
-    flip: whether to mirror half of them.
-
-  Returns:
-    ([count, 2] int32 offsets (top, left), [count] bool whether mirrored).
-  """
-  words = _example_words(seed, _CROP, groups)
-  # A 32-bit fraction times the number of offsets, without division.
-  drawn = ((words[:, :2] >> 32) * np.uint64(offsets)) >> 32
-  mirrored = (words[:, 2] >> 63).astype(bool) & flip
-  return drawn.astype(np.int32), mirrored
-
-
-def lighting_shifts(
-    seed: int,
-    positions: np.ndarray,
-    *,
-    kind: str,
-    scale: float,
-    deviations: np.ndarray,
-    eigenvectors: np.ndarray,
-) -> np.ndarray:
-  """Draws the colours that PCA lighting adds to images (§4.1).
-
-  Args:
-    seed: the run's.
-    positions: [count] int64 places in the stream of training examples,
-      ascending without gaps.
-    kind: 'standard_deviation' (run #145): V (sd * N(0, scale)) in levels of
-      0..255. 'eigenvalue' (paper, on pixels in 0..1): V (sd^2 / 255 * N(0,
-      scale)), which is 255 times the eigenvalue of pixels divided by 255.
-    scale: standard deviation of the random factors, 0.1.
-    deviations: [3] standard deviations along the components, levels of 0..255.
-    eigenvectors: [3, 3], a component a column.
-
-  Returns:
-    [count, 3] float32, levels of 0..255.
-  """
-  lengths = np.asarray(deviations, np.float64)
-  if kind == 'eigenvalue':
-    lengths = lengths**2 / 255
-  words = _example_words(seed, _LIGHTING, positions)
-  # The middles of 2^52 equal parts of (0, 1), which are exact.
-  uniform = ((words[:, :3] >> 12).astype(np.float64) + 0.5) * 2.0**-52
-  factors = scale * special.ndtri(uniform)
-  return ((lengths * factors) @ np.transpose(eigenvectors)).astype(np.float32)
-
-
-def _example_words(seed, use, numbers):
-  """[count, 4] random 64-bit words, the same for a number in any batch."""
-  first, last = int(numbers[0]), int(numbers[-1])
-  words = _words(seed, use, (first, 0, 0, 0), 4 * (last - first + 1))
-  return words.reshape(-1, 4)[numbers - first]
-
-
-def _words(seed, use, counter, count):
-  # Philox numbers blocks of four words; a stream begins at any of them.
-  key = np.array([seed % 2**64, use], np.uint64)
-  bits = np.random.Philox(key=key, counter=np.array(counter, np.uint64))
-  return bits.random_raw(count)

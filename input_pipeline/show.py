@@ -50,18 +50,16 @@ def training_rows(
   pipeline = Pipeline(config, train, evaluation)
   length, crop = len(train), config.augmentation.crop_size
   whole = preprocessing.whole(config.dataset.size)
-  orders = [
-      preprocessing.epoch_order(config.seed, epoch, length)
-      for epoch in range(epochs)
-  ]
+  first = pipeline.plan(0, min(count, length)).index.tolist()
+  plans_of = {index: [] for index in first}
+  for epoch in range(epochs):
+    order = pipeline.plan(epoch * length, length).index
+    for index, plans in plans_of.items():
+      place = epoch * length + int(np.argmax(order == index))
+      plans.append(pipeline.plan(place, 1))
   rows = []
-  for index in orders[0][:count].tolist():
+  for index, plans in plans_of.items():
     square, label = train.image(index, whole)
-    places = [
-        epoch * length + int(np.argmax(order == index))
-        for epoch, order in enumerate(orders)
-    ]
-    plans = [pipeline.plan(place, 1) for place in places]
     row = [
         _original(train, index, label),
         (_with_crops(square, plans, crop), 'crops (top, left)'),

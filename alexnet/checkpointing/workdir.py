@@ -39,6 +39,7 @@ _WITHOUT = {
     'dataset': {
         'background': (),
         'copies': 'warn',
+        'order': 'argsort',
         'size': 256,
         'split_seed': None,
         'stalled_after': 60.0,
@@ -135,6 +136,14 @@ def check_config(
   before = load_config(workdir)
   old = flatten(before.to_dict())
   new = flatten(config.to_dict())
+  orders = [values.get('dataset.order') for values in (old, new)]
+  if orders[0] == _WITHOUT['dataset']['order'] != orders[1]:
+    raise CheckpointError(
+        f'{workdir} was made by an earlier version of the program, with which '
+        "the order of images was another (dataset.order was '{}', is '{}'): "
+        'continue it with that version, or use another --workdir; evaluating '
+        'it works'.format(*orders)
+    )
   changed = [
       name
       for name in sorted(old.keys() | new.keys())

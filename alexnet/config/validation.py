@@ -125,11 +125,6 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
   })
 
 
-def towers_of(model: ml_collections.ConfigDict) -> int:
-  """Towers of the network that `config.model` describes: 1 if it has none."""
-  return model.get('towers') or 1
-
-
 def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is right by itself, and cannot be together."""
   yield from fields.conflicts(config)

@@ -12,7 +12,6 @@ import numpy as np
 from absl import logging
 
 from alexnet.checkpointing import input_spec
-from alexnet.config import validation
 from alexnet.evaluation import image_summaries, layer_statistics
 from alexnet.evaluation.task import Task
 from alexnet.metrics.writer import Writer
@@ -80,7 +79,7 @@ class Observer:
             writer,
             step,
             params=state.params,
-            towers=validation.towers_of(self._task.config.model),
+            towers=self._task.config.model.towers,
             squares=squares,
             log_probabilities=result['log_probabilities'],
             labels=result['label'],

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import ml_collections
 import tqdm
 
-from alexnet.config import validation
 from alexnet.config.intervals import Timetable
 from input_pipeline.files import streams
 
@@ -133,7 +132,7 @@ def announce(
   lines = {
       'model': (
           f'{config.model.name}, {parameters:,} parameters, '
-          f'{validation.towers_of(config.model)} tower(s), {config.model.dtype}'
+          f'{config.model.towers} tower(s), {config.model.dtype}'
       ),
       'dataset': (
           f'{config.dataset.name}: {len(train):,} training and '

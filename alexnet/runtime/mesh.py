@@ -14,7 +14,6 @@ from jax.experimental import mesh_utils
 from jax.extend import backend
 from jax.sharding import AxisType, Mesh
 
-from alexnet.config import validation
 from alexnet.config.errors import ConfigError
 from alexnet.runtime import multihost
 
@@ -180,7 +179,7 @@ def _most_replicas(limit, config, parts):
 
 
 def _splittable(model):
-  return validation.towers_of(model) == 2 and not _normalizes_across(model)
+  return model.towers == 2 and not _normalizes_across(model)
 
 
 def _normalizes_across(model):
@@ -190,10 +189,10 @@ def _normalizes_across(model):
 
 def _check_model(model, data, tower):
   mesh = f'mesh (data={data}, tower={tower})'
-  if tower > (towers := validation.towers_of(model)):
+  if tower > model.towers:
     raise ConfigError(
         f'{mesh} has more tower devices than the model has towers '
-        f'({towers}): set --config.mesh.tower=1, and '
+        f'({model.towers}): set --config.mesh.tower=1, and '
         f'--config.mesh.data={data * tower} to use all devices'
     )
   if tower > 1 and _normalizes_across(model):

@@ -23,6 +23,7 @@ CHECKS = {
     'dataset.eval_split': checks.TEXT,
     'dataset.size': checks.SIDE,
     'dataset.background': checks.BACKGROUND,
+    'dataset.order': checks.choice('index_shuffle', 'argsort'),
     'dataset.statistics_dir': checks.PATH,
     'dataset.stalled_after': checks.POSITIVE,
     'dataset.mean': checks.choice('image', 'channels', 'imagenet_channels'),

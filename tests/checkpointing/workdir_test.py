@@ -52,6 +52,31 @@ class OlderRunTest(absltest.TestCase):
       workdir.check_config(self.workdir, self.config)
 
 
+class EarlierOrderTest(absltest.TestCase):
+  """Of a run that was made before images came by `index_shuffle`."""
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(self.create_tempdir())
+    self.config = alexnet.get_config()
+    values = self.config.to_dict()
+    del values['dataset']['order']
+    (self.workdir / 'config.json').write_text(json.dumps(values))
+
+  def test_does_not_go_on(self):
+    with self.assertRaisesRegex(
+        CheckpointError,
+        'an earlier version .* the order of images was another .*'
+        "was 'argsort', is 'index_shuffle'.*: continue it with that version",
+    ):
+      workdir.check_config(self.workdir, self.config)
+
+  def test_is_evaluated(self):
+    config = workdir.load_config(self.workdir)
+    self.assertEqual(config.dataset.order, 'argsort')
+    workdir.check_config(self.workdir, config)
+
+
 class OtherConfigTest(parameterized.TestCase):
   """What a refusal advises is what makes it go on."""
 
@@ -80,6 +105,7 @@ class OtherConfigTest(parameterized.TestCase):
       dict(schedule__name='constant', schedule__learning_rate=0.5),
       dict(schedule__steps=(), schedule__geometric__factors=(1.0,)),
       dict(model__conv1__padding=(2, 2)),
+      dict(dataset__order='argsort'),
       dict(dataset__eval_split='x', optimizer__momentum=0.0),
       dict(pretrained__layers=('conv1', 'conv2'), dataset__size=250),
   )

@@ -20,6 +20,7 @@ from alexnet.inference.views import Views
 from configs import alexnet, alexnet_2012
 from input_pipeline import datasets, preprocessing, sources
 from input_pipeline import pipeline as pipeline_lib
+from input_pipeline.batches import pixels, python_calls
 from input_pipeline.errors import DataError
 from input_pipeline.files import threads
 
@@ -371,17 +372,25 @@ class EditedSourceTest(absltest.TestCase):
   def test_a_running_pipeline_keeps_its_code(self):
     """AutoGraph would read it again, from a file that has changed since."""
     folder = self.enterContext(tempfile.TemporaryDirectory())
-    path = pathlib.Path(folder, 'edited_pipeline.py')
-    code = pathlib.Path(pipeline_lib.__file__).read_text()
-    # Line numbers of its own, because AutoGraph knows code by them.
-    path.write_text('# This copy only.\n' * 3 + code)
-    spec = importlib.util.spec_from_file_location('edited_pipeline', path)
-    module = importlib.util.module_from_spec(spec)
-    # Where dataclasses and AutoGraph look for a module.
-    self.enterContext(
-        mock.patch.dict('sys.modules', {'edited_pipeline': module})
-    )
-    spec.loader.exec_module(module)
+    # Where dataclasses and AutoGraph look for a module, and the second copy
+    # for the first.
+    self.enterContext(mock.patch.dict('sys.modules'))
+    edits = {}
+    for original, edited in (
+        (python_calls, ('tf.numpy_function(', 'tf.no_such_function(')),
+        (pixels, ('calls.call(', 'calls.no_such_call(')),
+        (pipeline_lib, ('self._draw(', 'self._no_such_draw(')),
+    ):
+      code = pathlib.Path(original.__file__).read_text()
+      self.assertIn(edited[0], code)
+      path = pathlib.Path(folder, f'{len(edits)}.py')
+      edits[path] = code.replace(*edited)
+      # Line numbers of its own, because AutoGraph knows code by them.
+      path.write_text('# This copy only.\n' * 3 + code)
+      spec = importlib.util.spec_from_file_location(original.__name__, path)
+      module = importlib.util.module_from_spec(spec)
+      sys.modules[original.__name__] = module
+      spec.loader.exec_module(module)
     source = FakeSource(noise(3))
     # Without statistics, so that nothing is run before the edit.
     config = make_config(dataset__mean='imagenet_channels')
@@ -390,9 +399,8 @@ class EditedSourceTest(absltest.TestCase):
     )
     # As an editor or `git pull` would do while a run goes on: where the old
     # calls were, there are others.
-    edited = code.replace('tf.numpy_function(', 'tf.no_such_function(')
-    self.assertNotEqual(edited, code)
-    path.write_text('# A new line..\n' * 3 + edited)
+    for path, edited in edits.items():
+      path.write_text('# A new line..\n' * 3 + edited)
     assert_same(take(running, 1), take(expected, 1))
     assert_same(
         *(
@@ -775,21 +783,21 @@ class MeanTest(parameterized.TestCase):
 
 class ThreadsTest(absltest.TestCase):
 
-  def test_images_of_a_batch_are_read_by_several_threads(self):
+  def test_batches_are_read_by_several_threads(self):
     """Both wait for the other one: one thread alone would never go on."""
     barrier = threading.Barrier(2)
 
     class Meeting(FakeSource):
 
       def image(self, index, box=preprocessing.WHOLE):
-        if index in (0, 16):  # The first of a thread's 16.
+        if index in (0, 3):  # The first of a batch.
           barrier.wait(timeout=60)
         return super().image(index, box)
 
+    pipeline = make(flat(2), Meeting(flat(6)))
     with mock.patch.object(threads, 'cores', return_value=2):
-      pipeline = make(flat(2), Meeting(flat(20)))
-    (batch,) = pipeline.evaluation_batches(20)
-    np.testing.assert_array_equal(batch['label'], np.arange(20))
+      labels = stack(pipeline.evaluation_batches(3))['label']
+    np.testing.assert_array_equal(labels, np.arange(6).reshape(2, 3))
 
 
 class StreamTest(absltest.TestCase):
@@ -965,11 +973,11 @@ class ErrorsTest(parameterized.TestCase):
     )
     batch = next(pipeline.training_batches(0))
     offsets = set()
-    for pixels, label, (top, left) in zip(
+    for image, label, (top, left) in zip(
         batch['image'], batch['label'], batch['offset']
     ):
       square = images[label][top : top + 8, left : left + 8]
-      np.testing.assert_array_equal(pixels, square)
+      np.testing.assert_array_equal(image, square)
       offsets.add((int(top), int(left)))
     self.assertLessEqual(max(map(max, offsets)), 2)
     np.testing.assert_allclose(

@@ -12,6 +12,7 @@ import shutil
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from alexnet.config.errors import CheckpointError
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
 from alexnet.training import trainer
@@ -58,6 +59,12 @@ class WitnessTest(parameterized.TestCase):
     config = record.config_of(recipe)
     config.duration = '4 steps'
     output = io.StringIO()
+    with self.assertRaisesRegex(CheckpointError, 'order of images was another'):
+      trainer.create(config, workdir, Console(output))
+    # All else is as it was: with the order said to be that of now it goes on.
+    values = json.loads((workdir / 'config.json').read_text())
+    values['dataset']['order'] = config.dataset.order
+    (workdir / 'config.json').write_text(json.dumps(values))
     run = trainer.create(config, workdir, Console(output))
     self.assertEqual(run.train()['step'], 4)
     self.assertIn('continuing from step 2', output.getvalue())

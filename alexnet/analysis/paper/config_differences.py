@@ -7,7 +7,6 @@ import ml_collections
 
 from alexnet.analysis.tables import Item, Table
 from alexnet.checkpointing import workdir
-from alexnet.config import validation
 from configs import alexnet, alexnet_2012
 
 # They say where a run was made and how often it was looked at, not what it is.
@@ -63,7 +62,7 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
   if is_definition(config):
     left_out += _from_files(config)
   # Its own tower and both are the same.
-  if validation.towers_of(config.model) == 1:
+  if config.model.towers == 1:
     left_out += tuple(name for name in own if name.endswith('.reads'))
   fields = (
       Field(name, *(fields.get(name) for fields in all_three), name in own)

@@ -11,7 +11,6 @@ from alexnet.analysis.report import classes, colours, examples, page, sections
 from alexnet.analysis.report.page import Block, Missing, Section
 from alexnet.analysis.report.run_history import History
 from alexnet.checkpointing import input_spec, manager
-from alexnet.config import validation
 from alexnet.inference import loading, run_flags
 from alexnet.inference.predictor import TrainedNetwork
 from input_pipeline.errors import UserError
@@ -162,5 +161,5 @@ class Lazily:
 
   def kernels(self, run: History):
     """(name, kernels of the first layer or None, towers)."""
-    towers = validation.towers_of(run.config.model)
+    towers = run.config.model.towers or 1
     return run.name, colours.load_kernels(self._folder), towers

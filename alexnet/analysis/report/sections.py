@@ -23,7 +23,6 @@ from alexnet.analysis.report.page import (
 from alexnet.analysis.report.run_history import History
 from alexnet.analysis.tables import Table
 from alexnet.checkpointing import workdir
-from alexnet.config import validation
 from alexnet.metrics.console import format_duration
 from alexnet.visualization import charts
 from alexnet.visualization.charts import Line, Picture
@@ -72,7 +71,7 @@ def facts(run: History) -> list[Block]:
     ))
   device = run.sessions[-1].get('device_kind') if run.sessions else None
   blocks.append(
-      f'{config.model.name}, {validation.towers_of(config.model)} tower(s), '
+      f'{config.model.name}, {config.model.towers} tower(s), '
       f'{config.model.dtype}, trained on {config.dataset.name} '
       f'({config.model.num_classes:,} classes) in batches of '
       f'{config.batch_size}, for {config.duration}'

@@ -1,0 +1,130 @@
+"""Processes that end while batches are made: none may stay for ever.
+
+  python -m benchmarks.ends --starts=200
+
+Each start is a process of its own, which is in one of the stages below when it
+has nothing more to do. Printed are, for each stage, how many ended, the longest
+time that took from there on, and how many did not within a minute.
+"""
+
+import collections
+import contextlib
+import itertools
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+from absl import app, flags
+
+STAGES = (
+    'built',  # Nobody has asked for a batch.
+    'reading',  # The second batch is being read.
+    'ahead',  # Batches are ready that nobody will ask for.
+    'failed',  # An image could not be read.
+    'raised',  # An exception ends the program.
+    'closed',
+    'evaluation',
+    'thread',  # Another thread is waiting for a batch.
+)
+_PATIENCE = 60.0
+_READY = 'nothing more to do'
+
+
+def run_in(stage: str) -> None:
+  """What a process does; returns in that stage."""
+  from configs import alexnet_2012
+  from input_pipeline import sources
+  from input_pipeline.errors import DataError
+  from input_pipeline.pipeline import Pipeline
+
+  class Images(sources.Source):
+    name, class_names = 'images', ('0', '1')
+
+    def __len__(self):
+      return 40
+
+    def read(self, index):
+      raise NotImplementedError
+
+    def image(self, index, box=None):
+      if stage == 'failed' and index == 3:
+        raise DataError('image 3 is broken')
+      if stage != 'ahead':
+        time.sleep(0.01)
+      return np.zeros((box.size, box.size, 3), np.uint8), index % 2
+
+    def describe(self, index):
+      return f'image {index}'
+
+    def fingerprint(self):
+      return ''
+
+  config = alexnet_2012.get_config('folder')
+  config.batch_size = 16
+  config.dataset.mean, config.dataset.pca = 'imagenet_channels', 'imagenet'
+  pipeline = Pipeline(config, Images(), Images())
+  global stream  # Else it would end with this function.
+  stream = pipeline.training_batches(0)
+  if stage == 'evaluation':
+    stream = pipeline.evaluation_batches(16)
+  if stage == 'failed':
+    with contextlib.suppress(DataError):
+      collections.deque(stream, maxlen=0)
+  elif stage == 'thread':
+    arguments = dict(target=list, args=(stream,), daemon=True)
+    threading.Thread(**arguments).start()
+    time.sleep(0.5)
+  elif stage != 'built':
+    next(stream)
+  if stage == 'ahead':
+    time.sleep(0.5)
+  if stage == 'closed':
+    stream.close()
+  print(_READY, flush=True)
+  if stage == 'raised':
+    raise SystemExit(3)
+
+
+def seconds_to_end(stage: str) -> float | None:
+  """Starts a process; None if it does not end, and is killed."""
+  command = [sys.executable, '-m', 'benchmarks.ends', f'--stage={stage}']
+  with subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  ) as process:
+    said = process.stdout.readline()
+    start = time.monotonic()
+    try:
+      rest, _ = process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      return None
+  if said.strip() != _READY or process.returncode != 3 * (stage == 'raised'):
+    raise RuntimeError(f'stage {stage}: {said}{rest}')
+  return time.monotonic() - start
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  if values.stage:
+    run_in(values.stage)
+    return
+  results = {stage: [] for stage in STAGES}
+  for stage in itertools.islice(itertools.cycle(STAGES), values.starts):
+    results[stage].append(seconds_to_end(stage))
+  for stage, seconds in results.items():
+    ended = [one for one in seconds if one is not None]
+    print(
+        f'{stage:10s}  {len(ended):3d} ended, the last after '
+        f'{max(ended, default=0):.1f} s; {len(seconds) - len(ended)} did not'
+    )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('starts', 200, 'Processes, of all stages in turn.')
+  flags.DEFINE_enum('stage', None, STAGES, 'Be such a process.')
+  app.run(main)
