@@ -66,23 +66,15 @@ def main(argv: list[str]) -> int:
   from alexnet import models
   from alexnet.inference import (
     fully_convolutional,
-    image_files,
     prediction_writers,
     predictions,
   )
   from alexnet.metrics.console import Console
-  from input_pipeline.sources import EXTENSIONS
 
   heap.keep_freed()
   compilation_cache.use_cache()
   console = Console()
-  paths, ignored = image_files.find(argv[1:])
-  if not paths:
-    raise DataError(
-        f'no image ({", ".join(EXTENSIONS)}) in '
-        f'{", ".join(map(printable, argv[1:]))}'
-        f'{f"; left out: {ignored}" if ignored else ""}'
-    )
+  paths, ignored = _find(argv[1:])
   scales = fully_convolutional.parse_scales(values.scales)
   network = run_flags.renamed(run_flags.load_network(), values.class_names)
   if values.views == 'dense':  # Before files are begun.
@@ -124,6 +116,21 @@ def main(argv: list[str]) -> int:
   if stop := cli.stopped_by():
     cli.fail(f'stopped by {stop.name} after {done:,} of {len(paths):,} files')
   return _report(broken, done)
+
+
+def _find(arguments):
+  """The images that arguments name, and what is left out of them."""
+  from alexnet.inference import image_files
+  from input_pipeline.sources import EXTENSIONS
+
+  paths, ignored = image_files.find(arguments)
+  if not paths:
+    raise DataError(
+        f'no image ({", ".join(EXTENSIONS)}) in '
+        f'{", ".join(map(printable, arguments))}'
+        f'{f"; left out: {ignored}" if ignored else ""}'
+    )
+  return paths, ignored
 
 
 def _show(results, paths, writers, console) -> tuple[int, list[ImageError]]:

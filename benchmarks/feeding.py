@@ -7,6 +7,7 @@ with a batch that stays on the device, from prepared JPEG files, from prepared
 pixels. Printed are the median seconds of a step and their ratios.
 """
 
+import itertools
 import json
 import pathlib
 import statistics
@@ -22,7 +23,7 @@ from alexnet.inference import views
 from alexnet.models import create_model
 from alexnet.runtime import compilation_cache, heap, sharding
 from alexnet.runtime import mesh as mesh_lib
-from alexnet.training import optimizer, schedules, train_step
+from alexnet.training import optimizer, train_step
 from benchmarks import input_pipeline
 from configs import alexnet_2012
 from input_pipeline import datasets
@@ -41,23 +42,8 @@ def _batches(config, mesh, directory) -> tuple[Pipeline, Iterator[Any]]:
   return pipeline, batches
 
 
-def measure(
-    work: pathlib.Path,
-    batch_size: int,
-    rounds: int,
-    steps: int,
-    seconds_a_turn: float,
-):
-  """{source of the batches: [seconds a step, of each round]}."""
-  # As main.py does.
-  heap.keep_freed()
-  compilation_cache.use_cache()
-  config = alexnet_2012.get_config('prepared')
-  config.batch_size = batch_size
-  config.model.num_classes = 1000
-  mesh = mesh_lib.create_mesh(config)
-  pipeline, from_jpeg = _batches(config, mesh, work / 'jpeg')
-  _, from_raw = _batches(config, mesh, work / 'raw')
+def _step(config, mesh, pipeline):
+  """A function from a batch to the state after a step, whose loss is there."""
   inputs = views.Views(
       pipeline.mean_image,
       config.augmentation.mean_crop,
@@ -78,25 +64,37 @@ def measure(
   )
   state = sharding.initialize(create, mesh, 0)
   # So low that the network stays as it is, and as fast.
-  rates = jax.tree.map(
-      lambda _: np.float32(1e-12),
-      schedules.rates_at(
-          config,
-          shapes.params,
-          step=0,
-          total_steps=1,
-          steps_per_epoch=1,
-          plateau=schedules.Plateau(),
-      ),
-  )
-  constant = next(from_jpeg)
+  rates = jax.tree.map(lambda _: np.float32(1e-12), shapes.params)
 
-  def forever():
-    while True:
-      yield constant
+  def make(batch):
+    nonlocal state
+    state, metrics = step(state, batch, rates)
+    jax.block_until_ready(metrics)
+    return state
 
+  return make
+
+
+def measure(
+    work: pathlib.Path,
+    batch_size: int,
+    rounds: int,
+    steps: int,
+    seconds_a_turn: float,
+):
+  """{source of the batches: [seconds a step, of each round]}."""
+  # As main.py does.
+  heap.keep_freed()
+  compilation_cache.use_cache()
+  config = alexnet_2012.get_config('prepared')
+  config.batch_size = batch_size
+  config.model.num_classes = 1000
+  mesh = mesh_lib.create_mesh(config)
+  pipeline, from_jpeg = _batches(config, mesh, work / 'jpeg')
+  _, from_raw = _batches(config, mesh, work / 'raw')
+  step = _step(config, mesh, pipeline)
   sources = {
-      'constant': forever(),
+      'constant': itertools.repeat(next(from_jpeg)),
       'prepared_jpeg': from_jpeg,
       'prepared_raw': from_raw,
   }
@@ -108,8 +106,7 @@ def measure(
         batch = next(batches)
       start, count = time.perf_counter(), 0
       while count < steps or time.perf_counter() < start + seconds_a_turn:
-        state, metrics = step(state, batch, rates)
-        jax.block_until_ready(metrics)
+        state = step(batch)
         batch = next(batches)
         count += 1
       jax.block_until_ready(state)
