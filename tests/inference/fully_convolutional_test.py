@@ -273,7 +273,7 @@ class StreamTest(absltest.TestCase):
     config = testing.narrow_config()
     network = types.SimpleNamespace(
         config=config, class_names=('a',), compiled=self.compiled,
-        inputs=types.SimpleNamespace(aspect='keep'),
+        inputs=types.SimpleNamespace(aspect='keep', background=()),
         model=types.SimpleNamespace(stride=32),
     )
 
