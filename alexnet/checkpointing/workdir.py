@@ -134,16 +134,15 @@ def check_config(
       )
     return None
   before = load_config(workdir)
-  old = flatten(before.to_dict())
-  new = flatten(config.to_dict())
-  orders = [values.get('dataset.order') for values in (old, new)]
-  if orders[0] == _WITHOUT['dataset']['order'] != orders[1]:
+  earlier = _WITHOUT['dataset']['order']
+  if before.dataset.order == earlier != config.dataset.order:
     raise CheckpointError(
         f'{workdir} was made by an earlier version of the program, with which '
-        "the order of images was another (dataset.order was '{}', is '{}'): "
-        'continue it with that version, or use another --workdir; evaluating '
-        'it works'.format(*orders)
+        'the order of images was another: it can be evaluated; continue it '
+        'with that version, or use another --workdir'
     )
+  old = flatten(before.to_dict())
+  new = flatten(config.to_dict())
   changed = [
       name
       for name in sorted(old.keys() | new.keys())
