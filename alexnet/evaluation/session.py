@@ -6,8 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from alexnet.checkpointing import manager
-from alexnet.checkpointing import workdir as workdir_lib
+from alexnet.checkpointing import continuing, manager
 from alexnet.evaluation.evaluator import Predictions
 from alexnet.evaluation.task import Task
 from alexnet.inference import loading
@@ -64,7 +63,7 @@ def open_run(
       or of another network or other data than the config's.
   """
   task = Task(loading.config_of_run(workdir, overrides), console)
-  workdir_lib.check_config(workdir, task.config)
+  continuing.check_config(workdir, task.config)
   tell_of_data(task.console, task.train, task.evaluation)
   task.open_data()
   with loading.open_network(workdir, step, task.warn) as network:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet.checkpointing import manager
+from alexnet.checkpointing import continuing, manager
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.metrics.console import Console
@@ -277,6 +277,6 @@ def _environment(workdir, mesh) -> list[str]:
   """In what this session differs from the run's last one."""
   now = environment_lib.describe(mesh)
   try:
-    return workdir_lib.environment_differences(workdir, now)
+    return continuing.environment_differences(workdir, now)
   except (OSError, ValueError, IndexError):
     return [f'{workdir_lib.ENVIRONMENT} cannot be read, nothing to compare']

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 
 from alexnet import models
-from alexnet.checkpointing import lock, manager, pretrained
+from alexnet.checkpointing import continuing, lock, manager, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError
 from alexnet.config.intervals import Timetable
@@ -68,10 +68,10 @@ def create(
   Raises:
     UserError: something the user can mend; says what to do.
   """
-  config = workdir_lib.keep_earlier_background(workdir, config)
+  config = continuing.keep_earlier_background(workdir, config)
   task = Task(config, console)
   config = task.config
-  before = workdir_lib.check_config(workdir, config)
+  before = continuing.check_config(workdir, config)
   update_rule = optimizer.create_optimizer(config.optimizer, task.rules)
   timetable = Timetable.of(config, len(task.train))
   create_state = functools.partial(
@@ -152,7 +152,7 @@ def _make_workdir(workdir, task):
 def _warn_of_settings(workdir, task, now):
   """Of a process with other settings of JAX than the last one had."""
   with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
-    for difference in workdir_lib.environment_differences(
+    for difference in continuing.environment_differences(
         workdir, now, ('jax_settings.', 'xla_flags')
     ):
       task.warn(

@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 from ml_collections import config_flags
 
-from alexnet.checkpointing import workdir
+from alexnet.checkpointing import continuing, workdir
 from alexnet.config.errors import CheckpointError
 from alexnet.metrics import writer
 from configs import alexnet
@@ -35,7 +35,7 @@ class OlderRunTest(absltest.TestCase):
     self.assertEqual(schedule.learning_rate, 0.005)
 
   def test_goes_on(self):
-    workdir.check_config(self.workdir, self.config)
+    continuing.check_config(self.workdir, self.config)
 
   def test_does_not_go_on_with_other_rates(self):
     self.config.schedule.batch_scaling = 'linear'
@@ -44,12 +44,12 @@ class OlderRunTest(absltest.TestCase):
         "schedule.batch_scaling was 'none', is 'linear'; "
         'schedule.reference_batch_size was 128, is 32',
     ):
-      workdir.check_config(self.workdir, self.config)
+      continuing.check_config(self.workdir, self.config)
 
   def test_does_not_go_on_with_a_warmup(self):
     self.config.schedule.warmup_epochs = 1.0
     with self.assertRaisesRegex(CheckpointError, 'warmup_epochs was 0.0'):
-      workdir.check_config(self.workdir, self.config)
+      continuing.check_config(self.workdir, self.config)
 
 
 class EarlierOrderTest(absltest.TestCase):
@@ -69,12 +69,12 @@ class EarlierOrderTest(absltest.TestCase):
         'an earlier version .* the order of images was another: .* continue it '
         'with that version',
     ):
-      workdir.check_config(self.workdir, self.config)
+      continuing.check_config(self.workdir, self.config)
 
   def test_is_evaluated(self):
     config = workdir.load_config(self.workdir)
     self.assertEqual(config.dataset.order, 'argsort')
-    workdir.check_config(self.workdir, config)
+    continuing.check_config(self.workdir, config)
 
 
 class OtherConfigTest(parameterized.TestCase):
@@ -96,7 +96,7 @@ class OtherConfigTest(parameterized.TestCase):
         {name.replace('__', '.'): value for name, value in fields.items()}
     )
     with self.assertRaisesRegex(CheckpointError, 'another --workdir') as raised:
-      workdir.check_config(self.workdir, config)
+      continuing.check_config(self.workdir, config)
     return config, str(raised.exception)
 
   @parameterized.parameters(
@@ -124,7 +124,7 @@ class OtherConfigTest(parameterized.TestCase):
           'config', config, flag_values=values
       )
       values(argv)
-    workdir.check_config(self.workdir, holder.value)
+    continuing.check_config(self.workdir, holder.value)
 
   def test_a_flag_too_many(self):
     _, message = self.refusal(dataset__split_seed=4)
