@@ -15,7 +15,7 @@ import ml_collections
 from alexnet.checkpointing import input_spec, pretrained
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import ConfigError
-from alexnet.config.intervals import Timetable, is_due
+from alexnet.config.intervals import Timetable, is_due, is_valid
 from alexnet.evaluation import diagnostics, layer_statistics
 from alexnet.metrics import profiling
 from alexnet.metrics.clock import Clock
@@ -351,7 +351,8 @@ class Trainer:
   def _warn_of_rates(self):
     """Of a change of the config that moves the learning rate."""
     before, config = self._setup.before, self.task.config
-    if before is None:
+    # Whose config.json somebody may have edited.
+    if before is None or not is_valid(before.duration):
       return
     timetable = Timetable.of(before, len(self.task.train))
     old = by_path(self.steps.rates(config=before, timetable=timetable))
