@@ -201,7 +201,7 @@ class Writer:
     self._write_header(count)
     if self._partial is None:
       self._features.seek(0)
-      arrays['features'] = np.load(self._features)
+      arrays['features'] = np.lib.format.read_array(self._features)
       arrays['names'] = np.array([*Names(self._names.getvalue())])
       arrays['manifest'] = np.array(json.dumps(about))
       write = lambda file: np.savez(file, **arrays)
