@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags
 
@@ -107,6 +108,15 @@ class Report:
     """Their number."""
     counted = sum(sum(kinds.values()) for kinds in self.outcomes.values())
     return counted + len(self.findings)
+
+  def add(self, result: dict[str, Any]) -> None:
+    """Counts what became of an input, see worker.py."""
+    for name in ('cpu', 'wall', 'peak'):
+      setattr(self, name, max(getattr(self, name), result[name]))
+    if result['outcome'] == 'finding':
+      self.findings.append((result['number'], result['kind']))
+    else:
+      self.outcomes[result['outcome']][result['kind']] += 1
 
   def lines(self) -> Iterator[str]:
     """For a person."""
@@ -236,13 +246,9 @@ def fuzz(
 
   def note(result, folder):
     bar.update()
-    report.cpu = max(report.cpu, result['cpu'])
-    report.wall = max(report.wall, result['wall'])
-    report.peak = max(report.peak, result['peak'])
+    report.add(result)
     if result['outcome'] != 'finding':
-      report.outcomes[result['outcome']][result['kind']] += 1
       return
-    report.findings.append((result['number'], result['kind']))
     number = result['number']
     bar.write(f'{name}: FINDING at {number}: {result["kind"]}')
     # The latter, where the process died of it.

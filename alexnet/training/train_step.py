@@ -139,8 +139,7 @@ def make_train_step(
     # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
     # parameters [..., features / tower].
     count = batch['label'].shape[0]
-    first = lax.axis_index(DATA) * count
-    keys = dropout_keys(key, state.step, first, count)
+    keys = dropout_keys(key, state.step, lax.axis_index(DATA) * count, count)
     # The gradients of each replica's own copy, summed over the replicas once,
     # at the end. Of parameters that are marked as equal the sum would be taken
     # in every part.
@@ -175,8 +174,7 @@ def make_train_step(
   compiled = jit_for(
       mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
   )
-  # An argument, so that runs of a sweep that differ in their seed are the same
-  # program.
+  # An argument, so that the seeds of a sweep share one program.
   key = jax.random.key(seed)
   constants = (key, images) if guarded else (np.float32(np.inf), key, images)
   return CompiledStep(compiled, constants)
