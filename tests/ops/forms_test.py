@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax import export
 
 from alexnet.models import create_model
 from alexnet.ops import (
@@ -203,6 +204,21 @@ class FormsTest(parameterized.TestCase):
     self.assertFalse(is_of_cpu('tpu'))
     with forms.plain_forms():
       self.assertFalse(is_of_cpu('cpu'))
+
+  @parameterized.parameters(*_OPERATIONS)
+  def test_exported_for_any_batch_size(self, name):
+    ours, by_numpy, (_, *shape), *others = _OPERATIONS[name]
+    batch = export.symbolic_shape('batch')
+    others = [normal(*other, seed=1) for other in others]
+    with forms.plain_forms():
+      exported = export.export(
+          jax.jit(ours), platforms=('cpu', 'cuda', 'tpu')
+      )(jax.ShapeDtypeStruct((*batch, *shape), jnp.float32), *others)
+    exported = export.deserialize(exported.serialize())
+    for count in 1, 3:
+      x = normal(count, *shape)
+      wanted, _ = by_numpy(*map(np.float64, (x, *others)))
+      close(exported.call(x, *others), wanted, jnp.float32)
 
 
 class PlainFormsTest(absltest.TestCase):
