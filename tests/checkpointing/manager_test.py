@@ -249,7 +249,8 @@ class KeptTest(CheckpointsTestCase):
       status = os.fstat(descriptor)
       synced[status.st_ino] = status.st_size
 
-    def rename(source, target, rename=pathlib.Path.rename):
+    def rename(source, target, rename=os.replace):
+      target = pathlib.Path(target)
       if target.name == manifest.FILE:
         paths = [
             source, target.parent, *target.parent.rglob('*'), records,
@@ -265,7 +266,7 @@ class KeptTest(CheckpointsTestCase):
     renamed = []
     with (
         absltest.mock.patch.object(os, 'fsync', fsync),
-        absltest.mock.patch.object(pathlib.Path, 'rename', rename),
+        absltest.mock.patch.object(os, 'replace', rename),
     ):
       self.save(1)
     self.assertLen(renamed, 1)
