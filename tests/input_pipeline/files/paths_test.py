@@ -151,8 +151,9 @@ class ConfigFileTest(parameterized.TestCase):
 
 # Flags with a text that is no path, or not only.
 _NO_PATHS = {
-    'background', 'step', 'source', 'train_split', 'eval_split', 'part',
-    'config', 'set', 'layer', 'coordinator', 'compilation_cache',
+    'background', 'compilation_cache', 'config', 'coordinator',
+    'eval_split', 'layer', 'part', 'profile_steps', 'set', 'source', 'step',
+    'train_split',
 }
 
 
