@@ -75,8 +75,8 @@ def check_config(
   if not (workdir / workdir_lib.CONFIG).exists():
     if (workdir / 'checkpoints').exists():
       raise CheckpointError(
-          f'{workdir} has checkpoints but no {workdir_lib.CONFIG}, so it is no '
-          'workdir of a run: use another --workdir'
+          f'{workdir} has checkpoints but no {workdir_lib.CONFIG}, so it is '
+          'not the workdir of a run: use another --workdir'
       )
     return None
   before = workdir_lib.load_config(workdir)
