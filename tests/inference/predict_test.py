@@ -487,6 +487,7 @@ class FakeNetwork:
   def __init__(self, config, aspect):
     self.config = config
     self.inputs = FakeInputs(aspect)
+    self.model = types.SimpleNamespace(stride=32)
 
 
 class FakeInputs:
