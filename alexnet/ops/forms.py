@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 # JAX caches what it has traced for each value of such a context.
@@ -37,6 +38,8 @@ def chosen(
     plain: a function of the arrays.
     cpu: another form of it, whose gradients may be custom.
   """
+  # Without `jax.jit` they may be NumPy's, which XLA cannot be told to store.
+  arrays = tuple(map(jnp.asarray, arrays))
   if _plain_only.value:
     return plain(*arrays)
 
