@@ -206,6 +206,13 @@ class FormsTest(parameterized.TestCase):
       self.assertFalse(is_of_cpu('cpu'))
 
   @parameterized.parameters(*_OPERATIONS)
+  def test_arrays_of_numpy_without_jit(self, name):
+    ours, by_numpy, *shapes = _OPERATIONS[name]
+    arrays = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    wanted, _ = by_numpy(*map(np.float64, arrays))
+    close(ours(*arrays), wanted, jnp.float32)
+
+  @parameterized.parameters(*_OPERATIONS)
   def test_exported_for_any_batch_size(self, name):
     ours, by_numpy, (_, *shape), *others = _OPERATIONS[name]
     batch = export.symbolic_shape('batch')
