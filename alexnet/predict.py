@@ -80,15 +80,15 @@ def main(argv: list[str]) -> int:
   if values.views == 'dense':  # Before files are begun.
     fully_convolutional.check_scales(scales, network.config)
     models.everywhere(network.model)
-  console.print(
-      f'{values.workdir}, step {network.step:,}, '
-      f'{len(network.class_names):,} classes'
-  )
   start = time.perf_counter()
   results = predictions.predictions(
       network, paths, views=values.views, scales=scales, top=values.top
   )
   with cli.noting_signals(), contextlib.ExitStack() as files:
+    console.print(
+        f'{values.workdir}, step {network.step:,}, '
+        f'{len(network.class_names):,} classes'
+    )
     writers = [
         files.enter_context(
             prediction_writers.create(
