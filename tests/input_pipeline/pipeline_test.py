@@ -514,7 +514,7 @@ class RecipeTest(parameterized.TestCase):
 
   def test_paper(self):
     """A crop, a flip and a colour for each image (paper, section 4.1)."""
-    images = coloured(5)
+    images = coloured(40)
     fields = dict(batch_size=16, dataset__pca='dataset')
     pipeline = make(images, **fields)
     batch = examples(take(pipeline, 6))
@@ -547,7 +547,7 @@ class RecipeTest(parameterized.TestCase):
 
   def test_2012(self):
     """Run #145: a crop for 32 images, the mean's centre, a divisor."""
-    images = coloured(5)
+    images = coloured(40)
     fields = dict(recipe=alexnet_2012, batch_size=16, dataset__pca='dataset')
     pipeline = make(images, **fields)
     steps = 4 * 2
@@ -611,7 +611,7 @@ class RecipeTest(parameterized.TestCase):
   )
   def test_lighting_with_the_components_of_imagenet(self, kind, scale, factor):
     shift = planned(
-        10, augmentation__lighting=kind, augmentation__lighting_scale=scale
+        1000, augmentation__lighting=kind, augmentation__lighting_scale=scale
     ).plan(0, 8192).shift
     lengths = DEVIATIONS if kind != 'eigenvalue' else DEVIATIONS**2 / 255
     sizes = np.linalg.solve(EIGENVECTORS, shift.T) / lengths[:, None] / 0.1
@@ -623,14 +623,14 @@ class RecipeTest(parameterized.TestCase):
   @parameterized.parameters(1, 2, 33)
   def test_offsets(self, offsets):
     plan = planned(
-        10, augmentation__crop_offsets=offsets, augmentation__flip=False
+        1000, augmentation__crop_offsets=offsets, augmentation__flip=False
     ).plan(7, 3000)
     self.assertEqual(set(plan.offset.ravel().tolist()), set(range(offsets)))
     self.assertFalse(plan.flip.any())
 
   def test_no_lighting_has_no_divisor(self):
     plan = planned(
-        10, augmentation__lighting='none', augmentation__lighting_divisor=1.1
+        1000, augmentation__lighting='none', augmentation__lighting_divisor=1.1
     ).plan(0, 100)
     np.testing.assert_array_equal(plan.shift, 0)
     np.testing.assert_array_equal(plan.divisor, 1)
