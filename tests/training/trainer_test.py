@@ -73,7 +73,7 @@ def squares_of(source):
 
 def logits_of(model, state, images, **kwargs):
   logits = model.apply(
-      {'params': jax.device_get(state.params)},
+      jax.device_get(state.variables),
       images.astype(np.float32),
       **kwargs,
   )
