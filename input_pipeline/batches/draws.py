@@ -71,7 +71,7 @@ def draw(
       augmentation.flip,
   )
   lit = tf.logical_and(lit, augmentation.lighting != 'none')
-  divisor = tf.where(lit, augmentation.lighting_divisor, 1.0)
+  divisor = tf.where(lit, float(augmentation.lighting_divisor), 1.0)
   return Draws(
       shuffled(seed, example, length),
       offset,
