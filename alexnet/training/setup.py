@@ -82,6 +82,7 @@ def create(
   )
   shapes = jax.eval_shape(create_state, jax.random.key(0))
   schedules.check_paths(config, shapes.params)
+  pretrained.check(config.pretrained)
   other, taken = None, None
   newest = multihost.of_first(manager.newest_step(workdir))
   if training and newest is None and config.pretrained.workdir is not None:
