@@ -149,9 +149,13 @@ class Trainer:
       return results
     finally:
       self._profiler.stop()
-      self._setup.recovery.close()
+      self.close()
       if lock:
         lock.release()
+
+  def close(self) -> None:
+    """Frees what an opened run holds; `train` does so itself."""
+    self._setup.recovery.close()
 
   # --- The loop ---
 
