@@ -137,7 +137,7 @@ class VerifyTest(parameterized.TestCase):
     )
     shutil.rmtree(self.workdir / 'checkpoints/6')
     store = manager.Checkpoints(self.workdir, 2)
-    store.save(6, run.state, progress)
+    store.save(6, run.state.as_saved(), progress)
     store.close()
     (difference,) = self.verify().differences
     self.assertRegex(
