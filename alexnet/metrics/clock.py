@@ -30,6 +30,11 @@ class Clock:
       self._session = (steps + 1, seconds + elapsed)
     self._since = now
 
+  @property
+  def is_running(self) -> bool:
+    """Whether the first step has ended."""
+    return self._since is not None
+
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """Time inside does not count; to be used between two steps."""

@@ -215,6 +215,8 @@ class Trainer:
       self._stop.ask()
       self._finish_step()  # The one before, while this one runs.
       self._started = started
+      if not self._clock.is_running:
+        self._finish_step()  # Not timed; on CPUs it would hide the second.
 
   def _due(self):
     step, times = self.progress.step, self._setup.timetable

@@ -296,6 +296,25 @@ class FinishedRunTest(RunTestCase):
       run.train()
     asked.assert_called_once_with(0, lighting_steps=steps)
 
+  def test_speed_of_the_first_lines(self):
+    """Where a step does not return before it is computed, as on CPUs."""
+    run = self.run_here(log_every='2 steps', evaluate_every='never')
+    train_step = run.steps._train_step
+
+    def slow(*arguments):
+      time.sleep(0.2)
+      return jax.block_until_ready(train_step(*arguments))
+
+    run.steps._train_step = slow
+    run.train()
+    speeds = [
+        record['images_per_second']
+        for record in read_records(self.workdir / 'metrics.jsonl')
+        if record['kind'] == 'train'
+    ]
+    self.assertLen(speeds, 3)
+    self.assertLess(max(speeds), 8 / 0.2)
+
   def test_five_views_where_training_does_not_mirror(self):
     run = self.run_here(augmentation__flip=False)
     result = run.evaluate('ten')
