@@ -77,6 +77,7 @@ class Trainer:
   """Trains a run.
 
   Attributes:
+    workdir: its folder.
     task: its config, network, data and devices.
     steps: its state, and how far it is.
   """
@@ -94,6 +95,7 @@ class Trainer:
       CheckpointError: checkpoints are damaged or do not fit.
     """
     self._setup, self.task = setup, setup.task
+    self.workdir = setup.workdir
     self._console = setup.task.console
     self.steps = Steps(setup)
     if multihost.is_first():
@@ -134,7 +136,7 @@ class Trainer:
       UnsavedError: the end, or where a signal stopped it, cannot be saved.
       DataError: an image cannot be read.
     """
-    lock = setup_lib.take_lock(self._setup.workdir, self.task)
+    lock = setup_lib.take_lock(self.workdir, self.task)
     try:
       self._announce()
       results = self._finished_before()
@@ -143,9 +145,9 @@ class Trainer:
         if results is None:
           return None
         if multihost.is_first():
-          path = self._setup.workdir / workdir_lib.RESULTS
+          path = self.workdir / workdir_lib.RESULTS
           workdir_lib.write_json(path, results)
-      show_results(self._console, self._setup.workdir, results)
+      show_results(self._console, self.workdir, results)
       return results
     finally:
       self._profiler.stop()
@@ -163,7 +165,7 @@ class Trainer:
     """To the end, or until a signal; returns the results or None."""
     if multihost.is_first():
       self._writer = Writer(
-          self._setup.workdir,
+          self.workdir,
           self.progress.step,
           self._stays_recorded,
           report=self.task.warn,
@@ -342,7 +344,7 @@ class Trainer:
     progress, total = self.progress, self._setup.timetable.total_steps
     if progress.step > total:
       raise ConfigError(
-          f'{self._setup.workdir} is at step {progress.step} already, but '
+          f'{self.workdir} is at step {progress.step} already, but '
           f'duration is {total} steps: set a longer --config.duration, or use '
           'another --workdir'
       )
@@ -370,7 +372,7 @@ class Trainer:
     name = head if head in moved else moved[0]
     plain = '--config.schedule.batch_scaling=none '
     scaled = config.schedule.batch_scaling != 'none'
-    workdir = shlex.quote(str(self._setup.workdir))
+    workdir = shlex.quote(str(self.workdir))
     self._console.print(
         f'warning: duration was {before.duration}, is {config.duration}, '
         f'and the schedule goes by it: at step {self.progress.step:,} the '
@@ -391,7 +393,7 @@ class Trainer:
 
   def _finished_before(self):
     """The results of a run that has nothing left to do."""
-    results = multihost.of_first(workdir_lib.load_results(self._setup.workdir))
+    results = multihost.of_first(workdir_lib.load_results(self.workdir))
     if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
       return results
@@ -403,7 +405,7 @@ class Trainer:
     self._save(required=True)
     self._console.print(
         f'stopped by {name}; saved step {step} of '
-        f'{self._setup.timetable.total_steps} in {self._setup.workdir}. Run '
+        f'{self._setup.timetable.total_steps} in {self.workdir}. Run '
         'the same command again to continue'
     )
 
@@ -427,7 +429,7 @@ class Trainer:
     return recorded or self.evaluate('centre')
 
   def _recorded_centre_result(self):
-    records = read_records(self._setup.workdir / 'metrics.jsonl')
+    records = read_records(self.workdir / 'metrics.jsonl')
     for record in reversed(records):
       key = record.pop('kind'), record.pop('step')
       if key == ('eval_centre', self.progress.step):
