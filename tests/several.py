@@ -145,7 +145,9 @@ def _child(flags, log, devices, signal_at, instead):
     module, function = instead.split(':')
     called = getattr(importlib.import_module(module), function)
     # Nothing would mean that a signal has stopped it.
-    trainer.train_and_evaluate = lambda *arguments: called(*arguments) or {}
+    trainer.train_and_evaluate = lambda config, workdir, *rest: (
+        called(config, workdir) or {}
+    )
   sys.argv = ['main.py', *flags]
   cli.run(main.main)
   os._exit(0)  # It does not return.

@@ -44,6 +44,7 @@ class ElasticTest(parameterized.TestCase):
         'dataset.train_dir': str(cls.images),
         'dataset.eval_fraction': 0.34,
         'duration': f'{END} steps',
+        'seed': 1,
         'evaluate_every': '4 steps',
         'ten_views': False,
         **fields,
@@ -88,7 +89,7 @@ class ElasticTest(parameterized.TestCase):
     self.assertIn(f'continuing from step {SAVED}', log.read_text())
     self.assertIn('data=4, tower=2 on 8', log.read_text())
     run = session.open_run(self.workdir, Console(io.StringIO()))
-    self.check(jax.device_get(run.params))
+    self.check(jax.device_get(run.variables['params']))
 
   def check(self, params):
     """Equal up to rounding: 1 % of the way that a layer has gone."""
