@@ -11,9 +11,9 @@ from absl import flags
 from absl.testing import absltest, parameterized
 
 from alexnet.config.errors import ConfigError
-from alexnet.config.validation import get
 from configs import alexnet, cuda_convnet
 from input_pipeline import cli
+from input_pipeline.config.checks import get
 from tests import testing
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -94,6 +94,7 @@ class SeveralTestCase(parameterized.TestCase):
         'dataset.train_dir': str(self.images),
         'dataset.eval_fraction': 0.34,
         'evaluation_batch_size': 2,
+        'seed': 1,
         **fields,
     }
 
