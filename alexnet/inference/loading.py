@@ -60,7 +60,8 @@ def load(
   model = models.create_model(config.model)
   wanted = models.variable_shapes(model, models.input_shape(config))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  with open_network(workdir, step or manager.NEWEST) as network:
+  which = manager.NEWEST if step is None else step
+  with open_network(workdir, which) as network:
     inputs = input_spec.load(workdir)
     if inputs is None:
       # The config alone does not tell what was asked for and what came of data.

@@ -138,7 +138,7 @@ class Trainer:
     """
     lock = setup_lib.take_lock(self.workdir, self.task)
     try:
-      self._announce()
+      self._check_and_tell()
       results = self._finished_before()
       if results is None:
         results = self._train()
@@ -340,7 +340,8 @@ class Trainer:
 
   # --- The beginning and the end ---
 
-  def _announce(self):
+  def _check_and_tell(self):
+    """Of what is left to do, before anything is done."""
     progress, total = self.progress, self._setup.timetable.total_steps
     if progress.step > total:
       raise ConfigError(

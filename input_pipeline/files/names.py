@@ -117,7 +117,8 @@ def labels_of(
   if names and not known:
     raise DataError(
         f'{place} has classes that the training set does not have: '
-        f'{", ".join(sorted(names)[:5])}: give both sets the same classes'
+        f'{", ".join(sorted(names)[:5])}: wanted one or more of '
+        f'{", ".join(class_names[:5])}{", ..." * (len(class_names) > 5)}'
     )
   return known
 

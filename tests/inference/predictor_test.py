@@ -97,6 +97,8 @@ class TrainedTest(parameterized.TestCase):
     result = subprocess.run([sys.executable, '-c', code], cwd=ROOT)
     self.assertEqual(result.returncode, 0)
     self.assertEqual(alexnet.load(self.workdir, step=2).step, 2)
+    with self.assertRaisesRegex(CheckpointError, 'no checkpoint of step 0'):
+      alexnet.load(self.workdir, step=0)
     with self.assertRaisesRegex(ImportError, r'write `import alexnet` and'):
       from alexnet import trained  # noqa: F401
     with self.assertRaisesRegex(AttributeError, "no attribute 'nothing'"):
