@@ -270,8 +270,10 @@ class Checkpoints:
     # Not by Orbax, where the others wait for ever for a first that has failed.
     multihost.wait_for_all('deleted')
     if multihost.is_first():
-      # Whatever they were, there is a better one now.
-      for path in self._directory.glob(f'*{_INCOMPLETE}'):
+      # Whatever they were, there is a better one now. A failed save's threads
+      # may have written on after `_remove_unfinished`.
+      unfinished = self._directory.glob(f'*{_INCOMPLETE}')
+      for path in [*unfinished, *self._temporary('*')]:
         shutil.rmtree(path, ignore_errors=True)
 
   def _raise_known(self, step, error, no_room):

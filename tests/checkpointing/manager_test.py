@@ -303,6 +303,13 @@ class KeptTest(CheckpointsTestCase):
     self.assertEqual(self.names(), ['2', '3', '4'])
     self.assert_has(4)
 
+  def test_what_a_failed_save_leaves(self):
+    """Orbax's threads may go on writing after the error."""
+    self.save(1)
+    (self.folder / '2.orbax-checkpoint-tmp' / 'state').mkdir(parents=True)
+    self.save(3)
+    self.assertEqual(self.names(), ['1', '3'])
+
   def test_best_for_readers(self):
     self.save(1, 2, 3)
     with self.assertRaisesRegex(CheckpointError, 'of a step that was evalua'):
