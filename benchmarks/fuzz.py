@@ -217,6 +217,17 @@ class _Worker:
     shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _keep(folder, number, path):
+  """Copies an input that was found out of a worker's folder."""
+  # The latter, where the process died of it.
+  current = folder / worker_lib.CURRENT
+  for kept in (current.with_name(f'{current.name}-{number}'), current):
+    if kept.exists():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(kept, path)
+      break
+
+
 def fuzz(
     name: str,
     target: str,
@@ -251,13 +262,8 @@ def fuzz(
       return
     number = result['number']
     bar.write(f'{name}: FINDING at {number}: {result["kind"]}')
-    # The latter, where the process died of it.
-    current = folder / worker_lib.CURRENT
-    for kept in (current.with_name(f'{current.name}-{number}'), current):
-      if findings and kept.exists():
-        findings.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(kept, findings / f'{name}-{seed}-{number}')
-        break
+    if findings:
+      _keep(folder, number, findings / f'{name}-{seed}-{number}')
 
   def work():
     worker = _Worker(target, seed)

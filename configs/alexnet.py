@@ -65,40 +65,42 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   # parameters in the latter.
   config.log_images = False
 
-  # Start from another run's parameters, of its newest checkpoint, instead of
-  # random ones; the update's velocity starts at zero all the same. workdir: of
-  # that run. layers: those to take, such as ('conv1', 'conv2'); () takes all
-  # whose name and shapes agree.
-  config.pretrained = ml_collections.ConfigDict()
-  config.pretrained.workdir = placeholder(str)
-  config.pretrained.layers = ()
-
-  # Steps whose loss or gradient is no number, or whose loss is more than
-  # `spike` times the usual one (unset: no such limit), see docs/faults.md.
-  # action: 'stop', 'skip' (nothing changes by such a step) or 'rollback' (back
-  # to the newest checkpoint, and on with the data behind the batch). limit: of
-  # steps skipped in a row, or of rollbacks in a run, before it stops.
-  config.bad_steps = ml_collections.ConfigDict()
-  config.bad_steps.action = 'stop'
-  config.bad_steps.spike = placeholder(float)
-  config.bad_steps.limit = 5
-
+  config.pretrained = _pretrained()
+  config.bad_steps = _bad_steps()
   config.model = _model()
   config.optimizer = _optimizer()
   config.schedule = _schedule()
   config.dataset = _dataset(data)
   config.augmentation = _augmentation()
-
-  # Devices. tower: 2 puts each tower on a device of its own. data: replicas
-  # that share a batch. Unset: two tower devices where there are at least two
-  # accelerators, and replicas on the others.
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.tower = placeholder(int)
-  config.mesh.data = placeholder(int)
+  config.mesh = _mesh()
 
   if data == 'digits':
     adapt_to_digits(config)
   return config
+
+
+def _pretrained():
+  # Start from another run's parameters, of its newest checkpoint, instead of
+  # random ones; the update's velocity starts at zero all the same. workdir: of
+  # that run. layers: those to take, such as ('conv1', 'conv2'); () takes all
+  # whose name and shapes agree.
+  pretrained = ml_collections.ConfigDict()
+  pretrained.workdir = placeholder(str)
+  pretrained.layers = ()
+  return pretrained
+
+
+def _bad_steps():
+  # Steps whose loss or gradient is no number, or whose loss is more than
+  # `spike` times the usual one (unset: no such limit), see docs/faults.md.
+  # action: 'stop', 'skip' (nothing changes by such a step) or 'rollback' (back
+  # to the newest checkpoint, and on with the data behind the batch). limit: of
+  # steps skipped in a row, or of rollbacks in a run, before it stops.
+  bad_steps = ml_collections.ConfigDict()
+  bad_steps.action = 'stop'
+  bad_steps.spike = placeholder(float)
+  bad_steps.limit = 5
+  return bad_steps
 
 
 def _model():
@@ -116,7 +118,33 @@ def _model():
   model.width = 1.0
   # 'relu' (§3.1), 'tanh' or 'sigmoid', after every hidden layer.
   model.activation = 'relu'
+  _add_layers(model)
+  # 'paper': x * mask in training, x * (1 - rate) in testing (§4.2).
+  # 'inverted': x * mask / (1 - rate) in training, the form that is usual now:
+  # another problem at the same initialization and learning rate.
+  model.dropout_kind = 'paper'
+  # Local response normalization (§3.3): x / (k + alpha * sum x^2)^beta.
+  model.lrn = dict(
+      enabled=True, n=5, k=2.0, alpha=1e-4, beta=0.75,
+      # The authors' code and Caffe divide alpha by n, the paper does not.
+      divide_alpha_by_n=False,
+      # Whether a window may cross the seam between the towers, as in Caffe's
+      # network; on one device only.
+      across_towers=False,
+  )
+  # A second normalization, over pixels, of the authors' code; not in the paper.
+  model.spatial_norm = dict(
+      enabled=False, size=5, k=1.0, alpha=1e-3, beta=0.75
+  )
+  # Overlapping max pooling (§3.4); windows are counted by ceiling.
+  model.pool = dict(window=3, stride=2)
+  # 'float32' or 'bfloat16': what layers compute in. Parameters, normalization
+  # sums and logits are float32.
+  model.dtype = 'float32'
+  return model
 
+
+def _add_layers(model):
   # One record a layer, as in Figure 2 and §3.5:
   #   features  output channels or units; 0 leaves the layer out
   #   size      side of the kernel, in pixels
@@ -165,30 +193,6 @@ def _model():
       features=4096, reads='both', stddev=0.01, bias=1.0, dropout=0.5
   )
   model.fc8 = dict(reads='both', stddev=0.01, bias=0.0)
-
-  # 'paper': x * mask in training, x * (1 - rate) in testing (§4.2).
-  # 'inverted': x * mask / (1 - rate) in training, the form that is usual now:
-  # another problem at the same initialization and learning rate.
-  model.dropout_kind = 'paper'
-  # Local response normalization (§3.3): x / (k + alpha * sum x^2)^beta.
-  model.lrn = dict(
-      enabled=True, n=5, k=2.0, alpha=1e-4, beta=0.75,
-      # The authors' code and Caffe divide alpha by n, the paper does not.
-      divide_alpha_by_n=False,
-      # Whether a window may cross the seam between the towers, as in Caffe's
-      # network; on one device only.
-      across_towers=False,
-  )
-  # A second normalization, over pixels, of the authors' code; not in the paper.
-  model.spatial_norm = dict(
-      enabled=False, size=5, k=1.0, alpha=1e-3, beta=0.75
-  )
-  # Overlapping max pooling (§3.4); windows are counted by ceiling.
-  model.pool = dict(window=3, stride=2)
-  # 'float32' or 'bfloat16': what layers compute in. Parameters, normalization
-  # sums and logits are float32.
-  model.dtype = 'float32'
-  return model
 
 
 def _optimizer():
@@ -318,6 +322,16 @@ def _augmentation():
   # Lighting and divisor end at this epoch. Unset: never.
   augmentation.lighting_until_epoch = placeholder(float)
   return augmentation
+
+
+def _mesh():
+  # Devices. tower: 2 puts each tower on a device of its own. data: replicas
+  # that share a batch. Unset: two tower devices where there are at least two
+  # accelerators, and replicas on the others.
+  mesh = ml_collections.ConfigDict()
+  mesh.tower = placeholder(int)
+  mesh.data = placeholder(int)
+  return mesh
 
 
 def adapt_to_digits(config: ml_collections.ConfigDict) -> None:
