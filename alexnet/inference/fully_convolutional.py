@@ -1,4 +1,4 @@
-"""Dense views: the network at every place of whole images, at several scales.
+"""Dense views: the network at all positions of whole images and scales.
 
 The fully connected layers become convolutions, 6 x 6 and then 1 x 1, with the
 same parameters. An image of 224 pixels has one place, and then this is the
@@ -40,7 +40,7 @@ _WAITING = 2**27
 
 
 class Network(Protocol):
-  """What is asked of a `TrainedNetwork`, see predictor.py."""
+  """The methods used of a `TrainedNetwork`, see predictor.py."""
 
   config: ml_collections.ConfigDict
   class_names: tuple[str, ...]
@@ -52,7 +52,7 @@ class Network(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-  """What a network says of the places of an image at one scale.
+  """Predictions at all positions of an image at one scale.
 
   Attributes:
     probabilities: [places down, places across, classes] float32.
@@ -64,7 +64,7 @@ class Map:
 
 
 def parse_scales(given: Sequence[str] | None) -> tuple[int, ...] | None:
-  """Reads what a flag has; None if it is not set.
+  """Parses a flag; None if it is not set.
 
   Raises:
     ConfigError: not whole numbers.

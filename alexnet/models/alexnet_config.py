@@ -72,7 +72,7 @@ _CHECKS = {
 
 
 def _conflicts(config):
-  """Yields what is right by itself, and cannot be together."""
+  """Yields conflicts between fields that are valid by themselves."""
   model = _narrowed(config.model)
   if model.pool.stride > model.pool.window:
     yield (

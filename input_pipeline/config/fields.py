@@ -43,7 +43,7 @@ CHECKS = {
 
 
 def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields what is right by itself, and cannot be together."""
+  """Yields conflicts between fields that are valid by themselves."""
   size, crop = config.dataset.size, config.augmentation.crop_size
   if crop > size:
     yield (

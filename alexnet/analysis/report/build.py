@@ -1,4 +1,4 @@
-"""Builds the page about a run, or about several."""
+"""Builds the report page of one or several runs."""
 
 import functools
 import pathlib
@@ -20,17 +20,17 @@ PAGE, FOLDER = 'report.html', 'report'
 
 
 class Report:
-  """The sections of a page, and files of pictures beside them."""
+  """The sections of a page and its picture files."""
 
   def __init__(self):
-    """Starts with nothing."""
+    """Creates an empty report."""
     self.sections: list[Section] = []
     self.files: dict[str, bytes] = {}
 
   def add(
       self, title: str, make: Callable[[], list[Block] | examples.Shown]
   ) -> None:
-    """Adds a section, or why it cannot be made."""
+    """Adds a section, or the reason why it cannot be made."""
     try:
       blocks = make()
       if isinstance(blocks, examples.Shown):
@@ -56,7 +56,7 @@ class Report:
 
 
 def _files_of(path):
-  """Names of the pictures of a page that is there; other files are not ours."""
+  """Names of the picture files of an existing page, which may be replaced."""
   try:
     text = path.read_text(encoding='utf-8')
   except (OSError, UnicodeError):
@@ -121,7 +121,7 @@ def of_several(runs: Sequence[History]) -> Report:
 
 
 class Lazily:
-  """The network and the data of a run, opened when they are asked for."""
+  """The network and the data of a run, opened on first use."""
 
   def __init__(
       self,
