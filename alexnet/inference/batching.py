@@ -42,7 +42,7 @@ def stream(
     finish: Callable[[Pending], Sequence[Result]],
     batch_size: int,
 ) -> Iterator[Result | ImageError]:
-  """Yields a result for each image, in their order.
+  """Yields a result for each image, in order.
 
   Args:
     images: any number of them.

@@ -1,4 +1,4 @@
-"""From the `model` part of configs/alexnet.py to the network of alexnet.py."""
+"""Builds AlexNet from the `model` part of configs/alexnet.py."""
 
 import math
 

@@ -73,7 +73,7 @@ def of_one(
     evaluation_images: int = 50_000,
     training_images: int = 10_000,
 ) -> Report:
-  """The report of one run.
+  """Report of one run.
 
   Args:
     run: from `run_history.read`.
@@ -108,7 +108,7 @@ def of_one(
 
 
 def of_several(runs: Sequence[History]) -> Report:
-  """The report of several runs beside each other."""
+  """Report that compares several runs."""
   report = Report()
   report.add('The runs', lambda: sections.comparison(runs))
   report.add('Curves', lambda: sections.curves(runs))
@@ -129,13 +129,13 @@ class Lazily:
       overrides: dict[str, Any] | None = None,
       class_names: str | None = None,
   ):
-    """Opens nothing yet; arguments are as of `of_one`."""
+    """Opens nothing yet; takes the arguments of `of_one`."""
     self._folder = folder
     self._overrides, self._class_names = overrides or {}, class_names
 
   @functools.cached_property
   def network(self) -> TrainedNetwork:
-    """That of the newest checkpoint."""
+    """Network of the newest checkpoint."""
     network = loading.load(self._folder, overrides=self._overrides)
     return run_flags.renamed(network, self._class_names)
 
@@ -153,7 +153,7 @@ class Lazily:
     return self._sets['train' if train else 'evaluation']
 
   def inputs(self):
-    """What the network knows of its training images; None if nothing."""
+    """Contents of inputs.npz, or None."""
     found = input_spec.load(self._folder)
     if found is None and manager.newest_step(self._folder) is not None:
       found = self.network.inputs
