@@ -6,6 +6,7 @@ process has no JAX in it, and ours no PyTorch.
 """
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -186,11 +187,12 @@ def feeding(
     trains with, 'seconds_per_step' {where the batches come from: median} and
     'busy', the share of such a step's time that the step alone takes.
   """
-  import statistics
+  from absl import flags
 
   from benchmarks import feeding as feeding_lib
   from benchmarks import input_pipeline
 
+  flags.FLAGS.mark_as_parsed()  # This process has no command line.
   case = network.Case(**case)
   with input_pipeline.images_to_read(source, images, None) as (source, work):
     rates = input_pipeline.measure(
