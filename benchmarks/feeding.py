@@ -81,14 +81,24 @@ def measure(
     rounds: int,
     steps: int,
     seconds_a_turn: float,
-):
-  """{source of the batches: [seconds a step, of each round]}."""
+    **model: Any,
+) -> dict[str, list[float]]:
+  """{source of the batches: [seconds a step, of each round]}.
+
+  Args:
+    work: with the prepared data, `jpeg` and `raw`.
+    batch_size: images in a step.
+    rounds: turns of each source.
+    steps: in a turn, at least.
+    seconds_a_turn: at least.
+    **model: fields of `config.model` that are other than run #145's.
+  """
   # As main.py does.
   heap.keep_freed()
   compilation_cache.use_cache()
   config = alexnet_2012.get_config('prepared')
   config.batch_size = batch_size
-  config.model.num_classes = 1000
+  config.model.update(num_classes=1000, **model)
   mesh = mesh_lib.create_mesh(config)
   pipeline, from_jpeg = _batches(config, mesh, work / 'jpeg')
   _, from_raw = _batches(config, mesh, work / 'raw')

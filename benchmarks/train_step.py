@@ -32,7 +32,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ CEILING = 'xla_product'
 # Longest wait for a competitor to be ready, and for its turn, in seconds.
 _PREPARE_LIMIT = 900.0
 _TURN_LIMIT = 600.0
+# Where all of them compute, whatever else the machine has.
+ON_CPU = {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
 # What a sleeping competitor may take of one core before it is reported.
 _ASLEEP_LIMIT = 0.02
 # Norm of the difference of each parameter, as a share of the norm of its way.
@@ -114,9 +116,18 @@ class Worker:
     variant: which form of it runs.
     seconds: of each item's step, in the warm-up.
     operations: of each item's step, floating-point.
+    result: of the function that the message calls, if it does.
   """
 
-  def __init__(self, python: str, competitor: Competitor, message: dict):
+  def __init__(
+      self,
+      python: str,
+      competitor: Competitor,
+      message: dict,
+      *,
+      environment: Mapping[str, str] = ON_CPU,
+      limit: float = _PREPARE_LIMIT,
+  ):
     self._install = competitor.install
     self._errors = tempfile.TemporaryFile()
     self._process = subprocess.Popen(
@@ -125,20 +136,19 @@ class Worker:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=self._errors,
-        # All of them on the CPU, whatever else the machine has.
-        env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''},
+        env={**os.environ, **environment},
     )
     self.variant = message['arguments'].get('variant', '')
     try:
       ready = self._ask(
-          {'module': f'benchmarks.step.{competitor.module}', **message},
-          _PREPARE_LIMIT,
+          {'module': f'benchmarks.step.{competitor.module}', **message}, limit
       )
     except BaseException:
       self.stop()
       raise
     self.seconds = ready['ready']
     self.operations = ready.get('operations')
+    self.result = ready.get('result')
 
   def turn(self, item: str, steps: int, seconds: float) -> dict[str, float]:
     """One turn: seconds and core_seconds a step, and more."""
@@ -356,12 +366,12 @@ def _updates(python, competitor, arguments, case):
       return dict(arrays)
 
 
-def difference(
-    reference: dict[str, np.ndarray],
-    updated: dict[str, np.ndarray],
+def differences(
+    reference: Mapping[str, np.ndarray],
+    updated: Mapping[str, np.ndarray],
     initial: network.Parameters,
-) -> tuple[float, str]:
-  """How far two competitors are apart.
+) -> dict[str, float]:
+  """How far two competitors are apart, in each part.
 
   Args:
     reference: 'losses' and 'LAYER/KIND' after the updates.
@@ -369,19 +379,42 @@ def difference(
     initial: parameters before them.
 
   Returns:
-    The largest difference in units of what rounding may do, and where it is.
+    Of 'loss' the largest relative difference; of each 'LAYER/KIND' the norm of
+    the difference, as a share of the norm of the reference's way.
   """
   losses = np.abs(updated['losses'] / reference['losses'] - 1).max()
-  worst, place = losses / _CHECK_LOSS_TOLERANCE, 'loss'
+  result = {'loss': float(losses)}
   for layer, kinds in initial.items():
     for kind, start_value in kinds.items():
       name = f'{layer}/{kind}'
       exact = reference[name].astype(np.float64)
       apart = np.linalg.norm(updated[name] - exact)
-      share = apart / np.linalg.norm(exact - start_value) / _CHECK_TOLERANCE
-      if not share <= worst:
-        worst, place = share, name
-  return float(worst), place
+      result[name] = float(apart / np.linalg.norm(exact - start_value))
+  return result
+
+
+def largest(differences: Mapping[str, float]) -> tuple[float, str]:
+  """The largest difference, and where it is; what is no number is largest."""
+  size = lambda name: np.nan_to_num(differences[name], nan=np.inf)
+  place = max(differences, key=size)
+  return differences[place], place
+
+
+def difference(
+    reference: Mapping[str, np.ndarray],
+    updated: Mapping[str, np.ndarray],
+    initial: network.Parameters,
+) -> tuple[float, str]:
+  """How far two competitors are apart; arguments of `differences`.
+
+  Returns:
+    The largest difference in units of what rounding may do, and where it is.
+  """
+  return largest({
+      name: value
+      / (_CHECK_LOSS_TOLERANCE if name == 'loss' else _CHECK_TOLERANCE)
+      for name, value in differences(reference, updated, initial).items()
+  })
 
 
 # --- The command ---

@@ -22,7 +22,7 @@ from input_pipeline import cli, preprocessing
 from input_pipeline.errors import NO_ROOM, DataError, printable
 from input_pipeline.files import paths
 from input_pipeline.files.names import sets_warning
-from input_pipeline.images import levels
+from input_pipeline.images import allowed
 from input_pipeline.prepared import origins, reader
 from input_pipeline.prepared.writer import (
   DEFAULT_QUALITY,
@@ -56,7 +56,7 @@ def _parse_background(text):
     background = tuple(map(int, text.split(',')))
   except ValueError:
     background = ()
-  if not (background and levels.is_background(background)):
+  if not (background and allowed.is_background(background)):
     raise DataError(
         f"--background is '{text}': wanted three levels from 0 to 255, such as "
         '255,255,255'
@@ -75,9 +75,9 @@ def _check_flags(values):
     )
   if values.workers is not None and values.workers < 1:
     raise DataError(f'--workers is {values.workers}: wanted at least 1')
-  if not 1 <= values.size <= preprocessing.LARGEST_SQUARE:
+  if not 1 <= values.size <= allowed.LARGEST_SQUARE:
     raise DataError(
-        f'--size is {values.size}: wanted 1 to {preprocessing.LARGEST_SQUARE}'
+        f'--size is {values.size}: wanted 1 to {allowed.LARGEST_SQUARE}'
     )
   if values.seed < 0:
     raise DataError(f'--seed is {values.seed}: wanted at least 0')

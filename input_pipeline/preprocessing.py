@@ -17,8 +17,6 @@ from input_pipeline.images import decoding
 # otherwise.
 SQUARE = 256
 CROP = 224
-# Up to this one a row's sums of products are exact in float32, see statistics.
-LARGEST_SQUARE = 258
 # Pillow widens this filter when it shrinks an image, so nothing aliases.
 FILTER = Image.Resampling.BICUBIC
 ASPECTS = ('keep', 'warp')

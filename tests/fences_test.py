@@ -8,6 +8,7 @@ import ast
 import functools
 import pathlib
 import re
+import sys
 
 from absl.testing import absltest, parameterized
 
@@ -96,6 +97,15 @@ NOT_AXES = {
 # A layer of AlexNet, and who may know that there is one.
 LAYER = re.compile(r'\b(conv[1-6]|pool[125]|fc[678])\b')
 KNOW_ALEXNET = ('alexnet.models', 'alexnet.analysis', 'configs')
+# What a step is made with, and all that it needs: benchmarks.gpu runs where
+# nothing else is installed.
+STEP = (
+    'alexnet.evaluation.eval_steps', 'alexnet.models.alexnet_config',
+    'alexnet.runtime.compilation_cache', 'alexnet.runtime.environment',
+    'alexnet.training.optimizer', 'alexnet.training.train_step',
+    'configs.alexnet_2012',
+)
+STEP_NEEDS = {'absl', 'flax', 'jax', 'ml_collections', 'numpy', 'optax'}
 # Files of a folder that one can still take in at a glance.
 _MOST_FILES = 10
 
@@ -228,6 +238,27 @@ def circles(modules) -> list[str]:
   return sorted(below)
 
 
+def needed(roots, modules) -> set[str]:
+  """Packages of others that come with an import of some of our modules."""
+  found, seen, open_ones = set(), set(), list(roots)
+  while open_ones:
+    name = open_ones.pop()
+    if name in seen:
+      continue
+    seen.add(name)
+    if not name.startswith(OURS):
+      found.add(name.split('.')[0])
+      continue
+    if name in modules:
+      at_once = [
+          node for node in modules[name].body
+          if isinstance(node, (ast.Import, ast.ImportFrom))
+      ]
+      open_ones += imported(ast.Module(at_once, []), modules)
+    open_ones += [name.rpartition('.')[0]] if '.' in name else []
+  return found - sys.stdlib_module_names
+
+
 def trespasses(modules) -> list[str]:
   """Imports of what belongs to another place."""
   return [
@@ -303,6 +334,16 @@ class FencesTest(parameterized.TestCase):
 
   def test_nothing_is_second_hand(self):
     self.assertEqual(second_hand(trees()), [])
+
+  def test_a_step_needs_few_packages(self):
+    self.assertEqual(needed(STEP, trees()), STEP_NEEDS)
+
+  @parameterized.parameters(
+      ('input_pipeline.config', 'from PIL import Image'),
+      ('alexnet.config.validation', 'from input_pipeline import preprocessing'),
+  )
+  def test_a_planted_need(self, module, line):
+    self.assertIn('PIL', needed(STEP, with_line(module, line)))
 
   def test_the_top_has_only_commands_and_the_api(self):
     for path in (ROOT / 'alexnet').glob('*.py'):

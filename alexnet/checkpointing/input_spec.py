@@ -17,7 +17,7 @@ from alexnet.config.errors import CheckpointError
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import atomic, untrusted
-from input_pipeline.images import decoding, levels
+from input_pipeline.images import allowed, decoding
 from input_pipeline.sources import Source
 
 if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
@@ -141,7 +141,7 @@ def load(workdir: pathlib.Path) -> Inputs | None:
     background = ()
     if 'background' in arrays:
       background = tuple(wanted('background', 'u', (None,)).tolist())
-    if not levels.is_background(background):
+    if not allowed.is_background(background):
       raise untrusted.UnreadableError(f'background is {background[:9]}')
     return Inputs(
         tuple(wanted('class_names', 'U', (None,)).tolist()),

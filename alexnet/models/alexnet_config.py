@@ -8,7 +8,7 @@ from alexnet.config.errors import ConfigError
 from alexnet.models import Network, alexnet
 from alexnet.models.layers import DTYPES
 from input_pipeline.config import checks
-from input_pipeline.preprocessing import LARGEST_SQUARE
+from input_pipeline.images.allowed import LARGEST_SQUARE
 
 # Of zeros at a border.
 _ROWS = checks.whole(0, LARGEST_SQUARE)

@@ -85,6 +85,10 @@ MACHINES: Mapping[str, Machine] = {
         378e12, 2000e9, 63e9, 12.5e9, 4,
         'H100 PCIe (TF32, dense), PCIe 5.0 x16; NDR InfiniBand, one for four',
     ),
+    'h200': Machine(
+        494.5e12, 4800e9, 450e9, 50e9, 8,
+        'H200 SXM (TF32, dense), NVLink 4; DGX H200: NDR InfiniBand for each',
+    ),
 }
 
 

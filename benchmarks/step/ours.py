@@ -1,6 +1,8 @@
 """This project's step, as a competitor of `benchmarks.train_step`."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,19 @@ from alexnet.runtime import compilation, compilation_cache, heap, sharding
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.training import optimizer, train_step
 from benchmarks.step import network
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A step with all that it reads, to be made again and again.
+
+  Attributes:
+    start: starts it and waits for nothing; returns what to wait for.
+    lower: of `jax.jit`, with the step's arguments.
+  """
+
+  start: Callable[[], Any]
+  lower: Callable[[], jax.stages.Lowered]
 
 
 def _rates(params, case):
@@ -64,26 +79,29 @@ def _prepare():
   compilation_cache.use_cache()
 
 
+def training_step(case: network.Case, *, towers: int = 1) -> Step:
+  """The update."""
+  step, state, batch, rates = _training(case, towers)
+
+  def start():
+    nonlocal state
+    state, metrics = step(state, batch, rates)
+    return state, metrics
+
+  return Step(start, lambda: step.lower(state, batch, rates))
+
+
 def training(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
   """A function that makes one update and waits for it."""
   _prepare()
-  step, state, batch, rates = _training(case, towers)
-
-  def run():
-    nonlocal state
-    state, metrics = step(state, batch, rates)
-    jax.block_until_ready((state, metrics))
-
-  return run
+  start = training_step(case, towers=towers).start
+  return lambda: jax.block_until_ready(start())
 
 
-def inference(
-    case: network.Case, *, towers: int = 1
-) -> Callable[[], None]:
-  """A function that predicts one batch and waits for it."""
-  _prepare()
+def inference_step(case: network.Case, *, towers: int = 1) -> Step:
+  """The prediction of one batch."""
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = mesh_lib.create_mesh(config)
@@ -101,7 +119,26 @@ def inference(
   batch = sharding.put_batch(batch, mesh)
   # The largest once, as users have them; peers do so with all.
   variables = rounded(variables, jnp.dtype(case.dtype))
-  return lambda: jax.block_until_ready(step(variables, batch))
+  return Step(
+      lambda: step(variables, batch), lambda: step.lower(variables, batch)
+  )
+
+
+def inference(
+    case: network.Case, *, towers: int = 1
+) -> Callable[[], None]:
+  """A function that predicts one batch and waits for it."""
+  _prepare()
+  start = inference_step(case, towers=towers).start
+  return lambda: jax.block_until_ready(start())
+
+
+def logits(case: network.Case) -> np.ndarray:
+  """[batch, classes] float32 of the batch, before any update."""
+  model = create_model(network.config_of(case).model)
+  apply = compilation.jit_for(jax.devices()[0], model.dtype, model.apply)
+  images, _ = network.batch(case)
+  return jax.device_get(apply({'params': network.parameters(case)}, images))
 
 
 def updates(

@@ -1,8 +1,8 @@
 """PyTorch's step, eager or compiled, as in `benchmarks.train_step`.
 
-Written for speed on a CPU: channels last, all cores, the fused SGD. The rule
-of `torch.optim.SGD` multiplies by the rate last, which at one rate is the same.
-In bfloat16 it is autocast with parameters in float32.
+Written for speed: channels last, the fused SGD, on a CPU all cores. The rule of
+`torch.optim.SGD` multiplies by the rate last, which at one rate is the same. In
+bfloat16 it is autocast with parameters in float32.
 """
 
 import contextlib
@@ -47,19 +47,21 @@ def _map(function, params):
 
 class _Network:
 
-  def __init__(self, case, variant):
+  def __init__(self, case, variant, device='cpu'):
     _use_all_cores()
     self._case = case
     self._library = variant == 'library'
     self._dtype = getattr(torch, case.dtype)
-    self.params = _map(_to_torch, network.parameters(case))
+    self._device = device
+    to_device = lambda array: _to_torch(array).to(device)
+    self.params = _map(to_device, network.parameters(case))
     images, labels = network.batch(case)
     # This view of [batch, height, width, channels] is channels last.
-    self.images = torch.from_numpy(images).permute(0, 3, 1, 2)
-    self.labels = torch.from_numpy(labels).long()
+    self.images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+    self.labels = torch.from_numpy(labels).long().to(device)
     shapes = network.kernel_shapes(case)
     self._bands = {
-        name: _band(shapes[name][-1], self._dtype)
+        name: _band(shapes[name][-1], self._dtype).to(device)
         for name in ('conv1', 'conv2')
     }
 
@@ -67,7 +69,7 @@ class _Network:
     """Context of a training pass."""
     if self._dtype == torch.float32:
       return contextlib.nullcontext()
-    return torch.autocast('cpu', self._dtype)
+    return torch.autocast(self._device, self._dtype)
 
   def logits(self, params, images, *, training):
     relu = functional.relu
@@ -124,8 +126,8 @@ def _pool(x):
   return functional.max_pool2d(x, 3, 2)
 
 
-def _training(case, variant, compiled):
-  net = _Network(case, variant)
+def _training(case, variant, compiled, device='cpu'):
+  net = _Network(case, variant, device)
   leaves = [p for kinds in net.params.values() for p in kinds.values()]
   for leaf in leaves:
     leaf.requires_grad_()
@@ -156,16 +158,24 @@ def _training(case, variant, compiled):
     loss = loss_of(net.images, net.labels)
     loss.backward()
     rule.step()
-    return float(loss.detach())
+    return loss.detach()
 
   return step, net
+
+
+def training_step(
+    case: network.Case, *, variant: str, compiled: bool, device: str
+) -> Callable[[], torch.Tensor]:
+  """A function that starts one update; returns its loss."""
+  return _training(case, variant, compiled, device)[0]
 
 
 def training(
     case: network.Case, *, variant: str, compiled: bool
 ) -> Callable[[], None]:
-  """A function that makes one update."""
-  return _training(case, variant, compiled)[0]
+  """A function that makes one update and waits for it."""
+  step, _ = _training(case, variant, compiled)
+  return lambda: float(step())
 
 
 def inference(
@@ -197,7 +207,7 @@ def updates(
 ) -> tuple[list[float], network.Parameters]:
   """Losses of the first updates, and the parameters after them."""
   step, net = _training(case, variant, compiled)
-  losses = [step() for _ in range(network.CHECKED_UPDATES)]
+  losses = [float(step()) for _ in range(network.CHECKED_UPDATES)]
   return losses, _map(_to_numpy, net.params)
 
 

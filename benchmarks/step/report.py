@@ -2,6 +2,7 @@
 
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 BEGIN, END = '<!-- benchmarks.train_step -->', '<!-- /benchmarks.train_step -->'
@@ -14,7 +15,8 @@ _TITLES = {
 }
 
 
-def _spread(values) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+  """Their median, lowest and highest."""
   return {
       'median': statistics.median(values),
       'lowest': min(values),
@@ -49,8 +51,8 @@ def summary(
     if name == ceiling:
       continue
     row = {
-        'images_per_second': _spread([batch_size / t['seconds'] for t in rows]),
-        'images_per_core_second': _spread(
+        'images_per_second': spread([batch_size / t['seconds'] for t in rows]),
+        'images_per_core_second': spread(
             # A turn may be too short for the clock of cores.
             [batch_size / max(t['core_seconds'], 1e-6) for t in rows]
         ),
@@ -58,11 +60,11 @@ def summary(
         'variant': results['variants'][name],
     }
     if ours:
-      row['ours_to_it'] = _spread(
+      row['ours_to_it'] = spread(
           [t['seconds'] / o['seconds'] for t, o in zip(rows, ours)]
       )
     if fastest:
-      row['ceiling_share'] = _spread(
+      row['ceiling_share'] = spread(
           [one / other for one, other in zip(rate[name], fastest)]
       )
     summaries[name] = row
@@ -89,7 +91,8 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+  """With three digits, or all that are before the point."""
   return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
@@ -124,7 +127,7 @@ def table(results: dict[str, Any]) -> str:
 
   for case in results['cases']:
     rows = [case['competitors'].get(name, {}) for name in names]
-    cells = [_cell(row, 'images_per_second', _number) for row in rows]
+    cells = [_cell(row, 'images_per_second', number) for row in rows]
     lines.append(row_of(case, cells))
   if 'ours' in names and peers:
     titles_of_peers = [f'to {_TITLES.get(name, name)}' for name in peers]
@@ -155,7 +158,7 @@ def table(results: dict[str, Any]) -> str:
   lines.append('')
   for dtype, products in ceilings.items():
     if isinstance(products, dict):
-      best = ', '.join(f'{n} {_number(g)}' for n, g in products.items())
+      best = ', '.join(f'{n} {number(g)}' for n, g in products.items())
       lines.append(f'Largest matrix product in {dtype}, GFLOP/s: {best}.')
   copied = ceilings['memory_copy_gigabytes_per_second']
   lines.append(f'Memory copied: {copied:.1f} GB/s, read and written.')

@@ -10,6 +10,9 @@ The answer is {"ready": ...}, or {"missing": ...} or {"failed": ...}. Then it
 takes turns, each at least so many steps and seconds:
 
   {"item": "step", "steps": 2, "seconds": 3.0}
+
+With "call" in the first message it calls that function instead, once, and
+answers {"ready": {}, "result": ...}.
 """
 
 import contextlib
@@ -58,20 +61,23 @@ def _prepare(message) -> dict[str, tuple[Callable[[], None], float]]:
 
 
 def _check(message) -> None:
-  """Writes the parameters after the first updates; returns their losses."""
-  import numpy as np
-
   from benchmarks.step import network
 
   module = importlib.import_module(message['module'])
   case = network.Case(**message['case'])
-  losses, params = module.updates(case, **message['arguments'])
+  save(message['updates_to'], *module.updates(case, **message['arguments']))
+
+
+def save(file: str, losses: list[float], params: Any, **others: Any) -> None:
+  """Writes losses, 'LAYER/KIND' of the parameters and other arrays."""
+  import numpy as np
+
   arrays = {
       f'{layer}/{kind}': array
       for layer, kinds in params.items()
       for kind, array in kinds.items()
   }
-  np.savez(message['updates_to'], losses=losses, **arrays)
+  np.savez(file, losses=losses, **arrays, **others)
 
 
 def _reset_peak_memory() -> None:
@@ -110,6 +116,11 @@ def _turn(run, steps: int, seconds: float) -> dict[str, float]:
 def _serve(answer: Callable[[dict[str, Any]], None]) -> None:
   message = json.loads(sys.stdin.readline())
   try:
+    if 'call' in message:
+      module = importlib.import_module(message['module'])
+      result = getattr(module, message['call'])(**message['arguments'])
+      answer({'ready': {}, 'result': result})
+      return
     if 'updates_to' in message:
       _check(message)
       answer({'ready': []})

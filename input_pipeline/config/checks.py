@@ -10,10 +10,9 @@ from typing import Any
 
 import ml_collections
 
-from input_pipeline import preprocessing
 from input_pipeline.files import paths
 from input_pipeline.files.untrusted import shown
-from input_pipeline.images import levels
+from input_pipeline.images import allowed
 
 _MANY = 2**20
 _MISSING = object()
@@ -102,9 +101,9 @@ PATH = Check(
 SEED = whole(0, 2**32 - 1)
 BACKGROUND = Check(
     'three levels from 0 to 255, such as (255, 255, 255), or ()',
-    levels.is_background,
+    allowed.is_background,
 )
-SIDE = whole(1, preprocessing.LARGEST_SQUARE)
+SIDE = whole(1, allowed.LARGEST_SQUARE)
 
 
 def complaints(

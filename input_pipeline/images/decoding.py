@@ -23,7 +23,7 @@ from PIL import (
 
 from input_pipeline.errors import ImageError
 from input_pipeline.images import containers, levels, limits, orientation
-from input_pipeline.images.levels import WHITE, Background
+from input_pipeline.images.allowed import WHITE, Background
 
 check_bytes = limits.check_bytes
 

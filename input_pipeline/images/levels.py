@@ -8,18 +8,12 @@ is transparent lies over a background.
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
+from input_pipeline.images.allowed import Background
 from input_pipeline.images.containers import Parts
-
-# Three levels of 0..255; (): what is transparent shows the colour that is
-# stored there, as older runs had it.
-Background = tuple[int, ...]
-# What viewers and editors put under a picture, and what is printed on.
-WHITE = (255, 255, 255)
 
 # Bits of the converters in cameras, scanners and X-ray machines, and of words.
 # Few, so that the pictures of one machine are shifted alike.
@@ -31,15 +25,6 @@ _WORDS = re.compile(r'(RGB|RGBX|RGBA);16([BLN])')
 _OTHER_BYTE = {
     'B': 'L', 'L': 'B', 'N': 'B' if sys.byteorder == 'little' else 'L'
 }
-
-
-def is_background(value: Any) -> bool:
-  """Whether a value of a file or a config is a background."""
-  return (
-      isinstance(value, (tuple, list))
-      and len(value) in (0, 3)
-      and all(type(level) is int and 0 <= level <= 255 for level in value)
-  )
 
 
 def to_rgb(

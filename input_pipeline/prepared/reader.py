@@ -33,7 +33,7 @@ from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import checksums, untrusted
-from input_pipeline.images import decoding, levels
+from input_pipeline.images import allowed, decoding
 from input_pipeline.sources import Source, encode_png
 
 FORMAT = 1
@@ -90,11 +90,11 @@ def _check_manifest(manifest):
   if take(manifest, 'settings.aspect', str) not in preprocessing.ASPECTS:
     raise untrusted.UnreadableError('settings.aspect is not known')
   size = take(manifest, 'settings.size', int)
-  if not 1 <= size <= preprocessing.LARGEST_SQUARE:
+  if not 1 <= size <= allowed.LARGEST_SQUARE:
     raise untrusted.UnreadableError(
-        f'settings.size is {size}, wanted 1 to {preprocessing.LARGEST_SQUARE}'
+        f'settings.size is {size}, wanted 1 to {allowed.LARGEST_SQUARE}'
     )
-  if not levels.is_background(manifest['settings'].get('background', ())):
+  if not allowed.is_background(manifest['settings'].get('background', ())):
     raise untrusted.UnreadableError('settings.background is no colour')
   names = take(manifest, 'class_names', list)
   if not names or not all(isinstance(name, str) for name in names):

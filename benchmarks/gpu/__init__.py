@@ -1,0 +1,1 @@
+"""A GPU beside its CPU, its peak and PyTorch; the command is this package."""
