@@ -1,6 +1,7 @@
 """Processes that end while batches are made: none may stay for ever.
 
   python -m benchmarks.ends --starts=200
+  python -m benchmarks.ends --starts=200 --processes=2
 
 Each start is a process of its own, which is in one of the stages below when it
 has nothing more to do. Printed are, for each stage, how many ended, the longest
@@ -18,6 +19,9 @@ import time
 import numpy as np
 from absl import app, flags
 
+from input_pipeline import sources
+from input_pipeline.errors import DataError
+
 STAGES = (
     'built',  # Nobody has asked for a batch.
     'reading',  # The second batch is being read.
@@ -32,39 +36,47 @@ _PATIENCE = 60.0
 _READY = 'nothing more to do'
 
 
-def run_in(stage: str) -> None:
+class Images(sources.Source):
+  """40 black images, as slow as a stage wants them."""
+
+  name, class_names = 'images', ('0', '1')
+
+  def __init__(self, stage):
+    self._stage = stage
+
+  def __len__(self):
+    return 40
+
+  def read(self, index):
+    raise NotImplementedError
+
+  def image(self, index, box=None):
+    if self._stage == 'failed' and index == 3:
+      raise DataError('image 3 is broken')
+    if self._stage != 'ahead':
+      time.sleep(10**6 if self._stage == 'waiting' else 0.01)
+    return np.zeros((box.size, box.size, 3), np.uint8), index % 2
+
+  def describe(self, index):
+    return f'image {index}'
+
+  def fingerprint(self):
+    return ''
+
+
+def run_in(stage: str, processes: int = 0) -> None:
   """What a process does; returns in that stage."""
+  # Not of this main module, which reading processes do not know.
+  from benchmarks.ends import Images
   from configs import alexnet_2012
-  from input_pipeline import sources
-  from input_pipeline.errors import DataError
   from input_pipeline.pipeline import Pipeline
-
-  class Images(sources.Source):
-    name, class_names = 'images', ('0', '1')
-
-    def __len__(self):
-      return 40
-
-    def read(self, index):
-      raise NotImplementedError
-
-    def image(self, index, box=None):
-      if stage == 'failed' and index == 3:
-        raise DataError('image 3 is broken')
-      if stage != 'ahead':
-        time.sleep(0.01)
-      return np.zeros((box.size, box.size, 3), np.uint8), index % 2
-
-    def describe(self, index):
-      return f'image {index}'
-
-    def fingerprint(self):
-      return ''
 
   config = alexnet_2012.get_config('folder')
   config.batch_size = 16
   config.dataset.mean, config.dataset.pca = 'imagenet_channels', 'imagenet'
-  pipeline = Pipeline(config, Images(), Images())
+  config.dataset.processes = processes
+  images = Images(stage)
+  pipeline = Pipeline(config, images, images)
   global stream  # Else it would end with this function.
   stream = pipeline.training_batches(0)
   if stage == 'evaluation':
@@ -87,9 +99,15 @@ def run_in(stage: str) -> None:
     raise SystemExit(3)
 
 
-def seconds_to_end(stage: str) -> float | None:
-  """Starts a process; None if it does not end, and is killed."""
-  command = [sys.executable, '-m', 'benchmarks.ends', f'--stage={stage}']
+def seconds_to_end(stage: str, processes: int = 0) -> float | None:
+  """Starts a process; None if it does not end, and is killed.
+
+  It has ended when its reading processes have, which write to the same file.
+  """
+  command = [
+      sys.executable, '-m', 'benchmarks.ends', f'--stage={stage}',
+      f'--processes={processes}',
+  ]
   with subprocess.Popen(
       command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   ) as process:
@@ -111,11 +129,11 @@ def main(argv):
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
   if values.stage:
-    run_in(values.stage)
+    run_in(values.stage, values.processes)
     return
   results = {stage: [] for stage in STAGES}
   for stage in itertools.islice(itertools.cycle(STAGES), values.starts):
-    results[stage].append(seconds_to_end(stage))
+    results[stage].append(seconds_to_end(stage, values.processes))
   for stage, seconds in results.items():
     ended = [one for one in seconds if one is not None]
     print(
@@ -126,5 +144,6 @@ def main(argv):
 
 if __name__ == '__main__':
   flags.DEFINE_integer('starts', 200, 'Processes, of all stages in turn.')
+  flags.DEFINE_integer('processes', 0, 'Reading processes of each.')
   flags.DEFINE_enum('stage', None, STAGES, 'Be such a process.')
   app.run(main)

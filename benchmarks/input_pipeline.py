@@ -2,11 +2,14 @@
 
   python -m benchmarks.input_pipeline --json=results.json
   python -m benchmarks.input_pipeline --source=PHOTOS
+  python -m benchmarks.input_pipeline --only=prepared_raw --processes=0,1,2
 
 Each contestant has a process of its own and delivers batches of 128 augmented
 images; they take turns for a few seconds each, several times round, so that a
 noisy machine is noisy for all. Printed are medians of images a second, and of
-images for each second of a core, over all of a contestant's processes.
+images for each second of a core, over all of a contestant's processes, and
+ours beside ours with the first number of --processes, the median of the ratios
+of a round.
 
 Ours deliver what they deliver in training: 8-bit crops and a few numbers for
 the arithmetic on the device. The others:
@@ -39,7 +42,7 @@ import psutil
 from absl import app, flags
 from PIL import Image
 
-from input_pipeline.files import paths
+from input_pipeline.files import paths, threads
 
 BATCH = 128
 CROP = 224
@@ -157,21 +160,23 @@ def _ours(data, **dataset):
   return pipeline.Pipeline(config, train, evaluation).training_batches(0)
 
 
-def jpeg_folder(source, work):
+def jpeg_folder(source, work, **fields):
   """Ours, from the folder."""
-  return _ours('folder', train_dir=source, statistics_dir=str(work))
+  return _ours(
+      'folder', train_dir=source, statistics_dir=str(work), **fields
+  )
 
 
-def prepared_jpeg(source, work):
+def prepared_jpeg(source, work, **fields):
   """Ours, from prepared JPEG files."""
   del source
-  return _ours('prepared', dir=str(work / 'jpeg'))
+  return _ours('prepared', dir=str(work / 'jpeg'), **fields)
 
 
-def prepared_raw(source, work):
+def prepared_raw(source, work, **fields):
   """Ours, from prepared pixels."""
   del source
-  return _ours('prepared', dir=str(work / 'raw'))
+  return _ours('prepared', dir=str(work / 'raw'), **fields)
 
 
 class _Lighting:
@@ -321,15 +326,16 @@ def _core_seconds() -> float:
 
 
 def _serve(
-    make: Callable[[str, pathlib.Path], Iterator[Any]], source, work, pipe
+    make: Callable[..., Iterator[Any]], processes: int, source, work, pipe
 ):
   """Runs in a contestant's process: measures when it is told to."""
   flags.FLAGS.mark_as_parsed()  # Grain reads its own.
-  batches = make(source, work)
+  fields = {'processes': processes} if processes else {}
+  batches = make(source, work, **fields)
   next(batches)
   pipe.send('ready')
   while (seconds := pipe.recv()) is not None:
-    for _ in itertools.islice(batches, _READY):
+    for _ in itertools.islice(batches, _READY + 2 * processes):
       pass
     images, start, core_start = 0, time.perf_counter(), _core_seconds()
     while time.perf_counter() < start + seconds:
@@ -342,19 +348,31 @@ def _serve(
   os._exit(0)  # Some loaders wait for their workers for long.
 
 
+def _name(make, readers):
+  return make.__name__ + (f', processes {readers}' if readers else '')
+
+
 def measure(
     contestants, source: str, work: pathlib.Path, rounds: int, seconds: float
 ) -> dict[str, list[tuple[float, float]]]:
-  """{name: [(images a second, images a core-second) of each round]}."""
+  """{name: [(images a second, images a core-second) of each round]}.
+
+  Args:
+    contestants: (function, reading processes) of each.
+    source: see there.
+    work: likewise.
+    rounds: turns of each.
+    seconds: of a turn.
+  """
   spawn = multiprocessing.get_context('spawn')
   pipes, processes = {}, []
-  for make in contestants:
+  for make, readers in contestants:
     pipe, end = spawn.Pipe()
-    arguments = (make, source, work, end)
+    arguments = (make, readers, source, work, end)
     process = spawn.Process(target=_serve, args=arguments)
     process.start()
     end.close()  # Or nobody would notice that the process has died.
-    pipes[make.__name__] = pipe
+    pipes[_name(make, readers)] = pipe
     processes.append(process)
     try:
       pipe.recv()
@@ -370,7 +388,7 @@ def measure(
       pipe.send(seconds)
       results[name].append(pipe.recv())
       print(
-          f'round {number + 1}/{rounds}  {name:25s} '
+          f'round {number + 1}/{rounds}  {name:28s} '
           f'{results[name][-1][0]:8,.0f} img/s',
           flush=True,
       )
@@ -387,19 +405,36 @@ def report(results: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
       for name, rows in results.items()
   }
   base = medians.get('pytorch_dataloader')
-  rounds = len(next(iter(results.values())))
+  cores, rounds = threads.cores(), len(next(iter(results.values())))
   print(
-      f'\nmedians of {rounds} rounds, batch {BATCH}, {os.cpu_count()} cores\n\n'
-      f'| {"":25s} | img/s | img per core-s | to pytorch_dataloader |\n'
+      f'\nmedians of {rounds} rounds, batch {BATCH}, {cores} cores\n\n'
+      f'| {"":28s} | img/s | img per core-s | to pytorch_dataloader |\n'
       '|---|---|---|---|'
   )
   for name, (wall, core) in medians.items():
     ratio = f'{wall / base[0]:.2f}x, {core / base[1]:.2f}x' if base else ''
-    print(f'| {name:25s} | {wall:,.0f} | {core:,.0f} | {ratio} |')
+    print(f'| {name:28s} | {wall:,.0f} | {core:,.0f} | {ratio} |')
   return {
       'median_images_per_second': {n: m[0] for n, m in medians.items()},
       'median_images_per_core_second': {n: m[1] for n, m in medians.items()},
   }
+
+
+def report_ratios(results, counts: list[int]) -> None:
+  """Prints ours beside ours with the first number of reading processes."""
+  for make in OURS:
+    first, *others = (results.get(_name(make, count)) for count in counts)
+    for count, rows in zip(counts[1:], others):
+      if rows:
+        # Of the same round, so that a slow minute counts for both.
+        wall, core = (
+            statistics.median(a / b for a, b in zip(column, base))
+            for column, base in zip(zip(*rows), zip(*first))
+        )
+        print(
+            f'{make.__name__}, processes {count}: {wall:.2f} of the images a '
+            f'second, {core:.2f} of those of a core-second, as with {counts[0]}'
+        )
 
 
 def main(argv):
@@ -407,16 +442,19 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
+  counts = [int(count) for count in values.processes]
   with images_to_read(values.source, values.images, values.work) as (
       source, work
   ):
     chosen = [
-        make
+        (make, count)
         for make in (*OURS, *PEERS)
         if not values.only or make.__name__ in values.only
+        for count in (counts if make in OURS else [0])
     ]
     results = measure(chosen, source, work, values.rounds, values.seconds)
   medians = report(results)
+  report_ratios(results, counts)
   if values.json:
     values.json.write_text(json.dumps(medians, indent=2) + '\n')
 
@@ -430,6 +468,9 @@ if __name__ == '__main__':
   flags.DEFINE_integer('rounds', 5, 'Turns of each contestant.')
   flags.DEFINE_float('seconds', 4.0, 'Length of a turn.')
   paths.define('work', 'Where temporary files go.')
+  flags.DEFINE_list(
+      'processes', ['0'], 'Numbers of reading processes, of each of ours.'
+  )
   flags.DEFINE_multi_string('only', [], 'Contestants; may be repeated.')
   paths.define('json', 'File to write the medians to.')
   app.run(main)

@@ -290,6 +290,9 @@ def _dataset(data):
   dataset.mean = 'image'
   # Seconds of reading one image after which a warning names it. Unset: never.
   dataset.stalled_after = 60.0
+  # Processes that read images beside this one, for devices that are faster than
+  # one process reads (docs/gpus.md). 0: this one reads them.
+  dataset.processes = 0
   # Principal components of the colours: 'imagenet' (built in) or 'dataset'.
   dataset.pca = 'imagenet' if data.startswith('imagenet2012') else 'dataset'
   return dataset

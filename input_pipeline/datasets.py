@@ -93,6 +93,13 @@ class TFDS(Source):
         split, decoders={'image': tfds.decode.SkipDecoding()}
     )
 
+  def __reduce__(self):
+    raise DataError(
+        f'{self.name} is read by TensorFlow, which reading processes do not '
+        'have: set --config.dataset.processes=0, or prepare the data (python '
+        '-m input_pipeline.prepare) and train from that'
+    )
+
   def __len__(self):
     return len(self._data)
 

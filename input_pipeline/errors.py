@@ -29,6 +29,9 @@ class ImageError(DataError):
     self.name = name
     self.reason = reason
 
+  def __reduce__(self):
+    return type(self), (self.name, self.reason)
+
 
 def printable(name: str) -> str:
   r"""A file's name on one line: what cannot be shown is escaped, as is \."""

@@ -19,9 +19,10 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import statistics, statistics_cache
-from input_pipeline.batches import draws
+from input_pipeline.batches import draws, reading
 from input_pipeline.batches import pixels as pixels_lib
 from input_pipeline.batches.python_calls import Calls, as_it_is
+from input_pipeline.batches.workers import Workers
 from input_pipeline.config import fields
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls, threads
@@ -99,7 +100,14 @@ class Pipeline:
     self.evaluation = evaluation
     self._process = process
     self._processes = processes
-    self._watch = stalls.Watch(config.dataset.stalled_after, report)
+    stalled_after = config.dataset.stalled_after
+    self._watch = stalls.Watch(stalled_after, report)
+    self._workers: Workers | None = None
+    if config.dataset.processes:
+      self._workers = Workers(
+          (train, evaluation), config.dataset.processes,
+          stalled_after=stalled_after, report=report,
+      )
     self.statistics: statistics.Statistics | None = None
     wanted = config.dataset.mean, config.dataset.pca
     if wanted != ('imagenet_channels', 'imagenet'):
@@ -280,22 +288,27 @@ class Pipeline:
       draw: makes of it what `pixels.pixels` takes.
       size: side of the images, in pixels.
     """
-    calls = Calls()
+    calls, options, at_once = Calls(), tf.data.Options(), threads.cores()
+    read = functools.partial(reading.read, source=source, watch=self._watch)
+    if self._workers:
+      number = int(source is not self.train)
+      read = functools.partial(self._workers.read, source=number)
+      at_once = 2 * self._config.dataset.processes
+      # A call that waits for a process keeps a thread, by default of as many
+      # as there are cores.
+      options.threading.private_threadpool_size = at_once + 1
     pixels = functools.partial(
         pixels_lib.pixels,
         calls=calls,
-        source=source,
-        watch=self._watch,
+        read=read,
         size=size,
         square=self._size,
     )
     drawn = calls.while_open(numbers).map(as_it_is(draw))
     batches = drawn.map(
-        as_it_is(pixels),
-        num_parallel_calls=threads.cores(),
-        deterministic=True,
+        as_it_is(pixels), num_parallel_calls=at_once, deterministic=True
     )
-    return calls.batches(batches.prefetch(2))
+    return calls.batches(batches.prefetch(2).with_options(options))
 
 
 def _check(config, processes):

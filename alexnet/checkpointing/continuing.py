@@ -22,7 +22,7 @@ _MAY_CHANGE = (
     'keep_best', 'keep_checkpoints', 'layer_statistics_images', 'log_every',
     'log_images', 'ten_views', 'until_train_error', 'dataset.dir',
     'dataset.train_dir', 'dataset.eval_dir', 'dataset.stalled_after',
-    'dataset.statistics_dir', 'mesh.data', 'mesh.tower',
+    'dataset.statistics_dir', 'dataset.processes', 'mesh.data', 'mesh.tower',
     # The names of files whose texts are fields of their own.
     'layers', 'layer_params',
 )

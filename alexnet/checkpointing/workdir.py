@@ -23,6 +23,7 @@ EARLIER = {
         'background': (),
         'copies': 'warn',
         'order': 'argsort',
+        'processes': 0,
         'size': 256,
         'split_seed': None,
         'stalled_after': 60.0,

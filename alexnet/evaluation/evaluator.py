@@ -153,9 +153,7 @@ def _batches(
   data = mesh.shape[mesh_lib.DATA]
   batch_size = -(-batch_size // data) * data
   batches = pipeline.evaluation_batches(batch_size, image_size)
-  if give_up:
-    batches = preemption.until(give_up, batches)
-  return sharding.put_ahead(batches, mesh)
+  return sharding.put_ahead(batches, mesh, stop=give_up)
 
 
 def _add(sums, result):

@@ -114,7 +114,9 @@ class Stop:
 
 
 def until(
-    stop: Callable[[], bool], items: Generator[Item, None, None]
+    stop: Callable[[], bool],
+    items: Generator[Item, None, None],
+    ahead: int = 0,
 ) -> Generator[Item, None, None]:
   """Yields the items of a generator, which runs in a thread of its own.
 
@@ -125,6 +127,7 @@ def until(
     stop: asked while an item is waited for.
     items: used by nobody else; closed at the end, in its thread: if it does not
       come back, nobody waits for it.
+    ahead: items that are made while one is in use.
 
   Yields:
     The items.
@@ -133,9 +136,10 @@ def until(
     Stopped: stop() was true. The thread is left to itself.
   """
   wanted, made = queue.SimpleQueue(), queue.SimpleQueue()
+  ended = threading.Event()
 
   def make():
-    while wanted.get():
+    while wanted.get() and not ended.is_set():
       try:
         made.put((next(items), None))
       except BaseException as error:
@@ -145,11 +149,12 @@ def until(
 
   thread = threading.Thread(target=make, name='batches', daemon=True)
   thread.start()
-  waiting = False
+  coming, waiting = 0, False
   try:
     while True:
-      wanted.put(True)
-      waiting = True
+      for _ in range(ahead + 1 - coming):
+        wanted.put(True)
+      coming, waiting = ahead, True
       while waiting:
         try:
           item, error = made.get(timeout=_TICK)
@@ -163,6 +168,7 @@ def until(
         raise error
       yield item
   finally:
+    ended.set()
     wanted.put(False)
     if not waiting:
       thread.join(_PATIENCE)

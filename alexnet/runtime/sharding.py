@@ -6,18 +6,24 @@ plain kernels of Figure 2 of the paper.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet.config.errors import ConfigError
+from alexnet.runtime import preemption
 from alexnet.runtime.mesh import DATA, TOWER
 
 REPLICATED = PartitionSpec()
 BATCH = PartitionSpec(DATA)
+
+# Of what travels with others, see `Batch`.
+_SMALL = (np.bool_, np.int32, np.float32)
 
 
 def specs(tree: Any, mesh: Mesh) -> Any:
@@ -119,7 +125,83 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
   return part, parts
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+@jax.tree_util.register_pytree_node_class
+class Batch(Mapping[str, jax.Array]):
+  """The arrays of a batch, by name, of which the small ones travel as one.
+
+  A transfer takes the host's time for each array and device, however little
+  there is to transfer. What numbers of 32 bits and truths there are for each
+  example lie side by side in an array [examples, columns] of int32. A compiled
+  function takes a batch apart at no cost.
+  """
+
+  def __init__(self, arrays: dict[str, Any], columns: Any, places: Any):
+    """Use `pack`.
+
+    Args:
+      arrays: those that travel by themselves.
+      columns: the others side by side; None if there are none.
+      places: (name, first column, shape of an example, dtype) of each of them.
+    """
+    self._arrays, self._columns, self._places = arrays, columns, places
+
+  @classmethod
+  def pack(cls, batch: Mapping[str, np.ndarray]) -> 'Batch':
+    """Of arrays on the host, [examples, ...] each."""
+    arrays, small, places, first = dict(batch), [], [], 0
+    for name in sorted(batch):
+      array = batch[name]
+      if array.ndim > 2 or array.dtype not in _SMALL:
+        continue
+      columns = array.reshape(len(array), -1)
+      is_truth = columns.dtype == bool
+      columns = columns.astype(np.int32) if is_truth else columns.view(np.int32)
+      places.append((name, first, array.shape[1:], array.dtype.name))
+      small.append(columns)
+      first += columns.shape[1]
+    if len(small) < 2:
+      return cls(arrays, None, ())
+    for name, *_ in places:
+      del arrays[name]
+    return cls(arrays, np.concatenate(small, axis=1), tuple(places))
+
+  def __getitem__(self, name):
+    for other, first, shape, dtype in self._places:
+      if other == name:
+        if not shape:
+          column = self._columns[..., first]
+        else:
+          column = self._columns[..., first : first + shape[0]]
+        if dtype == 'bool':
+          return column != 0
+        return lax.bitcast_convert_type(column, dtype)
+    return self._arrays[name]
+
+  def __iter__(self):
+    yield from self._arrays
+    yield from (name for name, *_ in self._places)
+
+  def __len__(self):
+    return len(self._arrays) + len(self._places)
+
+  def tree_flatten(self):
+    """Of JAX."""
+    return (self._arrays, self._columns), self._places
+
+  @classmethod
+  def tree_unflatten(cls, places, children):
+    """Of JAX."""
+    return cls(*children, places)
+
+
+def everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
+  """Puts an array that all processes have on each device of a mesh."""
+  return jax.make_array_from_process_local_data(
+      NamedSharding(mesh, REPLICATED), array, array.shape
+  )
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
   """Moves this process's examples of a batch to its devices.
 
   Args:
@@ -131,27 +213,37 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """
   sharding = NamedSharding(mesh, BATCH)
   _, parts = part_of_process(mesh.devices, jax.process_index())
-  return {
-      name: jax.make_array_from_process_local_data(
+  return jax.tree.map(
+      lambda array: jax.make_array_from_process_local_data(
           sharding, array, (len(array) * parts, *array.shape[1:])
-      )
-      for name, array in batch.items()
-  }
+      ),
+      Batch.pack(batch),
+  )
 
 
 def put_ahead(
-    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, ahead: int = 2
-) -> Iterator[dict[str, jax.Array]]:
+    batches: Generator[Mapping[str, np.ndarray], None, None],
+    mesh: Mesh,
+    ahead: int = 2,
+    stop: Callable[[], bool] | None = None,
+) -> Generator[Batch, None, None]:
   """Moves batches to the devices before they are asked for, see `put_batch`.
+
+  That is done in a thread, so that who makes steps of them does not wait.
 
   Args:
     batches: of this process.
     mesh: the mesh.
-    ahead: batches on their way while one is in use.
+    ahead: batches on the devices while one is in use.
+    stop: asked while a batch is waited for; None: never.
+
+  Returns:
+    A generator of the batches, see `preemption.until`.
   """
-  moved = collections.deque()
-  for batch in batches:
-    moved.append(put_batch(batch, mesh))
-    if len(moved) > ahead:
-      yield moved.popleft()
-  yield from moved
+
+  def move():
+    with contextlib.closing(batches):
+      for batch in batches:
+        yield put_batch(batch, mesh)
+
+  return preemption.until(stop or (lambda: False), move(), ahead)

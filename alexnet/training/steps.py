@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet.checkpointing import manager
 from alexnet.config.intervals import Timetable
-from alexnet.runtime import preemption, sharding
+from alexnet.runtime import sharding
 from alexnet.training import bad_steps, schedules
 from alexnet.training.setup import Setup
 
@@ -72,15 +72,13 @@ class Steps:
         progress.step + progress.left_out,
         lighting_steps=None if lit is None else lit + progress.left_out,
     )
-    return sharding.put_ahead(
-        preemption.until(stop, stream), self._setup.task.mesh
-    )
+    return sharding.put_ahead(stream, self._setup.task.mesh, stop=stop)
 
   def start(self, batch: dict[str, jax.Array]) -> Started:
     """Starts a step, and waits for nothing."""
     step = self.progress.step
     limit = self.bad_steps.limit(self.progress.usual_loss, step)
-    arguments = self.state, batch, self.rates(np.float32)
+    arguments = self.state, batch, self.rates()
     if self._guarded:
       arguments += (limit,)
     self.state, metrics = self._train_step(*arguments)
@@ -101,7 +99,6 @@ class Steps:
 
   def rates(
       self,
-      scalar: Callable[[float], Any] = float,
       *,
       config: ml_collections.ConfigDict | None = None,
       timetable: Timetable | None = None,
@@ -109,12 +106,11 @@ class Steps:
     """Learning rates of the next step, a tree like the parameters.
 
     Args:
-      scalar: their type.
       config: another one than the run's.
       timetable: likewise.
     """
     task, timetable = self._setup.task, timetable or self._setup.timetable
-    rates = schedules.rates_at(
+    return schedules.rates_at(
         config or task.config,
         self._setup.params,
         step=self.progress.step,
@@ -123,7 +119,6 @@ class Steps:
         plateau=self.progress.plateau,
         rules=task.rules,
     )
-    return jax.tree.map(scalar, rates)
 
   def observe_error(self, error: float) -> bool:
     """Takes a validation error; whether the rate drops by the plateau rule."""

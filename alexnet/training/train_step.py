@@ -1,6 +1,7 @@
 """One step of training, the same on every mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,45 @@ def dropout_keys(
   return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
+class TrainStep:
+  """A compiled update: its numbers travel to the devices as one array.
+
+  And only when they change. A transfer takes the host's time for each array and
+  device, and there are as many rates as parameters.
+  """
+
+  def __init__(
+      self, compiled: CompiledStep, params: Any, seed: int, mesh: Mesh
+  ):
+    """Use `make_train_step`; of the parameters the structure is wanted."""
+    self._compiled = compiled
+    self._structure = jax.tree.structure(params)
+    self._key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    self._numbers = np.zeros(0, np.float32)
+    self._everywhere = functools.partial(sharding.everywhere, mesh=mesh)
+    # The same on the devices: numbers, key.
+    self._moved: list[jax.Array] = []
+
+  def __call__(
+      self, state: TrainState, batch: Batch, rates: Any, limit: float = np.inf
+  ) -> tuple[TrainState, Metrics]:
+    """Makes an update, see `make_train_step`."""
+    rates = self._structure.flatten_up_to(rates)
+    numbers = np.array([*rates, limit], np.float32)
+    if not self._moved:
+      self._moved = [None, self._everywhere(self._key_data)]
+    if not np.array_equal(numbers, self._numbers):
+      self._numbers = numbers
+      self._moved[0] = self._everywhere(numbers)
+    return self._compiled(state, batch, *self._moved)
+
+  def lower(self, state: Any, batch: Any, rates: Any, limit: Any = None) -> Any:
+    """As of a function from `jax.jit`."""
+    del rates, limit
+    numbers = np.zeros(self._structure.num_leaves + 1, np.float32)
+    return self._compiled.lower(state, batch, numbers, self._key_data)
+
+
 def make_train_step(
     *,
     model: Module,
@@ -105,7 +145,7 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     guarded: bool = False,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> TrainStep:
   """Compiles one update.
 
   Args:
@@ -123,7 +163,8 @@ def make_train_step(
 
   Returns:
     A function of (state, batch, rates) to (new state, metrics), guarded of
-    (state, batch, rates, limit). The batch has 'label' [batch] int32 and what
+    (state, batch, rates, limit). Rates are a tree like the parameters, of
+    numbers on the host. The batch has 'label' [batch] int32 and what
     `images` wants; the metrics are 'loss' and 'top1', the means over the batch,
     and 'gradient_norm', the root of the sum of squares. A step is bad if one of
     loss and norm is not finite, or the loss is more than `limit`, [] float32.
@@ -131,13 +172,17 @@ def make_train_step(
   """
   images = as_argument(images, mesh)
   state_specs = sharding.specs(state, mesh)
+  structure = jax.tree.structure(state.params)
   gradients_of = _make_gradients(
       on_mesh(model), list(state.model_state), accumulation
   )
 
-  def step(state, batch, rates, limit, key, images):
+  def step(state, batch, numbers, key_data, images):
     # Local blocks: image [batch / data, crop, crop, 3], label [batch / data],
     # parameters [..., features / tower].
+    *rates, limit = numbers
+    rates = structure.unflatten(rates)
+    key = jax.random.wrap_key_data(key_data)
     count = batch['label'].shape[0]
     keys = dropout_keys(key, state.step, lax.axis_index(DATA) * count, count)
     # The gradients of each replica's own copy, summed over the replicas once,
@@ -168,16 +213,14 @@ def make_train_step(
   mapped = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(state_specs, BATCH, *[REPLICATED] * 4),
+      in_specs=(state_specs, BATCH, *[REPLICATED] * 3),
       out_specs=(state_specs, REPLICATED),
   )
   compiled = jit_for(
       mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
   )
-  # An argument, so that the seeds of a sweep share one program.
-  key = jax.random.key(seed)
-  constants = (key, images) if guarded else (np.float32(np.inf), key, images)
-  return CompiledStep(compiled, constants)
+  # The key is an argument, so that the seeds of a sweep share one program.
+  return TrainStep(CompiledStep(compiled, (images,)), state.params, seed, mesh)
 
 
 def _make_gradients(local_model, collections, accumulation):

@@ -26,6 +26,7 @@ CHECKS = {
     'dataset.order': checks.choice('index_shuffle', 'argsort'),
     'dataset.statistics_dir': checks.PATH,
     'dataset.stalled_after': checks.POSITIVE,
+    'dataset.processes': checks.whole(0, 256),
     'dataset.mean': checks.choice('image', 'channels', 'imagenet_channels'),
     'dataset.pca': checks.choice('imagenet', 'dataset'),
     'augmentation.crop_size': checks.SIDE,

@@ -195,6 +195,12 @@ class Prepared(Source):
     self._counts = shards
     return labels, shards, sizes
 
+  def __getstate__(self):
+    # Another process maps the shards itself, and reads names if it needs them.
+    state = {**vars(self), '_shards': [None] * len(self._shards)}
+    state.pop('_names', None)
+    return state
+
   def __len__(self):
     return len(self._labels)
 

@@ -1,6 +1,8 @@
 """The step on every mesh: same losses, same parameters, dropout included."""
 
 import functools
+import threading
+import time
 import types
 
 import jax
@@ -223,6 +225,116 @@ class RanksTest(absltest.TestCase):
     )
 
 
+SMALL = {
+    'label': np.int32([3, -1, 2**31 - 1, 0]),
+    'offset': np.int32([[1, 2], [-3, 4], [5, 6], [7, 8]]),
+    'flip': np.array([True, False, True, True]),
+    'shift': np.float32([
+        [1.5, -0.0, np.inf], [1e-45, 2, 3], [np.nan, 4, 5], [6, 7, 8]
+    ]),
+}
+LARGE = {
+    'image': np.arange(4 * 5 * 5 * 3, dtype=np.uint8).reshape(4, 5, 5, 3),
+    'count': np.int64([1, 2, 3, 4]),  # JAX makes something else of it.
+}
+
+
+def count_transfers():
+  """Counts arrays that are moved, by their shapes on the host."""
+  make, shapes = jax.make_array_from_process_local_data, []
+
+  def note(sharding, array, shape):
+    shapes.append(array.shape)
+    return make(sharding, array, shape)
+
+  return shapes, absltest.mock.patch.object(
+      jax, 'make_array_from_process_local_data', note
+  )
+
+
+class BatchTest(parameterized.TestCase):
+
+  def assert_same(self, got, wanted):
+    self.assertEqual(set(got), set(wanted))
+    self.assertLen(got, len(wanted))
+    for name, array in wanted.items():
+      # To the bit: also a NaN, and a zero's sign.
+      self.assertEqual(np.asarray(got[name]).tobytes(), array.tobytes(), name)
+      self.assertEqual(got[name].shape, array.shape)
+      self.assertEqual(got[name].dtype, array.dtype)
+
+  @parameterized.parameters((1, 1), (2, 1), (2, 2))
+  def test_small_ones_travel_as_one(self, data, tower):
+    mesh = mesh_lib.create_mesh(config_for(data=data, tower=tower))
+    shapes, counting = count_transfers()
+    with counting:
+      batch = sharding.put_batch({**SMALL, **LARGE}, mesh)
+    self.assertCountEqual(shapes, [(4, 5, 5, 3), (4,), (4, 7)])
+    wanted = {**SMALL, **LARGE, 'count': np.int32([1, 2, 3, 4])}
+    self.assert_same(batch, wanted)
+    self.assert_same(jax.jit(lambda batch: {**batch})(batch), wanted)
+    # Each replica has its examples.
+    rows = jax.shard_map(
+        lambda batch: {name: x[:1] for name, x in batch.items()},
+        mesh=mesh, in_specs=sharding.BATCH, out_specs=sharding.BATCH,
+    )(batch)
+    step = 4 // data
+    self.assert_same(rows, {name: x[::step] for name, x in wanted.items()})
+
+  def test_parts_of_a_batch(self):
+    """As accumulation takes it apart."""
+    batch = sharding.Batch.pack({**SMALL, 'image': LARGE['image']})
+    parts = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
+    self.assert_same(
+        jax.tree.map(lambda x: x[1], parts),
+        {**{name: x[2:] for name, x in SMALL.items()},
+         'image': LARGE['image'][2:]},
+    )
+
+  def test_one_alone(self):
+    batch = sharding.Batch.pack({'label': SMALL['label'], **LARGE})
+    self.assertLen(jax.tree.leaves(batch), 3)
+    self.assertIs(batch['label'], SMALL['label'])
+    with self.assertRaises(KeyError):
+      batch['offset']
+
+
+class TransfersTest(absltest.TestCase):
+
+  def test_of_a_run(self):
+    """Rates only when they change, whatever the number of parameters."""
+    config = config_for(data=2)
+    mesh = mesh_lib.create_mesh(config)
+    model = create_model(config.model)
+    rule = optimizer.create_optimizer(config.optimizer)
+    state = sharding.initialize(
+        lambda key: train_step.create_state(model, rule, key), mesh, 0
+    )
+    step = train_step.make_train_step(
+        model=model, optimizer=rule, mesh=mesh, state=state,
+        images=lambda batch: batch['image'], seed=0, guarded=True,
+    )
+    batch = testing.random_batch(np.random.default_rng(1), 8, 10)
+    batch = sharding.put_batch(batch, mesh)
+    count = len(jax.tree.leaves(state.params)) + 1
+    shapes, counting = count_transfers()
+    moved = []
+    with counting:
+      for rate, limit in ((0.1, 9.0), (0.1, 9.0), (0.2, 9.0), (0.2, 8.0)):
+        state, _ = step(state, batch, rates_of(state.params, rate), limit)
+        moved.append([*shapes])
+        shapes.clear()
+    (first, *others) = moved
+    self.assertIn((count,), first)  # And the key of dropout.
+    self.assertEqual(others, [[], [(count,)], [(count,)]])
+
+  def test_rates_of_other_parameters(self):
+    state = train_step.TrainState(None, {'a': {'kernel': 1}}, None)
+    step = train_step.TrainStep(None, state.params, 0, None)
+    with self.assertRaisesRegex(ValueError, 'b'):
+      step(state, {}, {'b': {'kernel': 0.1}})
+
+
 class PutAheadTest(parameterized.TestCase):
 
   def setUp(self):
@@ -255,9 +367,42 @@ class PutAheadTest(parameterized.TestCase):
     self.assertEqual(self.asked, 0)
     for number in range(5):
       next(batches)
-      self.assertEqual(self.asked, min(5, number + 1 + ahead))
+      # Its thread goes on while nobody waits for it, but not for ever.
+      expected, end = min(5, number + 1 + ahead), time.monotonic() + 60
+      while self.asked < expected and time.monotonic() < end:
+        time.sleep(0.01)
+      time.sleep(0.05)
+      self.assertEqual(self.asked, expected)
     with self.assertRaises(StopIteration):
       next(batches)
+
+  def test_who_makes_steps_moves_nothing(self):
+    mesh, threads = mesh_lib.create_mesh(config_for()), []
+    put = sharding.put_batch
+
+    def note(*arguments):
+      threads.append(threading.current_thread())
+      return put(*arguments)
+
+    with absltest.mock.patch.object(sharding, 'put_batch', note):
+      self.assertLen(list(sharding.put_ahead(self.batches(4), mesh)), 4)
+    self.assertLen(threads, 4)
+    self.assertNotIn(threading.current_thread(), threads)
+
+  def test_what_is_read_is_closed(self):
+    closed = []
+
+    def batches():
+      try:
+        yield from self.batches(5)
+      finally:
+        closed.append(True)
+
+    mesh = mesh_lib.create_mesh(config_for())
+    stream = sharding.put_ahead(batches(), mesh)
+    next(stream)
+    stream.close()
+    self.assertEqual(closed, [True])
 
   def test_fewer_than_it_is_ahead(self):
     mesh = mesh_lib.create_mesh(config_for())

@@ -1,10 +1,12 @@
 """The stage that reads, by itself and in a dataset."""
 
+import functools
+
 import numpy as np
 from absl.testing import absltest
 
 from input_pipeline import sources
-from input_pipeline.batches import pixels
+from input_pipeline.batches import pixels, reading
 from input_pipeline.batches.python_calls import Calls
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls
@@ -40,7 +42,7 @@ class PixelsTest(absltest.TestCase):
     self.options = dict(source=Squares(), watch=stalls.Watch(None, print))
 
   def test_crops(self):
-    images, labels = pixels.read(
+    images, labels = reading.read(
         np.array([4, 0, 4]), np.array([[0, 3], [2, 1], [3, 3]]),
         size=5, square=8, **self.options,
     )
@@ -52,14 +54,14 @@ class PixelsTest(absltest.TestCase):
     self.assertEqual(images.ctypes.data % 64, 0)
 
   def test_squares(self):
-    images, labels = pixels.read(
+    images, labels = reading.read(
         np.array([1, 3]), size=8, square=8, **self.options
     )
     np.testing.assert_array_equal(labels, [10, 30])
     np.testing.assert_array_equal(images, SQUARES[[1, 3]])
 
   def test_another_size(self):
-    images, _ = pixels.read(np.array([2]), size=4, square=8, **self.options)
+    images, _ = reading.read(np.array([2]), size=4, square=8, **self.options)
     np.testing.assert_array_equal(images[0], Squares().resized(2, 4)[0])
 
   def test_the_watch_knows_what_is_read(self):
@@ -70,7 +72,7 @@ class PixelsTest(absltest.TestCase):
       def begin(self, reading):
         watched.append(reading.name())
 
-    pixels.read(
+    reading.read(
         np.array([4, 1]), size=8, square=8, source=Squares(),
         watch=Watch(None, print),
     )
@@ -83,8 +85,9 @@ class PixelsTest(absltest.TestCase):
         'index': np.array(index), 'offset': np.array(offset, np.int32),
         'flip': np.zeros((len(index), 2), bool),
     })
+    read = functools.partial(reading.read, **self.options)
     return calls.batches(drawn.map(lambda drawn: pixels.pixels(
-        drawn, calls=calls, size=5, square=8, **self.options
+        drawn, calls=calls, read=read, size=5, square=8
     )))
 
   def test_in_a_dataset(self):

@@ -1,0 +1,327 @@
+"""Processes that read batches: each has a lock of Python of its own.
+
+They are Python processes that import this file and what the sources need, not
+the main module of the program, which may be a notebook, and neither TensorFlow
+nor JAX. Each is sent the sources once; then it is asked for a batch at a time,
+and answers with labels, and with pixels in memory that both processes map. That
+memory has no name: it goes with the last of them, and /dev/shm, of which a
+container may have 64 MB, has no part in it.
+"""
+
+import contextlib
+import math
+import mmap
+import multiprocessing
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from multiprocessing import connection, reduction
+
+import numpy as np
+
+from input_pipeline import cli
+from input_pipeline.batches import reading
+from input_pipeline.errors import DataError, UserError
+from input_pipeline.files import stalls
+from input_pipeline.images import limits
+from input_pipeline.sources import Source
+
+_ROOT = pathlib.Path(__file__).parents[2]
+# What a process answers with.
+_REPORT, _FAILED, _DONE = range(3)
+# Seconds that the end of a process is waited for, and between two looks whether
+# its parent is there.
+_PATIENCE = 2.0
+_TICK = 0.5
+
+
+class Workers:
+  """The reading processes of one pipeline.
+
+  They start with the first batch, and end with this object and with this
+  process, however that ends.
+  """
+
+  def __init__(
+      self,
+      sources: Sequence[Source],
+      count: int,
+      *,
+      stalled_after: float | None,
+      report: Callable[[str], None],
+  ):
+    """Starts nothing yet.
+
+    Args:
+      sources: what batches may be of.
+      count: of processes, at least 1.
+      stalled_after: see `stalls.Watch`.
+      report: likewise, called in a thread that reads a batch.
+    """
+    self._sources = sources
+    self._count = count
+    self._stalled_after = stalled_after
+    self._report = report
+    self._lock = threading.Lock()
+    self._workers: list[_Worker] = []
+    self._idle = queue.SimpleQueue()
+    weakref.finalize(self, _end, self._workers)
+
+  def read(
+      self,
+      index: np.ndarray,
+      offset: np.ndarray | None = None,
+      *,
+      source: int,
+      size: int,
+      square: int,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a batch in the first process that is free, see `reading.read`.
+
+    Args:
+      index: see there.
+      offset: see there.
+      source: place of the source in `sources`.
+      size: see there.
+      square: see there.
+
+    Raises:
+      DataError: an image cannot be read, a process has ended, cannot be
+        started or cannot use the sources, or there is no memory for the batch.
+    """
+    with self._lock:
+      if not self._workers:
+        self._start()
+    worker = self._idle.get()
+    try:
+      return worker.read(self._report, (source, index, offset, size, square))
+    finally:
+      self._idle.put(worker)
+
+  def _start(self):
+    try:
+      sources = reduction.ForkingPickler.dumps(self._sources)
+    except UserError:
+      raise
+    except Exception as error:  # Anything may have its own way not to.
+      raise _cannot_send(error) from error
+    try:
+      for number in range(1, self._count + 1):
+        name = f'reading process {number} of {self._count}'
+        self._workers.append(_Worker(name, self._stalled_after))
+    except DataError:
+      _end(self._workers)
+      self._workers.clear()
+      raise
+    # They import at the same time, and take it when they have.
+    for worker in self._workers:
+      worker.send(sources)
+      self._idle.put(worker)
+
+
+class _Worker:
+  """A reading process, as this one sees it."""
+
+  def __init__(self, name, stalled_after):
+    self._pipe, theirs = multiprocessing.Pipe()
+    # The child's own path would be without what this process has added.
+    path = [str(_ROOT), *sys.path]
+    options = os.getpid(), limits.MEMORY >> 20, stalled_after
+    code = (
+        f'import sys; sys.path[:] = {path!r}; '
+        'from input_pipeline.batches import workers; '
+        f'workers.serve({theirs.fileno()}, *{options!r})'
+    )
+    with theirs:
+      try:
+        self._process = subprocess.Popen(
+            [sys.executable, '-c', code, name],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            # Ctrl-C in a terminal is for the parent, which saves its run.
+            start_new_session=True,
+        )
+      except OSError as error:
+        raise DataError(
+            f'cannot start {name} ({error}): set a smaller '
+            '--config.dataset.processes'
+        ) from error
+    self.name = f'{name} (pid {self._process.pid})'
+
+  def send(self, data):
+    """Sends bytes; that it has ended is found when its answer is awaited."""
+    with contextlib.suppress(OSError):
+      self._pipe.send_bytes(data)
+
+  def read(self, report, request):
+    self.send(reduction.ForkingPickler.dumps(request))
+    kind, value = self._answer()
+    while kind == _REPORT:
+      report(value)
+      kind, value = self._answer()
+    if kind == _FAILED:
+      raise value
+    labels, shape, descriptor = value
+    try:
+      memory = mmap.mmap(descriptor, math.prod(shape))
+    finally:
+      os.close(descriptor)
+    return np.frombuffer(memory, np.uint8).reshape(shape), labels
+
+  def _answer(self):
+    try:
+      kind, value = self._pipe.recv()
+      if kind == _DONE:
+        value = *value, reduction.recv_handle(self._pipe)
+      return kind, value
+    except (EOFError, OSError) as error:
+      raise self._has_ended() from error
+
+  def _has_ended(self):
+    try:
+      status = self._process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+      how = 'does not answer any more'
+    else:
+      how = f'has ended with status {status}; its own message is above'
+      if status < 0:
+        how = f'was ended by {signal.Signals(-status).name}'
+      if status == -signal.SIGKILL:
+        how += ', as a system does that is short of memory'
+    return DataError(
+        f'{self.name} {how}: run the same command again to continue, with '
+        'another --config.dataset.processes if it happens again (0: none)'
+    )
+
+  def kill(self):
+    """Ends it; it has nothing to save."""
+    self._process.kill()
+
+  def wait(self):
+    """Awaits that, unless it waits for a disk that does not answer."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(_PATIENCE)
+
+
+def _end(workers):
+  for worker in workers:
+    worker.kill()
+  for worker in workers:
+    worker.wait()
+
+
+def _cannot_send(error):
+  return DataError(
+      f'the images cannot be read by other processes ({type(error).__name__}: '
+      f'{error}): set --config.dataset.processes=0'
+  )
+
+
+# --- In a reading process ---
+
+
+def serve(
+    descriptor: int, parent: int, memory: int, stalled_after: float | None
+) -> None:
+  """Is a reading process, until its parent has no more use for it.
+
+  Args:
+    descriptor: of the connection to the parent.
+    parent: its process.
+    memory: MiB, see `limits.set_memory`.
+    stalled_after: see `stalls.Watch`.
+  """
+  for number in cli.ENDING:  # A cluster sends them to all processes of a job.
+    signal.signal(number, signal.SIG_IGN)
+  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+  limits.set_memory(memory)
+  pipe, lock = connection.Connection(descriptor), threading.Lock()
+
+  def send(kind, value, file=None):
+    with lock:
+      pipe.send((kind, value))
+      if file:
+        reduction.send_handle(pipe, file.fileno(), parent)
+
+  watch = stalls.Watch(stalled_after, lambda text: send(_REPORT, text))
+  with contextlib.suppress(EOFError, OSError):  # The parent has gone.
+    sources = _received(pipe)
+    while True:
+      number, index, offset, size, square = pipe.recv()
+      try:
+        if isinstance(sources, Exception):
+          raise sources
+        images, labels = reading.read(
+            index, offset, source=sources[number], watch=watch, size=size,
+            square=square,
+        )
+        file = _in_memory(images)
+      except Exception as error:
+        send(_FAILED, _portable(error))
+        continue
+      with file:
+        send(_DONE, (labels, images.shape), file)
+
+
+def _end_with(parent):
+  # The connection also closes, but nobody looks at it while an image is read.
+  while os.getppid() == parent:
+    time.sleep(_TICK)
+  os._exit(0)
+
+
+def _received(pipe):
+  """The sources, or why they cannot be used."""
+  data = pipe.recv_bytes()
+  try:
+    return reduction.ForkingPickler.loads(data)
+  except Exception as error:  # Such as a class of a notebook.
+    return _cannot_send(error)
+
+
+def _portable(error):
+  """An exception that the parent can be sent."""
+  if not isinstance(error, UserError):
+    error.add_note(traceback.format_exc())
+  try:
+    return reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(error))
+  except Exception:
+    return RuntimeError(''.join(traceback.format_exception(error)))
+
+
+def _in_memory(images):
+  """A file without a name that has the pixels.
+
+  Raises:
+    DataError: there is no room for them.
+  """
+  with contextlib.ExitStack() as opened:
+    try:
+      file = opened.enter_context(_nameless())
+      rest = memoryview(images.reshape(-1))
+      while rest:
+        rest = rest[file.write(rest) :]
+    except OSError as error:
+      raise DataError(
+          f'no room for a batch of {images.nbytes:,} bytes ({error.strerror}): '
+          'set a smaller --config.dataset.processes, of which each has two '
+          'batches at a time, or a smaller batch size'
+      ) from error
+    opened.pop_all()
+    return file
+
+
+def _nameless():
+  try:
+    return open(os.memfd_create('images'), 'wb', 0)
+  except (AttributeError, OSError):  # Not a system that has it, or allows it.
+    return tempfile.TemporaryFile(buffering=0)

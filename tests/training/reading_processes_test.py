@@ -1,0 +1,90 @@
+"""A run is the same to the bit, however many processes read its images."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+from absl.testing import absltest, parameterized
+
+from input_pipeline.errors import DataError
+from tests import faulty, testing
+
+
+class ReadingProcessesTest(faulty.RunTestCase):
+
+  def readers(self):
+    return [
+        child for child in psutil.Process().children()
+        if any('reading process' in part for part in child.cmdline())
+    ]
+
+  @parameterized.parameters(1, 2)
+  def test_undisturbed(self, processes):
+    run = self.open(dataset__processes=processes)
+    run.train()
+    self.assert_same_end(run, self.undisturbed())
+
+  def test_one_is_killed_and_another_number_goes_on(self):
+    def kill():
+      os.kill(self.readers()[-1].pid, signal.SIGKILL)
+
+    run = self.open(
+        console=faulty.AtSteps(self.said, {3: kill}), dataset__processes=2
+    )
+    with self.assertRaisesRegex(DataError, 'reading process .*SIGKILL.*again'):
+      run.train()
+    # Whoever asked for it: a run may go on with another number.
+    def stop():
+      os.kill(os.getpid(), signal.SIGTERM)
+
+    run = self.open(
+        console=faulty.AtSteps(self.said, {5: stop}), dataset__processes=1
+    )
+    self.assertGreaterEqual(run.progress.step, 2)
+    self.assertIsNone(run.train())
+    run = self.open()
+    self.assertGreaterEqual(run.progress.step, 5)
+    run.train()
+    self.assert_same_end(run, self.undisturbed())
+
+  def test_all_are_killed(self):
+    """By the command, with SIGKILL: no process is left, and it goes on."""
+    root = testing.__file__.rpartition('/tests/')[0]
+    command = [
+        sys.executable, 'main.py', '--config=tests/tiny.py',
+        f'--workdir={self.workdir}', '--config.dataset.processes=2',
+        f'--config.dataset.train_dir={self.images}',
+        '--config.dataset.eval_fraction=0.34', '--config.dataset.size=76',
+        '--config.augmentation.crop_size=72',
+        '--config.augmentation.crop_offsets=4', "--config.duration=8 steps",
+        '--config.evaluate_every=never', '--config.ten_views=False',
+        '--compilation_cache=off',
+    ]
+    metrics = self.workdir / 'metrics.jsonl'
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+      end = time.monotonic() + 240
+      while not metrics.exists() or '"step": 4' not in metrics.read_text():
+        self.assertLess(time.monotonic(), end)
+        self.assertIsNone(process.poll(), metrics)
+        time.sleep(0.01)
+      readers = psutil.Process(process.pid).children()
+      process.kill()
+      # The output ends when nobody can write to it any more.
+      process.communicate(timeout=30)
+    self.assertGreaterEqual(len(readers), 2)
+    for reader in readers:
+      self.assertFalse(reader.is_running())
+    run = self.open(dataset__processes=1)
+    self.assertGreaterEqual(run.progress.step, 2)
+    run.train()
+    self.assert_same_end(run, self.undisturbed())
+
+
+if __name__ == '__main__':
+  absltest.main()
