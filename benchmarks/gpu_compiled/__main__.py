@@ -32,7 +32,7 @@ from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMPILER = '.gpu-compiler'
-_CHOICES = {
+CHOICES = {
     'programs': ('training', 'evaluation', 'prediction'),
     'recipes': ('paper', '2012'),
     'dtypes': ('float32', 'bfloat16'),
@@ -113,13 +113,13 @@ def row(result: Result, before: Result | None) -> tuple[str, ...]:
 
 def chosen(values: flags.FlagValues) -> list[dict[str, Any]]:
   """The fields of each case that the flags ask for."""
-  for name, known in _CHOICES.items():
+  for name, known in CHOICES.items():
     if others := set(values[name].value) - set(known):
       raise app.UsageError(
           f'--{name} has {", ".join(sorted(others))}: wanted some of '
           + ', '.join(known)
       )
-  cases = itertools.product(*(values[name].value for name in _CHOICES))
+  cases = itertools.product(*(values[name].value for name in CHOICES))
   return [
       {
           'program': program, 'recipe': recipe, 'dtype': dtype,
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  for name, known in _CHOICES.items():
+  for name, known in CHOICES.items():
     flags.DEFINE_list(name, list(known), f'Some of {", ".join(known)}.')
   paths.define(
       'compiler', f'Folder with the plugin; unset: {COMPILER}, where the '
