@@ -4,6 +4,7 @@
 #   make train    the paper's network on the embedded digits
 #   make test     all tests
 #   make lint     ruff
+#   make gpu-compiled   what XLA makes of all this for GPUs; needs none
 #   make bench    input and training step beside others, in .venv-bench
 #   make clean    removes .venv and .venv-bench
 #
@@ -18,6 +19,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
+GPU_COMPILER ?= .gpu-compiler
 BENCH ?= input_pipeline train_step
 CONFIG ?= configs/alexnet.py
 WORKDIR ?= runs/alexnet
@@ -27,7 +29,7 @@ ARGS ?=
 RUN_REQUIREMENTS := $(if $(wildcard /proc/driver/nvidia/version),\
 	requirements-gpu.txt,requirements.txt)
 
-.PHONY: train test lint bench clean
+.PHONY: train test lint bench gpu-compiled clean
 
 train: $(VENV)/run.installed
 	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -44,8 +46,12 @@ bench: $(BENCH_VENV)/bench.installed
 	set -e; for name in $(BENCH); do \
 	$(BENCH_VENV)/bin/python -m benchmarks.$$name $(ARGS); done
 
+gpu-compiled: $(VENV)/run.installed $(GPU_COMPILER)/plugin.installed
+	$(VENV)/bin/python -m benchmarks.gpu_compiled \
+	--compiler=$(abspath $(GPU_COMPILER)) $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(BENCH_VENV)
+	rm -rf $(VENV) $(BENCH_VENV) $(GPU_COMPILER)
 
 %/python.made:
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11, 3.12 or 3.13' \
@@ -65,4 +71,14 @@ $(VENV)/dev.installed: $(VENV)/run.installed requirements-dev.txt
 $(BENCH_VENV)/bench.installed: $(BENCH_VENV)/python.made requirements.txt \
 		requirements-dev.txt requirements-bench.txt
 	$(BENCH_VENV)/bin/pip install --quiet -r requirements-bench.txt
+	@touch $@
+
+# The compiler for CUDA, of the version of the installed jax, beside the
+# environment: in it, JAX would look for a GPU.
+$(GPU_COMPILER)/plugin.installed: $(VENV)/run.installed
+	rm -rf $(GPU_COMPILER)
+	version=$$($(VENV)/bin/python -c 'import jax; print(jax.__version__)'); \
+	$(VENV)/bin/pip install --quiet --no-deps --target $(GPU_COMPILER) \
+	jax-cuda12-pjrt==$$version jax-cuda12-plugin==$$version \
+	nvidia-cuda-nvcc-cu12
 	@touch $@

@@ -56,6 +56,7 @@ ONLY_IN = (
     ('main', ()),
     ('alexnet', ('alexnet', 'main')),
     ('alexnet.ops.cpu', ('alexnet.ops',)),
+    ('alexnet.ops.gpu', ('alexnet.ops',)),
     ('alexnet.cuda_convnet', ('alexnet.cuda_convnet',)),
     ('orbax', ('alexnet.checkpointing',)),
     # Where it is kept off the accelerators, and quiet.
@@ -372,6 +373,7 @@ class FencesTest(parameterized.TestCase):
       ('input_pipeline.prepare', 'import alexnet'),
       ('input_pipeline.pipeline', 'import jax.numpy as jnp'),
       ('alexnet.models.layers', 'from alexnet.ops.cpu import matmul'),
+      ('alexnet.models.layers', 'from alexnet.ops.gpu import pooling'),
       ('alexnet.training.trainer', 'from alexnet.ops import cpu'),
       ('alexnet.training.optimizer', 'from alexnet.cuda_convnet import rates'),
       ('alexnet.models', 'from alexnet.cuda_convnet.config import CHECKS'),

@@ -18,7 +18,8 @@ from input_pipeline.files import untrusted
 # been computed so far.
 _MAY_CHANGE = (
     'accumulation', 'bad_steps.action', 'bad_steps.limit', 'bad_steps.spike',
-    'checkpoint_every', 'duration', 'evaluate_every', 'evaluation_batch_size',
+    'checkpoint_every', 'deterministic', 'duration', 'evaluate_every',
+    'evaluation_batch_size',
     'keep_best', 'keep_checkpoints', 'layer_statistics_images', 'log_every',
     'log_images', 'ten_views', 'until_train_error', 'dataset.dir',
     'dataset.train_dir', 'dataset.eval_dir', 'dataset.stalled_after',

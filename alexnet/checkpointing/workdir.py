@@ -28,6 +28,7 @@ EARLIER = {
         'split_seed': None,
         'stalled_after': 60.0,
     },
+    'deterministic': False,
     'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,

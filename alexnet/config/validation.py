@@ -67,6 +67,7 @@ COMMON = {
         'a number > 1', lambda value: value > 1
     ).or_unset(),
     'bad_steps.limit': checks.whole(1),
+    'deterministic': checks.FLAG,
     'evaluation_batch_size': checks.whole(1),
     'ten_views': checks.FLAG,
     'layer_statistics_images': checks.whole(0),

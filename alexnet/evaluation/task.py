@@ -17,8 +17,8 @@ from alexnet.evaluation.evaluator import Predictions
 from alexnet.inference.views import Views
 from alexnet.metrics.console import Console, Silence
 from alexnet.models.inference_params import rounded
+from alexnet.runtime import compilation, multihost, sharding
 from alexnet.runtime import mesh as mesh_lib
-from alexnet.runtime import multihost, sharding
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
 
@@ -84,6 +84,14 @@ class Task:
         self.model, models.input_shape(config)
     )
     self.parameters = models.number(self.shapes['params'])
+
+  @property
+  def compile_options(self) -> dict[str, Any]:
+    """Those of XLA that the step of training is compiled with."""
+    return compilation.options(
+        self.mesh.devices.flat[0], self.model.dtype,
+        deterministic=self.config.deterministic,
+    )
 
   @property
   def data_identity(self) -> str:

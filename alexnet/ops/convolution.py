@@ -6,6 +6,7 @@ from jax import lax
 from alexnet.ops import forms
 from alexnet.ops.collectives import with_equal_varying_axes
 from alexnet.ops.cpu import convolution as cpu_convolution
+from alexnet.ops.gpu import convolution as gpu_convolution
 
 Padding = tuple[int, int]
 
@@ -33,7 +34,7 @@ def grouped_convolution(
     [batch, out_height, out_width, out_channels] of x's dtype.
   """
 
-  def plain(x, kernel):
+  def plain(x, kernel, padding=padding):
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
@@ -48,5 +49,11 @@ def grouped_convolution(
         x, kernel, stride=stride, padding=padding, groups=groups
     )
 
+  def gpu(x, kernel):
+    return plain(gpu_convolution.padded(x, padding), kernel, (0, 0))
+
+  before, after = padding
   x, kernel = with_equal_varying_axes(x, kernel)
-  return forms.chosen(x, kernel, plain=plain, cpu=cpu)
+  return forms.chosen(
+      x, kernel, plain=plain, cpu=cpu, gpu=gpu if before != after else None
+  )

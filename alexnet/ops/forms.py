@@ -1,4 +1,4 @@
-"""Which form of an operation is computed: the plain one or that of CPUs."""
+"""Which form of an operation is computed: the plain one, or a platform's."""
 
 import contextlib
 from collections.abc import Callable
@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+Form = Callable[..., jax.Array]
+
 # JAX caches what it has traced for each value of such a context.
 _plain_only = jax.make_user_context(False)
 
 
 def plain_forms() -> contextlib.AbstractContextManager[None]:
-  """Within this context every operation takes its plain form, on CPUs as well.
+  """Within this context every operation takes its plain form, everywhere.
 
   For `jax.export`, which refuses the custom calls of the CPU's forms and has no
   numbers to compare if the batch size is symbolic, and to see whether one of
@@ -24,39 +26,40 @@ def plain_forms() -> contextlib.AbstractContextManager[None]:
 
 
 def chosen(
-    *arrays: jax.Array,
-    plain: Callable[..., jax.Array],
-    cpu: Callable[..., jax.Array],
+    *arrays: jax.Array, plain: Form, cpu: Form, gpu: Form | None = None
 ) -> jax.Array:
-  """Computes an operation, on CPUs by `cpu` and elsewhere by `plain`.
+  """Computes an operation by the form of the platform that it runs on.
 
   So are its gradients, which are those of the form that is computed.
 
   Args:
     *arrays: operands; inside `jax.shard_map` all vary over the same axes, see
       `collectives.with_equal_varying_axes`.
-    plain: a function of the arrays.
-    cpu: another form of it, whose gradients may be custom.
+    plain: a function of the arrays, for all other platforms.
+    cpu: another form of it for CPUs, whose gradients may be custom.
+    gpu: likewise for NVIDIA's GPUs; None: the plain one.
   """
   # Parameters of a network that is not compiled may be NumPy's.
   arrays = tuple(map(jnp.asarray, arrays))
   if _plain_only.value:
     return plain(*arrays)
+  forms = {'cpu': cpu, 'default': plain}
+  if gpu is not None:
+    forms['cuda'] = gpu
+
+  def on_platform(change, *arguments):
+    changed = {name: change(form) for name, form in forms.items()}
+    return lax.platform_dependent(*arguments, **changed)
 
   @jax.custom_vjp
   def operation(*arrays):
-    return lax.platform_dependent(*arrays, cpu=cpu, default=plain)
+    return lax.platform_dependent(*arrays, **forms)
 
   def forward(*arrays):
-    y = lax.platform_dependent(
-        *arrays, cpu=_as_differentiated(cpu), default=plain
-    )
-    return y, arrays
+    return on_platform(_as_differentiated, *arrays), arrays
 
   def backward(arrays, g):
-    return lax.platform_dependent(
-        g, *arrays, cpu=_gradients(cpu), default=_gradients(plain)
-    )
+    return on_platform(_gradients, g, *arrays)
 
   operation.defvjp(forward, backward)
   return operation(*arrays)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alexnet.ops import forms
 from alexnet.ops.reductions import window_sum
 
 
@@ -101,23 +102,50 @@ def _negative_power(d, beta):
   return d**-beta
 
 
+def _divide_by_neighbours(x, window, groups, k, alpha, beta):
+  """Of x: x / (k + alpha * sum(x ** 2 in the window)) ** beta."""
+  settings = (window, groups, k, alpha, beta)
+
+  def plain(x):
+    return _divided(x, *settings)[0]
+
+  def cpu(x):
+    return _with_derivative(x, *settings, False)
+
+  def gpu(x):
+    # In float32 the sums cost less to keep than to compute again.
+    return _with_derivative(x, *settings, x.dtype == jnp.bfloat16)
+
+  return forms.chosen(x, plain=plain, cpu=cpu, gpu=gpu)
+
+
+def _divided(x, window, groups, k, alpha, beta):
+  wide = x.astype(jnp.float32)
+  d = k + alpha * window_sum(wide * wide, window, groups)
+  return (wide * _negative_power(d, beta)).astype(x.dtype), d
+
+
 # The derivative is written out because it needs one more window sum and
 # nothing else; the derivative of the forward pass as written keeps four
 # arrays of x's size and takes twice the time.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
-def _divide_by_neighbours(x, window, groups, k, alpha, beta):
-  return _divide_forward(x, window, groups, k, alpha, beta)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
+def _with_derivative(x, window, groups, k, alpha, beta, anew):
+  """As `_divided`; `anew`: its derivative computes the sums again."""
+  del anew
+  return _divided(x, window, groups, k, alpha, beta)[0]
 
 
-def _divide_forward(x, window, groups, k, alpha, beta):
-  wide = x.astype(jnp.float32)
-  d = k + alpha * window_sum(wide * wide, window, groups)
-  return (wide * _negative_power(d, beta)).astype(x.dtype), (x, d)
+def _forward(x, window, groups, k, alpha, beta, anew):
+  y, d = _divided(x, window, groups, k, alpha, beta)
+  return y, (x, None if anew else d)
 
 
-def _divide_backward(window, groups, k, alpha, beta, saved, g):
-  del k
+def _backward(window, groups, k, alpha, beta, anew, saved, g):
   x, d = saved
+  if anew:
+    # Without a barrier XLA would keep them all the same.
+    x = lax.optimization_barrier(x)
+    d = _divided(x, window, groups, k, alpha, beta)[1]
   wide, g = x.astype(jnp.float32), g.astype(jnp.float32)
   scale = _negative_power(d, beta)
   through_sum = window_sum(g * wide * scale / d, window, groups, mirrored=True)
@@ -125,4 +153,4 @@ def _divide_backward(window, groups, k, alpha, beta, saved, g):
   return (gradient.astype(x.dtype),)
 
 
-_divide_by_neighbours.defvjp(_divide_forward, _divide_backward)
+_with_derivative.defvjp(_forward, _backward)

@@ -6,6 +6,7 @@ from jax import lax
 
 from alexnet.ops import forms
 from alexnet.ops.cpu import pooling as cpu_pooling
+from alexnet.ops.gpu import pooling as gpu_pooling
 
 
 def pooled_size(size: int, window: int, stride: int) -> int:
@@ -41,7 +42,11 @@ def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   def cpu(x):
     return cpu_pooling.max_pool(x, window, stride)
 
-  return forms.chosen(x, plain=plain, cpu=cpu)
+  def gpu(x):
+    return gpu_pooling.max_pool(x, window, stride)
+
+  fits = window**2 <= gpu_pooling.MOST_PLACES
+  return forms.chosen(x, plain=plain, cpu=cpu, gpu=gpu if fits else None)
 
 
 def average_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:

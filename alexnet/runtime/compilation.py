@@ -1,12 +1,15 @@
 """Compiles functions for the devices that they run on."""
 
 import dataclasses
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
+from absl import logging
 from jax.sharding import Mesh
 
 from alexnet.runtime import heap
@@ -67,6 +70,8 @@ def jit_for(
     device: jax.Device,
     dtype: jnp.dtype,
     function: Callable[..., Any],
+    *,
+    deterministic: bool = False,
     **arguments: Any,
 ) -> Any:
   """`jax.jit(function, **arguments)` with what such a device needs.
@@ -75,14 +80,38 @@ def jit_for(
     device: where it runs.
     dtype: that its network computes in.
     function: what to compile.
+    deterministic: see `options`.
     **arguments: of `jax.jit`.
+  """
+  compiled = jax.jit(
+      function,
+      compiler_options=options(device, dtype, deterministic=deterministic),
+      **arguments,
+  )
+  return _Program(compiled) if device.platform == 'cpu' else compiled
+
+
+def options(
+    device: jax.Device, dtype: jnp.dtype, *, deterministic: bool = False
+) -> dict[str, Any]:
+  """The options that programs for a device are compiled with.
+
+  Args:
+    device: where they run.
+    dtype: that their network computes in.
+    deterministic: on GPUs, only kernels that give the same bits each time; on
+      others all do.
+
+  Returns:
+    {XLA's option: value}; what the installed XLA has no such option for is left
+    out, with a warning.
   """
   if device.platform == 'cpu':
     # By default XLA gives convolutions and matrix products to YNNPACK. Its
     # kernel gradients run at a third of the speed of XLA's own, its products in
     # float32 at 0.8 of it; those in bfloat16 at three times.
     library = dtype == jnp.bfloat16 and 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-    options = {
+    return {
         'xla_cpu_experimental_ynn_fusion_type': library or '',
         # Half of AVX-512's by default; where there is no such thing, no more
         # than there is.
@@ -91,5 +120,51 @@ def jit_for(
         # wait for the others': up to a fifth more memory, and no faster.
         'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
     }
-    return _Program(jax.jit(function, compiler_options=options, **arguments))
-  return jax.jit(function, **arguments)
+  if device.platform != 'gpu':
+    return {}
+  wanted = {
+      # The gradients of the fully connected layers, 96 % of all, are there
+      # first. Their sums over the replicas begin then, beside the gradients of
+      # the convolutions, if several may be under way, and if they do not wait
+      # to be joined with those of later layers.
+      'xla_gpu_experimental_parallel_collective_overlap_limit': 4,
+      'xla_gpu_all_reduce_combine_threshold_bytes': 4 * 2**20,
+  }
+  if jax.process_count() > 1:
+    # Processes would wait for the part of each other, for a day: one that has
+    # the program in its cache tunes nothing.
+    wanted['xla_gpu_shard_autotuning'] = False
+  if deterministic:
+    wanted['xla_gpu_deterministic_ops'] = True
+  return known_options(device, wanted)
+
+
+def known_options(
+    device: jax.Device, wanted: dict[str, Any]
+) -> dict[str, Any]:
+  """Those that the XLA of a device knows; warns of the others, once each."""
+  if device.process_index != jax.process_index():
+    device = jax.local_devices()[0]
+  return {
+      name: value
+      for name, value in wanted.items()
+      if _is_known(device, name, value)
+  }
+
+
+@functools.cache
+def _is_known(device, name, value):
+  # XLA has no list of its options: it refuses to compile with another.
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  smallest = jax.jit(lambda: jnp.zeros(()), out_shardings=sharding).lower()
+  try:
+    smallest.compile(compiler_options={name: value})
+  except jax.errors.JaxRuntimeError as error:
+    if 'No such compile option' not in str(error):
+      raise
+    logging.warning(
+        '%s is left out: the XLA of jaxlib %s has no such option',
+        name, jaxlib.__version__,
+    )
+    return False
+  return True

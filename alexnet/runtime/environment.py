@@ -19,11 +19,16 @@ _PACKAGES = (
 )
 
 
-def describe(mesh: Mesh) -> dict[str, Any]:
+def describe(mesh: Mesh, compile_options: dict[str, Any]) -> dict[str, Any]:
   """What may make a difference to a result, as JSON has it.
 
-  Versions, devices, mesh, cores, settings of JAX, XLA's flags and the git
-  revision.
+  Args:
+    mesh: of the run.
+    compile_options: of the step of training, see `compilation.options`.
+
+  Returns:
+    Versions, devices, mesh, cores, settings of JAX, options of the compiler,
+    XLA's flags and the git revision.
   """
   return {
       'python': platform.python_version(),
@@ -36,6 +41,7 @@ def describe(mesh: Mesh) -> dict[str, Any]:
       'processes': jax.process_count(),
       'mesh': dict(mesh.shape),
       'jax_settings': settings.describe(),
+      'compile_options': compile_options,
       'xla_flags': os.environ.get('XLA_FLAGS', '').split(),
       'git_revision': _git_revision(),
   }

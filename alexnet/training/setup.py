@@ -109,6 +109,7 @@ def create(
           seed=config.seed,
           accumulation=config.accumulation,
           guarded=config.bad_steps.action == bad_steps.SKIP,
+          deterministic=config.deterministic,
       ),
       params=shapes.params,
       recovery=Recovery(
@@ -138,7 +139,7 @@ def _make_workdir(workdir, task):
       workdir.mkdir(parents=True, exist_ok=True)
       taken = take_lock(workdir, task)
       workdir_lib.save_config(workdir, task.config)
-      now = environment.describe(task.mesh)
+      now = environment.describe(task.mesh, task.compile_options)
       _warn_of_settings(workdir, task, now)
       workdir_lib.save_environment(workdir, now)
     except OSError as error:
@@ -154,7 +155,7 @@ def _warn_of_settings(workdir, task, now):
   """Of a process with other settings of JAX than the last one had."""
   with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
     for difference in continuing.environment_differences(
-        workdir, now, ('jax_settings.', 'xla_flags')
+        workdir, now, ('compile_options.', 'jax_settings.', 'xla_flags')
     ):
       task.warn(
           f'{difference}: the steps from here on are not those that the run '

@@ -145,6 +145,7 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     guarded: bool = False,
+    deterministic: bool = False,
 ) -> TrainStep:
   """Compiles one update.
 
@@ -160,6 +161,7 @@ def make_train_step(
     seed: of dropout.
     accumulation: parts that a device computes its examples in.
     guarded: whether a bad step changes nothing but the number of steps.
+    deterministic: see `compilation.options`.
 
   Returns:
     A function of (state, batch, rates) to (new state, metrics), guarded of
@@ -217,7 +219,8 @@ def make_train_step(
       out_specs=(state_specs, REPLICATED),
   )
   compiled = jit_for(
-      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
+      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0,
+      deterministic=deterministic,
   )
   # The key is an argument, so that the seeds of a sweep share one program.
   return TrainStep(CompiledStep(compiled, (images,)), state.params, seed, mesh)

@@ -28,7 +28,8 @@ _KINDS = (
 )
 # `-start` is the form of backends that do something else meanwhile.
 _COLLECTIVE = re.compile(
-    rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})(?:-start)?\('
+    rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})'
+    r'(?P<start>-start)?\('
 )
 _LAYER = re.compile(r'\b(?:conv|fc)\d\b')
 
@@ -225,6 +226,8 @@ def read_collectives(text: str, tower: int) -> tuple[Collective, ...]:
     if groups.shape[1] == 1:
       continue
     kind, shapes = match['kind'], _shapes(match['shape'])
+    if match['start'] and kind != 'all-reduce':
+      shapes = shapes[len(shapes) // 2 :]  # The first ones are its operands.
     size = sum(math.prod(shape) * width for shape, width in shapes)
     if kind == 'reduce-scatter':
       size *= groups.shape[1]

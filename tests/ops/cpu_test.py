@@ -315,14 +315,15 @@ class MaxPoolTest(parameterized.TestCase):
         gradient[0, :, :, 0], [[0, 0, 0], [7, 0, 0], [0, 0, 0]]
     )
 
-  def test_a_gpu_gets_the_plain_form(self):
+  def test_who_gets_the_plain_form(self):
     pool = lambda x: pooling.max_pool(x, window=3, stride=2).sum()
     traced = jax.jit(jax.grad(pool)).trace(jnp.ones((1, 9, 9, 2)))
     text = lambda platform: traced.lower(
         lowering_platforms=(platform,)
     ).as_text()
-    self.assertIn('select_and_scatter', text('cuda'))
+    self.assertIn('select_and_scatter', text('tpu'))
     self.assertNotIn('select_and_scatter', text('cpu'))
+    self.assertNotIn('scatter', text('cuda'))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
-"""Both forms of every operation against NumPy, and the choice between them."""
+"""All forms of every operation against NumPy, and the choice between them."""
 
+import contextlib
 import functools
 
 import jax
@@ -115,6 +116,7 @@ _OPERATIONS = {
     ),
     'max pool': pool(3, 2, (2, 13, 13, 6)),
     'max pool that hangs over': pool(2, 2, (2, 7, 7, 6)),
+    'max pool of a small map': pool(5, 4, (2, 3, 3, 6)),
     'lrn': (
         functools.partial(
             normalization.local_response_normalization,
@@ -147,6 +149,16 @@ _OPERATIONS = {
 }
 
 
+def on_gpu():
+  """Within this context operations take the form that a GPU would get."""
+
+  def choose(*arrays, default, cpu, cuda=None):
+    del cpu
+    return (cuda or default)(*arrays)
+
+  return absltest.mock.patch.object(forms.lax, 'platform_dependent', choose)
+
+
 def close(got, wanted, dtype):
   error = 2e-2 if dtype == jnp.bfloat16 else 1e-5
   np.testing.assert_allclose(
@@ -171,20 +183,34 @@ class FormsTest(parameterized.TestCase):
     g = jnp.asarray(normal(*np.shape(y), seed=9), dtype)
     wanted = [y, *pullback(np.asarray(g, np.float64))]
     results = {}
-    for form in 'cpu', 'plain':
-      function = jax.jit(ours)
-      if form == 'plain':
-        self.enter_context(forms.plain_forms())
-      y, gradients = output_and_gradients(function, g, *arrays)
-      results[form] = [y, *gradients]
+    contexts = {
+        'cpu': contextlib.nullcontext, 'plain': forms.plain_forms, 'gpu': on_gpu
+    }
+    for form, context in contexts.items():
+      function = jax.jit(lambda *arrays: ours(*arrays))
+      with context():
+        y, gradients = output_and_gradients(function, g, *arrays)
+        results[form] = [y, *gradients]
+        close(function(*arrays), wanted[0], dtype)
       for array, other, of_array in zip(
           results[form], wanted, (dtype, *dtypes)
       ):
         self.assertEqual(array.dtype, of_array)
         close(array, other, dtype)
-      close(function(*arrays), wanted[0], dtype)
-    for array, other in zip(*results.values()):
-      close(array, np.asarray(other, np.float64), dtype)
+    for form in 'cpu', 'gpu':
+      for array, other in zip(results[form], results['plain']):
+        close(array, np.asarray(other, np.float64), dtype)
+
+  @parameterized.parameters(*_OPERATIONS)
+  def test_plain_forms_are_formulas(self, name):
+    """Whose derivatives are JAX's."""
+    ours, _, *shapes = _OPERATIONS[name]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    self.assertIn('custom_vjp', str(jax.make_jaxpr(ours)(*shapes)))
+    with forms.plain_forms():
+      # Another function, as JAX keeps what it has traced of one.
+      plain = jax.make_jaxpr(lambda *arrays: ours(*arrays))(*shapes)
+    self.assertNotIn('custom_vjp', str(plain))
 
   @parameterized.parameters(*_OPERATIONS)
   def test_who_gets_which(self, name):

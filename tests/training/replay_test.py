@@ -146,6 +146,19 @@ class VerifyTest(parameterized.TestCase):
         r'the last place\); the first at \(3, 5\)',
     )
 
+  def test_other_options_of_the_compiler(self):
+    path = self.workdir / workdir.ENVIRONMENT
+    sessions = json.loads(path.read_text())
+    options = sessions['sessions'][-1]['compile_options']
+    self.assertEqual(options['xla_cpu_prefer_vector_width'], 512)
+    options['xla_gpu_deterministic_ops'] = True
+    path.write_text(json.dumps(sessions))
+    (difference,) = self.verify().environment
+    self.assertEqual(
+        difference,
+        'compile_options.xla_gpu_deterministic_ops was True, is None',
+    )
+
   def test_other_settings_of_jax(self):
     path = self.workdir / workdir.ENVIRONMENT
     sessions = json.loads(path.read_text())

@@ -1,0 +1,165 @@
+"""What XLA makes of this program for GPUs, on a machine that has none.
+
+  make gpu-compiled
+  python -m benchmarks.gpu_compiled --baseline=CHECKOUT --json=results.json
+
+XLA's CUDA plugin compiles ahead of time from the description of a device, ten
+seconds a program on two cores. Prints for each program the kernels, the bytes
+that they read and write, temporaries and collectives; --baseline prints another
+checkout's beside them. Nothing is run, so nothing is timed, and autotuning,
+which needs a device, is off.
+
+Exit status 1 if a program is not what it should be, see rules.py: a form for
+CPUs in it, a call of the host, a scatter, more bytes than its bound. The plugin
+lies in --compiler, where the Makefile's target puts it.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from absl import app, flags
+
+from alexnet.analysis.tables import Table
+from input_pipeline import cli
+from input_pipeline.errors import UserError
+from input_pipeline.files import paths
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMPILER = '.gpu-compiler'
+CHOICES = {
+    'programs': ('training', 'evaluation', 'prediction'),
+    'recipes': ('paper', '2012'),
+    'dtypes': ('float32', 'bfloat16'),
+    'meshes': ('1x1', '1x2', '4x2', '8x1'),
+    'devices': ('H100', 'A100'),
+}
+_HEADINGS = ('program', 'kernels', 'MiB', 'temporaries', 'sent', 'early')
+
+Result = dict[str, Any]
+
+
+def environment(compiler: pathlib.Path) -> dict[str, str]:
+  """Of a process that compiles with the plugin in a folder."""
+  ours = os.environ
+  path = [str(compiler), *filter(None, [ours.get('PYTHONPATH')])]
+  options = (
+      f'{ours.get("XLA_FLAGS", "")} --xla_gpu_autotune_level=0 '
+      f'--xla_gpu_cuda_data_dir={compiler / "nvidia" / "cuda_nvcc"}'
+  )
+  return {
+      **ours, 'PYTHONPATH': os.pathsep.join(path), 'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': options.strip(), 'JAX_ENABLE_COMPILATION_CACHE': 'false',
+  }
+
+
+def compiled(
+    checkout: pathlib.Path, compiler: pathlib.Path, cases: list[dict[str, Any]]
+) -> Iterator[Result]:
+  """Yields of each case what `measures.measure` says of it.
+
+  Args:
+    checkout: folder of the program.
+    compiler: folder of the plugin.
+    cases: fields of `programs.Case`.
+
+  Raises:
+    UserError: one of them cannot be compiled; the process has said why.
+  """
+  command = (sys.executable, '-m', 'benchmarks.gpu_compiled.worker', checkout)
+  with subprocess.Popen(
+      command, cwd=ROOT, env=environment(compiler), text=True,
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+  ) as process:
+    process.stdin.write(json.dumps(cases))
+    process.stdin.close()
+    for line in process.stdout:
+      yield json.loads(line)
+  if process.returncode:
+    raise UserError(
+        f'{checkout} could not be compiled (status {process.returncode}), see '
+        'above. If JAX has no plugin for CUDA: make gpu-compiled installs it'
+    )
+
+
+def row(result: Result, before: Result | None) -> tuple[str, ...]:
+  """Cells of the table; with a baseline its numbers come first.
+
+  `sent` is all collectives' MiB, `early` the MiB of the sums over replicas that
+  begin while there are convolutions to come.
+  """
+  both = [before, result] if before else [result]
+  mib = lambda size: f'{size / 2**20:,.0f}'
+  numbers = [
+      (
+          str(one['kernels']),
+          mib(one['bytes']),
+          mib(one['temporaries']),
+          mib(sum(sent['bytes'] for sent in one['collectives'])),
+          mib(sum(
+              sent['bytes'] for sent in one['collectives']
+              if sent['axis'] == 'data' and sent['convolutions_after']
+          )),
+      )
+      for one in both
+  ]
+  return (result['name'], *map(' to '.join, zip(*numbers)))
+
+
+def chosen(values: flags.FlagValues) -> list[dict[str, Any]]:
+  """The fields of each case that the flags ask for."""
+  for name, known in CHOICES.items():
+    if others := set(values[name].value) - set(known):
+      raise app.UsageError(
+          f'--{name} has {", ".join(sorted(others))}: wanted some of '
+          + ', '.join(known)
+      )
+  cases = itertools.product(*(values[name].value for name in CHOICES))
+  return [
+      {
+          'program': program, 'recipe': recipe, 'dtype': dtype,
+          'data': int(mesh.split('x')[0]), 'tower': int(mesh.split('x')[1]),
+          'device': device,
+      }
+      for program, recipe, dtype, mesh, device in cases
+  ]
+
+
+def main(argv: list[str]) -> int:
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]}')
+  values = flags.FLAGS
+  cases = chosen(values)
+  compiler = values.compiler or ROOT / COMPILER
+  checkouts = [path for path in (values.baseline, ROOT) if path]
+  streams = [compiled(path, compiler, cases) for path in checkouts]
+  results, rows = [], []
+  for several in zip(*streams, strict=True):
+    before = several[0] if values.baseline else None
+    results.append({'now': several[-1], 'before': before})
+    rows.append(row(several[-1], before))
+    print('  '.join(rows[-1]), flush=True)
+    for fault in several[-1]['faults']:
+      print(f'error: {several[-1]["name"]}: {fault}', flush=True)
+  print('', *Table(_HEADINGS, tuple(rows)).to_markdown(), sep='\n')
+  if values.json:
+    values.json.write_text(json.dumps(results, indent=2) + '\n')
+  return int(any(result['now']['faults'] for result in results))
+
+
+if __name__ == '__main__':
+  for name, known in CHOICES.items():
+    flags.DEFINE_list(name, list(known), f'Some of {", ".join(known)}.')
+  paths.define(
+      'compiler', f'Folder with the plugin; unset: {COMPILER}, where the '
+      'Makefile installs it.'
+  )
+  paths.define('baseline', 'Checkout of this repository to compare with.')
+  paths.define('json', 'File to write the results to.')
+  cli.run(main)

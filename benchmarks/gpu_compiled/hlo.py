@@ -1,0 +1,82 @@
+"""Reads the text of a module that XLA has optimized for GPUs."""
+
+import dataclasses
+import math
+import re
+
+_BYTES = {
+    'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2,
+    'f32': 4, 's32': 4, 'u32': 4, 'f64': 8, 's64': 8, 'u64': 8, 'c64': 8,
+}
+# What runs nothing. Of a collective the beginning is counted, not the end.
+_NOTHING = (
+    'bitcast', 'constant', 'get-tuple-element', 'opt-barrier', 'parameter',
+    'tuple',
+)
+_INSTRUCTION = re.compile(
+    r'\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+)'
+    r' (?P<operation>[\w\-]+)\((?P<rest>.*)$'
+)
+_ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """One thing that a GPU starts: a kernel, a library's call, a collective.
+
+  Attributes:
+    size: bytes of operands and results, as if each were read and written once
+      and no cache helped: to compare two programs by, not a time.
+    operation: HLO's.
+    target: of a custom call, or the kind of a fusion.
+    where: the place in the program that it is from.
+    line: the whole instruction.
+  """
+
+  size: int
+  operation: str
+  target: str
+  where: str
+  line: str
+
+
+def kernels(text: str) -> list[Kernel]:
+  """The kernels of a module's entry, in the order in which they start.
+
+  Args:
+    text: HLO of a compiled program.
+  """
+  shapes, found = {}, []
+  for line in text[text.index('\nENTRY'):].split('\n'):
+    match = _INSTRUCTION.match(line)
+    if not match:
+      continue
+    shapes[match['name']] = match['shape']
+    operation = match['operation']
+    if operation in _NOTHING or operation.endswith('-done'):
+      continue
+    operands = re.findall(r'%([\w.\-]+)', match['rest'].split('), ')[0])
+    size = sum(map(_size, (match['shape'], *map(shapes.get, operands))))
+    found.append(
+        Kernel(
+            size,
+            operation,
+            _of(line, r'custom_call_target="([^"]+)"')
+            or _of(line, r'kind=(\w+)'),
+            _of(line, r'op_name="([^"]*)"'),
+            line.strip(),
+        )
+    )
+  return found
+
+
+def _size(shape):
+  return sum(
+      _BYTES.get(dtype, 0) * math.prod(int(n) for n in sides.split(',') if n)
+      for dtype, sides in _ARRAY.findall(shape or '')
+  )
+
+
+def _of(line, pattern):
+  match = re.search(pattern, line)
+  return match[1] if match else ''
