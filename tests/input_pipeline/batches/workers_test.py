@@ -1,5 +1,6 @@
 """Processes that read: the same batches, their errors, and their ends."""
 
+import gc
 import io
 import os
 import pathlib
@@ -410,6 +411,15 @@ class PipelineTest(PreparingTest):
     # From a later step on, as a run that continues.
     (later, *rest) = self.batches(name, 2, first=3, count=2, **fields)
     self.assert_equal((later, *rest), (wanted[0][3:], *wanted[1:]))
+
+  def test_they_end_with_their_pipeline(self):
+    before = children()
+    self.batches('digits', 2)
+    started = children() - before
+    self.assertLen(started, 2)
+    del self.pipeline
+    gc.collect()
+    wait_for_end(started)
 
   def test_an_error_names_its_file_in_its_turn(self):
     photos = testing.write_images(self.root / 'photos', 2, 12)
