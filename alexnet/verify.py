@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from alexnet.inference import run_flags
-from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime import (
+  accelerators,
+  compilation_cache,
+  heap,
+  settings,
+)
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -49,6 +54,7 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
+  accelerators.take_memory_as_needed()
   # JAX and TensorFlow, which --help does not need.
   from alexnet.metrics.console import Console
   from alexnet.training import replay

@@ -141,6 +141,10 @@ def _model():
   # 'float32' or 'bfloat16': what layers compute in. Parameters, normalization
   # sums and logits are float32.
   model.dtype = 'float32'
+  # What products of float32 are on GPUs since Ampere: 'tensorfloat32' (10 bits
+  # of mantissa, much faster) or 'highest' (float32); see docs/gpus.md. Without
+  # effect on CPUs, and with bfloat16.
+  model.precision = 'tensorfloat32'
   return model
 
 

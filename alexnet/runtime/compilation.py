@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet.runtime import heap
+from alexnet.runtime import device_memory, heap
 from alexnet.runtime.sharding import REPLICATED
 
 
@@ -92,4 +92,4 @@ def jit_for(
         'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
     }
     return _Program(jax.jit(function, compiler_options=options, **arguments))
-  return jax.jit(function, **arguments)
+  return device_memory.Checked(jax.jit(function, **arguments), device)

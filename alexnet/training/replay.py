@@ -95,7 +95,7 @@ def verify(
     )
   reference = 'a second replay' if twice else f'the checkpoint of step {last}'
   report = Report(workdir, first, last, reference)
-  report.environment = _environment(workdir, setup.task.mesh)
+  report.environment = _environment(workdir, setup.task)
   records = read_records(workdir / 'metrics.jsonl')
   console.print(f'replaying {last - first} step(s) from step {first}')
   losses = _compare_losses(report, records, _replay(run, first, last, records))
@@ -273,9 +273,9 @@ def _ordered(bits):
   return np.where(sign, -(wide & ((1 << (width - 1)) - 1)), wide)
 
 
-def _environment(workdir, mesh) -> list[str]:
+def _environment(workdir, task) -> list[str]:
   """In what this session differs from the run's last one."""
-  now = environment_lib.describe(mesh)
+  now = environment_lib.describe(task.mesh, task.config.model)
   try:
     return continuing.environment_differences(workdir, now)
   except (OSError, ValueError, IndexError):

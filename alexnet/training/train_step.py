@@ -15,7 +15,7 @@ from alexnet.inference.views import Batch
 from alexnet.models import Module, on_mesh
 from alexnet.ops import collectives
 from alexnet.ops.losses import Metrics, example_losses, ranks
-from alexnet.runtime import sharding
+from alexnet.runtime import precision, sharding
 from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
@@ -171,9 +171,9 @@ def make_train_step(
       in_specs=(state_specs, BATCH, *[REPLICATED] * 4),
       out_specs=(state_specs, REPLICATED),
   )
-  compiled = jit_for(
-      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0
-  )
+  device = mesh.devices.flat[0]
+  mapped = precision.traced(mapped, model, device)
+  compiled = jit_for(device, model.dtype, mapped, donate_argnums=0)
   # An argument, so that the seeds of a sweep share one program.
   key = jax.random.key(seed)
   constants = (key, images) if guarded else (np.float32(np.inf), key, images)
