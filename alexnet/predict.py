@@ -18,12 +18,8 @@ from absl import app, flags
 
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import (
-  accelerators,
-  compilation_cache,
-  heap,
-  settings,
-)
+from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime.gpu import accelerators
 from input_pipeline import cli
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import paths as paths_lib

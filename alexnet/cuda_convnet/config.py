@@ -15,7 +15,7 @@ from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
 from alexnet.models import Network
 from alexnet.models.layers import DTYPES
-from alexnet.runtime.precision import PRECISIONS
+from alexnet.runtime.gpu.precision import PRECISIONS
 from input_pipeline.config import checks
 from input_pipeline.files import paths, untrusted
 

@@ -24,7 +24,7 @@ from alexnet.ops import (
   normalization,
   pooling,
 )
-from alexnet.runtime.precision import TENSORFLOAT32
+from alexnet.runtime.gpu.precision import TENSORFLOAT32
 
 _NEURONS = {
     'ident': lambda x: x,

@@ -12,8 +12,9 @@ from alexnet.inference.views import Batch, predict_views
 from alexnet.models import Module, on_mesh
 from alexnet.models.inference_params import for_module
 from alexnet.ops.losses import Metrics, score
-from alexnet.runtime import precision, sharding
+from alexnet.runtime import sharding
 from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
+from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 

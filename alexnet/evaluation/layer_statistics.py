@@ -17,7 +17,8 @@ from alexnet.models.layers import OUTPUTS, kept
 from alexnet.models.parameters import by_path
 from alexnet.ops import collectives
 from alexnet.ops import losses as losses_lib
-from alexnet.runtime import compilation, precision, sharding
+from alexnet.runtime import compilation, sharding
+from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 

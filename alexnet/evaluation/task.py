@@ -16,8 +16,9 @@ from alexnet.evaluation.evaluator import Predictions
 from alexnet.inference.views import Views
 from alexnet.metrics.console import Console, Silence
 from alexnet.models.inference_params import rounded
-from alexnet.runtime import device_memory, multihost, preemption, sharding
 from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime import multihost, preemption, sharding
+from alexnet.runtime.gpu import device_memory
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
 

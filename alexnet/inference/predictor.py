@@ -27,7 +27,8 @@ from alexnet.models import Module
 from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
 from alexnet.ops import forms
-from alexnet.runtime import compilation, device_memory, precision
+from alexnet.runtime import compilation
+from alexnet.runtime.gpu import device_memory, precision
 from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 from input_pipeline.files import threads

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import (
-  accelerators,
-  compilation_cache,
-  heap,
-  settings,
-)
+from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime.gpu import accelerators
 from input_pipeline.errors import printable
 from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths, untrusted

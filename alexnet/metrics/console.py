@@ -124,7 +124,7 @@ def announce(
     train: the training set.
     evaluation: the evaluation set.
   """
-  from alexnet.runtime import precision  # With JAX.
+  from alexnet.runtime.gpu import precision  # With JAX.
 
   devices = mesh.devices.flatten()
   every = timetable.evaluate_every

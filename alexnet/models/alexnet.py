@@ -15,7 +15,7 @@ from jax import lax
 from alexnet.models import layers
 from alexnet.ops import collectives, normalization, pooling
 from alexnet.ops import dropout as dropout_lib
-from alexnet.runtime.precision import TENSORFLOAT32
+from alexnet.runtime.gpu.precision import TENSORFLOAT32
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid}
 DROPOUT_KINDS = ('paper', 'inverted')

@@ -7,7 +7,7 @@ import ml_collections
 from alexnet.config.errors import ConfigError
 from alexnet.models import Network, alexnet
 from alexnet.models.layers import DTYPES
-from alexnet.runtime.precision import PRECISIONS
+from alexnet.runtime.gpu.precision import PRECISIONS
 from input_pipeline.config import checks
 from input_pipeline.preprocessing import LARGEST_SQUARE
 

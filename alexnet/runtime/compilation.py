@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet.runtime import device_memory, heap
+from alexnet.runtime import heap
+from alexnet.runtime.gpu import device_memory
 from alexnet.runtime.sharding import REPLICATED
 
 

@@ -10,7 +10,7 @@ import platform
 
 from absl import flags, logging
 
-from alexnet.runtime import accelerators
+from alexnet.runtime.gpu import accelerators
 from input_pipeline.files import paths, threads
 
 OFF = 'off'

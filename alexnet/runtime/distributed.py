@@ -197,7 +197,8 @@ def _set_up_several():
   import jax
   from jax._src import distributed  # There is no public way to its store.
 
-  from alexnet.runtime import multihost, shared_gpus
+  from alexnet.runtime import multihost
+  from alexnet.runtime.gpu import shared_gpus
 
   if multihost.place()[1] == 1:
     return

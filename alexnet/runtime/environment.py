@@ -12,12 +12,8 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from alexnet.runtime import (
-  accelerators,
-  compilation_cache,
-  precision,
-  settings,
-)
+from alexnet.runtime import compilation_cache, settings
+from alexnet.runtime.gpu import accelerators, precision
 from input_pipeline.files import threads
 
 _PACKAGES = (

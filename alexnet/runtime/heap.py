@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 
-from alexnet.runtime import accelerators
+from alexnet.runtime.gpu import accelerators
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1

@@ -15,7 +15,8 @@ from jax.extend import backend
 from jax.sharding import AxisType, Mesh
 
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import accelerators, multihost
+from alexnet.runtime import multihost
+from alexnet.runtime.gpu import accelerators
 
 DATA = 'data'
 TOWER = 'tower'

@@ -9,7 +9,8 @@ import numpy as np
 
 from alexnet.checkpointing import manager
 from alexnet.config.intervals import Timetable
-from alexnet.runtime import device_memory, preemption, sharding
+from alexnet.runtime import preemption, sharding
+from alexnet.runtime.gpu import device_memory
 from alexnet.training import bad_steps, schedules
 from alexnet.training.setup import Setup
 

@@ -15,8 +15,9 @@ from alexnet.inference.views import Batch
 from alexnet.models import Module, on_mesh
 from alexnet.ops import collectives
 from alexnet.ops.losses import Metrics, example_losses, ranks
-from alexnet.runtime import precision, sharding
+from alexnet.runtime import sharding
 from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
+from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 

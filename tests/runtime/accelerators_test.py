@@ -11,7 +11,8 @@ from jaxlib import xla_client
 from alexnet import evaluate, predict, verify
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import accelerators, heap
+from alexnet.runtime import heap
+from alexnet.runtime.gpu import accelerators
 
 mock = absltest.mock
 

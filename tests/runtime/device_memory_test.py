@@ -12,7 +12,7 @@ from alexnet import models
 from alexnet.config.errors import DeviceMemoryError
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
-from alexnet.runtime import device_memory
+from alexnet.runtime.gpu import device_memory
 from alexnet.training import trainer
 from tests import testing, tiny, tiny_run
 

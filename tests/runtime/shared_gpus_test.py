@@ -17,7 +17,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 _PROCESS = '''
 import json, sys
-from alexnet.runtime import accelerators, compilation_cache, distributed
+from alexnet.runtime import compilation_cache, distributed
+from alexnet.runtime.gpu import accelerators
 from input_pipeline import cli
 
 gpus = json.loads(sys.argv.pop())

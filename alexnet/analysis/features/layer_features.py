@@ -14,7 +14,8 @@ from alexnet.inference.predictor import TrainedNetwork
 from alexnet.models import input_shape
 from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
-from alexnet.runtime import compilation, precision
+from alexnet.runtime import compilation
+from alexnet.runtime.gpu import precision
 from input_pipeline.errors import DataError, ImageError
 
 # The network's input, in the place of a layer.

@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import accelerators, multihost
+from alexnet.runtime import multihost
+from alexnet.runtime.gpu import accelerators
 
 _KEY = 'alexnet/gpus'
 
