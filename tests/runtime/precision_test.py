@@ -1,5 +1,6 @@
 """Of which precision the products are that a GPU would be given."""
 
+import os
 import re
 import types
 
@@ -14,7 +15,7 @@ from alexnet.config.errors import ConfigError
 from alexnet.evaluation import eval_steps
 from alexnet.inference.views import Views
 from alexnet.runtime import mesh as mesh_lib
-from alexnet.runtime import sharding
+from alexnet.runtime import compilation_cache, environment, sharding
 from alexnet.runtime.gpu import precision
 from alexnet.training import optimizer, train_step
 from tests import testing
@@ -148,6 +149,36 @@ class OnCpusTest(parameterized.TestCase):
     )(shape)
     # One for each platform.
     self.assertEqual(products(exported.mlir_module()), (2, 2))
+
+
+class KernelsTest(absltest.TestCase):
+
+  def test_recorded_of_gpus(self):
+    self.assertEqual(environment.kernels(jax.devices('cpu')[0], True), {})
+    with mock.patch.object(
+        compilation_cache, 'in_use', return_value='/caches'
+    ):
+      self.assertEqual(
+          environment.kernels(gpu('9.0'), False),
+          {'deterministic': False, 'kept_in': '/caches'},
+      )
+
+  def test_deterministic_by_xlas_flags(self):
+    config = testing.narrow_config()
+    config.mesh.data, config.mesh.tower = 1, 1
+    mesh = mesh_lib.create_mesh(config)
+    for flag, wanted in (
+        ('--xla_gpu_deterministic_ops=true', True),
+        ('--xla_gpu_exclude_nondeterministic_ops', True),
+        ('--xla_gpu_deterministic_ops=false', False),
+        ('--xla_gpu_autotune_level=0', False),
+    ):
+      with (
+          mock.patch.dict(os.environ, XLA_FLAGS=f'{flag} --xla_other=1'),
+          mock.patch.object(environment, 'kernels') as kernels,
+      ):
+        environment.describe(mesh, config.model)
+      self.assertEqual(kernels.call_args.args[1], wanted, flag)
 
 
 class FieldTest(parameterized.TestCase):
