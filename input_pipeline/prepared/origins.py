@@ -11,7 +11,7 @@ from input_pipeline.errors import DataError, printable
 from input_pipeline.files import listing
 from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths as paths_lib
-from input_pipeline.prepared import archives, labels
+from input_pipeline.prepared import archives, label_files
 from input_pipeline.sources import (
   COPIES,
   UNKNOWN_CLASS,
@@ -218,13 +218,13 @@ def _open_evaluation(place, scratch, train, eval_labels):
     files = _strip(_open_file(place, scratch), train.class_names)
   if eval_labels:
     path = paths_lib.local(eval_labels, '--eval_labels')
-    named = labels.read(path, files, train.class_names)
+    named = label_files.read(path, files, train.class_names)
   elif any(
       '/' in entry.path.removeprefix(f'{folder}/') for entry in files.entries
   ):
     return _by_class(files, train.class_names, folder)
   else:
-    named = labels.of_imagenet(files)
+    named = label_files.of_imagenet(files)
   return _labelled(files, named, train.class_names)
 
 
