@@ -21,7 +21,7 @@ from alexnet.training import optimizer, train_step
 from configs import alexnet
 
 # {(model.dtype, model.precision): largest error of logits, and of an update,
-# as a share of their size}: of other sums and algorithms in float32; of operands
+# as a share of their size}: of other algorithms in float32; of operands
 # of 10 bits of mantissa; of 7, and results of as many. An update has more than
 # its share, as units change sides of ReLU and maxima change places.
 TOLERANCES = {

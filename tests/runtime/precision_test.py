@@ -14,8 +14,8 @@ from alexnet import models
 from alexnet.config.errors import ConfigError
 from alexnet.evaluation import eval_steps
 from alexnet.inference.views import Views
-from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import compilation_cache, environment, sharding
+from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime.gpu import precision
 from alexnet.training import optimizer, train_step
 from tests import testing
