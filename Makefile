@@ -2,7 +2,8 @@
 # only when the requirements change.
 #
 #   make train    the paper's network on the embedded digits
-#   make test     all tests
+#   make test     all tests, on CPU devices
+#   make test-gpu those that need a GPU, on this machine's
 #   make lint     ruff
 #   make gpu-compiled   what XLA makes of all this for GPUs; needs none
 #   make bench    input and training step beside others, in .venv-bench
@@ -25,19 +26,24 @@ CONFIG ?= configs/alexnet.py
 WORKDIR ?= runs/alexnet
 ARGS ?=
 
-# JAX for NVIDIA GPUs where a driver answers.
-RUN_REQUIREMENTS := $(if $(wildcard /proc/driver/nvidia/version),\
-	requirements-gpu.txt,requirements.txt)
+# JAX for NVIDIA GPUs where their driver is: of two machines with one
+# environment, the first may have none.
+NVIDIA_DRIVER ?= /proc/driver/nvidia/version
+GPU := $(if $(wildcard $(NVIDIA_DRIVER)),gpu)
 
-.PHONY: train test lint bench gpu-compiled clean
+.PHONY: train test test-gpu lint bench gpu-compiled clean
 
-train: $(VENV)/run.installed
+train: $(VENV)/run.installed $(GPU:%=$(VENV)/%.installed)
 	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 # Two processes: a test compiles on one core most of the time.
 test: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
+	JAX_PLATFORMS=cpu \
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+test-gpu: $(VENV)/dev.installed $(VENV)/gpu.installed
+	JAX_PLATFORMS=cuda,cpu $(VENV)/bin/python -m pytest -q -m gpu $(ARGS)
 
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
@@ -59,8 +65,12 @@ clean:
 	$(PYTHON) -m venv $*
 	@touch $@
 
-$(VENV)/run.installed: $(VENV)/python.made requirements.txt $(RUN_REQUIREMENTS)
-	$(VENV)/bin/pip install --quiet -r $(strip $(RUN_REQUIREMENTS))
+$(VENV)/run.installed: $(VENV)/python.made requirements.txt
+	$(VENV)/bin/pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/gpu.installed: $(VENV)/run.installed requirements-gpu.txt
+	$(VENV)/bin/pip install --quiet -r requirements-gpu.txt
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/run.installed requirements-dev.txt

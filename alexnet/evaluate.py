@@ -21,6 +21,7 @@ from absl import app, flags
 from alexnet.inference import run_flags
 from alexnet.metrics.console import VIEWS, Console, format_result
 from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime.gpu import accelerators
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
+  accelerators.take_memory_as_needed()
   # JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
   from alexnet.evaluation import dense_views, ensemble, session

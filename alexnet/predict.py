@@ -19,6 +19,7 @@ from absl import app, flags
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime.gpu import accelerators
 from input_pipeline import cli
 from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import paths as paths_lib
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   outputs = _check(values)
   settings.fix()
+  accelerators.take_memory_as_needed()
   # JAX, which --help does not need.
   from alexnet import models
   from alexnet.inference import (

@@ -19,6 +19,7 @@ from absl import app, flags
 
 from alexnet.inference import run_flags
 from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime.gpu import accelerators
 from input_pipeline import cli
 from input_pipeline.files import paths
 
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
+  accelerators.take_memory_as_needed()
   # JAX and TensorFlow, which --help does not need.
   from alexnet.metrics.console import Console
   from alexnet.training import replay

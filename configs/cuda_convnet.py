@@ -57,8 +57,9 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'cuda_convnet'
-  # 'float32' or 'bfloat16', as in configs/alexnet.py.
+  # As in configs/alexnet.py.
   config.model.dtype = 'float32'
+  config.model.precision = 'tensorfloat32'
   # Set when a run starts, from the files: their texts, the number of outputs
   # (classes that the dataset lacks are never right) and of towers; and the side
   # of the images, from augmentation.crop_size.

@@ -34,7 +34,7 @@ fi
 # A process that has lost another one ends by itself, with a message, so SLURM
 # need not kill the others first.
 srun --kill-on-bad-exit=0 --label \
-    python main.py --distributed --peer_timeout=100 "$@"
+    python main.py --distributed "$@"
 status=$?
 
 # The highest status of all. 75: a signal stopped the run, which is saved; 76: a

@@ -14,6 +14,10 @@ os.environ['XLA_FLAGS'] = (
     ' --xla_llvm_disable_expensive_passes=true'
 )
 
+# Tolerances are those of CPUs, meshes have four devices, and each of several
+# processes would take a GPU for itself. `make test-gpu` asks for another one.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
 # Neither the user's cache of compiled programs is read nor is it filled, by the
 # commands that tests start either.
 os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')

@@ -261,6 +261,23 @@ class FolderTest(parameterized.TestCase):
       os.sched_setaffinity(0, allowed)
     self.assertNotEqual(one_core, all_cores)
 
+  def test_on_gpus_one_for_any_number_of_cores(self):
+    """Hosts of a cluster may differ in them."""
+    program = _USE.replace('jax.jit(lambda x: x + 1)(1.0)', '')
+    folders = set()
+    for cores in (1, 2, 64):
+      folder, _, _ = self.use(
+          program=program.replace(
+              'flags.FLAGS(sys.argv)',
+              f'compilation_cache.threads.cores = lambda: {cores}; '
+              'flags.FLAGS(sys.argv)',
+          ),
+          JAX_PLATFORMS='cuda',
+      )
+      folders.add(folder)
+    (folder,) = folders
+    self.assertEndsWith(folder, '-accelerator')
+
   def test_flag_then_jaxs_variable_then_default(self):
     own, named = str(self.directory / 'own'), str(self.directory / 'named')
     variable = {'JAX_COMPILATION_CACHE_DIR': own}

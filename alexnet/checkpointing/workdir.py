@@ -58,8 +58,11 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         values[name] = {**without, **known}
       else:
         values.setdefault(name, without)
+    network = untrusted.take(values, 'model.name', str)
+    if network in ('alexnet', 'cuda_convnet'):
+      values['model'].setdefault('precision', 'tensorfloat32')
     # Definitions have no such fields.
-    if untrusted.take(values, 'model.name', str) == 'alexnet':
+    if network == 'alexnet':
       values['model'].setdefault('width', 1.0)
       values['optimizer'].setdefault('layer_decay_factors', ())
     # Which raises its own kinds for names that no field can have.

@@ -11,6 +11,10 @@ class CheckpointError(UserError):
   """A workdir or a checkpoint in it cannot be used."""
 
 
+class DeviceMemoryError(UserError):
+  """A device has not the memory for what it is to compute."""
+
+
 class WorkdirInUseError(CheckpointError):
   """Another job has the workdir."""
 

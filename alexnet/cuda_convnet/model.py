@@ -24,6 +24,7 @@ from alexnet.ops import (
   normalization,
   pooling,
 )
+from alexnet.runtime.gpu.precision import TENSORFLOAT32
 
 _NEURONS = {
     'ident': lambda x: x,
@@ -47,12 +48,14 @@ class CudaConvnet(nn.Module):
     network: its nodes.
     dtype: dtype to compute in. Parameters and response normalization's sums
       are float32, and the logits are returned as such.
+    precision: of products, see `alexnet.AlexNet`.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
       None means that this device holds the whole network.
   """
 
   network: towers_lib.Network
   dtype: Any = jnp.float32
+  precision: str = TENSORFLOAT32
   tower_axis: str | None = None
 
   @property

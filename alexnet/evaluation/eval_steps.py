@@ -14,6 +14,7 @@ from alexnet.models.inference_params import for_module
 from alexnet.ops.losses import Metrics, score
 from alexnet.runtime import sharding
 from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
+from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 
@@ -64,8 +65,7 @@ def make_eval_step(
   def step(variables, *others):
     return mapped(for_module(variables), *others)
 
-  compiled = jit_for(mesh.devices.flat[0], model.dtype, step)
-  return CompiledStep(compiled, (images,))
+  return _compiled(step, model, mesh, images)
 
 
 def make_predict_step(
@@ -108,5 +108,10 @@ def make_predict_step(
     result = mapped(for_module(variables), *others)
     return jax.sharding.reshard(result, everywhere)
 
-  compiled = jit_for(mesh.devices.flat[0], model.dtype, predict)
-  return CompiledStep(compiled, (images,))
+  return _compiled(predict, model, mesh, images)
+
+
+def _compiled(step, model, mesh, images):
+  device = mesh.devices.flat[0]
+  step = precision.traced(step, model, device)
+  return CompiledStep(jit_for(device, model.dtype, step), (images,))

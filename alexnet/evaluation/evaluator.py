@@ -46,8 +46,7 @@ def evaluate(
     batch_size: int,
     views: str,
     console: Console | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    give_up: Callable[[], bool] | None = None,
+    stop: preemption.Stop | None = None,
 ) -> dict[str, float]:
   """Evaluates a network on the whole evaluation set.
 
@@ -60,8 +59,8 @@ def evaluate(
     views: 'centre' or 'ten'; the latter are five where training does not
       mirror images.
     console: where to show progress.
-    stop: asked between batches, by all processes of a run.
-    give_up: asked while a batch is waited for, by each for itself.
+    stop: asked beside each batch, by all processes of a run, and while a batch
+      is waited for, by one that is alone.
 
   Returns:
     'top1' and 'top5' accuracy from 0 to 1, 'loss', 'count', the number of
@@ -69,17 +68,27 @@ def evaluate(
     classes top5 is always 1.
 
   Raises:
-    preemption.Stopped: stop() or give_up() was true.
+    preemption.Stopped: stop has become true before the last batch.
   """
   total = len(pipeline.evaluation)
   sums = collections.Counter()
+  give_up = None if stop is None else stop.alone
   batches = _batches(pipeline, mesh, batch_size, views, give_up=give_up)
-  with (console or Silence()).bar(f'evaluating, {views}', total) as bar:
+
+  def start():
     for batch in batches:
-      if stop():
-        raise preemption.Stopped
-      _add(sums, eval_step(variables, batch))
+      yield eval_step(variables, batch)
+      if stop is not None:
+        stop.ask()
+
+  with (console or Silence()).bar(f'evaluating, {views}', total) as bar:
+    for result in _one_late(start()):
+      _add(sums, result)
       bar.update(int(sums['count']) - bar.n)
+      if stop is not None:
+        stop.hear()
+        if stop and sums['count'] < total:
+          raise preemption.Stopped
   return _means(sums, total)
 
 
@@ -115,8 +124,8 @@ def predict(
   log_probabilities, labels = None, np.empty(total, np.int32)
   batches = _batches(pipeline, mesh, batch_size, views, image_size)
   with (console or Silence()).bar(f'evaluating, {views}', total) as bar:
-    for batch in batches:
-      result = jax.device_get(predict_step(variables, batch))
+    started = (predict_step(variables, batch) for batch in batches)
+    for result in map(jax.device_get, _one_late(started)):
       real = result['weight'] > 0
       if log_probabilities is None:
         classes = result['log_probabilities'].shape[1]
@@ -154,6 +163,20 @@ def _batches(
   batch_size = -(-batch_size // data) * data
   batches = pipeline.evaluation_batches(batch_size, image_size)
   return sharding.put_ahead(batches, mesh, stop=give_up)
+
+
+def _one_late(started: Iterator[Any]) -> Iterator[Any]:
+  """Yields each of what is started when the next one has been started.
+
+  So the device has work while the host waits for a result.
+  """
+  before = None
+  for one in started:
+    if before is not None:
+      yield before
+    before = one
+  if before is not None:
+    yield before
 
 
 def _add(sums, result):

@@ -18,6 +18,7 @@ from alexnet.models.parameters import by_path
 from alexnet.ops import collectives
 from alexnet.ops import losses as losses_lib
 from alexnet.runtime import compilation, sharding
+from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 
@@ -103,7 +104,9 @@ def make_measure(
       )
     return result
 
-  compiled = compilation.jit_for(mesh.devices.flat[0], model.dtype, measure)
+  device = mesh.devices.flat[0]
+  measure = precision.traced(measure, model, device)
+  compiled = compilation.jit_for(device, model.dtype, measure)
   names = _in_order(model, variables['params'])
 
   def in_order(variables, velocity, batch):

@@ -3,7 +3,6 @@
 Training and evaluation share it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +16,9 @@ from alexnet.evaluation.evaluator import Predictions
 from alexnet.inference.views import Views
 from alexnet.metrics.console import Console, Silence
 from alexnet.models.inference_params import rounded
-from alexnet.runtime import compilation, multihost, sharding
+from alexnet.runtime import compilation, multihost, preemption, sharding
 from alexnet.runtime import mesh as mesh_lib
+from alexnet.runtime.gpu import device_memory
 from input_pipeline import datasets
 from input_pipeline.pipeline import Pipeline
 
@@ -152,8 +152,7 @@ class Task:
       variables: Any,
       views: str,
       *,
-      stop: Callable[[], bool] = lambda: False,
-      give_up: Callable[[], bool] | None = None,
+      stop: preemption.Stop | None = None,
   ) -> dict[str, float]:
     """Evaluates the network on the evaluation set, see `evaluator.evaluate`.
 
@@ -161,28 +160,35 @@ class Task:
       variables: arrays on the mesh.
       views: 'centre' or 'ten'.
       stop: see there.
-      give_up: see there.
+
+    Raises:
+      DeviceMemoryError: a device has not enough.
     """
-    return evaluator.evaluate(
-        self.eval_steps[views],
-        rounded(variables, self.model.dtype),
-        self.pipeline,
-        mesh=self.mesh,
-        batch_size=self.config.evaluation_batch_size,
-        views=views,
-        console=self.console,
-        stop=stop,
-        give_up=give_up,
-    )
+    with device_memory.evaluation(self.config, self.mesh).explained():
+      return evaluator.evaluate(
+          self.eval_steps[views],
+          rounded(variables, self.model.dtype),
+          self.pipeline,
+          mesh=self.mesh,
+          batch_size=self.config.evaluation_batch_size,
+          views=views,
+          console=self.console,
+          stop=stop,
+      )
 
   def predict(self, variables: Any, views: str) -> Predictions:
-    """Predictions for each image of the evaluation set."""
-    return evaluator.predict(
-        self.predict_steps[views],
-        rounded(variables, self.model.dtype),
-        self.pipeline,
-        mesh=self.mesh,
-        batch_size=self.config.evaluation_batch_size,
-        views=views,
-        console=self.console,
-    )
+    """Predictions for each image of the evaluation set.
+
+    Raises:
+      DeviceMemoryError: a device has not enough.
+    """
+    with device_memory.evaluation(self.config, self.mesh).explained():
+      return evaluator.predict(
+          self.predict_steps[views],
+          rounded(variables, self.model.dtype),
+          self.pipeline,
+          mesh=self.mesh,
+          batch_size=self.config.evaluation_batch_size,
+          views=views,
+          console=self.console,
+      )

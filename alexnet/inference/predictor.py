@@ -28,6 +28,7 @@ from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
 from alexnet.ops import forms
 from alexnet.runtime import compilation
+from alexnet.runtime.gpu import device_memory, precision
 from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 from input_pipeline.files import threads
@@ -187,6 +188,9 @@ class TrainedNetwork:
     Yields:
       For each image its row of `predict`'s or `features`' result, or the error
       by which it cannot be used.
+
+    Raises:
+      DeviceMemoryError: the device has not enough.
     """
     images = _each(images)
     if layer is not None:
@@ -200,6 +204,16 @@ class TrainedNetwork:
           f"scales is {tuple(scales)}, which is of dense views, but views is "
           f"'{views}': give views='dense', or no scales"
       )
+    work = device_memory.Work(
+        'a prediction',
+        None,
+        'give a smaller batch_size, or use the CPU by JAX_PLATFORMS=cpu',
+        self._device,
+    )
+    with work.explained():
+      yield from self._results(images, views, scales, layer, batch_size)
+
+  def _results(self, images, views, scales, layer, batch_size):
     if views == 'dense':
       for maps in fully_convolutional.stream(self, images, scales, batch_size):
         is_error = isinstance(maps, ImageError)
@@ -260,7 +274,8 @@ class TrainedNetwork:
       return self._probabilities(views, variables, squares, self.views)
 
     with forms.plain_forms():
-      function = jax_export.export(jax.jit(probabilities), platforms=platforms)
+      exact = precision.traced(probabilities, self.model, None)
+      function = jax_export.export(jax.jit(exact), platforms=platforms)
       return function(self.variables, squares)
 
   def square(self, image: ImageLike) -> np.ndarray:
@@ -286,17 +301,28 @@ class TrainedNetwork:
       A function of the images alone, for the network's device.
     """
     if name not in self._compiled:
-      (device,) = jax.tree.leaves(self.params)[0].devices()
+      device = self._device
       on_device = compilation.jit_for(
           device,
           self.model.dtype,
-          lambda variables, *others: function(for_module(variables), *others),
+          precision.traced(
+              lambda variables, *others: function(
+                  for_module(variables), *others
+              ),
+              self.model,
+              device,
+          ),
       )
       views = jax.device_put(self.views, device)
       self._compiled[name] = lambda images: on_device(
           self._rounded, images, views
       )
     return self._compiled[name]
+
+  @property
+  def _device(self):
+    (device,) = jax.tree.leaves(self.params)[0].devices()
+    return device
 
   @functools.cached_property
   def _compiled(self):

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 
 from alexnet.config.errors import ConfigError
 from alexnet.runtime import compilation_cache, heap, settings
+from alexnet.runtime.gpu import accelerators
 from input_pipeline.errors import printable
 from input_pipeline.files import names as names_lib
 from input_pipeline.files import paths, untrusted
@@ -40,6 +41,7 @@ def start(argv: list[str]) -> flags.FlagValues:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
+  accelerators.take_memory_as_needed()
   heap.keep_freed()
   compilation_cache.use_cache()
   return flags.FLAGS

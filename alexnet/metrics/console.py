@@ -124,7 +124,7 @@ def announce(
     train: the training set.
     evaluation: the evaluation set.
   """
-  from alexnet.runtime import environment  # With JAX.
+  from alexnet.runtime.gpu import precision  # With JAX.
 
   devices = mesh.devices.flatten()
   every = timetable.evaluate_every
@@ -132,7 +132,8 @@ def announce(
   lines = {
       'model': (
           f'{config.model.name}, {parameters:,} parameters, '
-          f'{config.model.towers} tower(s), {config.model.dtype}'
+          f'{config.model.towers} tower(s), '
+          f'{precision.in_force(config.model, devices[0])}'
       ),
       'dataset': (
           f'{config.dataset.name}: {len(train):,} training and '
@@ -157,7 +158,7 @@ def announce(
       'in a new run, remove them from one of the two, or where a part is held '
       'out set --config.dataset.copies=together',
   )
-  if warning := environment.idle_accelerator_warning():
+  if warning := precision.warning(config.model, devices[0]):
     console.print(f'warning: {warning}')
 
 

@@ -15,6 +15,7 @@ from jax import lax
 from alexnet.models import layers
 from alexnet.ops import collectives, normalization, pooling
 from alexnet.ops import dropout as dropout_lib
+from alexnet.runtime.gpu.precision import TENSORFLOAT32
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid}
 DROPOUT_KINDS = ('paper', 'inverted')
@@ -94,6 +95,8 @@ class AlexNet(nn.Module):
     dropout_kind: one of DROPOUT_KINDS.
     dtype: dtype to compute in. Parameters and response normalization's sums
       are float32, and the logits are returned as such.
+    precision: of products, one of `precision.PRECISIONS`; for whoever compiles
+      the network.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
       None means that this device holds the whole network.
     everywhere: compute the fully connected layers as convolutions, 6 x 6 and
@@ -110,6 +113,7 @@ class AlexNet(nn.Module):
   pool: PoolSpec
   dropout_kind: str
   dtype: Any = jnp.float32
+  precision: str = TENSORFLOAT32
   tower_axis: str | None = None
   everywhere: bool = False
 

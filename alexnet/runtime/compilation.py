@@ -13,6 +13,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from alexnet.runtime import heap
+from alexnet.runtime.gpu import device_memory
 from alexnet.runtime.sharding import REPLICATED
 
 
@@ -88,7 +89,9 @@ def jit_for(
       compiler_options=options(device, dtype, deterministic=deterministic),
       **arguments,
   )
-  return _Program(compiled) if device.platform == 'cpu' else compiled
+  if device.platform == 'cpu':
+    return _Program(compiled)
+  return device_memory.Checked(compiled, device)
 
 
 def options(

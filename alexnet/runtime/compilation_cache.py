@@ -10,6 +10,7 @@ import platform
 
 from absl import flags, logging
 
+from alexnet.runtime.gpu import accelerators
 from input_pipeline.files import paths, threads
 
 OFF = 'off'
@@ -70,6 +71,38 @@ def use_cache() -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
+def leave_out_of_several() -> None:
+  """Keeps no programs where several processes share the work of a compilation.
+
+  XLA measures kernels on GPUs, a part of them in each process, and each waits,
+  up to a day, for what the others have measured. Only the first process writes
+  JAX's cache. A process that finds the program in its own does not compile, and
+  the others would wait for it. Call it in each of several processes, before it
+  compiles.
+  """
+  import jax
+
+  if not (accelerators.expected() and jax.config.jax_enable_compilation_cache):
+    return
+  own = 'JAX_COMPILATION_CACHE_DIR' in os.environ
+  if own or _FLAG.value is not None:
+    logging.warning(
+        'compiled programs are not kept: of several processes on accelerators '
+        'one would wait for another that has a program already. Leave out %s',
+        '--compilation_cache' if _FLAG.value else 'JAX_COMPILATION_CACHE_DIR',
+    )
+  jax.config.update('jax_enable_compilation_cache', False)
+
+
+def in_use() -> str | None:
+  """The folder of compiled programs, and of the kernels chosen; or None."""
+  import jax
+
+  if not jax.config.jax_enable_compilation_cache:
+    return None
+  return jax.config.jax_compilation_cache_dir
+
+
 def _folder(given):
   if given is not None:
     root = paths.local(given, '--compilation_cache')
@@ -84,9 +117,10 @@ def _machine() -> str:
   """Names the kind of machine, for a home that several of them share.
 
   JAX's keys tell processors by their instructions, but not by their number,
-  for which XLA cuts a program up.
+  for which XLA cuts a program up; and accelerators by all that matters.
   """
-  return f'{platform.machine() or "machine"}-{threads.cores()}'
+  kind = 'accelerator' if accelerators.expected() else threads.cores()
+  return f'{platform.machine() or "machine"}-{kind}'
 
 
 def _remove_unfinished(folder):

@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 
 from alexnet.config.errors import ConfigError
+from alexnet.runtime import compilation_cache
 from input_pipeline import cli
 
 # Exit status of a process that has lost another one, or has never met it:
@@ -47,7 +48,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     False,
     'Whether this is one of several processes that train one run, as JAX '
-    'finds them under SLURM, Open MPI, Kubernetes or on TPUs. Elsewhere name '
+    'finds them under SLURM, Open MPI or Kubernetes. Elsewhere name '
     'them by --coordinator, --num_processes and --process_id.',
 )
 _COORDINATOR = flags.DEFINE_string(
@@ -67,7 +68,7 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 _PEER_TIMEOUT = flags.DEFINE_integer(
     'peer_timeout',
-    100,
+    30,
     'Seconds after which a process that is not heard of any more, because its '
     f'host or the network is gone, ends the job, with exit status {LOST}.',
     lower_bound=2,
@@ -100,6 +101,7 @@ def session() -> Iterator[None]:
   with last_line.shown_on_abort():
     _initialize(arguments, last_line)
     try:
+      _set_up_several()
       yield
     except (Exception, KeyboardInterrupt) as error:
       _end(_report(error))
@@ -190,6 +192,24 @@ def _initialize(arguments, last_line):
   )
 
 
+def _set_up_several():
+  """What differs where one process is not alone; before JAX has devices."""
+  import jax
+  from jax._src import distributed  # There is no public way to its store.
+
+  from alexnet.runtime import multihost
+  from alexnet.runtime.gpu import shared_gpus
+
+  if multihost.place()[1] == 1:
+    return
+  compilation_cache.leave_out_of_several()
+  shared_gpus.check(
+      distributed.global_state.client,
+      jax.config.values['jax_cuda_visible_devices'],
+      _START_TIMEOUT.value,
+  )
+
+
 def _check_port(address):
   """Raises ConfigError if another program listens there.
 
@@ -220,7 +240,7 @@ def _explanation(error, where):
     return (
         f'--distributed, but JAX finds no environment to take it from ({text}) '
         'It knows SLURM (srun), Open MPI (mpirun), Kubernetes (with its '
-        'package kubernetes) and TPUs; elsewhere set --coordinator=HOST:PORT, '
+        'package kubernetes); elsewhere set --coordinator=HOST:PORT, '
         '--num_processes and --process_id'
     )
   return f'cannot join the other processes at {where}: {text}'

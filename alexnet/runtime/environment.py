@@ -4,32 +4,49 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import subprocess
 from typing import Any
 
 import jax
+import ml_collections
 from jax.sharding import Mesh
 
-from alexnet.runtime import settings
+from alexnet.runtime import compilation_cache, settings
+from alexnet.runtime.gpu import accelerators, precision
 from input_pipeline.files import threads
 
 _PACKAGES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections',
     'numpy', 'pillow', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
+    'jax-cuda12-plugin', 'nvidia-cublas-cu12', 'nvidia-cudnn-cu12',
+)
+# Of XLA: kernels whose results are the same each time, or an error.
+_DETERMINISTIC = re.compile(
+    r'--xla_gpu_(deterministic_ops|exclude_nondeterministic_ops)(=(true|1))?'
 )
 
 
-def describe(mesh: Mesh, compile_options: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    mesh: Mesh,
+    model: ml_collections.ConfigDict,
+    compile_options: dict[str, Any],
+) -> dict[str, Any]:
   """What may make a difference to a result, as JSON has it.
 
   Args:
     mesh: of the run.
-    compile_options: of the step of training, see `compilation.options`.
+    model: the `model` part of its config.
+    compile_options: of the training step, see `compilation.options`.
 
   Returns:
-    Versions, devices, mesh, cores, settings of JAX, options of the compiler,
-    XLA's flags and the git revision.
+    Versions, devices, mesh, cores, precision, how kernels are chosen, settings
+    of JAX, compiler options, XLA's flags and the git revision.
   """
+  device = mesh.devices.flat[0]
+  flags = os.environ.get('XLA_FLAGS', '').split()
+  deterministic = compile_options.get('xla_gpu_deterministic_ops', False)
+  deterministic |= any(map(_DETERMINISTIC.fullmatch, flags))
   return {
       'python': platform.python_version(),
       'platform': platform.platform(),
@@ -40,22 +57,36 @@ def describe(mesh: Mesh, compile_options: dict[str, Any]) -> dict[str, Any]:
       'device_kind': jax.devices()[0].device_kind,
       'processes': jax.process_count(),
       'mesh': dict(mesh.shape),
+      'precision': precision.in_force(model, device),
+      'nvidia_driver': accelerators.driver_version(),
+      'kernels': kernels(device, deterministic),
       'jax_settings': settings.describe(),
       'compile_options': compile_options,
-      'xla_flags': os.environ.get('XLA_FLAGS', '').split(),
+      'xla_flags': flags,
       'git_revision': _git_revision(),
   }
 
 
-def idle_accelerator_warning() -> str | None:
-  """A message if the machine has an NVIDIA GPU that JAX does not use."""
-  has_driver = pathlib.Path('/proc/driver/nvidia/version').exists()
-  if has_driver and jax.devices()[0].platform == 'cpu':
-    return (
-        'this machine has an NVIDIA driver, but JAX runs on the CPU: install '
-        'requirements-gpu.txt'
-    )
-  return None
+def kernels(device: jax.Device, deterministic: bool) -> dict[str, Any]:
+  """Whether another session gets the same kernels, and results from them.
+
+  On a GPU XLA takes the fastest of several kernels, by measuring them; they
+  differ in rounding. What it has chosen is kept beside compiled programs.
+
+  Args:
+    device: that programs are compiled for.
+    deterministic: whether XLA is asked for kernels whose results are the same
+      each time.
+
+  Returns:
+    {} of a CPU, whose kernels the compiler chooses without measuring.
+  """
+  if device.platform == 'cpu':
+    return {}
+  return {
+      'deterministic': deterministic,
+      'kept_in': compilation_cache.in_use(),
+  }
 
 
 def _versions():

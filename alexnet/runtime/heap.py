@@ -11,6 +11,8 @@ import mmap
 import os
 import time
 
+from alexnet.runtime.gpu import accelerators
+
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -55,12 +57,15 @@ def keep_freed() -> bool:
   All memory then comes from one heap, in huge pages where the system has them,
   and the heap does not shrink; on CPUs a step is not dispatched before the last
   one has ended. The process is then always as large as otherwise in a step.
-  Only with glibc, and 15 GiB of memory or more.
+  Only with glibc, and 15 GiB of memory or more; and not where JAX is going to
+  compute on something else than CPUs, whose steps do not work in this memory.
 
   Returns:
     Whether it does so now.
   """
   global _kept
+  if accelerators.expected():
+    return False
   try:
     libc = _libc()
     mallopt = libc.mallopt

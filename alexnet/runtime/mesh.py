@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh
 
 from alexnet.config.errors import ConfigError
 from alexnet.runtime import multihost
+from alexnet.runtime.gpu import accelerators
 
 DATA = 'data'
 TOWER = 'tower'
@@ -25,10 +26,11 @@ def devices() -> list[jax.Device]:
   """The devices of JAX, which starts with this.
 
   Raises:
-    ConfigError: JAX cannot start the platform that it is told to use.
+    ConfigError: JAX cannot start the platform that it is told to use, or does
+      not see a GPU that is there.
   """
   try:
-    return jax.devices()
+    found = jax.devices()
   except (AssertionError, RuntimeError) as error:
     told = {
         option: value
@@ -43,6 +45,8 @@ def devices() -> list[jax.Device]:
         f'{_variables(told)}, which JAX cannot start here '
         f'({str(error) or "no such device"}): {_without(told)}'
     ) from error
+  accelerators.check_used(found)
+  return found
 
 
 def _variables(options):

@@ -275,7 +275,9 @@ def _ordered(bits):
 
 def _environment(workdir, task) -> list[str]:
   """In what this session differs from the run's last one."""
-  now = environment_lib.describe(task.mesh, task.compile_options)
+  now = environment_lib.describe(
+      task.mesh, task.config.model, task.compile_options
+  )
   try:
     return continuing.environment_differences(workdir, now)
   except (OSError, ValueError, IndexError):

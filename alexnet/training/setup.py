@@ -139,7 +139,9 @@ def _make_workdir(workdir, task):
       workdir.mkdir(parents=True, exist_ok=True)
       taken = take_lock(workdir, task)
       workdir_lib.save_config(workdir, task.config)
-      now = environment.describe(task.mesh, task.compile_options)
+      now = environment.describe(
+          task.mesh, task.config.model, task.compile_options
+      )
       _warn_of_settings(workdir, task, now)
       workdir_lib.save_environment(workdir, now)
     except OSError as error:

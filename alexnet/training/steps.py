@@ -10,6 +10,7 @@ import numpy as np
 from alexnet.checkpointing import manager
 from alexnet.config.intervals import Timetable
 from alexnet.runtime import sharding
+from alexnet.runtime.gpu import device_memory
 from alexnet.training import bad_steps, schedules
 from alexnet.training.setup import Setup
 
@@ -49,6 +50,7 @@ class Steps:
     self._setup = setup
     task = setup.task
     self._train_step = setup.train_step
+    self._memory = device_memory.training(task.config, task.mesh)
     self._guarded = task.config.bad_steps.action == bad_steps.SKIP
     self.bad_steps = bad_steps.BadSteps(
         task.config, task.console, task.pipeline
@@ -57,7 +59,8 @@ class Steps:
 
   def go_to(self, which: int | str) -> None:
     """Goes to a checkpoint; CheckpointError if it cannot be used."""
-    self.state, self.progress = self._setup.recovery.open(which)
+    with self._memory.explained():
+      self.state, self.progress = self._setup.recovery.open(which)
 
   def batches(
       self, stop: Callable[[], bool] = lambda: False
@@ -75,13 +78,18 @@ class Steps:
     return sharding.put_ahead(stream, self._setup.task.mesh, stop=stop)
 
   def start(self, batch: dict[str, jax.Array]) -> Started:
-    """Starts a step, and waits for nothing."""
+    """Starts a step, and waits for nothing.
+
+    Raises:
+      DeviceMemoryError: a device has not enough.
+    """
     step = self.progress.step
     limit = self.bad_steps.limit(self.progress.usual_loss, step)
     arguments = self.state, batch, self.rates()
     if self._guarded:
       arguments += (limit,)
-    self.state, metrics = self._train_step(*arguments)
+    with self._memory.explained():
+      self.state, metrics = self._train_step(*arguments)
     self.progress.step += 1
     return Started(step, metrics, limit)
 
@@ -90,8 +98,12 @@ class Steps:
 
     Returns:
       The metrics, and why the step is bad, if it is.
+
+    Raises:
+      DeviceMemoryError: a device had not enough.
     """
-    values = {name: float(value) for name, value in started.metrics.items()}
+    with self._memory.explained():
+      values = {name: float(value) for name, value in started.metrics.items()}
     reason = self.bad_steps.reason(values, started.limit)
     if not reason:
       self.progress.add(started.step, values)

@@ -18,6 +18,7 @@ from alexnet.ops import collectives
 from alexnet.ops.losses import Metrics, example_losses, ranks
 from alexnet.runtime import sharding
 from alexnet.runtime.compilation import CompiledStep, as_argument, jit_for
+from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 
@@ -218,9 +219,10 @@ def make_train_step(
       in_specs=(state_specs, BATCH, *[REPLICATED] * 3),
       out_specs=(state_specs, REPLICATED),
   )
+  device = mesh.devices.flat[0]
+  mapped = precision.traced(mapped, model, device)
   compiled = jit_for(
-      mesh.devices.flat[0], model.dtype, mapped, donate_argnums=0,
-      deterministic=deterministic,
+      device, model.dtype, mapped, donate_argnums=0, deterministic=deterministic
   )
   # The key is an argument, so that the seeds of a sweep share one program.
   return TrainStep(CompiledStep(compiled, (images,)), state.params, seed, mesh)

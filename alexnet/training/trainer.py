@@ -439,9 +439,4 @@ class Trainer:
 
   def evaluate(self, views: str) -> dict[str, float]:
     """Evaluates the parameters as they are, see `evaluator.evaluate`."""
-    return self.task.evaluate(
-        self.state.variables,
-        views,
-        stop=self._stop.agree,
-        give_up=self._stop.alone,
-    )
+    return self.task.evaluate(self.state.variables, views, stop=self._stop)

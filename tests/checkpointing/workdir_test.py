@@ -26,6 +26,7 @@ class OlderRunTest(absltest.TestCase):
     values = self.config.to_dict()
     for name in ('batch_scaling', 'reference_batch_size', 'warmup_epochs'):
       del values['schedule'][name]
+    del values['model']['precision']
     (self.workdir / 'config.json').write_text(json.dumps(values))
 
   def test_has_plain_rates(self):
@@ -33,6 +34,15 @@ class OlderRunTest(absltest.TestCase):
     self.assertEqual(schedule.batch_scaling, 'none')
     self.assertEqual(schedule.warmup_epochs, 0.0)
     self.assertEqual(schedule.learning_rate, 0.005)
+
+  def test_has_had_jaxs_precision(self):
+    model = workdir.load_config(self.workdir).model
+    self.assertEqual(model.precision, 'tensorfloat32')
+    self.config.model.precision = 'highest'
+    with self.assertRaisesRegex(
+        CheckpointError, "model.precision was 'tensorfloat32', is 'highest'"
+    ):
+      continuing.check_config(self.workdir, self.config)
 
   def test_goes_on(self):
     continuing.check_config(self.workdir, self.config)

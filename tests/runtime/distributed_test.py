@@ -1,6 +1,7 @@
 """One run in several processes, beside the same run in one."""
 
 import contextlib
+import ctypes
 import io
 import json
 import os
@@ -50,6 +51,16 @@ def one_fails(config, workdir):
       os.kill(os.getpid(), signal.Signals[how])
     raise ConfigError('nothing to be done') if how == 'mend' else KeyError
   multihost.wait_for_all('never')
+
+
+def holds_python(config, workdir):
+  """One process has Python for itself, for longer than others wait."""
+  del config, workdir
+  multihost.wait_for_all('meeting')
+  if multihost.place()[0] == 1:
+    # As the worst of compilations would: no other thread gets its turn.
+    ctypes.PyDLL(None).sleep(12)
+  multihost.wait_for_all('after')
 
 
 @contextlib.contextmanager
@@ -299,6 +310,14 @@ class RunTest(SeveralTestCase):
     self.assertEqual(statuses, [distributed.LOST, several.HANGS], logs[0])
     self.assert_told(logs[0])
     self.assertRegex(logs[0], 'error: another .* not heard of for 10 s')
+
+  def test_a_long_compilation_is_not_silence(self):
+    statuses, logs = self.start(
+        self.flags(self.root / 'long'),
+        instead=[f'{__name__}:holds_python'] * 2,
+        timeout=4,
+    )
+    self.assertEqual(statuses, [0, 0], logs)
 
   def start_failing(self, how, **options):
     return self.start(

@@ -36,7 +36,7 @@ def run(code, *arguments, **variables):
   """(exit status, stdout, stderr) of code, with variables of JAX."""
   environment = {
       name: value for name, value in os.environ.items()
-      if not name.startswith('JAX_')
+      if not name.startswith('JAX_') or name == 'JAX_PLATFORMS'
   }
   result = subprocess.run(
       [sys.executable, '-c', code, *map(str, arguments)],
@@ -111,6 +111,8 @@ class PlatformTest(parameterized.TestCase):
         'from alexnet.runtime import mesh\n'
         'cli.run(lambda argv: print(mesh.devices()))'
     )
+    self.enter_context(absltest.mock.patch.dict(os.environ))
+    os.environ.pop('JAX_PLATFORMS', None)
     status, output, error = run(code, **dict.fromkeys(names, platform))
     if status == 0:
       self.skipTest(f'this machine has {output}')

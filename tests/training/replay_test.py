@@ -171,6 +171,21 @@ class VerifyTest(parameterized.TestCase):
         "jax_settings.jax_default_matmul_precision was 'highest', is None",
     )
 
+  def test_other_precision_and_kernels(self):
+    """As if the run had been made on a GPU."""
+    path = self.workdir / workdir.ENVIRONMENT
+    sessions = json.loads(path.read_text())
+    last = sessions['sessions'][-1]
+    self.assertEqual((last['precision'], last['kernels']), ('float32', {}))
+    last['precision'] = 'tensorfloat32'
+    last['kernels'] = {'deterministic': True, 'kept_in': '/caches/gpu'}
+    path.write_text(json.dumps(sessions))
+    self.assertEqual(self.verify().environment, [
+        'kernels.deterministic was True, is None',
+        "kernels.kept_in was '/caches/gpu', is None",
+        "precision was 'tensorfloat32', is 'float32'",
+    ])
+
   def test_another_seed(self):
     self.change_config(seed=1)
     report = self.verify()

@@ -31,7 +31,6 @@ from alexnet.inference import loading
 from alexnet.metrics import clock as clock_lib
 from alexnet.metrics.console import Console, format_duration
 from alexnet.metrics.writer import Writer, read_records
-from alexnet.runtime import environment
 from alexnet.training import train_step, trainer
 from alexnet.training.progress import Progress
 from input_pipeline import cli
@@ -576,12 +575,6 @@ class BadRunTest(RunTestCase):
   def test_message(self, fields, message):
     with self.assertRaisesRegex(ConfigError, message):
       self.run_here(**fields)
-
-  def test_idle_gpu_is_noticed(self):
-    with absltest.mock.patch.object(
-        pathlib.Path, 'exists', return_value=True
-    ):
-      self.assertIn('requirements-gpu', environment.idle_accelerator_warning())
 
 
 class CheckpointsTest(absltest.TestCase):

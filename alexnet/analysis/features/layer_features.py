@@ -15,6 +15,7 @@ from alexnet.models import input_shape
 from alexnet.models.inference_params import for_module, rounded
 from alexnet.models.layers import OUTPUTS, kept
 from alexnet.runtime import compilation
+from alexnet.runtime.gpu import precision
 from input_pipeline.errors import DataError, ImageError
 
 # The network's input, in the place of a layer.
@@ -52,6 +53,7 @@ class Layers:
       }
 
     (device,) = jax.tree.leaves(network.params)[0].devices()
+    outputs = precision.traced(outputs, network.model, device)
     self._step = compilation.jit_for(device, network.model.dtype, outputs)
     self._views = jax.device_put(network.views, device)
     self._size = network.size

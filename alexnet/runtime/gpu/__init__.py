@@ -1,0 +1,1 @@
+"""What a process with GPUs has to see to."""

@@ -1,0 +1,89 @@
+"""What products and convolutions of float32 numbers are rounded to.
+
+On GPUs since Ampere, JAX by default rounds their operands to TensorFloat-32: 10
+bits of mantissa instead of 23, for a multiple of the speed. On CPUs there is no
+such thing.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+HIGHEST = 'highest'
+# As JAX has it by default, so that its own setting is of account.
+TENSORFLOAT32 = 'tensorfloat32'
+# What `model.precision` may be.
+PRECISIONS = (HIGHEST, TENSORFLOAT32)
+
+# Compute capability of Ampere, the first with TensorFloat-32 and bfloat16.
+_AMPERE = (8, 0)
+
+
+def traced(
+    function: Callable[..., Any], model: Any, device: jax.Device | None
+) -> Callable[..., Any]:
+  """A function to be compiled, with the precision that its network asks for.
+
+  Args:
+    function: all that is to be compiled, gradients included: what is traced
+      outside would have JAX's default.
+    model: its network; see `models` for `precision`.
+    device: that it is compiled for; None if that is not known. On CPUs the
+      program is the same for each precision.
+  """
+  on_cpu = device is not None and device.platform == 'cpu'
+  asked = getattr(model, 'precision', TENSORFLOAT32)
+  if on_cpu or asked != HIGHEST or model.dtype != jnp.float32:
+    return function
+
+  @functools.wraps(function)
+  def exact(*arguments):
+    with jax.default_matmul_precision(HIGHEST):
+      return function(*arguments)
+
+  return exact
+
+
+def in_force(model: ml_collections.ConfigDict, device: jax.Device) -> str:
+  """What products are made of, for people and environment.json.
+
+  Args:
+    model: the `model` part of a config.
+    device: that they are made on.
+  """
+  if model.dtype != 'float32':
+    return model.dtype
+  if device.platform == 'cpu' or model.get('precision') == HIGHEST:
+    return 'float32'
+  if (setting := jax.config.jax_default_matmul_precision) is not None:
+    return f'float32, as JAX_DEFAULT_MATMUL_PRECISION={setting} has it'
+  capability = _compute_capability(device)
+  if capability is None:
+    return 'float32, as JAX has it by default on this device'
+  return TENSORFLOAT32 if capability >= _AMPERE else 'float32'
+
+
+def warning(
+    model: ml_collections.ConfigDict, device: jax.Device
+) -> str | None:
+  """A message if a device has no arithmetic for a network's dtype."""
+  capability = _compute_capability(device)
+  if model.dtype != 'bfloat16' or not capability or capability >= _AMPERE:
+    return None
+  return (
+      f'{device.device_kind} has no arithmetic for bfloat16, which GPUs have '
+      'since Ampere: it saves memory, but is slower than '
+      '--config.model.dtype=float32'
+  )
+
+
+def _compute_capability(device):
+  """(major, minor) of an NVIDIA GPU, None of other devices."""
+  try:
+    return tuple(map(int, device.compute_capability.split('.')))
+  except (AttributeError, ValueError):  # 'gfx90a', of an AMD GPU.
+    return None
