@@ -32,6 +32,8 @@ EARLIER = {
     'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,
+    # JAX's default.
+    'model': {'precision': 'tensorfloat32'},
     'optimizer': {'layer_rate_factors': ()},
     'pretrained': {'workdir': None, 'layers': ()},
     'schedule': {
@@ -58,11 +60,8 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         values[name] = {**without, **known}
       else:
         values.setdefault(name, without)
-    network = untrusted.take(values, 'model.name', str)
-    if network in ('alexnet', 'cuda_convnet'):
-      values['model'].setdefault('precision', 'tensorfloat32')
     # Definitions have no such fields.
-    if network == 'alexnet':
+    if untrusted.take(values, 'model.name', str) == 'alexnet':
       values['model'].setdefault('width', 1.0)
       values['optimizer'].setdefault('layer_decay_factors', ())
     # Which raises its own kinds for names that no field can have.

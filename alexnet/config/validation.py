@@ -102,6 +102,7 @@ COMMON = {
     'model.num_classes': checks.whole(1).or_unset(),
     'model.towers': checks.choice(1, 2),
     'model.dtype': checks.choice('float32', 'bfloat16'),
+    'model.precision': checks.choice('highest', 'tensorfloat32'),
 }
 
 

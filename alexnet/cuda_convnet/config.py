@@ -15,7 +15,6 @@ from alexnet.cuda_convnet.model import CudaConvnet
 from alexnet.cuda_convnet.rates import Rule
 from alexnet.models import Network
 from alexnet.models.layers import DTYPES
-from alexnet.runtime.gpu.precision import PRECISIONS
 from input_pipeline.config import checks
 from input_pipeline.files import paths, untrusted
 
@@ -29,7 +28,6 @@ _CHECKS = {
     'model.layers_text': checks.Check('a text', checks.is_text).or_unset(),
     'model.params_text': checks.Check('a text', checks.is_text).or_unset(),
     'model.image_size': checks.SIDE.or_unset(),
-    'model.precision': checks.choice(*PRECISIONS),
     'model.towers': COMMON['model.towers'].or_unset(),
     'optimizer.momentum': checks.BELOW_ONE.or_unset(),
     'augmentation.flip': checks.FLAG.or_unset(),

@@ -8,7 +8,7 @@ Called with images, [batch, height, width, channels], and for training also with
 * `head`, the path of the layer that gives the logits;
 * `dtype` and `tower_axis`, see `alexnet.AlexNet`; a network of one tower, as
   `config.model.towers` says, need not look at the latter;
-* `precision`, if its config has the field, see `runtime.precision`;
+* `precision`, if it is to heed the field, see `alexnet.AlexNet`;
 * `data_axis`, if it needs numbers of the whole batch, see `on_mesh`;
 * `everywhere` and `stride`, if it can be computed at every place of an image of
   any size, see `everywhere`.

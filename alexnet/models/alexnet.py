@@ -95,7 +95,7 @@ class AlexNet(nn.Module):
     dropout_kind: one of DROPOUT_KINDS.
     dtype: dtype to compute in. Parameters and response normalization's sums
       are float32, and the logits are returned as such.
-    precision: of products, one of `precision.PRECISIONS`; for whoever compiles
+    precision: of products, see runtime/gpu/precision.py; for whoever compiles
       the network.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
       None means that this device holds the whole network.

@@ -7,7 +7,6 @@ import ml_collections
 from alexnet.config.errors import ConfigError
 from alexnet.models import Network, alexnet
 from alexnet.models.layers import DTYPES
-from alexnet.runtime.gpu.precision import PRECISIONS
 from input_pipeline.config import checks
 from input_pipeline.images.allowed import LARGEST_SQUARE
 
@@ -37,7 +36,6 @@ _CONVOLUTION = {
 
 # The fields of `model` in configs/alexnet.py.
 _CHECKS = {
-    'model.precision': checks.choice(*PRECISIONS),
     'model.width': checks.number(
         'more than 0, at most 64', lambda value: 0 < value <= 64
     ),

@@ -94,7 +94,8 @@ class ToyTest(parameterized.TestCase):
     config = tiny.get_config()
     with config.unlocked():
       config.model = {
-          'name': 'toy', 'num_classes': None, 'dtype': 'float32', 'towers': 1
+          'name': 'toy', 'num_classes': None, 'dtype': 'float32', 'towers': 1,
+          'precision': 'tensorfloat32',
       }
     config.dataset.train_dir = str(self.images)
     config.dataset.eval_fraction = 0.34

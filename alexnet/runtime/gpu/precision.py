@@ -16,8 +16,6 @@ import ml_collections
 HIGHEST = 'highest'
 # As JAX has it by default, so that its own setting is of account.
 TENSORFLOAT32 = 'tensorfloat32'
-# What `model.precision` may be.
-PRECISIONS = (HIGHEST, TENSORFLOAT32)
 
 # Compute capability of Ampere, the first with TensorFloat-32 and bfloat16.
 _AMPERE = (8, 0)
