@@ -26,7 +26,7 @@ _WORKDIR = paths.define(
 )
 _PROFILE_STEPS = flags.DEFINE_string(
     'profile_steps', None,
-    "Steps of which a trace is written, such as '100:105'; see README.md.",
+    "Steps of which a trace is written, such as '100:105'; see docs/usage.md.",
 )
 
 

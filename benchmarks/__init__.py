@@ -1,1 +1,1 @@
-"""Side-by-side measurements; their last results are in README."""
+"""Side-by-side measurements; their last results are in docs/speed.md."""

@@ -599,11 +599,11 @@ def _check_flags(values):
     raise app.UsageError(
         f'--batch_sizes is {values.batch_sizes}: wanted numbers from 1'
     )
-  if values.readme:
+  if values.tables:
     if values.layers:
-      raise app.UsageError('--readme is for the table without --layers')
+      raise app.UsageError('--tables is for the table without --layers')
     # Now, and not after an hour.
-    report.split_at_markers(values.readme)
+    report.split_at_markers(values.tables)
 
 
 def main(argv):
@@ -633,8 +633,8 @@ def main(argv):
   say('\n' + table)
   if values.json:
     values.json.write_text(json.dumps(results, indent=2) + '\n')
-  if values.readme:
-    report.write_between_markers(values.readme, table)
+  if values.tables:
+    report.write_between_markers(values.tables, table)
 
 
 def _define_flags():
@@ -666,7 +666,7 @@ def _define_flags():
   )
   paths.define('json', 'File to write the results to.')
   paths.define(
-      'readme', 'File whose table between the markers is replaced.'
+      'tables', 'File whose table between the markers is replaced.'
   )
 
 

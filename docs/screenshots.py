@@ -1,4 +1,4 @@
-"""Makes pictures of reports, for README.
+"""Makes pictures of reports, for the docs.
 
   python docs/screenshots.py runs/imagenette/report.html curves kernels phone
   python docs/screenshots.py runs/alexnet/report.html predictions neighbours

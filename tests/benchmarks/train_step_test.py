@@ -158,7 +158,7 @@ class CommandTest(absltest.TestCase):
         '--dtypes=float32', '--batch_sizes=1,2', '--width=0.0625',
         '--classes=10', '--rounds=1', '--steps=1', '--seconds=0',
         '--frameworks=ours', '--towers', f'--json={file}',
-        f'--readme={readme}', f'--python={sys.executable}',
+        f'--tables={readme}', f'--python={sys.executable}',
     ]
     result = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True
@@ -185,7 +185,7 @@ class CommandTest(absltest.TestCase):
     for flag, message in (
         ('--modes=trainig', 'trainig'),
         ('--batch_sizes=0', 'numbers from 1'),
-        (f'--readme={ROOT / "Makefile"}', report.BEGIN),
+        (f'--tables={ROOT / "Makefile"}', report.BEGIN),
     ):
       result = subprocess.run(
           [sys.executable, '-m', 'benchmarks.train_step', flag],
