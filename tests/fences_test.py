@@ -106,7 +106,9 @@ STEP = (
     'alexnet.training.optimizer', 'alexnet.training.train_step',
     'configs.alexnet_2012',
 )
-STEP_NEEDS = {'absl', 'flax', 'jax', 'ml_collections', 'numpy', 'optax'}
+STEP_NEEDS = {
+    'absl', 'flax', 'jax', 'jaxlib', 'ml_collections', 'numpy', 'optax'
+}
 # Files of a folder that one can still take in at a glance.
 _MOST_FILES = 10
 

@@ -16,7 +16,6 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet.config.errors import ConfigError
-from alexnet.runtime import preemption
 from alexnet.runtime.mesh import DATA, TOWER
 
 REPLICATED = PartitionSpec()
@@ -240,6 +239,9 @@ def put_ahead(
   Returns:
     A generator of the batches, see `preemption.until`.
   """
+
+  # Needs packages that a step by itself does not.
+  from alexnet.runtime import preemption
 
   def move():
     with contextlib.closing(batches):
