@@ -68,7 +68,7 @@ class ReadingProcessesTest(faulty.RunTestCase):
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-      end = time.monotonic() + 240
+      end = time.monotonic() + 900
       while not metrics.exists() or '"step": 4' not in metrics.read_text():
         self.assertLess(time.monotonic(), end)
         self.assertIsNone(process.poll(), metrics)
