@@ -56,9 +56,9 @@ class TracedTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     # Compiler's options cannot be given to what is traced within a function.
-    plain = lambda device, dtype, function, **options: jax.jit(
-        function, **options
-    )
+    def plain(device, dtype, function, *, deterministic=False, **options):
+      return jax.jit(function, **options)
+
     for module in (compilation, train_step, eval_steps):
       self.enterContext(
           absltest.mock.patch.object(module, 'jit_for', plain)
