@@ -100,7 +100,9 @@ class TracedTest(parameterized.TestCase):
     )
     on_mesh = sharding.targets(state, mesh)
     rates = jax.tree.map(lambda _: np.float32(0.1), state.params)
-    new, metrics = jax.eval_shape(step, on_mesh, batch, rates)
+    new, metrics = jax.eval_shape(
+        lambda state, batch: step(state, batch, rates), on_mesh, batch
+    )
     self.assertEqual(
         jax.tree.structure(new.params), jax.tree.structure(state.params)
     )
