@@ -66,7 +66,7 @@ def machine() -> dict[str, Any]:
   """The devices, versions and settings; see `environment.describe`."""
   import jax
 
-  from alexnet.runtime import environment, mesh
+  from alexnet.runtime import compilation, environment, mesh
 
   config = network.config_of(network.Case())
   config.mesh.data = config.mesh.tower = 1
@@ -74,7 +74,10 @@ def machine() -> dict[str, Any]:
   return {
       'backend': device.platform,
       'memory_limit': (device.memory_stats() or {}).get('bytes_limit'),
-      **environment.describe(mesh.create_mesh(config)),
+      **environment.describe(
+          mesh.create_mesh(config), config.model,
+          compilation.options(device, jax.numpy.dtype(config.model.dtype)),
+      ),
   }
 
 
