@@ -35,6 +35,8 @@ class Calls:
     self._open = True
     self._numbers = itertools.count(1)
     self._failures: dict[int, Exception] = {}
+    # TensorFlow keeps what it calls until the process ends.
+    self._functions: list[Callable[..., Sequence[np.ndarray]]] = []
 
   def while_open(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
     """A dataset that ends when the chain is closed."""
@@ -60,10 +62,12 @@ class Calls:
       The outputs, and what `batches` wants to know.
     """
     specs = {**outputs, _FAILURE: tf.TensorSpec([], tf.int64)}
+    place = len(self._functions)
+    self._functions.append(function)
 
     def guarded(*arrays):
       try:
-        return *function(*arrays), 0
+        return *self._functions[place](*arrays), 0
       except Exception as error:
         number = next(self._numbers)
         self._failures[number] = error
@@ -105,6 +109,7 @@ class Calls:
     finally:
       self._open = False
       _drain(iterator)
+      self._functions.clear()
 
 
 _streams = weakref.WeakSet()

@@ -1,8 +1,10 @@
 """Chains that call Python: errors in their turn, and ends."""
 
+import gc
 import itertools
 import threading
 import time
+import weakref
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -98,6 +100,24 @@ class CallsTest(parameterized.TestCase):
     self.assertLess(count, 30)
     time.sleep(0.1)
     self.assertLen(called, count)
+
+  def test_what_is_called_is_not_kept(self):
+    """Neither the function nor what it has, such as a whole pipeline."""
+
+    class Owner:
+
+      def row(self, number):
+        return row(number)
+
+    owner = Owner()
+    known = weakref.ref(owner)
+    batches = chain(owner.row)
+    next(batches)
+    del owner
+    self.assertIsNotNone(known())
+    batches.close()
+    gc.collect()
+    self.assertIsNone(known())
 
   @parameterized.parameters('close', 'error')
   def test_the_end_awaits_calls_under_way(self, end):
