@@ -160,8 +160,10 @@ def _is_known(device, name, value):
   # XLA has no list of its options: it refuses to compile with another.
   sharding = jax.sharding.SingleDeviceSharding(device)
   smallest = jax.jit(lambda: jnp.zeros(()), out_shardings=sharding).lower()
+  # One process may ask alone, and must not tune with the others.
+  alone = {'xla_gpu_autotune_level': 0}
   try:
-    smallest.compile(compiler_options={name: value})
+    smallest.compile(compiler_options={**alone, name: value})
   except jax.errors.JaxRuntimeError as error:
     if 'No such compile option' not in str(error):
       raise

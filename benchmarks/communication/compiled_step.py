@@ -226,8 +226,9 @@ def read_collectives(text: str, tower: int) -> tuple[Collective, ...]:
     if groups.shape[1] == 1:
       continue
     kind, shapes = match['kind'], _shapes(match['shape'])
-    if match['start'] and kind != 'all-reduce':
-      shapes = shapes[len(shapes) // 2 :]  # The first ones are its operands.
+    operands = line[match.end():].split(')')[0].count('%')
+    if match['start'] and len(shapes) == 2 * operands:
+      shapes = shapes[operands:]  # The first ones are its operands.
     size = sum(math.prod(shape) * width for shape, width in shapes)
     if kind == 'reduce-scatter':
       size *= groups.shape[1]

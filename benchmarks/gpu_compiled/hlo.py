@@ -1,6 +1,7 @@
 """Reads the text of a module that XLA has optimized for GPUs."""
 
 import dataclasses
+import itertools
 import math
 import re
 
@@ -56,7 +57,12 @@ def kernels(text: str) -> list[Kernel]:
     if operation in _NOTHING or operation.endswith('-done'):
       continue
     operands = re.findall(r'%([\w.\-]+)', match['rest'].split('), ')[0])
-    size = sum(map(_size, (match['shape'], *map(shapes.get, operands))))
+    arrays = _ARRAY.findall(match['shape'])
+    if operation.endswith('-start') and len(arrays) == 2 * len(operands):
+      arrays = arrays[len(operands):]  # The first ones are the operands.
+    for name in operands:
+      arrays += _ARRAY.findall(shapes.get(name, ''))
+    size = sum(itertools.starmap(_size, arrays))
     found.append(
         Kernel(
             size,
@@ -70,11 +76,9 @@ def kernels(text: str) -> list[Kernel]:
   return found
 
 
-def _size(shape):
-  return sum(
-      _BYTES.get(dtype, 0) * math.prod(int(n) for n in sides.split(',') if n)
-      for dtype, sides in _ARRAY.findall(shape or '')
-  )
+def _size(dtype, sides):
+  sides = [int(side) for side in sides.split(',') if side]
+  return _BYTES.get(dtype, 0) * math.prod(sides)
 
 
 def _of(line, pattern):

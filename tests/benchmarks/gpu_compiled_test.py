@@ -99,6 +99,16 @@ class KernelsTest(absltest.TestCase):
     self.assertEqual(scatter.size, 2 * 4 * 128 * 500)
     self.assertEqual((after, last), (1, 0))
 
+  def test_sums_that_start(self):
+    """In newer releases the operand comes first there, too."""
+    newer = _REDUCE.replace('f32[4096]{0}', '(f32[4096]{0}, f32[4096]{0})')
+    for line in _REDUCE, newer:
+      x = '  %x = f32[4096]{0} negate(%y)'
+      _, kernel = hlo.kernels(f'\nENTRY %main () -> f32[1] {{\n{x}\n{line}')
+      self.assertEqual(kernel.size, 2 * 4 * 4096)
+      (reduce,) = compiled_step.read_collectives(line, 1)
+      self.assertEqual((reduce.size, reduce.axis), (4 * 4096, 'data'))
+
   def test_without_start(self):
     line = _GATHER.replace('all-gather-start', 'all-gather').replace(
         '(f32[1,128,13,13,128]{4,3,2,1,0}, ', '('
