@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from multiprocessing import reduction
 
 import numpy as np
 import psutil
@@ -20,6 +21,7 @@ from configs import alexnet_2012
 from input_pipeline import datasets
 from input_pipeline.batches import workers as workers_lib
 from input_pipeline.errors import DataError, ImageError
+from input_pipeline.files import threads as threads_lib
 from input_pipeline.images import limits
 from input_pipeline.pipeline import Pipeline
 from tests import testing
@@ -149,6 +151,26 @@ while not os.path.exists(other % (1 - index)):
       thread.join(60)
       self.assertFalse(thread.is_alive())
     self.assertLen(self.pids(), 2)
+
+  def test_more_than_there_are_cores(self):
+    """Each waits for all others, in a chain."""
+    count = threads_lib.cores() + 2
+    folder = self.create_tempdir().full_path
+    action = f'''
+open({folder!r} + '/%d' % os.getpid(), 'w').close()
+end = time.monotonic() + 300
+while len(os.listdir({folder!r})) < {count}:
+  if time.monotonic() > end:
+    raise DataError('the others have not begun')
+  time.sleep(0.01)
+'''
+    config = alexnet_2012.get_config('folder')
+    config.batch_size, config.dataset.processes = 1, count
+    config.dataset.mean, config.dataset.pca = 'imagenet_channels', 'imagenet'
+    source = self.module.Actions(*[action] * count)
+    stream = Pipeline(config, source, source).training_batches(0)
+    self.assertLen([next(stream) for _ in range(count)], count)
+    stream.close()
 
   def test_neither_tensorflow_nor_jax(self):
     workers = self.make("raise DataError(' '.join(sys.modules))")
@@ -406,6 +428,9 @@ class PipelineTest(PreparingTest):
       self.prepare(photos, f'--storage={kind}')
       name, fields = 'prepared', dict(dir=str(self.out))
     wanted = self.batches(name, 0, **fields)
+    # What a process is sent has no pixels of prepared data in it.
+    sent = reduction.ForkingPickler.dumps(self.pipeline.train)
+    self.assertLess(len(sent), 2**19)
     for processes in 1, 2:
       self.assert_equal(self.batches(name, processes, **fields), wanted)
     # From a later step on, as a run that continues.
