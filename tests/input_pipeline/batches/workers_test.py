@@ -176,8 +176,8 @@ class WorkersTest(parameterized.TestCase):
     self.read(workers, 0)
     self.read(workers, 0)
     self.assertLessEqual(len(worker._memories), workers_lib._KEPT + 1)
-    for pid, count in zip((pid, os.getpid()), before):
-      self.assertLessEqual(descriptors(pid), count + workers_lib._KEPT + 1)
+    for one, count in zip((pid, os.getpid()), before):
+      self.assertLessEqual(descriptors(one), count + workers_lib._KEPT + 1)
 
   def test_processes_read_at_the_same_time(self):
     """Each waits until the other has begun."""
@@ -338,7 +338,8 @@ tempfile.tempdir = {folder!r}
     pids = self.pids()
     self.assertLen(pids, 2)
     del workers
-    wait_for_end(pids)
+    # Buried, too.
+    self.assertEqual([pid for pid in pids if psutil.pid_exists(pid)], [])
 
   def test_sources_that_cannot_be_sent(self):
     source = object.__new__(datasets.TFDS)
@@ -379,7 +380,7 @@ tempfile.tempdir = {folder!r}
       started.clear()
       with (
           absltest.mock.patch.object(subprocess, 'Popen', start_one),
-          self.assertRaisesRegex(DataError, 'start reading process 2 of 2 .*no'),
+          self.assertRaisesRegex(DataError, 'start reading process 2 of 2'),
       ):
         self.read(workers, 0)
       self.assertEqual(started[0].poll(), -signal.SIGKILL)
