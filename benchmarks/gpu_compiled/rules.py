@@ -11,7 +11,7 @@ from benchmarks.gpu_compiled.programs import CLASSES, Case, Program
 
 # What XLA calls for a GPU. A function of the host, or of XLA's CPU backend, has
 # another name.
-_LIBRARIES = re.compile(r"__(cudnn|cublas|cub|triton)|$")
+_LIBRARIES = re.compile(r'__(cudnn|cublas|cub|triton)')
 # In a loop over a GPU and its host.
 _OF_HOST = ('infeed', 'outfeed', 'send', 'recv')
 _CONVOLUTION = re.compile(r' convolution\(|custom_call_target="__cudnn\$conv')
@@ -56,7 +56,7 @@ def _foreign(program) -> Iterator[str]:
     yield 'has an operation in its form for CPUs (ops/cpu)'
   targets = re.findall(r'custom_call_target="([^"]*)"', program.compiled)
   for target in sorted(set(targets)):
-    if not _LIBRARIES.match(target)[0]:
+    if not _LIBRARIES.match(target):
       yield f'calls {target}, which is no library for GPUs'
   for operation in _OF_HOST:
     if re.search(rf' {operation}(-start)?\(', program.compiled):
