@@ -1,4 +1,4 @@
-"""Evaluates finished runs, or those that are under way, again.
+"""Evaluates runs again, finished or not.
 
   python -m alexnet.evaluate --workdir=runs/alexnet
 

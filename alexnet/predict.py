@@ -1,4 +1,4 @@
-"""What a trained network says of photos.
+"""Predicts the classes of photos.
 
   python -m alexnet.predict --workdir=runs/alexnet photo.jpg folder/ \
       --output=predictions.png
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
 
 
 def _find(arguments):
-  """The images that arguments name, and what is left out of them."""
+  """Images named by the arguments, and files that are left out."""
   from alexnet.inference import image_files
   from input_pipeline.sources import EXTENSIONS
 

@@ -1,4 +1,4 @@
-"""Writes everything that there is to see of a run into one HTML page.
+"""Writes a report of a run: a single HTML page.
 
   python -m alexnet.report --workdir=RUN
 

@@ -1,4 +1,4 @@
-"""Sweeps: a file that lists variants of a run, and the command that makes them.
+"""Trains the runs of a sweep, a file that lists variants of a run.
 
   python -m alexnet.sweep --config=configs/sweeps/lrn.py --workdir=DIR --seeds=3
 
@@ -35,7 +35,7 @@ def run(
     indices: Iterable[int],
     console: Console,
 ) -> list[int] | None:
-  """Makes, or continues, some of the runs, one after the other.
+  """Trains, or continues, some of the runs one after the other.
 
   Args:
     sweep: the sweep.

@@ -28,44 +28,43 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   """Returns the paper's recipe for a dataset, see the module's docstring."""
   config = ml_collections.ConfigDict()
 
-  # Initialization, dropout, order of the examples, crops, flips and lighting
-  # are functions of this number and of the step.
+  # Determines, with the step, all random numbers: initialization, dropout,
+  # order of the examples, crops, flips and lighting.
   config.seed = 0
 
-  # Examples in one update, over all devices (§5).
+  # Examples per update, summed over all devices (§5).
   config.batch_size = 128
-  # Parts that a device computes its share of a batch in, one after the other,
-  # for the same update with less memory.
+  # Number of parts in which each device computes its share of a batch, one
+  # after the other: the same update with less memory.
   config.accumulation = 1
-  # How long, and how often. 'N epochs', 'N steps' or 'N examples'; 'never'.
+  # Durations and intervals: 'N epochs', 'N steps', 'N examples' or 'never'.
   # The paper: "roughly 90 cycles through the training set" (§5).
   config.duration = '90 epochs'
-  # End earlier: at the first line of the log (see log_every) whose training
-  # error is at most this. Unset: no such end.
+  # Stop early, at the first log line (see log_every) with at most this training
+  # error. Unset: train for the whole duration.
   config.until_train_error = placeholder(float)
   config.evaluate_every = '1 epochs'
   config.checkpoint_every = '1 epochs'
   config.log_every = '10 steps'
-  # Checkpoints to keep, the newest first.
+  # Number of newest checkpoints to keep.
   config.keep_checkpoints = 2
-  # Checkpoints to keep besides: those of the best evaluations, by top-1. With
-  # it a run also saves itself when an evaluation is one of the best so far.
+  # Number of best checkpoints to keep as well, by top-1 accuracy. If not 0, a
+  # run also saves when an evaluation is among the best so far.
   config.keep_best = 0
-  # On GPUs, use only kernels that give the same bits each time, chosen without
-  # measuring which is the fastest (xla_gpu_deterministic_ops); on CPUs all do.
+  # Whether GPUs use only deterministic kernels, chosen without measuring which
+  # is fastest (xla_gpu_deterministic_ops). CPUs use no others.
   config.deterministic = False
-  # Examples in one batch of an evaluation; changes its speed only.
+  # Batch size of evaluations; affects only their speed.
   config.evaluation_batch_size = 128
-  # Evaluate with ten views at the end (§4.1): ten times the work.
+  # Evaluate ten views at the end (§4.1), which takes ten times as long.
   config.ten_views = True
-  # Training images, from all over the set, that a forward and a backward pass
-  # is made of at each evaluation, beside training: mean, deviation and zeros of
-  # each layer's output, norms of parameters, gradients and updates, as records
-  # 'layers' of metrics.jsonl. 0: none.
+  # Number of training images used to measure layer statistics at each
+  # evaluation: mean, deviation and zeros of each output, norms of parameters,
+  # gradients and updates (records 'layers' of metrics.jsonl). 0 disables them.
   config.layer_statistics_images = 64
-  # Draw the kernels of the first layer, and predictions for a few images, at
-  # each evaluation: workdir/images/ and TensorBoard, and histograms of the
-  # parameters in the latter.
+  # At each evaluation, draw the kernels of the first layer and predictions for
+  # a few images (workdir/images/ and TensorBoard), and write histograms of the
+  # parameters (TensorBoard).
   config.log_images = False
 
   config.pretrained = _pretrained()
@@ -83,10 +82,11 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
 
 
 def _pretrained():
-  # Start from another run's parameters, of its newest checkpoint, instead of
-  # random ones; the update's velocity starts at zero all the same. workdir: of
-  # that run. layers: those to take, such as ('conv1', 'conv2'); () takes all
-  # whose name and shapes agree.
+  # Initialize from the newest checkpoint of another run. The velocity of the
+  # optimizer starts at zero.
+  #   workdir  folder of the other run
+  #   layers   layers to take, such as ('conv1', 'conv2'); () takes all whose
+  #            name and shapes agree
   pretrained = ml_collections.ConfigDict()
   pretrained.workdir = placeholder(str)
   pretrained.layers = ()
@@ -94,11 +94,12 @@ def _pretrained():
 
 
 def _bad_steps():
-  # Steps whose loss or gradient is no number, or whose loss is more than
-  # `spike` times the usual one (unset: no such limit), see docs/faults.md.
-  # action: 'stop', 'skip' (nothing changes by such a step) or 'rollback' (back
-  # to the newest checkpoint, and on with the data behind the batch). limit: of
-  # steps skipped in a row, or of rollbacks in a run, before it stops.
+  # Bad steps have a loss or gradient that is not finite, or a loss of more than
+  # `spike` times the usual one; see docs/faults.md.
+  #   action  'stop', 'skip' (discard the update) or 'rollback' (return to the
+  #           newest checkpoint, and continue with the data after the batch)
+  #   spike   unset: no limit
+  #   limit   steps skipped in a row, or rollbacks in a run, before it stops
   bad_steps = ml_collections.ConfigDict()
   bad_steps.action = 'stop'
   bad_steps.spike = placeholder(float)
@@ -108,41 +109,42 @@ def _bad_steps():
 
 def _model():
   model = ml_collections.ConfigDict()
-  # Which network; configs/cuda_convnet.py has the other.
+  # Name of the network; configs/cuda_convnet.py uses the other one.
   model.name = 'alexnet'
-  # Output classes. Unset: as many as the dataset has.
+  # Number of output classes. Unset: that of the dataset.
   model.num_classes = placeholder(int)
-  # 2 towers that see each other in conv3, fc6, fc7 and fc8 only (§3.2, §3.5,
-  # Figure 2), or 1. Features below are those of all towers together.
+  # Number of towers, 1 or 2. Two towers exchange activations only before conv3,
+  # fc6, fc7 and fc8 (§3.2, §3.5, Figure 2). Features are counted over both.
   model.towers = 2
-  # Factor of all features but the classes, for experiments on a small machine;
-  # deviations of the initialization are divided by its root in all layers but
-  # the first, so that activities keep their size.
+  # Factor of the number of features of all layers but the last, for experiments
+  # on small machines. Standard deviations of the initialization are divided by
+  # its square root, except in the first layer, so that activations keep their
+  # scale.
   model.width = 1.0
   # 'relu' (§3.1), 'tanh' or 'sigmoid', after every hidden layer.
   model.activation = 'relu'
   _add_layers(model)
-  # 'paper': x * mask in training, x * (1 - rate) in testing (§4.2).
-  # 'inverted': x * mask / (1 - rate) in training, the form that is usual now:
-  # another problem at the same initialization and learning rate.
+  # 'paper': x * mask in training, x * (1 - rate) in evaluation (§4.2).
+  # 'inverted': x * mask / (1 - rate) in training, the usual form today. It
+  # needs its own initialization and learning rate.
   model.dropout_kind = 'paper'
   # Local response normalization (§3.3): x / (k + alpha * sum x^2)^beta.
   model.lrn = dict(
       enabled=True, n=5, k=2.0, alpha=1e-4, beta=0.75,
       # The authors' code and Caffe divide alpha by n, the paper does not.
       divide_alpha_by_n=False,
-      # Whether a window may cross the seam between the towers, as in Caffe's
-      # network; on one device only.
+      # Whether windows cross the border between the towers, as in Caffe's
+      # network. Needs both towers on one device.
       across_towers=False,
   )
-  # A second normalization, over pixels, of the authors' code; not in the paper.
+  # A second normalization, over pixels, in the authors' code but not the paper.
   model.spatial_norm = dict(
       enabled=False, size=5, k=1.0, alpha=1e-3, beta=0.75
   )
-  # Overlapping max pooling (§3.4); windows are counted by ceiling.
+  # Overlapping max pooling (§3.4). The number of windows is rounded up.
   model.pool = dict(window=3, stride=2)
-  # 'float32' or 'bfloat16': what layers compute in. Parameters, normalization
-  # sums and logits are float32.
+  # Precision of the layers: 'float32' or 'bfloat16'. Parameters, normalization
+  # sums and logits are always float32.
   model.dtype = 'float32'
   return model
 
@@ -160,8 +162,8 @@ def _add_layers(model):
   #             'spatial_norm', 'pool' (§3.5: response normalization follows
   #             conv1 and conv2, pooling both of these and conv5)
   #   dropout   probability of dropping a unit in training (§4.2: 0.5)
-  # The paper has 55 x 55 outputs from 224 x 224 images in conv1 and does not
-  # say how; that takes three rows of zeros.
+  # The paper has 55 x 55 outputs of conv1 for 224 x 224 images, which takes
+  # three rows of zeros; it does not say which.
   model.conv1 = dict(
       features=96, size=11, stride=4, padding=(1, 2), reads='image',
       stddev=0.01, bias=0.0, after=('activation', 'lrn', 'pool'),
@@ -203,18 +205,15 @@ def _optimizer():
   # v <- momentum * v - decay * rate * w - rate * gradient;  w <- w + v  (§5)
   optimizer.momentum = 0.9
   optimizer.weight_decay = 0.0005
-  # Factors for biases. §5 speaks of one rate "for all layers" and does not
-  # except biases from decay.
+  # Factors for biases. §5 has one rate "for all layers" and decays biases too.
   optimizer.bias_rate_multiplier = 1.0
   optimizer.bias_decay_multiplier = 1.0
-  # (layer, factor) of the rates of a layer's kernel and bias, whatever the
-  # schedule says, such as (('conv1', 0.1),); 0 freezes it. Instead of a layer
-  # also the path of parameters, or a pattern of paths, see
-  # alexnet/models/parameters.py: ('conv1/bias', 2.0), ('conv*', 0.1). Of those
-  # that match a parameter, the last one counts.
+  # Factors of learning rates by layer, such as (('conv1', 0.1),); 0 freezes.
+  # Paths and patterns name parts of layers: ('conv1/bias', 2.0), ('conv*',
+  # 0.1), see alexnet/models/parameters.py. The last match counts.
   optimizer.layer_rate_factors = ()
-  # Likewise of weight_decay, such as (('*', 0.0), ('*/kernel', 1.0)): kernels
-  # alone decay. As if ('*/bias', bias_decay_multiplier) came before these.
+  # Factors of weight_decay, in the same form. (('*', 0.0), ('*/kernel', 1.0))
+  # decays kernels only. ('*/bias', bias_decay_multiplier) is applied before.
   optimizer.layer_decay_factors = ()
   return optimizer
 
@@ -225,29 +224,28 @@ def _schedule():
   schedule.name = 'plateau'
   # Initial rate (§5).
   schedule.learning_rate = 0.01
-  # For larger batches, see docs/scaling.md; the paper knows neither. All rates,
-  # whatever gives them, are multiplied by batch_size / reference_batch_size
-  # ('linear': Goyal et al. 2017), by its root ('sqrt': Krizhevsky 2014) or by
-  # nothing ('none'). The rates of this recipe were chosen for the batch named
-  # here.
+  # Scaling of all learning rates for other batch sizes (docs/scaling.md):
+  # 'linear' multiplies by batch_size / reference_batch_size (Goyal et al.
+  # 2017), 'sqrt' by its square root (Krizhevsky 2014), 'none' by 1. The rates
+  # of this recipe are for the reference batch size. Not in the paper.
   schedule.batch_scaling = 'none'
   schedule.reference_batch_size = 128
-  # Epochs in which all rates grow from nearly nothing to what they are, in
-  # equal steps; 0: none (Goyal et al.: 5).
+  # Epochs of linear warm-up from almost zero (Goyal et al.: 5); 0 disables it.
   schedule.warmup_epochs = 0.0
-  # plateau: rate * factor when the validation error has not improved for
-  # `patience` evaluations, at most max_drops times. §5: "divide the learning
-  # rate by 10 when the validation error rate stopped improving ... reduced
-  # three times"; the patience was the authors' judgement.
+  # plateau: multiply the rate by `factor` when the validation error has not
+  # improved for `patience` evaluations, at most max_drops times. §5: "divide
+  # the learning rate by 10 when the validation error rate stopped improving ...
+  # reduced three times". The authors chose the moments by eye.
   schedule.plateau = dict(patience=5, factor=0.1, max_drops=3)
-  # steps: (epoch, layer or 'all', 'kernel' or 'bias' or 'both', rate) from
-  # that epoch on; of two that apply, the later one counts. A rate of 0 freezes:
-  # no update at all, momentum included. They come on top of 'geometric' too.
-  # Paths and patterns as in optimizer.layer_rate_factors; 'both': all below it.
+  # steps: (epoch, layer or 'all', 'kernel', 'bias' or 'both', rate) sets a rate
+  # from that epoch on; the last entry that applies counts. A rate of 0 freezes
+  # parameters and their velocity. Also applied on top of 'geometric'. Layers
+  # may be paths or patterns as in optimizer.layer_rate_factors; 'both' is then
+  # all parameters below them.
   schedule.steps = ()
-  # geometric: equal stages over the duration, each with its factor of the
-  # rate, and how the rate of biases drops half way (the authors' later runs;
-  # factors are 250^0, 250^(-1/3), 250^(-2/3), 250^-1).
+  # geometric: equal stages over the duration, one factor of the rate each, and
+  # a factor of the rates of biases in the second half. In the authors' later
+  # runs the factors are 250^0, 250^(-1/3), 250^(-2/3), 250^-1.
   schedule.geometric = dict(
       factors=(1.0, 0.15874, 0.025198, 0.004), bias_factor_half_way=0.1
   )
@@ -258,43 +256,42 @@ def _dataset(data):
   dataset = ml_collections.ConfigDict()
   # 'digits', 'folder', 'prepared', or a name of TensorFlow Datasets.
   dataset.name = data
-  # folder: class subfolders. Without eval_dir, eval_fraction of train_dir's
-  # images, chosen by split_seed, are held out.
+  # folder: directories with one subfolder per class. Without eval_dir, a random
+  # eval_fraction of train_dir's images is held out.
   dataset.train_dir = placeholder(str)
   dataset.eval_dir = placeholder(str)
   dataset.eval_fraction = 0.1
-  # Chooses the held-out images of a folder and of digits. Unset: `seed`. Runs
-  # of several seeds that are to be averaged want the same images.
+  # Seed of the choice of held-out images, for folders and digits. Unset:
+  # `seed`. Set it to compare or average runs with different seeds.
   dataset.split_seed = placeholder(int)
-  # Equal files of a folder of which a part is held out: 'warn' if they come to
-  # both sides, or keep them 'together'.
+  # Equal files in a folder of which a part is held out: 'warn' if they are on
+  # both sides of the split, or keep them 'together' on one side.
   dataset.copies = 'warn'
-  # prepared: the directory. TensorFlow Datasets: where they lie (unset: its own
-  # default) and the splits; if prepared/NAME is there, it is used instead.
+  # prepared: the directory. TensorFlow Datasets: its data directory (unset: the
+  # package's default) and the splits. If the data directory has prepared/NAME,
+  # that is used instead.
   dataset.dir = placeholder(str)
   dataset.train_split = 'train'
   dataset.eval_split = 'validation'
-  # The shorter side of images is resized to this, in pixels, and the centre
-  # square cut out (§2).
+  # Pixels. The shorter side of images is resized to this, and the centre square
+  # is cut out (§2).
   dataset.size = 256
-  # What lies under transparent pixels: levels of red, green and blue, 0..255.
-  # White is what viewers show. (): nothing, the colour that is stored there
-  # counts, as in older runs.
+  # Background of transparent pixels: red, green and blue, 0..255. Viewers show
+  # white. (): the colour stored under them, as in older runs.
   dataset.background = (255, 255, 255)
-  # How the order of images, crops and lighting are drawn: 'index_shuffle', see
-  # input_pipeline/batches/draws.py. 'argsort' is that of older runs, which can
-  # be evaluated, but not continued.
+  # Generator of the order of images, crops and lighting: 'index_shuffle', see
+  # input_pipeline/batches/draws.py. Older runs have 'argsort': they can be
+  # evaluated, but not continued.
   dataset.order = 'index_shuffle'
-  # Where the statistics of the training set are kept. Unset: beside the data,
-  # or in the user's cache directory if that cannot be written.
+  # Directory for the statistics of the training set. Unset: beside the data, or
+  # the user's cache directory if that cannot be written.
   dataset.statistics_dir = placeholder(str)
   # Subtracted from every image: 'image', the mean of each pixel over the
   # training set (§2: "the mean activity over the training set from each
-  # pixel"), 'channels', its mean colour, or 'imagenet_channels', ImageNet's
-  # (built in: with pca = 'imagenet' no statistics have to be computed).
+  # pixel"); 'channels', its mean colour; or 'imagenet_channels', ImageNet's
+  # mean colour, which is built in.
   dataset.mean = 'image'
-  # Seconds that reading an image may take before a warning names it. Unset:
-  # no warning.
+  # Seconds of reading one image after which a warning names it. Unset: never.
   dataset.stalled_after = 60.0
   # Principal components of the colours: 'imagenet' (built in) or 'dataset'.
   dataset.pca = 'imagenet' if data.startswith('imagenet2012') else 'dataset'
@@ -303,24 +300,25 @@ def _dataset(data):
 
 def _augmentation():
   augmentation = ml_collections.ConfigDict()
-  # Side of a crop, which the network sees, in pixels (§4.1).
+  # Side of the crops that the network sees, in pixels (§4.1).
   augmentation.crop_size = 224
-  # Offsets of a crop, each way (§4.1: 32 * 32 * 2 = 2048 variants of an image).
+  # Number of crop offsets in each direction (§4.1: 32 * 32 * 2 = 2048 variants
+  # of an image).
   augmentation.crop_offsets = 32
-  # Mirror every second image (§4.1).
+  # Mirror images with probability 1/2 (§4.1).
   augmentation.flip = True
   # Consecutive examples that share one offset and one flip.
   augmentation.images_per_crop = 1
-  # Which part of the mean image a crop is reduced by: that 'under' the crop,
-  # or its 'centre' whatever the offset.
+  # Part of the mean image that is subtracted from a crop: the part 'under' the
+  # crop, or always the 'centre'.
   augmentation.mean_crop = 'under'
-  # PCA lighting (§4.1): along each principal component, N(0, lighting_scale)
-  # times its 'eigenvalue' (of pixels in 0..1; read on 0..255 it would shift
-  # images by 1,500 levels) or its 'standard_deviation' (of pixels in 0..255);
-  # 'none' switches it off.
+  # PCA lighting (§4.1): adds along each principal component N(0,
+  # lighting_scale) times its 'eigenvalue' (of pixels in 0..1; in 0..255 it
+  # would shift images by 1,500 levels) or 'standard_deviation' (of pixels in
+  # 0..255). 'none' disables it.
   augmentation.lighting = 'eigenvalue'
   augmentation.lighting_scale = 0.1
-  # While lighting is on, training images are divided by this.
+  # Divisor of training images while lighting is on.
   augmentation.lighting_divisor = 1.0
   # Lighting and divisor end at this epoch. Unset: never.
   augmentation.lighting_until_epoch = placeholder(float)
@@ -328,9 +326,11 @@ def _augmentation():
 
 
 def _mesh():
-  # Devices. tower: 2 puts each tower on a device of its own. data: replicas
-  # that share a batch. Unset: two tower devices where there are at least two
-  # accelerators, and replicas on the others.
+  # Devices.
+  #   tower  2 puts each tower on its own device
+  #   data   number of replicas that share a batch
+  # Unset: with two or more accelerators two tower devices, and as many replicas
+  # as divide the batch.
   mesh = ml_collections.ConfigDict()
   mesh.tower = placeholder(int)
   mesh.data = placeholder(int)
@@ -342,20 +342,20 @@ def adapt_to_digits(config: ml_collections.ConfigDict) -> None:
 
   Expected: more than 95 % top-1 on the 360 held-out digits.
   """
-  # A mirrored digit is another one, or none.
+  # A mirrored digit is a different digit, or none.
   config.augmentation.flip = False
-  # Grey images have one principal component, brightness, and it says nothing.
+  # The only principal component of grey images is brightness.
   config.augmentation.lighting = 'none'
   config.augmentation.lighting_divisor = 1.0
-  # An epoch has 11 batches of 128: too few updates for a short run.
+  # With batches of 128 an epoch has only 11 updates.
   config.batch_size = 32
   config.duration = '5 epochs'
-  # Run #145's initialization. With the paper's the logits of different images
-  # hardly differ at first; the loss was still at 2.5 after 50 steps.
+  # Run #145's initialization. With the paper's, the logits of different images
+  # hardly differ at first, and the loss was still 2.5 after 50 steps.
   for name in ('conv3', 'conv4', 'conv5'):
     config.model[name].stddev = 0.03
-  # At the paper's 0.01 batches this small kept the loss between 0.9 and 1.9
-  # for 120 steps; half of it, and then down, makes five epochs enough.
+  # At the paper's rate of 0.01, batches this small kept the loss between 0.9
+  # and 1.9 for 120 steps.
   config.schedule.name = 'geometric'
   config.schedule.learning_rate = 0.005
   config.schedule.reference_batch_size = 32

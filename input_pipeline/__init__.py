@@ -1,1 +1,1 @@
-"""Images to batches; knows nothing of JAX."""
+"""Turns images into batches, without JAX."""

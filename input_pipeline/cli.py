@@ -1,4 +1,4 @@
-"""How every command starts, and ends when a user can mend what is wrong."""
+"""Starts commands, and shows errors that a user can fix as messages."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ _FLAGS_OF_FIELDS = {
 def run(
     main: Callable[[list[str]], int | None], *, finishes: bool = False
 ) -> None:
-  """Runs `main(argv)` under absl; what a user can mend is shown as a message.
+  """Runs `main(argv)` under absl; errors that users can fix are messages.
 
   Exit status: what main returns (None is 0); 1 after such a message, or if
   standard output could not be written for want of room. When main returns
@@ -103,7 +103,7 @@ def run(
 
 
 class Stopped(KeyboardInterrupt):
-  """A signal asks a command for its end."""
+  """A signal has asked the command to end."""
 
 
 _heard: signal.Signals | None = None
@@ -112,7 +112,7 @@ _noting = False
 
 
 def stopped_by() -> signal.Signals | None:
-  """The signal that has asked a command that finishes its files for its end."""
+  """The signal that asked a command inside `noting_signals` to end."""
   return _heard
 
 
@@ -144,7 +144,7 @@ def _status(status):
 
 
 def explain(error: BaseException) -> str | None:
-  """What to tell a user of an error he can mend; None for any other."""
+  """Message of an error that a user can fix; None for any other."""
   if isinstance(error, UserError):
     return _ADVICE.sub(_as_flag, str(error))
   if isinstance(error, Stopped):
@@ -162,7 +162,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _as_flag(field):
-  """A flag of this command that does what `--config.FIELD` does in others."""
+  """The flag of this command that corresponds to `--config.FIELD`."""
   name = field[1]
   values = flags.FLAGS
   if 'set' in values and isinstance(values['set'], flags.MultiFlag):
@@ -176,7 +176,7 @@ def _as_flag(field):
 
 
 def _end_soon(status):
-  """Ends the process, also if Python waits for a thread that never ends."""
+  """Ends the process even if Python waits for a thread that never ends."""
   sys.stdout.flush()
   timer = threading.Timer(_ENDING, os._exit, [status])
   timer.daemon = True

@@ -1,4 +1,4 @@
-"""The datasets that a config names."""
+"""Opens the datasets that a config names."""
 
 import contextlib
 import os
@@ -108,7 +108,7 @@ class TFDS(Source):
 
 
 def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
-  """Opens a dataset of TensorFlow Datasets, and prepares it if need be.
+  """Opens a dataset of TensorFlow Datasets, preparing it if necessary.
 
   Args:
     config: the `dataset` part of a config, or its fields name, dir,
@@ -207,7 +207,7 @@ def _prepare(config, builder):
 
 
 def _check_network(config, builder, root):
-  """Raises DataError if what is to be fetched cannot be.
+  """Raises DataError if the dataset cannot be downloaded.
 
   TensorFlow Datasets would try for minutes before it says so.
   """

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: shown as a message, without a traceback."""
+"""Errors that a user can fix, shown without a traceback."""
 
 import errno
 
@@ -7,7 +7,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-  """Something outside the program is wrong; the message says what to do."""
+  """An error that a user can fix; the message says how."""
 
 
 class DataError(UserError):

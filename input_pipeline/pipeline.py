@@ -36,7 +36,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Example(NamedTuple):
-  """What is at a place of the training stream.
+  """One example of the training stream.
 
   Attributes:
     epoch: which one it belongs to, from 0.
@@ -149,7 +149,7 @@ class Pipeline:
     return self._batches(self.train, steps, draw, self._crop)
 
   def training_examples(self, step: int) -> list[Example]:
-    """Which images a training batch is of, those of all processes."""
+    """Indices of the images of a training batch, over all processes."""
     size, length = self._config.batch_size, len(self.train)
     examples = []
     for number, index in enumerate(self.plan(step * size, size).index.tolist()):
@@ -159,7 +159,7 @@ class Pipeline:
     return examples
 
   def plan(self, first: int, count: int, *, lit: bool = True) -> draws.Draws:
-    """What a part of the training stream will show, as arrays.
+    """Describes a part of the training stream, as arrays.
 
     Args:
       first: number of its first example in the stream.
@@ -205,7 +205,7 @@ class Pipeline:
     return self._some(self.evaluation, indices)[0]
 
   def sample(self, source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images from all over a set, at equal distances: always the same.
+    """Evenly spaced images of a set.
 
     Args:
       source: the training or the evaluation set.
@@ -299,7 +299,7 @@ class Pipeline:
 
 
 def _check(config, processes):
-  """Raises DataError for a field that no pipeline can be built from."""
+  """Raises DataError for an invalid field of the pipeline."""
   fields.check(config)
   for field in ('batch_size', 'evaluation_batch_size'):
     if config[field] % processes:

@@ -1,4 +1,4 @@
-"""From an image to the pixels that are used.
+"""Resizes and crops images.
 
 Everything here is NumPy and Pillow, stateless, and a function of its arguments
 alone. Pixels stay 8-bit integers; means and colour shifts meet them on the

@@ -1,4 +1,4 @@
-"""Draws what the network really sees, with the mean added again.
+"""Draws the network's input, with the mean added back.
 
   python -m input_pipeline.show --config=configs/alexnet.py --output=seen.png
 

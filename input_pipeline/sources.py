@@ -1,4 +1,4 @@
-"""Where encoded images and their labels come from.
+"""Sources of encoded images and their labels.
 
 A source has a length and `read(index)`; the order of its examples never changes
 between two runs on the same data.
@@ -129,7 +129,7 @@ class Source(abc.ABC):
     return None
 
   def identity(self) -> str:
-    """Says whether a run goes on with the data that it began with.
+    """Identity of the data, to recognize it when a run continues.
 
     Unlike the fingerprint it is the same for a copy elsewhere.
     """
@@ -195,7 +195,7 @@ class Files(Source):
 
   @abc.abstractmethod
   def file_sizes(self) -> list[int | None]:
-    """Bytes of each file; None where they are not to be had."""
+    """Size of each file in bytes; None where unknown."""
 
   def describe(self, index):
     return str(self.root / self.entries[index].path)
@@ -323,7 +323,7 @@ def open_folder(
 
 
 def look_into(directory: pathlib.Path) -> names_lib.Looks:
-  """What a folder has, see `names.find_sets`."""
+  """Looks into a folder, see `names.find_sets`."""
   names, files = listing.entries(directory, listing.LeftOut())
   below = listing.walk(
       [directory / name for name in names], is_image, listing.LeftOut(),
@@ -336,7 +336,7 @@ def look_into(directory: pathlib.Path) -> names_lib.Looks:
 
 
 def _instead(directory, found, ignored):
-  """What a message says of a folder without classes."""
+  """Text for a folder without classes."""
   if len(found) == 1:
     names = sorted(look_into(directory / found[0]).names)
     if len(names) > 1:

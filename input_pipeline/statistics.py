@@ -58,7 +58,7 @@ class Accumulator:
   """
 
   def __init__(self, size: int = preprocessing.SQUARE):
-    """Starts with no image, of images of size x size pixels."""
+    """Creates empty sums, for images of size x size pixels."""
     shape = (size, size, 3)
     self.count = 0
     self.pixel_sum = np.zeros(shape, np.uint64)
@@ -112,7 +112,7 @@ def write(statistics: Statistics, file: BinaryIO) -> None:
 
 
 def load(path: pathlib.Path) -> Statistics:
-  """Reads what `write` wrote."""
+  """Reads statistics."""
   try:
     arrays = untrusted.load_arrays(path, _LARGEST)
     side = arrays['mean_image'].shape[0]

@@ -1,1 +1,1 @@
-"""Looks at finished runs; a command a file."""
+"""Commands that analyse finished runs."""

@@ -1,4 +1,4 @@
-"""Sets a finished run beside the paper's numbers and the authors' log.
+"""Compares a finished run with the paper's numbers and the authors' log.
 
   python -m alexnet.analysis.compare --workdir=RUN
 

@@ -1,4 +1,4 @@
-"""What each layer knows of other images: logistic regression on its features.
+"""Linear probes: logistic regression on the features of each layer.
 
   python -m alexnet.analysis.linear_probe --workdir=RUN --source=PHOTOS
 
@@ -43,7 +43,7 @@ _TRAINED, _RANDOM = 'trained', 'random weights'
 def draw(
     sets: dict[str, 'Images'], train: int, test: int, seed: int
 ) -> tuple[tuple['Images', 'np.ndarray'], tuple['Images', 'np.ndarray']]:
-  """Draws (images, [count] indices) to train and to test with.
+  """Draws (images, [count] indices) for training and testing.
 
   They are fewer than wanted if there are not so many; of a source without an
   evaluation set at most a fifth is for tests.
@@ -138,7 +138,7 @@ def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:
 
 
 def _open(values, network):
-  """The layers and the images that the flags name."""
+  """Opens the layers and the images that the flags name."""
   from alexnet.analysis.features import images
   from alexnet.analysis.features.logistic_regression import ProbeError
 

@@ -1,4 +1,4 @@
-"""Exact search beside principal components and binary codes, as a table.
+"""Compares exact search, principal components and binary codes.
 
   python -m alexnet.analysis.retrieval_table --features=features/train \
       --queries=features/evaluation --output=retrieval.md
@@ -150,7 +150,7 @@ def _ways(vectors, components, bits):
 def milliseconds(
     search: 'Search', queries: 'np.ndarray', neighbours: int
 ) -> list[float]:
-  """Of some queries, one at a time; the first is not counted."""
+  """Milliseconds of single queries, without the first."""
   times = []
   search(queries[:1], neighbours)
   while len(times) < min(_TIMED, len(queries)) and (
@@ -194,7 +194,7 @@ def _check(index, queries, neighbours):
 
 
 def table(found: Sequence[Measured], neighbours: int) -> Table:
-  """The measurements in rows; of times the median and the quartiles."""
+  """Table of the measurements, with medians and quartiles of times."""
   import numpy as np
 
   rows = []

@@ -1,4 +1,4 @@
-"""Finds the images of a set that are most like a photo (paper §6.1).
+"""Finds the images of a set nearest to a photo (paper §6.1).
 
   python -m alexnet.analysis.retrieve --workdir=RUN --features=features/train \
       --query=photo.jpg --output=neighbours.png
@@ -38,7 +38,7 @@ _PICTURES = ('.png', '.jpg', '.svg', '.pdf')
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-  """An image that was found."""
+  """A found image."""
 
   row: int  # In the set of features.
   name: str  # In its source.
@@ -108,7 +108,7 @@ def pictures(
 
 
 def check_picture(output: pathlib.Path) -> None:
-  """Raises ConfigError for a file that no picture can be written to."""
+  """Raises ConfigError unless a picture can be written to a file."""
   if output.suffix not in _PICTURES:
     raise ConfigError(
         f'--output is {output}: wanted a file that ends in one of '

@@ -56,7 +56,7 @@ def mean_and_deviation(
 
 
 def to_text(sections: list[Section], width: int = 80) -> str:
-  """For a terminal; tables may be wider."""
+  """Formats a page for a terminal; tables may be wider."""
   lines = []
   for title, items in sections:
     lines += [title, '-' * len(title), '']
@@ -75,7 +75,7 @@ def to_text(sections: list[Section], width: int = 80) -> str:
 
 
 def to_markdown(sections: list[Section]) -> str:
-  """The same with Markdown's headings and tables."""
+  """Formats a page as Markdown."""
   lines = []
   for title, items in sections:
     lines += [f'## {title}', '']
@@ -91,7 +91,7 @@ def to_markdown(sections: list[Section]) -> str:
 
 
 def show(sections: list[Section], output: pathlib.Path | None) -> None:
-  """Prints a page, and writes it as Markdown to a file if one is named."""
+  """Prints a page, and writes it as Markdown to a file if given."""
   print(to_text(sections), end='')
   if output:
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Whether a run may go on with a config and a session like those now.
+"""Checks whether a run may continue with the current config and session.
 
 A config makes other steps than another one, but for the fields in _MAY_CHANGE.
 """
@@ -35,7 +35,7 @@ _MOST = 5
 def keep_earlier_background(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-  """Goes on with transparent pixels as a run did that knew no background.
+  """Keeps the background of runs older than `dataset.background`.
 
   Args:
     workdir: of a run, or a folder that need not be there.
@@ -61,7 +61,7 @@ def keep_earlier_background(
 def check_config(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict | None:
-  """Compares a config with the one that a workdir was made by.
+  """Compares a config with that of an existing workdir.
 
   Args:
     workdir: of a run, or a folder that need not be there.
@@ -114,19 +114,19 @@ def check_config(
 
 
 def _has_moved(name, old, new):
-  """A pretrained run may lie elsewhere now; it is not read again."""
+  """Whether only the pretrained run's path differs; it is not read again."""
   is_path = name == 'pretrained.workdir'
   return is_path and None not in (old.get(name), new.get(name))
 
 
 def _has_no_use(name, old, new):
-  """A batch that no rate is scaled by; older runs do not tell theirs."""
+  """Whether the field is unused: the reference batch size without scaling."""
   scaling = {config.get('schedule.batch_scaling') for config in (old, new)}
   return name == 'schedule.reference_batch_size' and scaling == {'none'}
 
 
 def _way_back(workdir, changed, old, new):
-  """How to have the config that a run was made by."""
+  """Describes how to restore the config of an existing run."""
   texts = any(len(str(old.get(name))) > _SHOWN for name in changed)
   others = set(changed) - (old.keys() & new.keys())
   # More than a few, or other fields: of another file of a config.
@@ -170,7 +170,7 @@ def environment_differences(
     now: dict[str, Any],
     prefix: str | tuple[str, ...] = '',
 ) -> list[str]:
-  """In what a session is not the last one that environment.json has.
+  """Differences between this session and the last one in environment.json.
 
   Args:
     workdir: of the run.

@@ -1,4 +1,4 @@
-"""What a run's network has to know of its training images.
+"""The properties of the training images that a network depends on.
 
 With this file in it a workdir is complete: the network can be used where the
 data is not.
@@ -32,7 +32,7 @@ _DIFFERENCES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """What a network was trained on, as far as its use depends on it.
+  """The properties of the training images that using a network requires.
 
   Attributes:
     class_names: the classes' names, in the order of their labels.
@@ -55,7 +55,7 @@ class Inputs:
 def output_names(
     class_names: Sequence[str], outputs: int
 ) -> tuple[str, ...]:
-  """Names of a network's outputs, of which there may be more than classes.
+  """Names of a network's outputs; there may be more outputs than classes.
 
   Args:
     class_names: of its data, in the order of their labels.
@@ -98,7 +98,7 @@ def _quoted(name):
 
 
 def of_pipeline(pipeline: 'Pipeline') -> Inputs:
-  """The inputs of a run whose data is open."""
+  """Inputs of a run with open data."""
   return Inputs(
       tuple(pipeline.train.class_names),
       np.asarray(pipeline.mean_image, np.float32),
@@ -109,7 +109,7 @@ def of_pipeline(pipeline: 'Pipeline') -> Inputs:
 
 
 def save(workdir: pathlib.Path, inputs: Inputs) -> None:
-  """Writes them into a workdir; without pickle, so that reading is safe."""
+  """Writes inputs.npz into a workdir, without pickle."""
   arrays = {
       **vars(inputs),
       'class_names': np.array(inputs.class_names, str),
@@ -122,7 +122,7 @@ def save(workdir: pathlib.Path, inputs: Inputs) -> None:
 
 
 def load(workdir: pathlib.Path) -> Inputs | None:
-  """Reads what `save` wrote; None if it is not there, as in older runs.
+  """Reads inputs.npz; None if it does not exist, as in older runs.
 
   Raises:
     CheckpointError: the file is damaged.

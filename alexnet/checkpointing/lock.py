@@ -1,4 +1,4 @@
-"""One job at a time in a workdir.
+"""Allows one job at a time in a workdir.
 
 The lock is the system's (`flock`) and ends with the process, however that ends.
 The file says whose it is, for the message, and for disks that know no locks.
@@ -31,7 +31,7 @@ _held: 'weakref.WeakValueDictionary[pathlib.Path, Lock]' = (
 
 
 class Lock:
-  """That of this process on a workdir; it ends with the object, too."""
+  """Lock of this process on a workdir; deleting the object releases it."""
 
   def __init__(self, path: pathlib.Path):
     """Use `take`."""
@@ -66,7 +66,7 @@ class Lock:
       self.path.write_text(json.dumps(_describe_this()) + '\n')
 
   def release(self) -> None:
-    """Lets another job have the workdir."""
+    """Releases the workdir for other jobs."""
     if self.held:
       self.held = False
       # Empty: this job has come to its end. The file stays: who removes it may
@@ -123,7 +123,7 @@ def _describe_this():
 
 
 def _owner(path) -> dict[str, Any] | None:
-  """What the file says; None if it says nothing, or not all."""
+  """Reads the owner from the lock file; None if it is incomplete."""
   try:
     with open(path, 'rb') as file:
       owner = json.loads(file.read(4096))
@@ -134,7 +134,7 @@ def _owner(path) -> dict[str, Any] | None:
 
 
 def _is_alive(owner):
-  """Whether its process is there: that one, not another with its number."""
+  """Whether the owner is running, and not another process with its number."""
   try:
     os.kill(owner['pid'], 0)
   except (ProcessLookupError, OverflowError):
@@ -145,7 +145,7 @@ def _is_alive(owner):
 
 
 def _started(pid):
-  """When a process began, in ticks since the machine did; None: not known."""
+  """Start of a process in ticks since boot; None if unknown."""
   try:
     stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
     # After the name, which may have anything in it.

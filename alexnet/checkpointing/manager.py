@@ -1,4 +1,4 @@
-"""Checkpoints: what is needed to continue a run bit by bit.
+"""Saves and restores checkpoints, with which a run continues bit by bit.
 
 workdir/checkpoints/STEP/ holds `state` (arrays, by Orbax), `progress` (JSON:
 what the host knows) and `manifest.json`, see manifest.py. That is written last,
@@ -67,7 +67,7 @@ def parse_step(value: str | None) -> int | str:
 def check_data(
     workdir: pathlib.Path, trained_on: Any, identity: str, names: str
 ) -> None:
-  """Compares the data that a checkpoint's progress names with what is there.
+  """Compares a checkpoint's training data with the present data.
 
   Args:
     workdir: of the run.
@@ -121,7 +121,7 @@ class Checkpoints:
       which: int | str = NEWEST,
       report: Callable[[str], None] = logging.warning,
   ) -> int | None:
-    """Chooses a checkpoint that is as it was written.
+    """Chooses a checkpoint and verifies its checksums.
 
     Args:
       which: a step; 'newest': the newest one that is not damaged; or 'best':
@@ -164,7 +164,7 @@ class Checkpoints:
     return which
 
   def newest_good(self) -> tuple[int | None, dict[int, str]]:
-    """Finds the newest checkpoint that is not damaged; reads all its files.
+    """Finds the newest undamaged checkpoint; reads all its files.
 
     Returns:
       (its step, {step: what is wrong with it} of newer ones); the step is None
@@ -199,7 +199,7 @@ class Checkpoints:
     return None, {}
 
   def set_aside(self, step: int) -> pathlib.Path:
-    """Renames a damaged checkpoint, so that it does not count any more."""
+    """Renames a damaged checkpoint so that it is ignored."""
     path = self._directory / str(step)
     aside, number = path.with_name(f'{step}{_DAMAGED}'), 1
     while aside.exists():
@@ -220,7 +220,7 @@ class Checkpoints:
       best: Collection[int] = (),
       report: Callable[[str], None] = logging.warning,
   ) -> None:
-    """Writes a checkpoint, then deletes those too old to keep.
+    """Writes a checkpoint, then deletes old ones.
 
     Args:
       step: updates made.
@@ -277,7 +277,7 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
 
   def _raise_known(self, step, error, no_room):
-    """Says why a save has failed, if the disk has; removes what is left."""
+    """Raises an error that explains a failed save, and removes its files."""
     place = f'the checkpoint of step {step} in {self._directory}'
     if jax.process_count() > 1:
       if _is_of_disk(error):
@@ -294,7 +294,7 @@ class Checkpoints:
       raise UnsavedError(f'cannot write {place} ({cause.strerror})') from error
 
   def _sync_metrics(self):
-    """No record is lost that is older than the checkpoint.
+    """Syncs metrics.jsonl, so that no record older than the checkpoint is lost.
 
     A run that continues from it after a power cut would not write it again.
     Where that fails, the checkpoint is worth more than the records.
@@ -305,7 +305,7 @@ class Checkpoints:
       manifest.sync_folder(self._workdir)
 
   def _delete(self, step, report):
-    """Deletes an old one. If that fails, the new one is there all the same.
+    """Deletes an old checkpoint. A failure is only reported.
 
     What is left without a manifest goes when the run is started again.
     """
@@ -325,7 +325,7 @@ class Checkpoints:
       shutil.rmtree(path, ignore_errors=True)  # As much as can be.
 
   def _remove_unfinished(self, step):
-    """Gives back the room that a failed save has taken."""
+    """Removes the files of a failed save."""
     paths = [*self._temporary(step), self._directory / str(step)]
     for path in paths:
       if not (path / manifest.FILE).exists():
@@ -454,7 +454,7 @@ class Checkpoints:
     self._manager.close()
 
   def set_aside_unfinished(self) -> list[pathlib.Path]:
-    """Clears up behind a process that was killed.
+    """Cleans up after a process that was killed.
 
     What is left of a save that came after the newest complete checkpoint is
     renamed, until the next save is complete; what never got its name, and what
@@ -487,7 +487,7 @@ class Checkpoints:
     return renamed
 
   def _check(self, step):
-    """Once for `find` and `restore` together: it takes as long as to read."""
+    """Verifies checksums, once for `find` and `restore` together."""
     if step not in self._checked:
       manifest.check(self._directory / str(step))
       self._checked.add(step)
@@ -499,7 +499,7 @@ def _is_finite(value):
 
 
 def _folders(directory):
-  """{step: folder}, whatever is in them."""
+  """{step: folder} of all checkpoints, complete or not."""
   return {
       int(path.name): path
       for path in directory.glob('*')

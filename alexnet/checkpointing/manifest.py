@@ -1,4 +1,4 @@
-"""The SHA-256 of every file of a folder, in a file of its own.
+"""Writes and checks manifests: the SHA-256 of each file of a folder.
 
 Orbax does not notice a flipped bit in a checkpoint; this does. It is written
 last, and a folder without it was interrupted.
@@ -20,7 +20,7 @@ _DIGEST = re.compile('[0-9a-f]{64}')
 
 
 def write(directory: pathlib.Path) -> None:
-  """Notes all files that are there, once they are on the disk for good.
+  """Writes the manifest of a folder after syncing its files to disk.
 
   After a power cut the manifest is there only if all that it names is.
 
@@ -39,7 +39,7 @@ def write(directory: pathlib.Path) -> None:
 
 
 def sync_folder(directory: pathlib.Path) -> None:
-  """Sees to it that the names in a folder are on the disk for good."""
+  """Syncs the names in a folder to disk."""
   with contextlib.suppress(OSError):  # Some network disks cannot.
     _sync(directory)
 
@@ -53,7 +53,7 @@ def _sync(path):
 
 
 def check(directory: pathlib.Path) -> None:
-  """Compares a folder with its manifest; reads every file, loads none.
+  """Compares a folder with its manifest, reading every file.
 
   Raises:
     CheckpointError: the first difference: a file that is missing, is not as it

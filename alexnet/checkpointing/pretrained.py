@@ -20,7 +20,7 @@ Variables = dict[str, dict[str, Any]]
 
 
 class Pretrained:
-  """The layers that a run takes over from another run's newest checkpoint.
+  """The layers that a run takes from another run's newest checkpoint.
 
   Attributes:
     workdir: of the other run.
@@ -30,7 +30,7 @@ class Pretrained:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, shapes: Variables):
-    """Finds the other run and compares its layers with those of this one.
+    """Opens the other run and compares its layers with those of this one.
 
     Args:
       config: the `pretrained` part of a config, with `workdir` set.
@@ -107,7 +107,7 @@ class Pretrained:
     return {name: {**variables[name], **loaded[name]} for name in variables}
 
   def record(self) -> dict[str, Any]:
-    """What was taken from where, for the run's files."""
+    """Record of the layers and their origin, for the run's files."""
     return {
         'workdir': str(self.workdir),
         'step': self.step,
@@ -117,7 +117,7 @@ class Pretrained:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError if layers are to be taken, but not said from where.
+  """Raises ConfigError if layers are given without a workdir.
 
   Args:
     config: the `pretrained` part of a config.
@@ -139,7 +139,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _by_layer(variables):
-  """{layer: {path in it, behind the name of a collection of state: shape}}."""
+  """Groups shapes by layer: {layer: {path: shape}}."""
   layers = {}
   for collection, tree in variables.items():
     for path, leaf in jax.tree.leaves_with_path(tree):

@@ -1,4 +1,4 @@
-"""The files of a run that a person reads: its config, and its results."""
+"""Reads and writes the JSON files of a run: config, environment, results."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ EARLIER = {
 
 
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads the config that a run was made by.
+  """Reads a run's config.
 
   Raises:
     CheckpointError: the folder holds no run.
@@ -110,7 +110,7 @@ def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
 def save_environment(
     workdir: pathlib.Path, description: dict[str, Any]
 ) -> None:
-  """Writes what a run runs on, and the command line.
+  """Writes the environment of a session and its command line.
 
   A run of several sessions keeps one entry for each.
 
@@ -128,12 +128,12 @@ def save_environment(
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a file that is either as it was or complete."""
+  """Writes a file atomically."""
   atomic.replace_text(path, json.dumps(values, indent=2) + '\n')
 
 
 def _to_tuples(value):
-  """JSON has no tuples, configs have no lists."""
+  """Converts the lists of JSON to the tuples of configs."""
   if isinstance(value, dict):
     return {name: _to_tuples(item) for name, item in value.items()}
   if isinstance(value, list):
@@ -142,7 +142,7 @@ def _to_tuples(value):
 
 
 def flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested dictionaries as one, {'dotted.name': value}."""
+  """Flattens nested dictionaries to {'dotted.name': value}."""
   flat = {}
   for name, value in values.items():
     if isinstance(value, dict):

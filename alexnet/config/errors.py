@@ -1,10 +1,10 @@
-"""What a user can mend about a config, a workdir or a training run."""
+"""Errors that a user can fix: of a config, a workdir or a training run."""
 
 from input_pipeline.errors import UserError
 
 
 class ConfigError(UserError):
-  """A field of the config has a value that cannot work."""
+  """A field of the config has an invalid value."""
 
 
 class CheckpointError(UserError):
@@ -16,12 +16,12 @@ class WorkdirInUseError(CheckpointError):
 
 
 class UnsavedError(CheckpointError):
-  """A checkpoint could not be written; earlier ones are as they were."""
+  """A checkpoint could not be written; earlier ones are intact."""
 
 
 class BadStepError(UserError):
-  """Training has gone wrong, so going on would be useless."""
+  """Training has diverged, or too many steps are bad."""
 
 
 class NonFiniteLossError(BadStepError):
-  """The loss is no longer a number."""
+  """The loss is not finite."""

@@ -1,4 +1,4 @@
-"""When a run evaluates, saves, writes a line of its log, and ends: in steps.
+"""Converts durations and intervals of a config to steps.
 
 Durations in a config are 'N epochs', 'N steps', 'N examples', or 'never'.
 """
@@ -40,7 +40,7 @@ class Timetable:
 
   @classmethod
   def of(cls, config: ml_collections.ConfigDict, examples: int) -> 'Timetable':
-    """Reads a whole config, for a training set of so many examples."""
+    """Timetable of a config, for a training set of so many examples."""
 
     def steps(field):
       return to_steps(
@@ -65,12 +65,12 @@ class Timetable:
 
 
 def is_due(step: int, every: int | None) -> bool:
-  """Whether what is done `every` so many steps is to be done after `step`."""
+  """Whether an action of every so many steps is due after `step`."""
   return every is not None and step > 0 and step % every == 0
 
 
 def is_valid(duration: Any) -> bool:
-  """Whether it is a duration, 'never' not included."""
+  """Whether the text is a duration other than 'never'."""
   return _parse(duration) is not None
 
 

@@ -77,7 +77,7 @@ class Sweep:
     return len(self.variants) * self.seeds
 
   def variant(self, index: int) -> Variant:
-    """Of one run; all variants come with the first seed, then the second."""
+    """Variant of a run; runs are ordered by seed, then by variant."""
     return self.variants[index % len(self.variants)]
 
   def config(self, index: int) -> ml_collections.ConfigDict:
@@ -99,7 +99,7 @@ class Sweep:
     return config
 
   def folder(self, index: int) -> str:
-    """Folder of one run in the workdir: equal for equal runs of two sweeps."""
+    """Folder of one run in the workdir; equal runs of two sweeps share it."""
     config = self.config(index)
     # Bases have other names in other sweeps, and are the same run.
     is_base = config == self.config(index - index % len(self.variants))
@@ -110,7 +110,7 @@ class Sweep:
     return f'{safe[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
   def describe(self, index: int) -> str:
-    """One run, for people."""
+    """Describes one run."""
     variant = self.variant(index)
     seed = f'seed {self.config(index).seed}'
     return f'{self.name}: {variant.name}, {seed}: {variant.overrides}'
@@ -151,7 +151,7 @@ def _load(path):
 
 
 def parse_settings(texts: Iterable[str]) -> Overrides:
-  """Reads 'dotted.field=value'; what is not a Python literal is a string."""
+  """Parses 'dotted.field=value'; values that are not literals are strings."""
   settings = {}
   for text in texts:
     field, equals, value = text.partition('=')

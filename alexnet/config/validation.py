@@ -1,4 +1,4 @@
-"""Looks at every field of a config before anything else happens.
+"""Checks every field of a config before a run starts.
 
 One row a field. That fields fit each other is at the end; what depends on the
 data, the devices or the layers' names is checked where these are known. The
@@ -108,7 +108,7 @@ COMMON = {
 def check(
     config: ml_collections.ConfigDict, rows: Mapping[str, checks.Check]
 ) -> None:
-  """Looks at every field of a config, see `checks.complaints`.
+  """Checks every field of a config, see `checks.complaints`.
 
   Raises:
     ConfigError: names the field, what it is and what is wanted.
@@ -118,7 +118,7 @@ def check(
 
 
 def resolve_paths(config: ml_collections.ConfigDict) -> None:
-  """Makes paths absolute: a run is not always looked at from one folder."""
+  """Makes paths absolute, as commands may run in other folders."""
   config.update_from_flattened_dict({
       field: str(paths.local(value, field))
       for field, row in COMMON.items()
@@ -127,7 +127,7 @@ def resolve_paths(config: ml_collections.ConfigDict) -> None:
 
 
 def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields what is right by itself, and cannot be together."""
+  """Yields conflicts between fields that are valid by themselves."""
   yield from fields.conflicts(config)
   if config.batch_size % config.accumulation:
     yield (
@@ -148,7 +148,7 @@ def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def check_size(parameters: int) -> None:
-  """Raises ConfigError for a network that nothing here could hold.
+  """Raises ConfigError for a network with too many parameters.
 
   Args:
     parameters: their number, known from shapes before there are arrays.

@@ -1,1 +1,1 @@
-"""Networks that the authors' own definition files describe."""
+"""Networks described by the authors' own definition files."""

@@ -1,4 +1,4 @@
-"""What a config says about a network that the authors' own files describe.
+"""The config of networks described by the authors' own files.
 
 Connects configs/cuda_convnet.py with the parser and the towers.
 """
@@ -50,7 +50,7 @@ Rules = dict[str, dict[str, Rule]]
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
-  """Puts what the two files say into a config; others are left as they are.
+  """Adds the contents of the two files to a config that names them.
 
   Sets model.layers_text, params_text, image_size, towers and num_classes,
   optimizer.momentum, and of the augmentation what depends on the dataset and is
@@ -121,7 +121,7 @@ def create(model: ml_collections.ConfigDict) -> CudaConvnet:
 
 
 def network(model: ml_collections.ConfigDict) -> towers.Network:
-  """The network of the `model` part of a config that has the texts."""
+  """Network of a config's `model` part, which has the texts."""
   if None in (model.layers_text, model.params_text, model.image_size):
     raise ConfigError(
         'model.layers_text, params_text and image_size are not set: call '

@@ -1,4 +1,4 @@
-"""A network that the authors' own files describe, see parser.py.
+"""A network described by the authors' own files, see parser.py.
 
 Each node of a `towers.Network` is computed from those above it. What a pair
 computes is split over the towers like everything in this package; what a single

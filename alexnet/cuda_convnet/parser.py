@@ -120,7 +120,7 @@ class _Reader:
     self._sections[section.name] = section
 
   def _check_size(self, section, layer):
-    """Refuses what no memory could hold, before there is any array."""
+    """Refuses networks with too many parameters."""
     side = layer.side or 1
     if layer.channels > _MOST_CHANNELS or layer.channels * side**2 > _MOST:
       raise section.error(
@@ -144,7 +144,7 @@ class _Reader:
       )
 
   def finish(self) -> Definition:
-    """Checks what can only be known at the end."""
+    """Checks the whole network."""
     if self._cost is None:
       raise ConfigError(
           f'{self._files[0]}: has no layer of type cost.logreg: wanted one, '

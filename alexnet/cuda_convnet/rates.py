@@ -88,7 +88,7 @@ _FORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-  """What a matrix's weights are kept in after each update.
+  """Bounds of a matrix's weights, applied after each update.
 
   Both are of the weights that one output reads, divided by their number.
 

@@ -1,4 +1,4 @@
-"""What a cuda-convnet definition says, as data. Uses no JAX."""
+"""Data classes of a cuda-convnet definition. Uses no JAX."""
 
 import dataclasses
 from typing import Any

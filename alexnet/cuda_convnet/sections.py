@@ -58,7 +58,7 @@ REQUIRED: Any = object()
 
 
 class Section:
-  """The options of one section; knows where they stand, and which were used."""
+  """The options of one section, with their lines and whether they were read."""
 
   def __init__(self, file: str, name: str, line: int):
     self.file, self.name, self.line = file, name, line
@@ -114,18 +114,18 @@ class Section:
     return values
 
   def must_be(self, option: str, kind: Callable, values: tuple, why: str):
-    """Refuses what would change the network, but is not written here."""
+    """Refuses values that are not implemented."""
     value = self.get(option, kind, values[0])
     if value not in values:
       raise self.error(f'{option} is {value}: {why}', option)
 
   def at_least(self, option: str, value: Any, low: float):
-    """Refuses a value (or one of several) that is too low."""
+    """Refuses values that are too small."""
     if min(value if isinstance(value, tuple) else (value,)) < low:
       raise self.error(f'{option} is {value}: wanted at least {low}', option)
 
   def finish(self):
-    """Refuses options that nobody has asked for."""
+    """Refuses options that were not read."""
     known = {name.lower() for name in self._known}
     for option, (_, line) in self.options.items():
       if option not in known:

@@ -114,7 +114,7 @@ def pair(definition: Definition) -> Network:
 
 
 class _NoPairError(Exception):
-  """Two layers called like a pair are none, or a layer reads one half."""
+  """Two layers named like a pair are not one, or a layer reads one half."""
 
 
 def _candidates(layers):

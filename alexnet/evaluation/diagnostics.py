@@ -1,4 +1,4 @@
-"""What a run looks at in itself at each evaluation, and writes down.
+"""Measures and draws a network at each evaluation of a run.
 
 It reads the state and has data of its own, so that training goes on as if it
 were not there.
@@ -48,7 +48,7 @@ class Observer:
   def observe(
       self, writer: Writer, step: int, state: Any, rates: Any
   ) -> None:
-    """Looks at a state and writes what it sees.
+    """Writes measurements and pictures of a state.
 
     Args:
       writer: of the run.

@@ -34,7 +34,7 @@ class Mean:
     self._views: list[int] = []
 
   def add(self, predictions: Predictions, weight: float) -> None:
-    """Adds a run's predictions, of the same images and classes, which it keeps.
+    """Adds (and keeps) a run's predictions of the same images and classes.
 
     Args:
       predictions: of the run; its arrays are not to be used any more.
@@ -50,7 +50,7 @@ class Mean:
     self._views.append(predictions.views)
 
   def predictions(self) -> Predictions:
-    """The mean of what was added; its views are the fewest of any run."""
+    """The mean prediction; its number of views is the smallest of any run."""
     log_weight = np.float32(math.log(self._weight))
     return Predictions(
         self._sum - log_weight, self._labels, min(self._views)
@@ -146,7 +146,7 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class _Set:
-  """What a run is evaluated on."""
+  """The evaluation set of a run."""
 
   workdir: pathlib.Path
   name: str
@@ -168,7 +168,7 @@ class _Set:
 
 
 def _check_sets(sets):
-  """Before the first run is evaluated, which may take an hour."""
+  """Checks that evaluation sets agree, before the first evaluation."""
   first = sets[0]
   for other in sets[1:]:
     together = f'{first.workdir} and {other.workdir} cannot be averaged'

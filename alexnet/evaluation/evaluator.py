@@ -1,4 +1,4 @@
-"""Exact evaluation: every example of the evaluation set counts once.
+"""Evaluates networks exactly: each example counts once.
 
 The command is `python -m alexnet.evaluate`.
 """
@@ -24,7 +24,7 @@ _SCORED_AT_ONCE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """What a run says of every image of an evaluation set, in its order.
+  """Predictions for every image of an evaluation set, in order.
 
   Attributes:
     log_probabilities: [images, classes] float32, of the mean of the views.
@@ -131,7 +131,7 @@ def predict(
 
 
 def score(predictions: Predictions) -> dict[str, float]:
-  """The result, as of `evaluate`, of predictions that are there."""
+  """Scores existing predictions, as `evaluate` does."""
   total = len(predictions.labels)
   sums = collections.Counter()
   add_up = jax.jit(losses.score)

@@ -1,4 +1,4 @@
-"""What a run draws of itself while it trains: workdir/images, TensorBoard.
+"""Draws kernels and predictions during training.
 
 It is made at evaluations, of arrays that the run has anyway, and changes
 nothing of the training.

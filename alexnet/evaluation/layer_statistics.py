@@ -1,4 +1,4 @@
-"""What goes on in each layer, measured beside training, which it leaves alone.
+"""Measures statistics of each layer, without effect on training.
 
 At each evaluation one forward and one backward pass of the same training
 images, as a test sees them: the centre crop, no dropout, no lighting. So the
@@ -149,7 +149,7 @@ def _norm(x):
 
 
 def velocity_of(opt_state: Any, rates: Any) -> Any:
-  """The last update of each parameter, as the optimizer remembers it.
+  """The optimizer's velocity of each parameter: its last update.
 
   Args:
     opt_state: of `optimizer.create_optimizer`.

@@ -1,4 +1,4 @@
-"""Opens a run, finished or under way, to evaluate it; writes nothing there."""
+"""Opens a run for evaluation, finished or not, without writing anything."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ from alexnet.runtime import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """The parameters of a checkpoint, on the mesh, beside the run's data.
+  """The parameters of a checkpoint on the mesh, and the run's data.
 
   Attributes:
     task: what the run's config makes, with its data open.
@@ -38,7 +38,7 @@ class Session:
     return self.task.evaluate(self.variables, views)
 
   def predict(self, views: str) -> Predictions:
-    """What the network says of each image of the evaluation set."""
+    """Predictions for each image of the evaluation set."""
     return self.task.predict(self.variables, views)
 
 

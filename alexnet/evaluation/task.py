@@ -1,4 +1,4 @@
-"""What a config makes: its network, its data and its devices, without a state.
+"""Creates what a config describes: network, data and devices.
 
 Training and evaluation share it.
 """
@@ -24,7 +24,7 @@ from input_pipeline.pipeline import Pipeline
 
 
 class Task:
-  """A checked config and what it makes.
+  """A checked config with its network, data and devices.
 
   Attributes:
     config: the whole config, with what the data and other files say filled in.
@@ -100,7 +100,7 @@ class Task:
 
   @property
   def data_names(self) -> str:
-    """Of the sets, for messages."""
+    """Names of the sets, for messages."""
     return f'{self.train.name} and {self.evaluation.name}'
 
   def open_data(self) -> None:
@@ -176,7 +176,7 @@ class Task:
     )
 
   def predict(self, variables: Any, views: str) -> Predictions:
-    """What the network says of each image of the evaluation set."""
+    """Predictions for each image of the evaluation set."""
     return evaluator.predict(
         self.predict_steps[views],
         rounded(variables, self.model.dtype),

@@ -1,1 +1,1 @@
-"""Trained networks, used on any images."""
+"""Applies trained networks to any images."""

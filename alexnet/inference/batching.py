@@ -1,4 +1,4 @@
-"""Any number of images through a device, in batches of one size.
+"""Runs any number of images through a device in batches of equal size.
 
 Threads read the next images while the device computes, and what is in memory at
 a time does not grow with their number.
@@ -20,7 +20,7 @@ Result = TypeVar('Result')
 
 
 def padded(count: int, most: int) -> int:
-  """The size that a batch is filled up to: few sizes to compile.
+  """Padded batch size, one of few, so that few programs are compiled.
 
   Args:
     count: number of images in it.
@@ -42,7 +42,7 @@ def stream(
     finish: Callable[[Pending], Sequence[Result]],
     batch_size: int,
 ) -> Iterator[Result | ImageError]:
-  """Yields a result for each image, in their order.
+  """Yields a result for each image, in order.
 
   Args:
     images: any number of them.

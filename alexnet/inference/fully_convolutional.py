@@ -1,4 +1,4 @@
-"""Dense views: the network at every place of whole images, at several scales.
+"""Dense views: the network at all positions of whole images and scales.
 
 The fully connected layers become convolutions, 6 x 6 and then 1 x 1, with the
 same parameters. An image of 224 pixels has one place, and then this is the
@@ -40,7 +40,7 @@ _WAITING = 2**27
 
 
 class Network(Protocol):
-  """What is asked of a `TrainedNetwork`, see predictor.py."""
+  """The methods used of a `TrainedNetwork`, see predictor.py."""
 
   config: ml_collections.ConfigDict
   class_names: tuple[str, ...]
@@ -52,7 +52,7 @@ class Network(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-  """What a network says of the places of an image at one scale.
+  """Predictions at all positions of an image at one scale.
 
   Attributes:
     probabilities: [places down, places across, classes] float32.
@@ -64,7 +64,7 @@ class Map:
 
 
 def parse_scales(given: Sequence[str] | None) -> tuple[int, ...] | None:
-  """Reads what a flag has; None if it is not set.
+  """Parses a flag; None if it is not set.
 
   Raises:
     ConfigError: not whole numbers.
@@ -111,7 +111,7 @@ def check_scales(
 
 
 def map_scale(config: ml_collections.ConfigDict) -> int:
-  """The scale of a map that is to be looked at, in pixels.
+  """The scale of a map to be drawn, in pixels.
 
   That of the squares has too few places: 2 x 2 in the paper's network, where
   this one, of two crops, has 8 x 8.
@@ -120,7 +120,7 @@ def map_scale(config: ml_collections.ConfigDict) -> int:
 
 
 def batch_size_for(config: ml_collections.ConfigDict, pixels: float) -> int:
-  """About as many pixels at once as of centre crops, to fit the memory."""
+  """Batch size with about as many pixels as a batch of centre crops."""
   views = 1 + config.augmentation.flip
   share = pixels * views / config.augmentation.crop_size**2
   return max(1, int(config.evaluation_batch_size / share))
@@ -132,7 +132,7 @@ def stream(
     scales: Sequence[int] | None,
     batch_size: int | None = None,
 ) -> Iterator[list[Map] | ImageError]:
-  """Maps of class probabilities of any number of images, in their order.
+  """Yields maps of class probabilities for any number of images, in order.
 
   Images wait for others of their shape, in memory that does not grow with
   their number, so that results may come many at a time.
@@ -166,7 +166,7 @@ def stream(
     return batch_size or batch_size_for(network.config, shape[0] * shape[1])
 
   def size_of(pictures):
-    """Bytes of an image that waits, and of its maps."""
+    """Size in bytes of a waiting image and its maps."""
     places = sum(p.shape[0] * p.shape[1] for p in pictures) // distance**2
     return sum(p.nbytes for p in pictures) + 4 * outputs * places
 
@@ -180,7 +180,7 @@ def stream(
 
 
 class _Waiting:
-  """Images of many shapes, until there are enough of one to compute them.
+  """Collects images of many shapes into batches of one shape.
 
   Results come in the order of the images, so one of a rare shape holds up all
   that follow; with too many of these it is computed with what there is.
@@ -199,7 +199,7 @@ class _Waiting:
     self._under_way = collections.deque()
 
   def add(self, item):
-    """Takes the next image, as pictures of all scales, or its error."""
+    """Adds the next image, as pictures of all scales, or its error."""
     number = self._first + len(self._entries)
     if isinstance(item, ImageError):
       self._entries.append(_Entry(item, (), 0))
@@ -212,14 +212,14 @@ class _Waiting:
       self._begin(picture.shape, full=True)
 
   def finished(self):
-    """Yields results; with too much in memory it waits for the next ones."""
+    """Yields finished results; waits for some if memory is full."""
     while self._entries and (
         self._entries[0].is_complete or self._bytes > _WAITING
     ):
       yield self._next()
 
   def rest(self):
-    """Yields all that are left."""
+    """Yields the remaining results."""
     for shape in list(self._of_shape):
       self._begin(shape)
     while self._entries:
@@ -239,7 +239,7 @@ class _Waiting:
     return entry.item if isinstance(entry.item, ImageError) else entry.maps
 
   def _begin(self, shape, full=False):
-    """Gives the device all of a shape, or what makes full batches."""
+    """Starts the batches of a shape: all images, or full batches only."""
     most, places = self._most(shape), self._of_shape[shape]
     while len(places) >= (most if full else 1):
       now, places[:most] = places[:most], []
@@ -252,7 +252,7 @@ class _Waiting:
         self._collect()
 
   def _collect(self):
-    """Waits for the batch that was begun first."""
+    """Waits for the batch that was started first."""
     places, shape, maps = self._under_way.popleft()
     for (number, scale), one in zip(places, np.asarray(maps)):
       entry = self._entries[number - self._first]
@@ -262,7 +262,7 @@ class _Waiting:
 
 @dataclasses.dataclass
 class _Entry:
-  """An image that waits: its pictures or error, its maps, its bytes."""
+  """A waiting image: its pictures or error, its maps, its size in bytes."""
 
   item: Any
   maps: Any
@@ -276,7 +276,7 @@ class _Entry:
 def whole(
     network: Network, image: Image.Image, scale: int
 ) -> np.ndarray:
-  """What a network sees of an image at a scale, [height, width, 3] uint8."""
+  """An image resized to a scale, [height, width, 3] uint8."""
   if network.inputs.aspect == 'warp':
     box = preprocessing.whole(scale)
     return preprocessing.resized(image, aspect='warp', box=box)
@@ -300,7 +300,7 @@ def _maps_of(model):
 
 
 def mean(maps: Sequence[Map]) -> np.ndarray:
-  """[classes]: the mean over scales of the mean over places."""
+  """[classes] probabilities: means over positions, then over scales."""
   return np.mean([one.probabilities.mean((0, 1)) for one in maps], axis=0)
 
 

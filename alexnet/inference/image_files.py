@@ -1,4 +1,4 @@
-"""The images that a user names: listed and opened."""
+"""Lists and opens the images that a user names."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ Images = Iterable[ImageLike]
 def open_image(
     image: ImageLike, background: decoding.Background
 ) -> Image.Image:
-  """Decodes a file, or takes pixels as they are: 8-bit RGB.
+  """Decodes a file, or returns an array of 8-bit RGB pixels unchanged.
 
   Args:
     image: file or pixels.
@@ -47,7 +47,7 @@ def open_image(
 def find(
     names: Sequence[str],
 ) -> tuple[list[pathlib.Path | str], listing.LeftOut]:
-  """Lists files, and the images in folders and the folders in these.
+  """Lists files, and the images in folders and their subfolders.
 
   Args:
     names: of files, whatever they are called, and folders.

@@ -95,7 +95,7 @@ def load(
 def config_of_run(
     workdir: pathlib.Path, overrides: dict[str, Any] | None = None
 ) -> ml_collections.ConfigDict:
-  """The config of a run that has a checkpoint, to use its network.
+  """Config of a run with a checkpoint, for using its network.
 
   Args:
     workdir: of the run.
@@ -118,7 +118,7 @@ def config_of_run(
 
 @dataclasses.dataclass(frozen=True)
 class StoredNetwork:
-  """The network of a checkpoint that is as it was written, not read yet.
+  """The network of a verified checkpoint, before its variables are read.
 
   Attributes:
     workdir: of the run.
@@ -154,7 +154,7 @@ def open_network(
     step: int | str = manager.NEWEST,
     report: Callable[[str], None] = logging.warning,
 ) -> Iterator[StoredNetwork]:
-  """Finds a run's checkpoint; writes nothing there.
+  """Finds a run's checkpoint without writing anything.
 
   Args:
     workdir: of the run.
@@ -170,7 +170,7 @@ def open_network(
 def check_shapes(
     workdir: pathlib.Path, step: int, got: Any, wanted: Any
 ) -> None:
-  """Compares a checkpoint with its network before there is any array.
+  """Compares the shapes of a checkpoint and a network.
 
   Args:
     workdir: of the run, for the message.

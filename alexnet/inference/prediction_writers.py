@@ -1,4 +1,4 @@
-"""Predictions as files: a table, JSON, or a picture like the paper's Figure 4.
+"""Writes predictions as CSV, JSON, or a picture like the paper's Figure 4.
 
 A writer is given each result as it comes, so that memory does not grow with the
 number of images. It is a context, at whose end its file is there; if that is an
@@ -41,7 +41,7 @@ class Writer(abc.ABC):
   """A file of predictions."""
 
   def __init__(self, path: pathlib.Path):
-    """Of a path whose folder is made if need be."""
+    """Takes a path, and creates its folder if necessary."""
     self.path = path
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -63,11 +63,11 @@ class Writer(abc.ABC):
 
   @abc.abstractmethod
   def add(self, result: Prediction | ImageError) -> None:
-    """Takes the next result."""
+    """Adds the next result."""
 
   @abc.abstractmethod
   def finish(self) -> str:
-    """Writes what is left; returns a line about the file."""
+    """Completes the file; returns a line about it."""
 
 
 def create(
@@ -78,7 +78,7 @@ def create(
     top: int,
     scales: Sequence[int] | None = None,
 ) -> Writer:
-  """The writer for a file's name: .csv, .json or .png.
+  """Creates the writer for a file name: .csv, .json or .png.
 
   Args:
     path: of the file.
@@ -114,7 +114,7 @@ class _Text(Writer):
 
   @abc.abstractmethod
   def _head(self) -> None:
-    """Writes what comes before the results."""
+    """Writes the beginning of the file."""
 
   def add(self, result):
     self._add(result)
@@ -126,7 +126,7 @@ class _Text(Writer):
 
 
 class _Table(_Text):
-  """A row a file: its name, what was wrong with it, or its classes."""
+  """CSV with one row per file: its name, its error, or its classes."""
 
   def __init__(self, path, top):
     super().__init__(path)

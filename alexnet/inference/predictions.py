@@ -1,4 +1,4 @@
-"""What a trained network says of image files, also as lines for a terminal."""
+"""Predicts the classes of image files, and formats them for a terminal."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ _EIGHTHS = ' ▏▎▍▌▋▊▉█'
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What a network says of one file.
+  """The prediction for one file.
 
   Attributes:
     path: of the file.
@@ -38,7 +38,7 @@ def predictions(
     scales: Sequence[int] | None = None,
     top: int = 5,
 ) -> Iterator[Prediction | ImageError]:
-  """Predicts the classes of files, or says why one cannot be used.
+  """Yields the prediction, or the error, of each file.
 
   Args:
     network: the network.

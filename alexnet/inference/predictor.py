@@ -1,4 +1,4 @@
-"""A trained network, to be used on any images.
+"""Applies a trained network to any images.
 
 Nothing of the training data is needed: what a network must know of it lies in
 the workdir (`checkpointing/input_spec.py`).
@@ -66,7 +66,7 @@ class TrainedNetwork:
 
   @property
   def layers(self) -> tuple[str, ...]:
-    """Names that `features` knows, in order; the last one is the head's."""
+    """Layer names for `features`, in order; the head is the last."""
     return self.model.layer_names
 
   @property
@@ -75,7 +75,7 @@ class TrainedNetwork:
     return self.config.dataset.size
 
   def fingerprint(self) -> str:
-    """SHA-256 of all parameters: another one for every other network."""
+    """SHA-256 of all parameters."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
       digest.update(jax.tree_util.keystr(path).encode())
@@ -84,7 +84,7 @@ class TrainedNetwork:
 
   @functools.cached_property
   def views(self) -> views_lib.Views:
-    """How the network's input is made of squares."""
+    """Makes the network's input from squares."""
     return views_lib.Views(
         self.inputs.mean_image,
         self.config.augmentation.mean_crop,

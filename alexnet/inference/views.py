@@ -1,4 +1,4 @@
-"""From 8-bit pixels to what the network reads, on the device.
+"""Turns 8-bit pixels into the network's input, on the device.
 
 The host sends crops as they lie on disk; the mean, the mirror image and the
 colour shift are arithmetic, and cost a device next to nothing.
@@ -25,7 +25,7 @@ Batch = dict[str, jax.Array]
 )
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """How a run makes its network's input; the same for all its batches.
+  """Makes a network's input, in the same way for all batches of a run.
 
   A pytree whose only leaf is the mean image: as an argument of a compiled step
   it need not be the same for every dataset.

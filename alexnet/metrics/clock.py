@@ -1,4 +1,4 @@
-"""The time that a run spends in training steps."""
+"""Measures the time that a run spends in training steps."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ class Clock:
     self._last_lap = (0, 0.0)
 
   def tick(self) -> None:
-    """A step has ended. The first one, which compiles, starts the clock."""
+    """Marks the end of a step; the first, which compiles, starts the clock."""
     now = time.perf_counter()
     if self._since is not None:
       elapsed = now - self._since
@@ -37,7 +37,7 @@ class Clock:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Time inside does not count; to be used between two steps."""
+    """Stops the clock inside the context; use it between two steps."""
     yield
     if self._since is not None:
       self._since = time.perf_counter()

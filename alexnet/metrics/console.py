@@ -1,4 +1,4 @@
-"""What a run tells a person: at its start, on its way and at its end."""
+"""Prints what a run does: at its start, during training and at its end."""
 
 import pathlib
 import shutil
@@ -30,7 +30,7 @@ class Console:
     self._open_line = False
 
   def print(self, text: str = '') -> None:
-    """Prints a line that stays, above a bar if there is one."""
+    """Prints a permanent line, above a progress bar if there is one."""
     if self._open_line:
       self._stream.write('\n')
       self._open_line = False
@@ -39,7 +39,7 @@ class Console:
     self._stream.flush()
 
   def progress(self, text: str) -> None:
-    """Prints a line that the next one replaces on a terminal."""
+    """Prints a line; on a terminal the next one replaces it."""
     if not self._in_place:
       self.print(text)
       return
@@ -51,7 +51,7 @@ class Console:
     self._open_line = True
 
   def bar(self, description: str, total: int, unit: str = 'img') -> tqdm.tqdm:
-    """Progress that goes when its `with` statement ends; see `streams`."""
+    """Progress bar that vanishes with its `with` statement; see `streams`."""
     if self._open_line:
       self._stream.write('\r\x1b[K')
       self._open_line = False
@@ -61,7 +61,7 @@ class Console:
 
 
 class Silence(Console):
-  """Of a process for which another one speaks."""
+  """Prints nothing, for processes other than the first."""
 
   def print(self, text: str = '') -> None:
     """Does nothing."""
@@ -112,7 +112,7 @@ def announce(
     train: 'Source',
     evaluation: 'Source',
 ) -> None:
-  """Says what a run is going to do.
+  """Prints what a run is going to do.
 
   Args:
     console: where.
@@ -167,7 +167,7 @@ def tell_of_data(
     evaluation: 'Source',
     advice: str = '',
 ) -> None:
-  """Says what is not used, and which images are in both sets, with advice."""
+  """Prints unused files and images that are in both sets, with advice."""
   from input_pipeline import sources  # With Pillow.
   from input_pipeline.files import names
 
@@ -188,7 +188,7 @@ def progress_line(
     total_steps: int,
     seconds_left: float | None,
 ) -> str:
-  """The line of a record 'train' of metrics.jsonl."""
+  """Formats the progress line of a record 'train' of metrics.jsonl."""
   rate = values['images_per_second']
   return (
       f'step {step}/{total_steps} {step / total_steps:4.0%}  '
@@ -202,7 +202,7 @@ def progress_line(
 def show_results(
     console: Console, workdir: pathlib.Path, results: dict[str, Any]
 ) -> None:
-  """Says what results.json says."""
+  """Prints the contents of results.json."""
   console.print(
       f'finished {results["step"]:,} steps in '
       f'{format_duration(results["train_seconds"])} of training'

@@ -1,4 +1,4 @@
-"""A trace of some steps of training, for TensorBoard or Perfetto."""
+"""Traces training steps for TensorBoard or Perfetto."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ NAME = 'train'
 
 
 def parse(text: str | None) -> range:
-  """The steps that a flag names: 'A:B' leads from step A to step B.
+  """Parses a range of steps: 'A:B' is from step A to step B.
 
   Raises:
     ConfigError: it names none.
@@ -34,17 +34,17 @@ def parse(text: str | None) -> range:
 
 
 class Profiler:
-  """Writes one trace of a run: of the steps asked for that it makes."""
+  """Writes one trace of a run, of the requested steps that it makes."""
 
   def __init__(self, steps: range, workdir: pathlib.Path, console: Console):
-    """Takes the steps, counted from 0; an empty range traces nothing."""
+    """Creates a profiler of steps, counted from 0; empty: none."""
     self._steps = steps
     self._folder = workdir / FOLDER
     self._console = console
     self._tracing = False
 
   def check(self, step: int, total_steps: int) -> None:
-    """Compares the steps asked for with those that a run has left.
+    """Compares the requested steps with those that a run has left.
 
     Raises:
       ConfigError: the run ends before them.
@@ -64,7 +64,7 @@ class Profiler:
   def make(
       self, step: int, train_step: Callable[..., Any], *arguments: Any
   ) -> Any:
-    """Makes a step, which is traced if it is one of those asked for.
+    """Makes a step, and traces it if it was requested.
 
     Args:
       step: number of the step, counted from 0.
@@ -93,7 +93,7 @@ class Profiler:
     return result
 
   def stop(self) -> None:
-    """Writes what has been traced, also of a run that ends on the way."""
+    """Writes what has been traced, also if the run ends early."""
     if not self._tracing:
       return
     self._tracing, self._steps = False, range(0)

@@ -1,4 +1,4 @@
-"""TensorBoard's files, which a run can do without.
+"""Writes TensorBoard's files; failures do not stop a run.
 
 tensorboardX writes in a thread that the first error ends; ten events later its
 queue is full, and a run would wait for ever. So it is given files that drop
@@ -47,7 +47,7 @@ class _Factory:
 
 
 class _File:
-  """A file that has whole events only, those there was room for."""
+  """A file of complete events only, even on a full disk."""
 
   def __init__(self, path):
     self._path = path

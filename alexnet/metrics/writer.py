@@ -1,4 +1,4 @@
-"""The numbers of a run: metrics.jsonl, and TensorBoard's files."""
+"""Writes the metrics of a run: metrics.jsonl and TensorBoard's files."""
 
 import contextlib
 import errno
@@ -42,7 +42,7 @@ class Writer:
       stays: Callable[[dict[str, Any]], bool] = _is_of_training,
       report: Callable[[str], None] = logging.warning,
   ):
-    """Opens the files, and drops the records that will be written again.
+    """Opens the files and drops records that will be written again.
 
     They are left by a session that was killed after its last checkpoint.
 
@@ -78,14 +78,14 @@ class Writer:
   def rewind(
       self, step: int, stays: Callable[[dict[str, Any]], bool]
   ) -> None:
-    """Goes back to a step: what was written of later ones goes, as in init."""
+    """Drops the records of later steps, as the constructor does."""
     self.flush()
     self._file.close()
     self._board.close()
     self._open(step, stays)
 
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-    """Writes one record at once, so that nothing is lost with the process."""
+    """Writes one record immediately."""
     record = {'kind': kind, 'step': step, **values}
     self._waiting.append(json.dumps(record) + '\n')
     try:
@@ -101,7 +101,7 @@ class Writer:
         self._board.add_scalar(f'{kind}/{name}', value, step)
 
   def flush(self) -> None:
-    """Writes the lines that wait.
+    """Writes pending lines.
 
     Raises:
       OSError: they have to wait on.
@@ -141,7 +141,7 @@ class Writer:
     self._board.add_histogram(tag, values, step)
 
   def close(self) -> None:
-    """Closes the files; lines that still wait are lost, which is reported."""
+    """Closes the files; pending lines are lost, and reported."""
     try:
       self.flush()
     except OSError as error:
@@ -181,7 +181,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class NoWriter(Writer):
-  """Of a process whose numbers another one writes."""
+  """Writes nothing, for processes other than the first."""
 
   def __init__(self):
     pass

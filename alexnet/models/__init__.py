@@ -1,4 +1,4 @@
-"""Networks by name: the one place that knows which there are.
+"""Networks by name.
 
 The file of a network has a `NETWORK`, see `Network`, which makes its module.
 Called with images, [batch, height, width, channels], and for training also with
@@ -46,7 +46,7 @@ def _crop(config):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What the file of a network gives.
+  """What a network's file must provide.
 
   Attributes:
     create: makes the module of `config.model`.
@@ -80,7 +80,7 @@ def _network(name):
 
 
 def fields(config: Config) -> dict[str, checks.Check]:
-  """What each field may be that a config has to have.
+  """Checks of the fields that a config must have.
 
   Args:
     config: the whole config; `model.name` says of which network.
@@ -96,7 +96,7 @@ def fields(config: Config) -> dict[str, checks.Check]:
 
 
 def check(config: Config) -> None:
-  """Looks at every field of a config, and whether they fit each other.
+  """Checks every field of a config, and conflicts between them.
 
   Args:
     config: the whole config, as from configs/ or a workdir.
@@ -129,12 +129,12 @@ def create_model(config: Config) -> Module:
 
 
 def input_shape(config: Config) -> tuple[int, int, int]:
-  """(height, width, channels) of what the network of a whole config reads."""
+  """(height, width, channels) of the network's input, for a whole config."""
   return network_of(config).input_shape(config)
 
 
 def variable_shapes(model: Module, shape: tuple[int, int, int]) -> Any:
-  """Shapes of a network's variables, before there are any.
+  """Shapes of a network's variables.
 
   Args:
     model: from `create_model`.
@@ -154,12 +154,12 @@ def variable_shapes(model: Module, shape: tuple[int, int, int]) -> Any:
 
 
 def number(params: Any) -> int:
-  """How many numbers a tree of parameters, or of their shapes, has."""
+  """Number of parameters in a tree of arrays or shapes."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def on_mesh(model: Module) -> Module:
-  """A network as each device of a mesh computes it, inside `jax.shard_map`.
+  """The network that each device of a mesh computes in `jax.shard_map`.
 
   A module has `tower_axis`, the mesh axis that features are split over. One
   that needs numbers of the whole batch, as batch normalization does, also has

@@ -115,7 +115,7 @@ class AlexNet(nn.Module):
 
   @property
   def head(self) -> str:
-    """Name of the layer that gives the logits."""
+    """Name of the layer that computes the logits."""
     return self.dense[-1][0]
 
   @property
@@ -128,7 +128,7 @@ class AlexNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Distance of two places of the form `everywhere`, in pixels."""
+    """Pixels between neighbouring positions of `everywhere`."""
     distance = 1
     for _, spec in self.convolutions:
       if spec.features:

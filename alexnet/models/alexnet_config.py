@@ -1,4 +1,4 @@
-"""From the `model` part of configs/alexnet.py to the network of alexnet.py."""
+"""Builds AlexNet from the `model` part of configs/alexnet.py."""
 
 import math
 
@@ -72,7 +72,7 @@ _CHECKS = {
 
 
 def _conflicts(config):
-  """Yields what is right by itself, and cannot be together."""
+  """Yields conflicts between fields that are valid by themselves."""
   model = _narrowed(config.model)
   if model.pool.stride > model.pool.window:
     yield (

@@ -1,4 +1,4 @@
-"""Parameters that are rounded once, for those who predict more than once.
+"""Rounds parameters once, for repeated predictions.
 
 A network that computes in bfloat16 rounds its float32 parameters wherever it
 uses them: in training anew in each step, as they change. For predictions the
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rounded:
-  """Parameters, the kernels of fully connected layers as products read them.
+  """Parameters with rounded kernels of fully connected layers.
 
   Attributes:
     arrays: tree of float32 arrays, except those kernels: [features, inputs], of

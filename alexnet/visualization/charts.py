@@ -1,4 +1,4 @@
-"""Charts for a page that is light or dark, and as PNG files.
+"""Draws charts for light and dark pages, and as PNG files.
 
 Each is drawn twice as SVG, with the colours of either theme and nothing behind
 it, and once more as a PNG file on white. One panel a chart, small enough that
@@ -99,7 +99,7 @@ def chart(
 
 
 def data_url(kind: str, content: bytes) -> str:
-  """A file as the address of a picture."""
+  """Encodes a file as a data URL."""
   return f'data:{kind};base64,{base64.b64encode(content).decode()}'
 
 
@@ -171,7 +171,7 @@ def lines(
     ordered: bool = False,
     from_zero: bool = True,
 ) -> Draw:
-  """How to draw lines.
+  """Returns a function that draws lines.
 
   Args:
     lines: the lines.
@@ -223,7 +223,7 @@ def say(
     percent: bool = False,
     best: Callable[[list[float]], float] | None = None,
 ) -> str:
-  """The numbers of lines for those who cannot see them.
+  """Describes lines in numbers, as alternative text.
 
   Args:
     lines: the lines.
@@ -244,7 +244,7 @@ def say(
 
 
 def _add_legend(axes, handles, labels):
-  """Above the lines, which it would hide, and in a picture so much higher."""
+  """Adds a legend above the lines and enlarges the picture for it."""
   figure = axes.figure
   longest = min(_LABEL, max(map(len, labels)))
   columns = max(1, min(4, _LEGEND // (longest + 5), len(labels)))
@@ -274,7 +274,7 @@ def _short(label):
 
 
 def bars(values: Mapping[str, float], *, xlabel: str) -> Draw:
-  """How to draw shares of named things, from top to bottom."""
+  """Returns a function that draws bars, from top to bottom."""
 
   def draw(axes, theme):
     from matplotlib.ticker import PercentFormatter
@@ -303,7 +303,7 @@ def matrix(
     xlabel: str,
     ylabel: str,
 ) -> Draw:
-  """How to draw a matrix of shares, 0 to 1.
+  """Returns a function that draws a matrix of shares from 0 to 1.
 
   Args:
     shares: [rows, columns].

@@ -1,4 +1,4 @@
-"""The kernels of the first layer: as a picture, and how colourful they are.
+"""Draws the kernels of the first layer and measures their colourfulness.
 
 The paper's Figure 3 shows the 96 kernels of conv1 and notes that those of one
 tower are mostly without colour and those of the other mostly coloured.
@@ -23,7 +23,7 @@ OF_NOISE = 2 / 3
 
 @dataclasses.dataclass(frozen=True)
 class Colourfulness:
-  """How colourful the kernels of a tower are, 0 to 1.
+  """Colourfulness of the kernels of a tower, from 0 to 1.
 
   Attributes:
     share: of the sum of squares of all its weights, what is chroma.
@@ -35,7 +35,7 @@ class Colourfulness:
 
 
 def first_layer(params: Any) -> tuple[str, ...] | None:
-  """Which parameter holds the kernels that read the image.
+  """Path of the kernels that read the image.
 
   Args:
     params: nested dictionaries of arrays or shapes.
@@ -53,7 +53,7 @@ def first_layer(params: Any) -> tuple[str, ...] | None:
 
 
 def first_kernels(params: Any) -> np.ndarray | None:
-  """These kernels, [size, size, 3, kernels] float32; None if there are none."""
+  """Kernels that read the image, [size, size, 3, kernels] float32, or None."""
   names = first_layer(params)
   if names is None:
     return None
@@ -62,7 +62,7 @@ def first_kernels(params: Any) -> np.ndarray | None:
 
 
 def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Splits the sum of squares of each kernel's weights in two.
+  """Splits each kernel's sum of squares into chroma and the rest.
 
   At each place of a kernel the three weights of red, green and blue are a
   vector. Its part along (1, 1, 1), which a grey image excites, is luminance;

@@ -1,4 +1,4 @@
-"""Pictures of images and what a network says of them, as in Figure 4."""
+"""Draws images with their predictions, as in the paper's Figure 4."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _RIGHT, _OTHER = '#2f9d6a', '#9aaabc'
 def top(
     probabilities: np.ndarray, count: int = TOP
 ) -> list[list[tuple[int, float]]]:
-  """The most probable classes of each image, the first one first.
+  """The most probable classes of each image, in descending order.
 
   Args:
     probabilities: [images, classes].
@@ -33,7 +33,7 @@ def top(
 
 
 def plain(text: str, longest: int, *, keep_end: bool = False) -> str:
-  """A text that Matplotlib draws as it is.
+  """Escapes a text for Matplotlib.
 
   Args:
     text: of one or more lines.
@@ -134,7 +134,7 @@ def rows(
 def encode(
     pixels: np.ndarray, kind: str = 'PNG', size: int | None = None
 ) -> bytes:
-  """A file of pixels.
+  """Encodes pixels as an image file.
 
   Args:
     pixels: [height, width, 3 or 4] uint8.
@@ -150,7 +150,7 @@ def encode(
 
 
 def decode(file: bytes) -> np.ndarray:
-  """[height, width, 3] uint8 of a picture's file."""
+  """Decodes an image file to [height, width, 3] uint8."""
   with Image.open(io.BytesIO(file)) as image:
     return np.asarray(image.convert('RGB'))
 

@@ -1,1 +1,1 @@
-"""What the fields of a config may be, and those that say what data to read."""
+"""Checks of config fields, and the fields of the data."""

@@ -1,4 +1,4 @@
-"""What a field of a config may be: kinds of checks, to be combined.
+"""Checks of config fields, to be combined.
 
 Each part of the program says by these what its own fields may be.
 """
@@ -21,7 +21,7 @@ _MISSING = object()
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """What a field may be.
+  """A check of a field.
 
   Attributes:
     wanted: in words.
@@ -32,7 +32,7 @@ class Check:
   accepts: Callable[[Any], bool]
 
   def or_unset(self) -> 'Check':
-    """The same, or None."""
+    """Accepts None as well."""
     return Check(
         f'{self.wanted}, or unset',
         lambda value: value is None or self.accepts(value),

@@ -1,4 +1,4 @@
-"""The fields of a config that say what data to read, and how.
+"""Checks of the fields that describe the data.
 
 One row a field of `dataset` and `augmentation`.
 """
@@ -43,7 +43,7 @@ CHECKS = {
 
 
 def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields what is right by itself, and cannot be together."""
+  """Yields conflicts between fields that are valid by themselves."""
   size, crop = config.dataset.size, config.augmentation.crop_size
   if crop > size:
     yield (
@@ -59,7 +59,7 @@ def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises DataError for a field that no data can be read by.
+  """Raises DataError for an invalid field of the data.
 
   Args:
     config: the whole config.

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, whenever a process is killed."""
+"""Writes files atomically, whenever a process is killed."""
 
 import contextlib
 import fcntl
@@ -29,7 +29,7 @@ def write(
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[BinaryIO]:
-  """A file to be written bit by bit.
+  """Opens a file for writing; it appears when complete.
 
   It gets its name, and what had that name is gone, when the context ends; if it
   ends with an error there is nothing of it.
@@ -69,7 +69,7 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 
 def _open_locked(path: pathlib.Path) -> BinaryIO:
-  """A new file, with the sign that a living process writes it."""
+  """Opens a new file, locked to show that a process is writing it."""
   while True:
     f = open(path, 'wb')
     # Some network disks cannot.
@@ -82,7 +82,7 @@ def _open_locked(path: pathlib.Path) -> BinaryIO:
 
 
 def remove_stale(scratch: pathlib.Path) -> None:
-  """Removes what killed processes have left of files that they wrote."""
+  """Removes unfinished files of killed processes."""
   for path in scratch.glob(f'*{_SUFFIX}'):
     with contextlib.suppress(OSError), open(path, 'rb') as f:
       fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

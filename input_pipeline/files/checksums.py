@@ -1,4 +1,4 @@
-"""Files compared by their content, of which SHA-256 stands for all bytes."""
+"""Compares files by SHA-256."""
 
 import collections
 import hashlib
@@ -13,7 +13,7 @@ HEAD = 2**16
 
 
 class TooMuchError(Exception):
-  """Files would take too long to compare."""
+  """Comparing files would take too long."""
 
 
 def of_file(path: str | os.PathLike) -> str:

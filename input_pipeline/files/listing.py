@@ -1,4 +1,4 @@
-"""Lists the files of folders, and counts what is not used of them."""
+"""Lists the files of folders, and counts unused ones."""
 
 import collections
 import os
@@ -35,7 +35,7 @@ _NAMES = 3
 
 
 class LeftOut:
-  """How much of some data is not used.
+  """Counts of unused files, by kind.
 
   Attributes:
     counts: number of files, links and folders by their kind, which is a suffix
@@ -54,7 +54,7 @@ class LeftOut:
       names.append(name)
 
   def update(self, other: 'LeftOut') -> None:
-    """Counts what another one has counted as well."""
+    """Adds the counts of another object."""
     self.counts.update(other.counts)
     for kind, names in other._names.items():
       self._names[kind] = (self._names.get(kind, []) + names)[:_NAMES]
@@ -77,12 +77,12 @@ class LeftOut:
 
 
 def is_system(name: str) -> bool:
-  """Whether a file or folder is hidden, or a system's own."""
+  """Whether a file or folder is hidden or belongs to a system."""
   return name.lower() in _SYSTEM or bool(_SYSTEM_FORMS.match(name))
 
 
 def suffix(name: str) -> str:
-  """The kind of a file that is not used, by its name."""
+  """The kind of an unused file, from its name."""
   return pathlib.PurePath(name).suffix.lower() or 'no suffix'
 
 
@@ -92,7 +92,7 @@ def walk(
     left_out: LeftOut,
     base: str | os.PathLike | None = None,
 ) -> Iterator[tuple[int, str]]:
-  """Yields the files of folders and of those in them, in no order.
+  """Yields the files of folders and their subfolders, in no order.
 
   Links are followed. A folder that only links lead to is read once; one that is
   also there without a link is read there, and not again for the link.
@@ -172,7 +172,7 @@ def entries(
 
 
 def _is_dangling(entry: os.DirEntry) -> bool:
-  """Whether an entry is a link to what is not there, or to itself."""
+  """Whether an entry is a broken link."""
   if not entry.is_symlink():
     return False
   try:

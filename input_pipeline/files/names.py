@@ -1,4 +1,4 @@
-"""Names of classes, sets and files, and texts that have them in lines.
+"""Compares names of classes, sets and files, and reads lists of names.
 
 Names that are equal to a person may differ in their bytes: macOS takes letters
 with accents apart, editors put a byte order mark before a text, disks of
@@ -32,12 +32,12 @@ _BESIDES = re.compile(r'[\W\d_]|set|data|images?')
 
 
 def key(name: str) -> str:
-  """The same for names that look equal: composed, without blanks around it."""
+  """Key of a name, equal for names that look equal."""
   return unicodedata.normalize('NFC', name).strip()
 
 
 class Names:
-  """Finds names among others, also if they are written otherwise."""
+  """Finds names among others, allowing for Unicode forms and case."""
 
   def __init__(self, names: Sequence[str]):
     self._levels = [
@@ -225,7 +225,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
 
 def unquoted(text: str) -> str:
-  """Without blanks, and quotes if it is between them."""
+  """Strips blanks, and quotes around the text."""
   text = text.strip()
   if len(text) > 1 and text[0] == text[-1] and text[0] in '"\'':
     return text[1:-1].strip()

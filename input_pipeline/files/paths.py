@@ -1,4 +1,4 @@
-"""Paths as a user writes them: in flags, in fields of configs, in calls.
+"""Resolves paths that users write in flags, configs and calls.
 
 All of them go through `local`, so that the same words name the same file in
 every command.
@@ -18,12 +18,12 @@ _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
 
 
 def is_address(text: str) -> bool:
-  """Whether it begins like gs://."""
+  """Whether a path begins with a scheme such as gs://."""
   return _ADDRESS.match(text) is not None
 
 
 class PathError(UserError):
-  """What is given cannot be a path on this machine."""
+  """Not a path on this machine."""
 
 
 def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
@@ -59,7 +59,7 @@ def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
 
 
 def cache_folder() -> pathlib.Path | None:
-  """Where programs keep what they can make again; None if there is no home."""
+  """The user's cache folder; None without a home."""
   # A relative one is to be ignored, says its specification.
   folder = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
   if folder.is_absolute():

@@ -1,4 +1,4 @@
-"""Says which files are waited for, when a disk or a network does not answer."""
+"""Warns of files whose reading takes too long."""
 
 import threading
 import time

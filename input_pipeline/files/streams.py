@@ -1,4 +1,4 @@
-"""Standard streams, and how far a command has come.
+"""Standard streams and progress display.
 
 A log that nobody reads any more (`| head`, a terminal that was closed, a full
 disk) is no reason to lose steps or results: such streams do not end a program.
@@ -85,7 +85,7 @@ def _lasting(stream, number):
 
 
 def failure() -> OSError | None:
-  """Why standard output is not whole, though somebody may want to read it."""
+  """Reason why standard output is incomplete, or None."""
   with contextlib.suppress(AttributeError):
     sys.stdout.flush()
     return sys.stdout.buffer.raw.failure
@@ -93,7 +93,7 @@ def failure() -> OSError | None:
 
 
 class _Lines(tqdm.tqdm):
-  """Progress in a file, where every state of a bar would stay: lines."""
+  """Progress as lines, for output that is not a terminal."""
 
   # Its own: `tqdm.write` would repeat the line of each.
   _instances: ClassVar = weakref.WeakSet()
@@ -123,7 +123,7 @@ def progress(
     leave: bool = True,
     file: TextIO | None = None,
 ) -> tqdm.tqdm:
-  """Shows how far a command has come: a bar at a terminal, in a file lines.
+  """Shows progress: a bar on a terminal, lines in a file.
 
   Args:
     items: to go through; None: `update(count)` says what is done.

@@ -1,4 +1,4 @@
-"""Work on several cores: NumPy, Pillow and simplejpeg let others run."""
+"""Runs tasks on several threads; NumPy and decoders release the lock."""
 
 import collections
 import os

@@ -1,4 +1,4 @@
-"""Files that a stranger may have written: read as data, within limits.
+"""Reads untrusted files as data, within limits.
 
 Weights, features, statistics and prepared data are handed around. What is read
 of them by these functions is text, JSON or arrays of numbers and text: no
@@ -31,11 +31,11 @@ _PIECE = 2**22
 
 
 class UnreadableError(ValueError):
-  """A file is not what it should be; says why, without its name."""
+  """A file is invalid; the message says why, without its name."""
 
 
 def open_file(path: str | os.PathLike, limit: int | None = None) -> BinaryIO:
-  """Opens a file, and nothing that one could wait for.
+  """Opens a regular file; refuses pipes and devices.
 
   Args:
     path: of the file.
@@ -154,7 +154,7 @@ def take(values: Any, path: str, *kinds: type) -> Any:
 
 
 def shown(value: Any) -> str:
-  """A value for a message, not longer than a line."""
+  """Shortens a value to a line, for messages."""
   text = repr(value)
   return text if len(text) <= 60 else text[:60] + '...'
 
@@ -267,7 +267,7 @@ def _read_array(f, size):
 def check_array(
     name: str, array: np.ndarray, kinds: str, shape: tuple[int | None, ...]
 ) -> np.ndarray:
-  """Returns an array that is as it should be.
+  """Checks and returns an array.
 
   Args:
     name: for the message.

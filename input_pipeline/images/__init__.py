@@ -1,1 +1,1 @@
-"""Image files to pixels, within limits, by documented rules."""
+"""Decodes image files, within limits and by documented rules."""

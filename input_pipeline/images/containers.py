@@ -1,4 +1,4 @@
-"""Image files taken apart: what their pixels need, and their orientation.
+"""Parses image files: what their pixels need, and their orientation.
 
 Libraries that decode also read metadata, and refuse pictures, or take seconds,
 for what they find there. So they are given files without any: each format is
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
 
 
 def take_apart(encoded: bytes, name: str) -> Parts:
-  """Finds out what a file is, by its content, and what its pixels need.
+  """Identifies a file's format by its content, and what its pixels need.
 
   Raises:
     ImageError: it is none of `KINDS`, or beyond a limit.

@@ -1,4 +1,4 @@
-"""Files of images that come from anywhere, decoded within limits.
+"""Decodes image files within limits.
 
 Every image file that this program has not just made itself is decoded here, and
 nowhere else. What could take much memory or time is known from the file's

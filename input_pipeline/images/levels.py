@@ -1,4 +1,4 @@
-"""From all that a picture file can store to 8-bit RGB; docs/images.md.
+"""Converts all kinds of pixels to 8-bit RGB, see docs/images.md.
 
 What is stored is kept as far as eight bits can: levels of more bits are shifted
 by what they really have, those without a natural white are stretched, and what

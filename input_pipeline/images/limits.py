@@ -1,4 +1,4 @@
-"""How large a picture may be, from what its headers say.
+"""Limits of the size of images, checked from their headers.
 
 All follows from the memory that decoding one picture may take, which the flag
 --image_memory of every command sets.

@@ -1,4 +1,4 @@
-"""How a stored picture has to be turned to be upright.
+"""Reads and applies the orientation of images.
 
 EXIF and XMP are read for this one number, and whatever else they have in them
 is not looked at: what cannot be read is not there.
@@ -52,6 +52,6 @@ def valid(value: int) -> int | None:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-  """A picture that is stored in an orientation, turned."""
+  """Turns a picture upright."""
   turn = _TURNS.get(orientation)
   return image if turn is None else image.transpose(turn)

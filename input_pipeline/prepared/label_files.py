@@ -1,4 +1,4 @@
-"""The labels of images that are in no class folders, from a file of them."""
+"""Reads files of labels, for images without class folders."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""What data can be prepared from: finds the sets, classes and labels in it."""
+"""Finds sets, classes and labels in the data to prepare."""
 
 import functools
 import pathlib
@@ -229,7 +229,7 @@ def _open_evaluation(place, scratch, train, eval_labels):
 
 
 def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
-  """Without folders that all of an archive is in, but for class folders."""
+  """Strips folders that contain the whole archive, except class folders."""
   classes = names_lib.Names(class_names)
   entries = [(entry.path.split('/'), entry) for entry in files.entries]
   while (

@@ -45,7 +45,7 @@ _FIRST_PAGE = 'file(s) of which only the first page is used'
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What decides the result besides the source.
+  """Settings that determine the result, besides the source.
 
   Attributes:
     storage: 'jpeg' or 'raw'.
@@ -82,7 +82,7 @@ class _Done:
 
 
 def unfinished(output: pathlib.Path) -> pathlib.Path:
-  """Where a preparation keeps what it needs until it is done."""
+  """Folder for the unfinished files of a preparation."""
   return output / 'unfinished'
 
 
@@ -92,7 +92,7 @@ def _begun(output):
 
 
 def check_output(output: pathlib.Path) -> None:
-  """Raises DataError if a directory has something that is of no preparation."""
+  """Raises DataError if a directory has files of something else."""
   if reader.is_prepared(output) or _begun(output).exists():
     return
   others = {path.name for path in output.iterdir()}
@@ -105,7 +105,7 @@ def check_output(output: pathlib.Path) -> None:
 
 
 class Preparation:
-  """The work on one output directory.
+  """Writes one output directory.
 
   Attributes:
     finished: whether nothing is left to do.

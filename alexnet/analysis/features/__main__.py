@@ -1,4 +1,4 @@
-"""Writes what a layer of a trained network makes of images.
+"""Writes the features of images in a layer of a trained network.
 
   python -m alexnet.analysis.features --workdir=RUN --layer=fc7 \
       --source=train --output=features/train

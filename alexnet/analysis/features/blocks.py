@@ -1,4 +1,4 @@
-"""Vectors a block at a time, as there may be more than fit into memory."""
+"""Iterates over blocks of vectors that need not fit into memory."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _BYTES = 2**26
 
 
 def rows_of(dimensions: int) -> int:
-  """Rows of so many numbers that are worked on at a time."""
+  """Number of rows of one block, for rows of so many numbers."""
   return max(1, _BYTES // (4 * dimensions))
 
 
@@ -21,7 +21,7 @@ def each(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-  """Some rows, evenly drawn without replacement; all if there are no more.
+  """Draws rows uniformly without replacement; all if there are fewer.
 
   Args:
     vectors: [rows, dimensions].

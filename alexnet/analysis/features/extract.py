@@ -1,4 +1,4 @@
-"""Features of images, from a network to a file."""
+"""Extracts features of images and writes them to a file."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ def extract(
     limit: int | None = None,
     console: Console | None = None,
 ) -> list[str]:
-  """Writes a layer's features of images, in memory that does not grow.
+  """Writes a layer's features of images in bounded memory.
 
   Of the first `limit` images if it is given; the writer is not closed.
 

@@ -54,7 +54,7 @@ class Components:
   deviations: np.ndarray
 
   def first(self, count: int) -> 'Components':
-    """The components of the greatest variances."""
+    """The components with the largest variances."""
     return Components(
         self.mean, self.directions[:count], self.deviations[:count]
     )
@@ -93,7 +93,7 @@ def fit_components(
 
 @dataclasses.dataclass(frozen=True)
 class Coder:
-  """What makes a code of a vector: bit i is whether output i is positive.
+  """Encodes vectors in bits: bit i tells whether output i is positive.
 
   Attributes:
     components: what is read of a vector.
@@ -120,7 +120,7 @@ class Coder:
 
   @functools.cached_property
   def _from_vectors(self):
-    """Components and kernel in one: [dimensions, bits], and an offset."""
+    """Merges components and kernel: [dimensions, bits], and an offset."""
     matrix = self.components.directions.T @ self.kernel
     return matrix, self.bias - self.components.mean @ matrix
 
@@ -133,7 +133,7 @@ def train(
     seed: int = 0,
     steps: int | None = None,
 ) -> Coder:
-  """Trains an autoencoder on vectors, of a sample if there are many.
+  """Trains an autoencoder on vectors, or on a sample of many vectors.
 
   The loss is the squared error of the decoded components, which are divided by
   the standard deviation of the first one, plus BALANCE times the mean squared
@@ -160,7 +160,7 @@ def train(
 
 
 def rotated(components: Components, bits: int, seed: int = 0) -> Coder:
-  """Codes without training: signs of the first components, rotated at random.
+  """Codes without training: signs of randomly rotated principal components.
 
   Raises:
     FeaturesError: bits cannot be stored, or there are too few components.
@@ -223,7 +223,7 @@ class CodeIndex:
 
 
 def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
-  """Codes of a set, trained when they are first wanted and kept in its folder.
+  """Opens the codes of a set; trains and saves them on first use.
 
   Raises:
     FeaturesError: what is kept is damaged, or bits cannot be stored.
@@ -246,7 +246,7 @@ def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
 
 
 def save(index: CodeIndex, found: store.FeatureSet) -> None:
-  """Writes codes into the folder of the set that they are of."""
+  """Writes codes into the folder of their set."""
   coder = index.coder
   path = found.path / store.code_file(coder.bits)
   with atomic.opened(path, path.parent) as file:
@@ -286,7 +286,7 @@ def _unreadable(path, why):
 
 
 class Autoencoder(nn.Module):
-  """One layer to a binary code, two layers back, by way of `hidden` units."""
+  """Encodes by one layer, decodes by two with `hidden` units between."""
 
   dimensions: int
   bits: int

@@ -1,4 +1,4 @@
-"""Images for a trained network: those of its run, or any others."""
+"""Opens images for a trained network: those of its run, or others."""
 
 import functools
 import pathlib
@@ -77,7 +77,7 @@ def open_sets(
     config: ml_collections.ConfigDict,
     inputs: input_spec.Inputs | None = None,
 ) -> dict[str, Images]:
-  """Opens images by the name that a user gives.
+  """Opens images by the name on the command line.
 
   Args:
     source: 'train' or 'evaluation' for the run's own; the path of a folder of
@@ -148,7 +148,7 @@ def _open(source):
 
 @functools.cache
 def _scratch():
-  """What a compressed archive is unpacked to is read until the end."""
+  """Keeps unpacked archives until the process ends."""
   return tempfile.TemporaryDirectory(prefix='alexnet-')
 
 

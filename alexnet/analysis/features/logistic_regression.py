@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features: how much they say of new classes."""
+"""Logistic regression on frozen features, for new classes (linear probes)."""
 
 import dataclasses
 import warnings
@@ -16,12 +16,12 @@ _ITERATIONS = 1000
 
 
 class ProbeError(UserError):
-  """There is nothing that a probe could learn; the message says what to do."""
+  """A probe cannot be trained on these images; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a probe has reached.
+  """Result of a probe.
 
   Attributes:
     accuracy: on the test images, 0..1.
@@ -42,7 +42,7 @@ def fit(
     *,
     seed: int = 0,
 ) -> Result:
-  """Trains a probe, and tests it, by scikit-learn.
+  """Trains and tests a probe with scikit-learn.
 
   Each feature is standardized by the training images. The strength of the
   regularization is the one that does best on a fifth of these, the strongest if
@@ -84,7 +84,7 @@ def fit(
 def standardized(
     train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Each feature less its mean, by its standard deviation, by sqrt(features).
+  """Subtracts means, divides by standard deviations and by sqrt(features).
 
   Mean and standard deviation are of the training images. By the square root,
   the squares of a vector sum to about one, however many features there are, and
@@ -110,7 +110,7 @@ def standardized(
 def rotated(
     train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Vectors in the space that the training images span, if that is smaller.
+  """Projects vectors to the span of the training images, if that is smaller.
 
   The weights of a regression with a penalty on their squares lie in it, so
   nothing changes but the work: 10,000 dimensions and 2,000 images are 2,000

@@ -1,4 +1,4 @@
-"""The nearest of many vectors or binary codes, block by block.
+"""Nearest-neighbour search of vectors or binary codes, block by block.
 
 Memory is for one block of vectors and the best so far, whatever their number.
 """
@@ -16,10 +16,10 @@ _ROW_BITS = 40
 
 
 class Euclidean:
-  """Exact search, by scikit-learn (paper §6.1)."""
+  """Exact search with scikit-learn (paper §6.1)."""
 
   def __init__(self, index: np.ndarray):
-    """Prepares the search once for all queries, if memory allows that.
+    """Prepares the search once for all queries, if memory suffices.
 
     Args:
       index: [vectors, dimensions] float32 or float16; may be mapped into
@@ -60,7 +60,7 @@ class Euclidean:
     return distances, rows
 
   def _prepare(self):
-    """Yields (first row, rows, what searches them), part by part."""
+    """Yields (first row, rows, searcher) of each part."""
     from sklearn import neighbors  # Slow to import.
 
     for start, block in blocks.each(self._index):
@@ -74,7 +74,7 @@ def pack(bits: np.ndarray) -> np.ndarray:
 
 
 class Hamming:
-  """Search for the codes that differ in the fewest bits."""
+  """Search for the codes with the smallest Hamming distance."""
 
   def __init__(self, index: np.ndarray):
     """Prepares the search for codes [codes, bytes] uint8, as from `pack`."""
@@ -87,7 +87,7 @@ class Hamming:
   def search(
       self, queries: np.ndarray, count: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the nearest codes; of equally near ones the first comes first.
+    """Finds the nearest codes; ties go to the first.
 
     Args:
       queries: [queries, bytes] uint8.
@@ -115,7 +115,7 @@ class Hamming:
 
 
 def _words(codes):
-  """[codes, bytes] as fewer and longer words; a distance is the same."""
+  """Views [codes, bytes] as longer words, which have the same distances."""
   width = next(n for n in (8, 4, 2, 1) if codes.shape[1] % n == 0)
   return np.ascontiguousarray(codes).view(f'u{width}')
 
@@ -123,7 +123,7 @@ def _words(codes):
 def precision(
     found: np.ndarray, labels: np.ndarray, wanted: np.ndarray
 ) -> float:
-  """Precision@k: the share of neighbours that are of their query's class.
+  """Precision@k: the share of neighbours with the class of their query.
 
   Args:
     found: [queries, k] rows of the index.

@@ -1,4 +1,4 @@
-"""Features on disk: what `extract.py` writes, and others read.
+"""Reads and writes features on disk.
 
 A folder holds
 
@@ -50,7 +50,7 @@ class FeaturesError(UserError):
 
 
 class Names(Sequence):
-  """The lines of a text file, as bytes and not as so many strings."""
+  """The lines of a text file, kept as bytes to save memory."""
 
   def __init__(self, text: bytes):
     """Takes the file's bytes; each line has an end."""
@@ -71,7 +71,7 @@ class Names(Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-  """Features of images, with what is known of these.
+  """Features of images, with their labels, indices and names.
 
   Attributes:
     features: [images, ...] float32 or float16, mapped into memory if they come
@@ -229,7 +229,7 @@ class Writer:
         self._path.rmdir()
 
   def _write_header(self, count):
-    """At the beginning; it has room for any number of images."""
+    """Writes the header first, with room for any number of images."""
     self._features.seek(0)
     descr = np.lib.format.dtype_to_descr(self._dtype)
     shape = (count, *self._shape)
@@ -269,7 +269,7 @@ def load(path: pathlib.Path) -> FeatureSet:
 
 
 def _check(found):
-  """Raises ValueError for arrays that are no features, or not of each other."""
+  """Raises ValueError for arrays that are no features or do not match."""
   features, about = found.features, found.about
   for name in ('labels', 'indices'):
     untrusted.check_array(name, getattr(found, name), 'i', (None,))
@@ -301,7 +301,7 @@ def _check(found):
 
 
 def require(found: FeatureSet, *fields: str) -> None:
-  """Raises FeaturesError if a set's manifest does not say something."""
+  """Raises FeaturesError if a set's manifest lacks an entry."""
   missing = [field for field in fields if field not in found.about]
   if missing:
     raise FeaturesError(

@@ -1,4 +1,4 @@
-"""A finished run's errors beside those of the paper and of its log."""
+"""Compares a finished run's errors with those of the paper and its log."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ _VIEWS = {'centre': 'centre crop', 'ten': 'ten views'}
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """An error rate with its interval, in percent."""
+  """An error rate with its confidence interval, in percent."""
 
   error: float
   low: float
@@ -39,7 +39,7 @@ class Measured:
 
 
 def measure(accuracy: float, count: int) -> Measured:
-  """The error of `count` images and its 95 % interval (Wilson's).
+  """Error rate of `count` images with its 95 % Wilson interval.
 
   The interval is of the share of errors among images like these; it says
   nothing of how runs with other seeds differ.
@@ -53,7 +53,7 @@ def measure(accuracy: float, count: int) -> Measured:
 
 
 def place(measured: Measured, reference: tuple[float, float]) -> str:
-  """Where a reported error, or a range of them, lies from the interval."""
+  """Where a reported error or range lies relative to the interval."""
   lowest, highest = reference
   if lowest <= measured.high and highest >= measured.low:
     return 'inside'
@@ -65,7 +65,7 @@ def place(measured: Measured, reference: tuple[float, float]) -> str:
 def evaluated_on(
     config: ml_collections.ConfigDict, results: dict[str, Any]
 ) -> str | None:
-  """Which set with reported numbers a run is evaluated on; None if on none.
+  """Name of the evaluation set, if numbers are reported for it; else None.
 
   Known by the name of the dataset or, of a folder or prepared data, guessed by
   1,000 classes and the set's number of images.
@@ -81,14 +81,14 @@ def evaluated_on(
 
 
 def _is_imagenet2012(name):
-  """Not its relatives: imagenet2012_corrupted, _subset, _real, ..."""
+  """Whether it is ImageNet itself, not imagenet2012_corrupted, _subset, ..."""
   return name == 'imagenet2012' or name.startswith('imagenet2012:')  # Version.
 
 
 def compare(
     config: ml_collections.ConfigDict, results: dict[str, Any]
 ) -> list[Section]:
-  """Everything that there is to say about a run, as of `load`."""
+  """Compares a run, as returned by `load`, with all references."""
   data = evaluated_on(config, results)
   measured = {
       views: [

@@ -1,4 +1,4 @@
-"""In which fields a run's config is not the paper's, or run #145's."""
+"""Fields in which a run's config differs from the paper and run #145."""
 
 import dataclasses
 from typing import Any
@@ -34,7 +34,7 @@ _RATES_OF_A_DEFINITION = (
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A field in which a run differs from the paper or from run #145."""
+  """A field in which a run differs from the paper or run #145."""
 
   name: str
   run: Any
@@ -44,12 +44,12 @@ class Field:
 
   @property
   def own(self) -> bool:
-    """Whether it is neither as in the paper nor as in run #145."""
+    """Whether the value is neither the paper's nor run #145's."""
     return self.run not in (self.paper, self.code)
 
 
 def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
-  """Where a config differs from the two recipes for its dataset.
+  """Fields in which a config differs from the two recipes for its dataset.
 
   A field that one of them has not got is None there. Settings that the run
   does not use are left out, and so is what it has from a definition file.
@@ -73,7 +73,7 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
 
 
 def _without_use(config):
-  """Beginnings of the names of schedule settings that the run does not use."""
+  """Prefixes of schedule fields that the run does not use."""
   schedule = config.schedule
   used = {schedule.name}
   if schedule.name in ('geometric', 'definition') and schedule.steps:
@@ -88,12 +88,12 @@ def _without_use(config):
 
 
 def is_definition(config: ml_collections.ConfigDict) -> bool:
-  """Whether a file of the authors describes the network: it is named."""
+  """Whether one of the authors' definition files describes the network."""
   return 'layers' in config
 
 
 def _from_files(config):
-  """Beginnings of the names of what a definition's files say."""
+  """Prefixes of fields that a definition file determines."""
   names = _OF_A_DEFINITION
   if config.schedule.name == 'definition':
     names += _RATES_OF_A_DEFINITION
@@ -105,7 +105,7 @@ def _from_files(config):
 def describe(
     config: ml_collections.ConfigDict, fields: list[Field]
 ) -> list[Item]:
-  """Says in which fields a config differs, those of `differing_fields`."""
+  """Describes the fields that `differing_fields` returns."""
   lines = []
   every = 'every'
   if is_definition(config):

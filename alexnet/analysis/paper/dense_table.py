@@ -1,4 +1,4 @@
-"""Dense views beside crops and ten views, as tables (docs/dense.md).
+"""Compares dense views with crops and ten views (docs/dense.md).
 
   python -m alexnet.analysis.paper.dense_table --workdir=RUN --output=dense.md
 
@@ -35,7 +35,7 @@ _DEVIATIONS = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-  """What a network says of the places of squares, without mirror images.
+  """Predictions at all positions of squares, without mirror images.
 
   Each array but the labels is [images, places down, places across, classes]
   float32, of probabilities.
@@ -50,7 +50,7 @@ class Places:
 
 
 class Row(NamedTuple):
-  """Predictions of all images, by one kind of views."""
+  """Predictions of all images with one kind of views."""
 
   name: str
   predictions: 'Predictions'  # In the order of other rows.
@@ -60,9 +60,8 @@ class Row(NamedTuple):
 def places(
     network: 'TrainedNetwork', session: 'Session', console: 'Console'
 ) -> Places:
-  """Looks at all places of the squares of a run's evaluation set."""
+  """Predicts at all positions of the squares of a run's evaluation set."""
   import numpy as np
-
 
   crop = network.config.augmentation.crop_size
   distance = network.model.stride
@@ -127,7 +126,7 @@ def _ways(network, offsets):
 
 
 def deviations(found: Places) -> Table:
-  """How far places and crops are from each other, in points of percent."""
+  """Differences between positions and crops, in percentage points."""
   import numpy as np
 
   pairs = [
@@ -154,7 +153,7 @@ def deviations(found: Places) -> Table:
 
 
 def means(found: Places) -> list[Row]:
-  """Dense views less the mean image, and less the mean colour."""
+  """Dense views after subtracting the mean image, and the mean colour."""
   import numpy as np
 
   from alexnet.evaluation.evaluator import Predictions
@@ -170,7 +169,7 @@ def means(found: Places) -> list[Row]:
 def rows(
     session: 'Session', scales: Sequence[int], console: 'Console'
 ) -> list[Row]:
-  """Predictions by crops, by dense views, and by several scales of these.
+  """Predictions with crops, dense views, and dense views at several scales.
 
   'ten views' first, then the centre crop, each scale, and the first two, three,
   ... of them together.
@@ -201,7 +200,7 @@ def rows(
 
 
 def table(found: Sequence[Row]) -> Table:
-  """Results in rows, and how far each is from the first one."""
+  """Table of results, with the difference of each row from the first."""
   import numpy as np
 
   from alexnet.evaluation import evaluator

@@ -32,7 +32,7 @@ _LABELS = {'relu': 'ReLU', 'tanh': 'tanh', 'sigmoid': 'sigmoid'}
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """What one run has to say."""
+  """Training error of one run."""
 
   activation: str
   rate: float
@@ -41,7 +41,7 @@ class Curve:
   errors: Sequence[float]  # Mean training error, 0..1, since the line before.
 
   def epochs_to(self, goal: float = GOAL) -> float | None:
-    """Epochs until the error is at most `goal`, between lines by a straight.
+    """Epochs until the error is at most `goal`, interpolated linearly.
 
     None if it never is.
     """
@@ -55,7 +55,7 @@ class Curve:
 
 
 def read_curves(workdir: pathlib.Path) -> list[Curve]:
-  """The runs in a sweep's folder.
+  """Reads the runs in a sweep's folder.
 
   Raises:
     ConfigError: there is none.
@@ -81,7 +81,7 @@ def read_curves(workdir: pathlib.Path) -> list[Curve]:
 
 
 def best(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-  """The runs of each activation's fastest rate that reached the goal."""
+  """The runs at each activation's fastest rate that reached the goal."""
   groups = collections.defaultdict(list)
   for curve in curves:
     groups[curve.activation, curve.rate].append(curve)
@@ -98,7 +98,7 @@ def _mean_epochs(group):
 
 
 def table(curves: Sequence[Curve]) -> str:
-  """All runs in Markdown, and the ratio of the activations."""
+  """Markdown table of all runs, with the ratio of the activations."""
   rows = []
   for curve in sorted(curves, key=lambda c: (c.activation, c.rate, c.seed)):
     epochs = curve.epochs_to()

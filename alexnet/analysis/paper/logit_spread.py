@@ -1,4 +1,4 @@
-"""How much an untrained network tells images apart, for a sweep's variants.
+"""Spread of the logits of untrained networks, for a sweep's variants.
 
   python -m alexnet.analysis.paper.logit_spread \
       --config=configs/sweeps/paper_vs_code.py:folder \
@@ -32,7 +32,7 @@ def spread(logits: np.ndarray) -> float:
 def initial_logits(
     config: ml_collections.ConfigDict, seeds: Sequence[int], images: int
 ) -> list[np.ndarray]:
-  """Logits of untrained networks on images from all over the evaluation set.
+  """Logits of untrained networks on evenly spaced evaluation images.
 
   Returns:
     [images, classes] float32 for each seed of the initialization.

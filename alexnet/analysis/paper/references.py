@@ -1,4 +1,4 @@
-"""Published and logged numbers that a run can be set beside."""
+"""Published and logged numbers to compare runs with."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ ILSVRC_2012 = 'ILSVRC-2012 validation'
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """An error rate that somebody has reported."""
+  """A reported error rate."""
 
   name: str  # Of the run, with its source.
   data: str  # What it was evaluated on.
@@ -57,7 +57,7 @@ GAIN_OF_TEN_VIEWS = ((1.5, 2.1), (1.3, 1.5))
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-  """What a value of a field is known to do to the error on ImageNet."""
+  """Known effect of a field's value on the ImageNet error."""
 
   field: str  # The beginning of its name.
   holds: Callable[[Any], bool]  # Of a value, which is not None.
@@ -88,7 +88,7 @@ _END = (
 
 
 def _less_than(reference):
-  """Less, but not left out; of more, nothing is known."""
+  """Matches smaller positive values; the effect of larger ones is unknown."""
   return lambda value: 0 < value < reference
 
 
@@ -143,7 +143,7 @@ EFFECTS = (
 
 
 def effect_of(field: str, value: Any) -> str | None:
-  """What is known of a field that has this value; None if nothing is."""
+  """Known effect of a field with this value, or None."""
   if value is None:
     return None
   found = (

@@ -1,4 +1,4 @@
-"""The table of a sweep: errors of its variants beside the paper's."""
+"""Table of a sweep: errors of its variants beside the paper's."""
 
 import math
 import pathlib
@@ -10,7 +10,7 @@ from alexnet.config.sweep import FAILED, Sweep
 
 
 def table(sweep: Sweep, workdir: pathlib.Path) -> str:
-  """What the runs have come to, in Markdown, a line a variant.
+  """Markdown table of the results, one row per variant.
 
   Errors are in percent, mean ± standard deviation over the seeds that are
   finished; differences to the base are in points, ± their standard error.

@@ -1,4 +1,4 @@
-"""Builds the page about a run, or about several."""
+"""Builds the report page of one or several runs."""
 
 import functools
 import pathlib
@@ -20,17 +20,17 @@ PAGE, FOLDER = 'report.html', 'report'
 
 
 class Report:
-  """The sections of a page, and files of pictures beside them."""
+  """The sections of a page and its picture files."""
 
   def __init__(self):
-    """Starts with nothing."""
+    """Creates an empty report."""
     self.sections: list[Section] = []
     self.files: dict[str, bytes] = {}
 
   def add(
       self, title: str, make: Callable[[], list[Block] | examples.Shown]
   ) -> None:
-    """Adds a section, or why it cannot be made."""
+    """Adds a section, or the reason why it cannot be made."""
     try:
       blocks = make()
       if isinstance(blocks, examples.Shown):
@@ -56,7 +56,7 @@ class Report:
 
 
 def _files_of(path):
-  """Names of the pictures of a page that is there; other files are not ours."""
+  """Names of the picture files of an existing page, which may be replaced."""
   try:
     text = path.read_text(encoding='utf-8')
   except (OSError, UnicodeError):
@@ -73,7 +73,7 @@ def of_one(
     evaluation_images: int = 50_000,
     training_images: int = 10_000,
 ) -> Report:
-  """The report of one run.
+  """Report of one run.
 
   Args:
     run: from `run_history.read`.
@@ -108,7 +108,7 @@ def of_one(
 
 
 def of_several(runs: Sequence[History]) -> Report:
-  """The report of several runs beside each other."""
+  """Report that compares several runs."""
   report = Report()
   report.add('The runs', lambda: sections.comparison(runs))
   report.add('Curves', lambda: sections.curves(runs))
@@ -121,7 +121,7 @@ def of_several(runs: Sequence[History]) -> Report:
 
 
 class Lazily:
-  """The network and the data of a run, opened when they are asked for."""
+  """The network and the data of a run, opened on first use."""
 
   def __init__(
       self,
@@ -129,13 +129,13 @@ class Lazily:
       overrides: dict[str, Any] | None = None,
       class_names: str | None = None,
   ):
-    """Opens nothing yet; arguments are as of `of_one`."""
+    """Opens nothing yet; takes the arguments of `of_one`."""
     self._folder = folder
     self._overrides, self._class_names = overrides or {}, class_names
 
   @functools.cached_property
   def network(self) -> TrainedNetwork:
-    """That of the newest checkpoint."""
+    """Network of the newest checkpoint."""
     network = loading.load(self._folder, overrides=self._overrides)
     return run_flags.renamed(network, self._class_names)
 
@@ -153,7 +153,7 @@ class Lazily:
     return self._sets['train' if train else 'evaluation']
 
   def inputs(self):
-    """What the network knows of its training images; None if nothing."""
+    """Contents of inputs.npz, or None."""
     found = input_spec.load(self._folder)
     if found is None and manager.newest_step(self._folder) is not None:
       found = self.network.inputs

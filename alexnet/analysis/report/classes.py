@@ -1,4 +1,4 @@
-"""How a network does on each class: accuracies, confusions and their images."""
+"""Accuracy of each class, confusions, and images of them."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ _CELLS = 250
 
 
 def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
-  """Accuracy of each class, and what was taken for what (centre crop).
+  """Accuracy of each class and confusions (centre crop).
 
   Of at most `limit` images; DataError if none of them can be read.
   """
@@ -131,7 +131,7 @@ def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
 def _best_and_worst(
     table: confusion.Confusion, names: Sequence[str]
 ) -> list[Block]:
-  """Of classes that are too many for a chart to name."""
+  """The best and worst classes, where a chart cannot name all."""
   if len(names) <= _NAMED:
     return []
   order = _from_the_best(table.accuracies)

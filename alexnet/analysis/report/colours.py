@@ -1,4 +1,4 @@
-"""Pictures of kernels and of colours: of weights, not of images."""
+"""Pictures of kernels and principal colours."""
 
 import functools
 import operator
@@ -20,7 +20,7 @@ _STRIP, _GAP = (44, 720), 8
 
 
 def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
-  """Reads the first layer's kernels of a run's newest checkpoint, and no more.
+  """Reads the first layer's kernels of a run's newest checkpoint.
 
   Returns:
     [size, size, 3, kernels] float32; None without a checkpoint or such a layer.
@@ -104,7 +104,7 @@ def kernels(
 
 
 def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
-  """The principal components of the colours, from the mean colour on.
+  """The principal components of the colours, around the mean colour.
 
   Args:
     inputs: of the run.
@@ -166,7 +166,7 @@ def _strip(mean, direction):
 
 
 def _picture(name, title, alt, pixels, room='wide') -> Picture:
-  """The same in both themes."""
+  """One picture for both themes."""
   file = images.encode(pixels)
   url = charts.data_url('image/png', file)
   return Picture(name, title, alt, file, url, url, room=room)

@@ -1,4 +1,4 @@
-"""Which classes a network takes for which, for ten classes or a thousand."""
+"""Confusion matrices, for ten classes or a thousand."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Pair(NamedTuple):
-  """Images of one class that were taken for another."""
+  """Images of one class that were predicted as another."""
 
   true: int
   predicted: int
@@ -29,7 +29,7 @@ class Confusion:
 
   @property
   def shares(self) -> np.ndarray:
-    """[classes, classes] float64, each row's parts; 0 for a missing class."""
+    """[classes, classes] float64 shares of each row; 0 for missing classes."""
     return self.counts / np.maximum(self.totals, 1)[:, None]
 
   @property
@@ -38,7 +38,7 @@ class Confusion:
     return np.where(self.totals > 0, np.diag(self.shares), np.nan)
 
   def in_blocks(self, largest: int) -> np.ndarray:
-    """The shares, made small enough to draw.
+    """The shares in blocks, so that many classes can be drawn.
 
     Args:
       largest: rows and columns to have at most.
@@ -54,7 +54,7 @@ class Confusion:
 
 
 def count(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
-  """Counts what was taken for what, of [images] classes each."""
+  """Counts confusions; true and predicted classes are [images] each."""
   counts = np.bincount(labels * classes + predicted, minlength=classes**2)
   return Confusion(counts.reshape(classes, classes))
 
@@ -68,7 +68,7 @@ def worst_pairs(
     pairs: int,
     images: int,
 ) -> list[Pair]:
-  """The classes that were most often taken for another, by their shares.
+  """Pairs of classes with the largest shares of confusions.
 
   Args:
     confusion: of these images.

@@ -1,4 +1,4 @@
-"""What a network says of images: predictions and neighbours (Figure 4).
+"""Predictions and nearest neighbours of images (paper, Figure 4).
 
 The parts of a report that need the trained network and its data. Images are
 chosen by their places in the set, at equal distances, before anything is known
@@ -29,14 +29,14 @@ _ERRORS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """A part of the page and the same as PNG files, {name: file}."""
+  """A part of the page, and the same as PNG files {name: file}."""
 
   blocks: list[Block]
   files: dict[str, bytes]
 
 
 def places(count: int, length: int) -> np.ndarray:
-  """Places at equal distances in a set, the middles of as many parts of it."""
+  """Evenly spaced indices: the middles of equal parts of a set."""
   count = min(count, length)
   return ((np.arange(count) + 0.5) * length / count).astype(np.int64)
 
@@ -44,7 +44,7 @@ def places(count: int, length: int) -> np.ndarray:
 def chosen(
     images: Images, count: int
 ) -> tuple[list[int], np.ndarray, list[str]]:
-  """Images at equal distances; the next one where one cannot be read.
+  """Evenly spaced images; an unreadable one is replaced by the next.
 
   Returns:
     (indices of `count` images, [images, size, size, 3] uint8, what is to be
@@ -71,7 +71,7 @@ def chosen(
 
 
 def left_out_text(errors: Sequence[str]) -> list[Block]:
-  """What is said of images that were left out; nothing if there are none."""
+  """Text about images that were left out; '' if there are none."""
   if not errors:
     return []
   more = f' and {len(errors) - _ERRORS:,} more' if len(errors) > _ERRORS else ''
@@ -176,5 +176,5 @@ def read_along(
 
 
 def jpeg(square: np.ndarray, size: int) -> str:
-  """An image as a data URL, its greater side in pixels at most `size`."""
+  """An image as a data URL, with sides of at most `size` pixels."""
   return charts.data_url('image/jpeg', images_lib.encode(square, 'JPEG', size))

@@ -1,4 +1,4 @@
-"""A page of HTML that needs no other file: its parts, and how it is written.
+"""Parts and rendering of an HTML page without external files.
 
 Texts, tables and lists are those of `tables.py`, pictures those of
 `charts.py`; the rest is here. The template is `page.html`.
@@ -23,13 +23,13 @@ class Heading(NamedTuple):
 
 
 class Facts(NamedTuple):
-  """Numbers to see first, (what, value)."""
+  """Numbers at the top of the page, (label, value)."""
 
   items: tuple[tuple[str, str], ...]
 
 
 class Figures(NamedTuple):
-  """Charts and other pictures, beside each other where there is room."""
+  """Charts and other pictures, side by side where there is room."""
 
   pictures: tuple[Picture, ...]
 
@@ -50,32 +50,32 @@ class Card(NamedTuple):
 
 
 class Cards(NamedTuple):
-  """Cards beside each other."""
+  """Cards side by side."""
 
   cards: tuple[Card, ...]
 
 
 class Strips(NamedTuple):
-  """Rows of tiles, (text, tiles); in each the first may stand apart."""
+  """Rows of tiles, (text, tiles); the first tile may be set apart."""
 
   strips: tuple[tuple[str, tuple[Tile, ...]], ...]
   first_apart: bool = False
 
 
 class Code(NamedTuple):
-  """Lines as they were typed."""
+  """Preformatted lines."""
 
   lines: tuple[str, ...]
 
 
 class Missing(NamedTuple):
-  """Why something is not here."""
+  """The reason why something is missing."""
 
   text: str
 
 
 class Details(NamedTuple):
-  """Parts that are folded away below a line."""
+  """Parts that can be folded away."""
 
   summary: str
   blocks: 'tuple[Block, ...]'
@@ -88,14 +88,14 @@ Block = (
 
 
 class Section(NamedTuple):
-  """A title, and what is below it."""
+  """A title with the parts below it."""
 
   title: str
   blocks: Sequence[Block]
 
   @property
   def anchor(self) -> str:
-    """Its name in addresses."""
+    """Its fragment identifier."""
     return re.sub('[^a-z0-9]+', '-', self.title.lower()).strip('-')
 
 
@@ -105,7 +105,7 @@ def render(
     sections: Sequence[Section],
     files: Iterable[str] = (),
 ) -> str:
-  """The page, which refers to nothing outside of itself.
+  """Renders the page, which refers to no external resource.
 
   `files` are the names of the pictures that are written beside it, to be noted.
   """

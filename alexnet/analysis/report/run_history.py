@@ -1,4 +1,4 @@
-"""What a run has left in its workdir, whatever state it is in.
+"""Reads the history of a run from its workdir, in any state.
 
 Nothing here needs JAX or the data: a workdir that has been copied elsewhere, a
 run that is under way and one that has been stopped can be read all the same.
@@ -57,11 +57,11 @@ class History:
 
   @property
   def step(self) -> int:
-    """Of the last record."""
+    """Step of the last record."""
     return max((record['step'] for record in self.records), default=0)
 
   def points(self, kind: str, key: str) -> Points:
-    """A number over the epochs; where it is not known there is no point."""
+    """A number over the epochs, without unknown values."""
     per_step = self.epochs_per_step or 1
     return [
         (record['step'] * per_step, float(record[key]))
@@ -70,13 +70,13 @@ class History:
     ]
 
   def last(self, kind: str) -> dict[str, Any] | None:
-    """The last record of one kind; of an evaluation the final one, if any."""
+    """The last record of one kind; for evaluations the final one, if any."""
     final = (self.results or {}).get(kind.removeprefix('eval_'))
     return final or next(reversed(self.of_kind(kind)), None)
 
   @property
   def images_per_second(self) -> float | None:
-    """The median of the lines of the log."""
+    """Median speed over the log lines."""
     rates = [y for _, y in self.points('train', 'images_per_second')]
     return statistics.median(rates) if rates else None
 
@@ -96,14 +96,14 @@ def read(folder: pathlib.Path, name: str | None = None) -> History:
 
 
 def _renamed(record):
-  """Older runs have 'eval' with the views beside it."""
+  """Renames records of older runs, which have 'eval' and the views."""
   if record['kind'] == 'eval':
     return {**record, 'kind': f'eval_{record.get("views", "centre")}'}
   return record
 
 
 def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
-  """Reads several workdirs; a folder of workdirs stands for all of them.
+  """Reads several workdirs, or all in a folder of workdirs.
 
   Raises:
     CheckpointError: there is no run in one of them.
@@ -125,7 +125,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
 
 
 def _names(folders):
-  """As much of the end of each path as tells them apart."""
+  """The shortest ends of the paths that distinguish them."""
   for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
     names = [os.sep.join(folder.parts[-parts:]) for folder in folders]
     if len(set(names)) == len(names):

@@ -1,4 +1,4 @@
-"""The chapters of a report that need neither the data nor the network.
+"""Sections of a report that need neither data nor network.
 
 Each is made of what runs have left in their workdirs, for one run or for
 several beside each other.
@@ -48,7 +48,7 @@ _DROPOUT = re.compile(r'^\s*type\s*=\s*hs\s*$', re.MULTILINE)
 
 
 def facts(run: History) -> list[Block]:
-  """What to see first of a run."""
+  """The most important numbers of a run."""
   config, items = run.config, []
   for views, name in _VIEWS.items():
     if result := run.last(f'eval_{views}'):
@@ -81,7 +81,7 @@ def facts(run: History) -> list[Block]:
 
 
 def comparison(runs: Runs) -> list[Block]:
-  """A table of several runs, and of the fields in which they differ."""
+  """Table of several runs and the fields in which they differ."""
   views = [
       (f'eval_{name}', text) for name, text in _VIEWS.items()
       if any(run.last(f'eval_{name}') for run in runs)
@@ -175,7 +175,7 @@ def curves(runs: Runs) -> list[Block]:
 
 
 def _seen_in_training(config):
-  """What training does to an image and a network, and evaluation does not."""
+  """Describes augmentation and dropout, which evaluation does not have."""
   augmentation, model = config.augmentation, config.model
   crop = 'at random' if augmentation.crop_offsets > 1 else 'in the centre'
   done = [f'cropped {crop}']
@@ -236,7 +236,7 @@ def _of_layers(run, record, key, title, percent) -> Picture | None:
 
 
 def results(run: History) -> list[Block]:
-  """What came out, beside what others report."""
+  """Final results beside reported ones."""
   if not run.results:
     return [Missing('There is no result yet: results.json is written last.')]
   blocks: list[Block] = []
@@ -247,7 +247,7 @@ def results(run: History) -> list[Block]:
 
 
 def config(runs: Runs) -> list[Block]:
-  """In which fields each run differs from the paper and from run #145."""
+  """Fields in which each run differs from the paper and run #145."""
   blocks: list[Block] = []
   for run in runs:
     if len(runs) > 1:
