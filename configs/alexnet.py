@@ -51,8 +51,8 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   # Number of best checkpoints to keep as well, by top-1 accuracy. If not 0, a
   # run also saves when an evaluation is among the best so far.
   config.keep_best = 0
-  # On GPUs, use only kernels with the same results to the bit each time, chosen
-  # without timing them (xla_gpu_deterministic_ops). On CPUs all kernels are.
+  # Whether GPUs use only deterministic kernels, chosen without measuring which
+  # is fastest (xla_gpu_deterministic_ops). CPUs use no others.
   config.deterministic = False
   # Batch size of evaluations; affects only their speed.
   config.evaluation_batch_size = 128

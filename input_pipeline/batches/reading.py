@@ -21,6 +21,7 @@ def read(
     watch: stalls.Watch,
     size: int,
     square: int,
+    images: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads some images and their labels.
 
@@ -31,6 +32,7 @@ def read(
     watch: told of each that is read.
     size: side of the images, in pixels.
     square: side of the squares that crops are cut from, in pixels.
+    images: to be filled, as what is returned; None: new memory.
 
   Returns:
     [count, size, size, 3] uint8 and [count] int32.
@@ -38,7 +40,8 @@ def read(
   Raises:
     DataError: an image cannot be read; names it.
   """
-  images = _aligned((len(index), size, size, 3))
+  if images is None:
+    images = _aligned((len(index), size, size, 3))
   labels = np.empty(len(index), np.int32)
   for i, number in enumerate(index.tolist()):
     with watch.reading(functools.partial(source.describe, number)):

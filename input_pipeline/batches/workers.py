@@ -5,10 +5,13 @@ the main module of the program, which may be a notebook, and neither TensorFlow
 nor JAX. Each is sent the sources once; then it is asked for a batch at a time,
 and answers with labels, and with pixels in memory that both processes map. That
 memory has no name: it goes with the last of them, and /dev/shm, of which a
-container may have 64 MB, has no part in it.
+container may have 64 MB, has no part in it. New memory costs as much as reading
+prepared pixels, so what nobody here refers to any more is written again.
 """
 
+import collections
 import contextlib
+import itertools
 import math
 import mmap
 import multiprocessing
@@ -42,6 +45,8 @@ _REPORT, _FAILED, _DONE = range(3)
 # its parent is there.
 _PATIENCE = 2.0
 _TICK = 0.5
+# Batches of a process whose memory is kept to be written again.
+_KEPT = 4
 
 
 class Workers:
@@ -103,7 +108,7 @@ class Workers:
         self._start()
     worker = self._idle.get()
     try:
-      return worker.read(self._report, (source, index, offset, size, square))
+      return worker.read(self._report, source, index, offset, size, square)
     finally:
       self._idle.put(worker)
 
@@ -156,32 +161,59 @@ class _Worker:
             '--config.dataset.processes'
         ) from error
     self.name = f'{name} (pid {self._process.pid})'
+    # By number, and those that nobody refers to, the last one last.
+    self._memories: dict[int, mmap.mmap] = {}
+    self._free = collections.deque()
 
   def send(self, data):
     """Sends bytes; that it has ended is found when its answer is awaited."""
     with contextlib.suppress(OSError):
       self._pipe.send_bytes(data)
 
-  def read(self, report, request):
+  def read(self, report, source, index, offset, size, square):
+    shape = len(index), size, size, 3
+    number, forgotten = self._memory_of(math.prod(shape))
+    what = dict(index=index, offset=offset, size=size, square=square)
+    request = source, what, shape, number, forgotten
     self.send(reduction.ForkingPickler.dumps(request))
     kind, value = self._answer()
     while kind == _REPORT:
       report(value)
       kind, value = self._answer()
     if kind == _FAILED:
+      if number is not None:
+        self._free.append(number)
       raise value
-    labels, shape, descriptor = value
-    try:
-      memory = mmap.mmap(descriptor, math.prod(shape))
-    finally:
-      os.close(descriptor)
-    return np.frombuffer(memory, np.uint8).reshape(shape), labels
+    number, labels, descriptor = value
+    if descriptor is not None:
+      try:
+        self._memories[number] = mmap.mmap(descriptor, math.prod(shape))
+      finally:
+        os.close(descriptor)
+    pixels = np.frombuffer(self._memories[number], np.uint8)
+    # What is made of it, here or in TensorFlow or JAX, refers to it.
+    weakref.finalize(pixels, self._free.append, number).atexit = False
+    return pixels.reshape(shape), labels
+
+  def _memory_of(self, size):
+    """(number of free memory of that size or None, those to be forgotten)."""
+    found, forgotten = None, []
+    for number in sorted(self._free.copy(), reverse=True):
+      if found is None and len(self._memories[number]) == size:
+        found = number
+        self._free.remove(number)
+    while len(self._free) > _KEPT:
+      forgotten.append(self._free.popleft())
+      del self._memories[forgotten[-1]]
+    return found, forgotten
 
   def _answer(self):
     try:
       kind, value = self._pipe.recv()
       if kind == _DONE:
-        value = *value, reduction.recv_handle(self._pipe)
+        is_new = value[0] not in self._memories
+        descriptor = reduction.recv_handle(self._pipe) if is_new else None
+        value = *value, descriptor
       return kind, value
     except (EOFError, OSError) as error:
       raise self._has_ended() from error
@@ -253,23 +285,33 @@ def serve(
         reduction.send_handle(pipe, file.fileno(), parent)
 
   watch = stalls.Watch(stalled_after, lambda text: send(_REPORT, text))
+  memories, numbers = {}, itertools.count()
   with contextlib.suppress(EOFError, OSError):  # The parent has gone.
     sources = _received(pipe)
     while True:
-      number, index, offset, size, square = pipe.recv()
+      source, what, shape, number, forgotten = pipe.recv()
+      for old in forgotten:
+        del memories[old]
+      file = None
       try:
         if isinstance(sources, Exception):
           raise sources
-        images, labels = reading.read(
-            index, offset, source=sources[number], watch=watch, size=size,
-            square=square,
+        if number is None:
+          number, (file, memory) = next(numbers), _new_memory(math.prod(shape))
+          memories[number] = memory
+        images = np.frombuffer(memories[number], np.uint8).reshape(shape)
+        _, labels = reading.read(
+            **what, source=sources[source], watch=watch, images=images
         )
-        file = _in_memory(images)
       except Exception as error:
+        if file:
+          file.close()
+          del memories[number]
         send(_FAILED, _portable(error))
         continue
-      with file:
-        send(_DONE, (labels, images.shape), file)
+      send(_DONE, (number, labels), file)
+      if file:
+        file.close()
 
 
 def _end_with(parent):
@@ -298,8 +340,8 @@ def _portable(error):
     return RuntimeError(''.join(traceback.format_exception(error)))
 
 
-def _in_memory(images):
-  """A file without a name that has the pixels.
+def _new_memory(size):
+  """(file, mapping) of bytes without a name, which are there.
 
   Raises:
     DataError: there is no room for them.
@@ -307,21 +349,23 @@ def _in_memory(images):
   with contextlib.ExitStack() as opened:
     try:
       file = opened.enter_context(_nameless())
-      rest = memoryview(images.reshape(-1))
+      # A file that is only made longer gets its room when it is too late.
+      rest = memoryview(bytes(size))
       while rest:
         rest = rest[file.write(rest) :]
+      memory = mmap.mmap(file.fileno(), size)
     except OSError as error:
       raise DataError(
-          f'no room for a batch of {images.nbytes:,} bytes ({error.strerror}): '
-          'set a smaller --config.dataset.processes, of which each has two '
-          'batches at a time, or a smaller batch size'
+          f'no room for a batch of {size:,} bytes ({error.strerror}): set a '
+          'smaller --config.dataset.processes, each of which has some batches '
+          'in memory, or a smaller batch size'
       ) from error
     opened.pop_all()
-    return file
+    return file, memory
 
 
 def _nameless():
   try:
-    return open(os.memfd_create('images'), 'wb', 0)
+    return open(os.memfd_create('images'), 'w+b', 0)
   except (AttributeError, OSError):  # Not a system that has it, or allows it.
     return tempfile.TemporaryFile(buffering=0)

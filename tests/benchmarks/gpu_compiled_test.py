@@ -138,12 +138,22 @@ class RulesTest(parameterized.TestCase):
       ('order', _CONVOLUTION.format(n=20, group='').replace(
           'b01f_o01i->b01f', 'bf01_oi01->bf01'), 'bf01_oi01'),
       ('too many', _CONVOLUTION.format(n=20, group=''), '15 convolutions'),
-      ('gather', _GATHER, '1 x all-gather of conv3, wanted 0'),
       ('bytes', '  %b = f32[2000000000]{0} negate(%x)', 'MiB, wanted at most'),
   )
   def test_planted(self, line, message):
-    found = faults(line, case=dataclasses.replace(CASE, tower=1))
-    self.assertRegex('\n'.join(found), message)
+    self.assertRegex('\n'.join(faults(line)), message)
+
+  def test_what_towers_send(self):
+    case = dataclasses.replace(CASE, tower=2)
+    text = module(_GATHER, _GATHER, _SCATTER)
+    text = text.replace('feature_group_count=2,', '')
+    self.assertCountEqual(faults(case=case, text=text), [
+        '2 x all-gather of conv3, wanted 1',
+        *(f'0 x all-gather of {layer}, wanted 1'
+          for layer in ('fc6', 'fc7', 'fc8', 'logits')),
+        *(f'0 x reduce-scatter of {layer}, wanted 1'
+          for layer in ('conv3', 'fc6', 'fc7', 'fc8')),
+    ])
 
   def test_a_form_of_cpus(self):
     (fault,) = faults(lowered='stablehlo.custom_call @LayoutConstraint(%0)')

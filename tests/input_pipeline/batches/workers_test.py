@@ -12,6 +12,7 @@ import threading
 import time
 from multiprocessing import reduction
 
+import jax
 import numpy as np
 import psutil
 from absl.testing import absltest, parameterized
@@ -22,6 +23,7 @@ from input_pipeline import datasets
 from input_pipeline.batches import workers as workers_lib
 from input_pipeline.errors import DataError, ImageError
 from input_pipeline.files import threads as threads_lib
+from input_pipeline.files.tensorflow_cpu import tf
 from input_pipeline.images import limits
 from input_pipeline.pipeline import Pipeline
 from tests import testing
@@ -127,10 +129,55 @@ class WorkersTest(parameterized.TestCase):
     self.assertEqual(images.dtype, np.uint8)
     # What JAX and TensorFlow take without a copy.
     self.assertEqual(images.ctypes.data % 64, 0)
-    # Memory of their own: the next batch does not change it.
-    kept = images.copy()
-    self.read(workers, 1, 1, 1, offset=offset)
-    np.testing.assert_array_equal(images, kept)
+
+  @parameterized.parameters(
+      lambda images: images, lambda images: images[1:2, ::2],
+      lambda images: memoryview(images), tf.constant, jax.device_put,
+      lambda images: jax.device_put(images[1:]),
+  )
+  def test_what_is_in_use_is_not_written_again(self, use):
+    workers = self.make('', '', '')
+    images, _ = self.read(workers, 2, 0, 1, size=64)
+    used = use(images)
+    wanted = np.array(use(images.copy()))
+    del images
+    for _ in range(3):
+      self.read(workers, 1, 1, 1, size=64)
+      np.testing.assert_array_equal(np.asarray(used), wanted)
+
+  def test_memory_is_written_again(self):
+    workers = self.make('', '')
+    place = lambda images: images.ctypes.data
+    images, _ = self.read(workers, 0)
+    first = place(images)
+    del images
+    for index in 1, 0, 1:
+      images, labels = self.read(workers, index)
+      self.assertEqual((place(images), labels), (first, [10 * index]))
+      np.testing.assert_array_equal(
+          images.ravel(), np.arange(48, dtype=np.uint8) + index
+      )
+      del images
+    # Another size has its own, and comes back to it.
+    images, _ = self.read(workers, 0, 1)
+    self.assertNotEqual(place(images), first)
+    self.assertEqual(place(self.read(workers, 0)[0]), first)
+
+  def test_memory_does_not_pile_up(self):
+    workers = self.make('')
+    self.read(workers, 0)
+    (worker,) = workers._workers
+    descriptors = lambda pid: len(os.listdir(f'/proc/{pid}/fd'))
+    (pid,) = self.pids()
+    before = descriptors(pid), descriptors(os.getpid())
+    held = [self.read(workers, 0) for _ in range(20)]
+    self.assertLen(worker._memories, 20)
+    del held
+    self.read(workers, 0)
+    self.read(workers, 0)
+    self.assertLessEqual(len(worker._memories), workers_lib._KEPT + 1)
+    for one, count in zip((pid, os.getpid()), before):
+      self.assertLessEqual(descriptors(one), count + workers_lib._KEPT + 1)
 
   def test_processes_read_at_the_same_time(self):
     """Each waits until the other has begun."""
@@ -241,6 +288,7 @@ while len(os.listdir({folder!r})) < {count}:
     """As where memory ends: after a part of a batch."""
     small = 'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))'
     workers = self.make(small, '')
+    self.read(workers, 0)
     with self.assertRaisesRegex(
         DataError, r'no room for a batch of 1,200 bytes \(File too large\): set'
     ):
@@ -258,14 +306,18 @@ import tempfile
 tempfile.tempdir = {folder!r}
 '''
     workers = self.make(action, '')
-    first = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
-    np.testing.assert_array_equal(self.read(workers, 0)[0], first)
-    np.testing.assert_array_equal(self.read(workers, 1)[0], first + 1)
+    self.read(workers, 0)
+    images, _ = self.read(workers, 1, size=5)
+    np.testing.assert_array_equal(images.ravel(), np.arange(1, 76))
+    (pid,) = self.pids()
+    files = map(os.readlink, pathlib.Path(f'/proc/{pid}/fd').iterdir())
+    self.assertIn(folder, ' '.join(files))
     self.assertEmpty(os.listdir(folder))
     # Without it there is a message.
     workers = self.make(action.replace(folder, '/nowhere'), '')
+    self.read(workers, 0)
     with self.assertRaisesRegex(DataError, 'no room for a batch .*No such'):
-      self.read(workers, 0)
+      self.read(workers, 1, size=5)
 
   def test_waiting_is_told_of(self):
     workers = self.make('time.sleep(1)', stalled_after=0.2)
@@ -286,7 +338,8 @@ tempfile.tempdir = {folder!r}
     pids = self.pids()
     self.assertLen(pids, 2)
     del workers
-    wait_for_end(pids)
+    # Buried, too.
+    self.assertEqual([pid for pid in pids if psutil.pid_exists(pid)], [])
 
   def test_sources_that_cannot_be_sent(self):
     source = object.__new__(datasets.TFDS)
@@ -311,6 +364,26 @@ tempfile.tempdir = {folder!r}
     ):
       self.read(workers, 0)
     self.assertEqual(self.read(workers, 0)[1], [0])
+
+  def test_the_second_cannot_be_started(self):
+    """Nobody waits for the first, which nothing was sent."""
+    start, started = subprocess.Popen, []
+
+    def start_one(*arguments, **options):
+      if started:
+        raise BlockingIOError('no more processes')
+      started.append(start(*arguments, **options))
+      return started[0]
+
+    workers = self.make('', count=2)
+    for _ in range(2):
+      started.clear()
+      with (
+          absltest.mock.patch.object(subprocess, 'Popen', start_one),
+          self.assertRaisesRegex(DataError, 'start reading process 2 of 2'),
+      ):
+        self.read(workers, 0)
+      self.assertEqual(started[0].poll(), -signal.SIGKILL)
 
 
 # A program without a file. Its source is of a module, or its own.
