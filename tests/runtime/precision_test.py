@@ -54,9 +54,11 @@ class LoweredTest(parameterized.TestCase):
         lambda function, model, device: traced(function, model, GPU),
     ))
 
-  def jit_for(self, device, dtype, function, **arguments):
+  def jit_for(
+      self, device, dtype, function, *, deterministic=False, **arguments
+  ):
     """Without what is for CPUs."""
-    del device, dtype
+    del device, dtype, deterministic
     return jax.jit(function, **arguments)
 
   def config(self, value, dtype='float32'):
