@@ -21,6 +21,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from absl.testing import absltest, parameterized
 
 import tests
@@ -53,8 +54,15 @@ class DefaultsTest(parameterized.TestCase):
         self.directory / 'images', 2, _PER_CLASS
     )
 
-  @parameterized.parameters('alexnet', 'alexnet_2012', 'cuda_convnet')
+  @parameterized.parameters('alexnet', 'alexnet_2012')
   def test_everything_on(self, recipe):
+    self.check(recipe)
+
+  @pytest.mark.full
+  def test_everything_on_of_a_definition(self):
+    self.check('cuda_convnet')
+
+  def check(self, recipe):
     flags = [f'--config=configs/{recipe}.py:folder', _NARROW]
     if recipe == 'cuda_convnet':
       paths = self.directory / 'layers.cfg', self.directory / 'params.cfg'
