@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from absl import app, flags
 
 from alexnet.analysis.paper.sweep_table import table
-from alexnet.config.errors import BadStepError, ConfigError
+from alexnet.config.errors import BadStepError, ConfigError, DeviceMemoryError
 from alexnet.config.sweep import FAILED, Sweep, parse_settings
 from alexnet.inference import run_flags
 from alexnet.metrics.console import Console
@@ -61,7 +61,9 @@ def run(
     try:
       if trainer.create(sweep.config(index), folder, console).train() is None:
         return None
-    except (BadStepError, ConfigError, DataError) as error:
+    except (
+        BadStepError, ConfigError, DataError, DeviceMemoryError
+    ) as error:
       diverged = isinstance(error, BadStepError)
       if not diverged and not sweep.variant(index).overrides:
         raise  # Not even the base can be made, so nothing can.
@@ -115,7 +117,7 @@ def main(argv: list[str]) -> int:
           '--list'
       )
   workdir = values.workdir
-  run_flags.start(argv)
+  run_flags.start(argv, trains=True)
   failed = _run_all(sweeps, workdir, values.index, console)
   if failed is None:
     return cli.STOPPED

@@ -16,8 +16,8 @@ from tests import commands, testing
 
 ROOT = pathlib.Path(__file__).parents[1]
 _FLAG = re.compile(r'--([a-z_]\w*(?:\.\w+)*)')
-# Of absl and of git.
-_FOREIGN = {'help', 'always', 'dirty', 'abbrev'}
+# Of absl, git and XLA.
+_FOREIGN = {'help', 'always', 'dirty', 'abbrev', 'xla_gpu_'}
 
 
 def sources():

@@ -82,6 +82,7 @@ def _predict_at(session, scale, console):
       mesh=task.mesh,
       variables=task.shapes,
       images=task.views.dense,
+      deterministic=task.config.deterministic,
   )
   return evaluator.predict(
       step,

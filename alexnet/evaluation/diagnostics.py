@@ -18,6 +18,7 @@ from alexnet.metrics.writer import Writer
 from alexnet.models.inference_params import rounded
 from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import multihost, sharding
+from alexnet.runtime.gpu import device_memory
 from input_pipeline.errors import NO_ROOM
 from input_pipeline.sources import Source
 
@@ -43,6 +44,7 @@ class Observer:
           mesh=task.mesh,
           variables=task.shapes,
           images=task.views.centre,
+          deterministic=task.config.deterministic,
       )
 
   def observe(
@@ -56,7 +58,16 @@ class Observer:
       state: the state after them, with params and opt_state; it is not
         consumed.
       rates: of each parameter, to know what is frozen.
+
+    Raises:
+      DeviceMemoryError: a device has not enough memory.
     """
+    with device_memory.measuring(
+        self._task.config, self._task.mesh
+    ).explained():
+      self._observe(writer, step, state, rates)
+
+  def _observe(self, writer, step, state, rates):
     if self._measure:
       batch, _ = self._batch(
           self._task.train, self._task.config.layer_statistics_images

@@ -25,6 +25,7 @@ def make_eval_step(
     mesh: Mesh,
     variables: Any,
     images: Callable[[Batch], jax.Array],
+    deterministic: bool = False,
 ) -> Callable[[Any, Batch], Metrics]:
   """Compiles the evaluation of one batch.
 
@@ -34,6 +35,7 @@ def make_eval_step(
     variables: arrays or shapes of the variables, for their partition.
     images: makes the network's input, [batch, views, crop, crop, 3], from a
       batch; see `views.Views.centre` and `ten`.
+    deterministic: see `compilation.options`.
 
   Returns:
     A function of (variables, batch) to sums over the batch: those of `score`
@@ -65,7 +67,7 @@ def make_eval_step(
   def step(variables, *others):
     return mapped(for_module(variables), *others)
 
-  return _compiled(step, model, mesh, images)
+  return _compiled(step, model, mesh, images, deterministic)
 
 
 def make_predict_step(
@@ -74,6 +76,7 @@ def make_predict_step(
     mesh: Mesh,
     variables: Any,
     images: Callable[[Batch], jax.Array],
+    deterministic: bool = False,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
   """Compiles the predictions for one batch; arguments of `make_eval_step`.
 
@@ -108,10 +111,11 @@ def make_predict_step(
     result = mapped(for_module(variables), *others)
     return jax.sharding.reshard(result, everywhere)
 
-  return _compiled(predict, model, mesh, images)
+  return _compiled(predict, model, mesh, images, deterministic)
 
 
-def _compiled(step, model, mesh, images):
+def _compiled(step, model, mesh, images, deterministic):
   device = mesh.devices.flat[0]
   step = precision.traced(step, model, device)
-  return CompiledStep(jit_for(device, model.dtype, step), (images,))
+  compiled = jit_for(device, model.dtype, step, deterministic=deterministic)
+  return CompiledStep(compiled, (images,))

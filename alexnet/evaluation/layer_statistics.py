@@ -39,6 +39,7 @@ def make_measure(
     mesh: Mesh,
     variables: Any,
     images: Callable[[dict[str, jax.Array]], jax.Array],
+    deterministic: bool = False,
 ) -> Measure:
   """Compiles the measurement.
 
@@ -48,6 +49,7 @@ def make_measure(
     variables: arrays or shapes of the variables, for their partition.
     images: makes the network's input, [batch, 1, crop, crop, 3], from a batch;
       see `views.Views.centre`.
+    deterministic: see `compilation.options`.
 
   Returns:
     A function of (variables, velocity, batch), with the last update of each
@@ -106,7 +108,9 @@ def make_measure(
 
   device = mesh.devices.flat[0]
   measure = precision.traced(measure, model, device)
-  compiled = compilation.jit_for(device, model.dtype, measure)
+  compiled = compilation.jit_for(
+      device, model.dtype, measure, deterministic=deterministic
+  )
   names = _in_order(model, variables['params'])
 
   def in_order(variables, velocity, batch):

@@ -137,6 +137,7 @@ class Task:
             mesh=self.mesh,
             variables=self.shapes,
             images=images,
+            deterministic=config.deterministic,
         )
         for name, images in kinds.items()
     }

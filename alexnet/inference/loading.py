@@ -105,9 +105,10 @@ def config_of_run(
     CheckpointError: no run or no checkpoint there.
   """
   config = workdir_lib.load_config(workdir)
-  # The devices of the machine that the run was made on say nothing here.
+  # The devices and cores of the machine of the run say nothing here.
   with config.ignore_type():
     config.mesh.data = config.mesh.tower = None
+    config.dataset.processes = 0
     config.update_from_flattened_dict(overrides or {})
   if manager.newest_step(workdir) is None:
     raise CheckpointError(

@@ -207,7 +207,8 @@ class TrainedNetwork:
     work = device_memory.Work(
         'a prediction',
         None,
-        'give a smaller batch_size, or use the CPU by JAX_PLATFORMS=cpu',
+        'pass a smaller batch_size to this method of the network, or use the '
+        'CPU with JAX_PLATFORMS=cpu',
         self._device,
     )
     with work.explained():

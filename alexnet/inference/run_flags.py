@@ -29,8 +29,13 @@ _MOVED = {
 }
 
 
-def start(argv: list[str]) -> flags.FlagValues:
-  """How a command that computes begins: with JAX set up, and no argument left.
+def start(argv: list[str], *, trains: bool = False) -> flags.FlagValues:
+  """Sets JAX up for a command that computes.
+
+  Args:
+    argv: what is left of the command line.
+    trains: whether to reserve most of a GPU's memory, as main.py does. Other
+      commands leave it to a run that trains beside them.
 
   Returns:
     The flags.
@@ -41,7 +46,8 @@ def start(argv: list[str]) -> flags.FlagValues:
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
-  accelerators.take_memory_as_needed()
+  if not trains:
+    accelerators.take_memory_as_needed()
   heap.keep_freed()
   compilation_cache.use_cache()
   return flags.FLAGS

@@ -20,6 +20,7 @@ _PACKAGES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections',
     'numpy', 'pillow', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
     'jax-cuda12-plugin', 'nvidia-cublas-cu12', 'nvidia-cudnn-cu12',
+    'jax-cuda13-plugin', 'nvidia-cublas', 'nvidia-cudnn-cu13',
 )
 # Of XLA: kernels whose results are the same each time, or an error.
 _DETERMINISTIC = re.compile(

@@ -177,7 +177,8 @@ def _replay(
         progress.left_out = gap
         batches.close()
         batches = run.batches()
-      values, _ = run.finish(run.start(next(batches)))
+      with run.memory.explained():
+        values, _ = run.finish(run.start(next(batches)))
       loss, mean = values['loss'], None
       if step in logged:
         # Without bad ones; the run may have had others.

@@ -159,6 +159,8 @@ def _warn_of_settings(workdir, task, now):
     for difference in continuing.environment_differences(
         workdir, now, ('compile_options.', 'jax_settings.', 'xla_flags')
     ):
+      if 'xla_gpu_shard_autotuning' in difference:
+        continue  # Which process measures what changes no result.
       task.warn(
           f'{difference}: the steps from here on are not those that the run '
           'would have made'

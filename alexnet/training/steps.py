@@ -50,7 +50,7 @@ class Steps:
     self._setup = setup
     task = setup.task
     self._train_step = setup.train_step
-    self._memory = device_memory.training(task.config, task.mesh)
+    self.memory = device_memory.training(task.config, task.mesh)
     self._guarded = task.config.bad_steps.action == bad_steps.SKIP
     self.bad_steps = bad_steps.BadSteps(
         task.config, task.console, task.pipeline
@@ -59,7 +59,7 @@ class Steps:
 
   def go_to(self, which: int | str) -> None:
     """Goes to a checkpoint; CheckpointError if it cannot be used."""
-    with self._memory.explained():
+    with self.memory.explained():
       self.state, self.progress = self._setup.recovery.open(which)
 
   def batches(
@@ -78,18 +78,13 @@ class Steps:
     return sharding.put_ahead(stream, self._setup.task.mesh, stop=stop)
 
   def start(self, batch: dict[str, jax.Array]) -> Started:
-    """Starts a step, and waits for nothing.
-
-    Raises:
-      DeviceMemoryError: a device has not enough.
-    """
+    """Starts a step, and waits for nothing."""
     step = self.progress.step
     limit = self.bad_steps.limit(self.progress.usual_loss, step)
     arguments = self.state, batch, self.rates()
     if self._guarded:
       arguments += (limit,)
-    with self._memory.explained():
-      self.state, metrics = self._train_step(*arguments)
+    self.state, metrics = self._train_step(*arguments)
     self.progress.step += 1
     return Started(step, metrics, limit)
 
@@ -98,12 +93,8 @@ class Steps:
 
     Returns:
       The metrics, and why the step is bad, if it is.
-
-    Raises:
-      DeviceMemoryError: a device had not enough.
     """
-    with self._memory.explained():
-      values = {name: float(value) for name, value in started.metrics.items()}
+    values = {name: float(value) for name, value in started.metrics.items()}
     reason = self.bad_steps.reason(values, started.limit)
     if not reason:
       self.progress.add(started.step, values)

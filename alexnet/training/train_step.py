@@ -112,7 +112,7 @@ class TrainStep:
     self._structure = jax.tree.structure(params)
     self._key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
     self._numbers = np.zeros(0, np.float32)
-    self._everywhere = functools.partial(sharding.everywhere, mesh=mesh)
+    self._mesh = mesh
     # The same on the devices: numbers, key.
     self._moved: list[jax.Array] = []
 
@@ -123,17 +123,20 @@ class TrainStep:
     rates = self._structure.flatten_up_to(rates)
     numbers = np.array([*rates, limit], np.float32)
     if not self._moved:
-      self._moved = [None, self._everywhere(self._key_data)]
+      self._moved = [None, sharding.everywhere(self._key_data, self._mesh)]
     if not np.array_equal(numbers, self._numbers):
       self._numbers = numbers
-      self._moved[0] = self._everywhere(numbers)
+      self._moved[0] = sharding.everywhere(numbers, self._mesh)
     return self._compiled(state, batch, *self._moved)
 
   def lower(self, state: Any, batch: Any, rates: Any, limit: Any = None) -> Any:
     """As of a function from `jax.jit`."""
     del rates, limit
-    numbers = np.zeros(self._structure.num_leaves + 1, np.float32)
-    return self._compiled.lower(state, batch, numbers, self._key_data)
+    everywhere = jax.sharding.NamedSharding(self._mesh, REPLICATED)
+    shape = functools.partial(jax.ShapeDtypeStruct, sharding=everywhere)
+    numbers = shape((self._structure.num_leaves + 1,), np.float32)
+    key_data = shape(self._key_data.shape, self._key_data.dtype)
+    return self._compiled.lower(state, batch, numbers, key_data)
 
 
 def make_train_step(

@@ -135,6 +135,7 @@ class Trainer:
       BadStepError: training has gone wrong; see bad_steps.py.
       UnsavedError: the end, or where a signal stopped it, cannot be saved.
       DataError: an image cannot be read.
+      DeviceMemoryError: a device has not enough memory.
     """
     lock = setup_lib.take_lock(self.workdir, self.task)
     try:
@@ -171,7 +172,7 @@ class Trainer:
           report=self.task.warn,
       )
     try:
-      with self._stop.listening():
+      with self._stop.listening(), self.steps.memory.explained():
         return self._until_stopped()
     finally:
       self._writer.close()

@@ -199,7 +199,7 @@ def feeding(
   case = network.Case(**case)
   with input_pipeline.images_to_read(source, images, None) as (source, work):
     rates = input_pipeline.measure(
-        (input_pipeline.prepared_jpeg, input_pipeline.prepared_raw),
+        ((input_pipeline.prepared_jpeg, 0), (input_pipeline.prepared_raw, 0)),
         source, work, _FEEDING_ROUNDS, seconds,
     )
     taken = feeding_lib.measure(

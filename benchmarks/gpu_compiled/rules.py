@@ -126,16 +126,24 @@ def _sent(case, program, collectives) -> Iterator[str]:
       (kind, layer) for kind in kinds for layer in _GATHERED
       if case.tower > 1
   )
+  if case.program == 'prediction' and case.tower > 1:
+    wanted['all-reduce', 'unknown'] = 1  # The results, made equal.
   got = collections.Counter(
       (one.kind, one.layer) for one in large if one.axis == 'tower'
   )
   for one in (wanted - got) | (got - wanted):
     yield f'{got[one]} x {" of ".join(one)}, wanted {wanted[one]}'
   reduced = sum(one.size for one in large if one.axis == 'data')
-  is_reduced = case.program == 'training' and case.data > 1
-  wanted = program.parameters if is_reduced else 0
-  if not math.isclose(reduced, wanted, abs_tol=_FEW_BYTES):
-    yield f'{reduced:,} bytes are summed over replicas, wanted {wanted:,}'
+  wanted, more = 0, _FEW_BYTES
+  if case.data > 1 and case.program == 'training':
+    wanted = program.parameters
+  elif case.data > 1 and case.program == 'prediction':
+    # The results of all examples, on every device: log-probabilities, and two
+    # or three numbers of each.
+    examples = case.batch * case.data
+    wanted, more = 4 * examples * CLASSES, 12 * examples
+  if not math.isclose(reduced, wanted, abs_tol=more):
+    yield f'{reduced:,} bytes are sent between replicas, wanted {wanted:,}'
 
 
 def _too_many_bytes(case, kernels) -> Iterator[str]:

@@ -188,6 +188,8 @@ class _Worker:
     if descriptor is not None:
       try:
         self._memories[number] = mmap.mmap(descriptor, math.prod(shape))
+      except OSError as error:
+        raise _no_room(math.prod(shape), error.strerror) from error
       finally:
         os.close(descriptor)
     pixels = np.frombuffer(self._memories[number], np.uint8)
@@ -215,6 +217,12 @@ class _Worker:
         descriptor = reduction.recv_handle(self._pipe) if is_new else None
         value = *value, descriptor
       return kind, value
+    except RuntimeError as error:  # The system drops what cannot be opened.
+      raise DataError(
+          f'{self.name} cannot pass a batch on, as this process may open no '
+          'more files: set a smaller --config.dataset.processes, or a larger '
+          'limit with ulimit -n'
+      ) from error
     except (EOFError, OSError) as error:
       raise self._has_ended() from error
 
@@ -355,13 +363,17 @@ def _new_memory(size):
         rest = rest[file.write(rest) :]
       memory = mmap.mmap(file.fileno(), size)
     except OSError as error:
-      raise DataError(
-          f'no room for a batch of {size:,} bytes ({error.strerror}): set a '
-          'smaller --config.dataset.processes, each of which has some batches '
-          'in memory, or a smaller batch size'
-      ) from error
+      raise _no_room(size, error.strerror) from error
     opened.pop_all()
     return file, memory
+
+
+def _no_room(size, reason):
+  return DataError(
+      f'no room for a batch of {size:,} bytes ({reason}): set a smaller '
+      '--config.dataset.processes, each of which has some batches in memory, '
+      'or a smaller batch size'
+  )
 
 
 def _nameless():

@@ -174,7 +174,21 @@ class RulesTest(parameterized.TestCase):
     self.assertEqual(faults(_REDUCE.replace('4096', '1024'), case=case), [])
     for lines in (), (_REDUCE,):
       (fault,) = faults(*lines, case=case)
-      self.assertRegex(fault, 'bytes are summed over replicas, wanted 4,096')
+      self.assertRegex(fault, 'bytes are sent between replicas, wanted 4,096')
+
+  def test_predictions_go_to_every_device(self):
+    case = dataclasses.replace(CASE, program='prediction', data=2)
+    sent = lambda *lines: [
+        fault for fault in faults(*lines, case=case) if 'sent' in fault
+    ]
+    results = (
+        '  %p = (f32[128,1000]{1,0}, f32[256,1000]{1,0}) all-gather-start(%x), '
+        'replica_groups={{0,1}}, dimensions={0}'
+    )
+    self.assertEmpty(sent(results))
+    for lines in (), (results, results):
+      (fault,) = sent(*lines)
+      self.assertIn('sent between replicas, wanted 1,024,000', fault)
 
 
 class CommandTest(absltest.TestCase):

@@ -139,6 +139,30 @@ class MeasureTest(parameterized.TestCase):
     # Two images in 0.01 s.
     self.assertEqual(b['images_per_second'], 200)
 
+  @parameterized.parameters(
+      ({'agrees': True, 'took': 1.0}, True),
+      ({'agrees': False, 'took': 1.0}, False),
+      ({'error': 'CUDA_ERROR', 'took': 1.0}, False),
+      ({'error': 'not begun'}, True),
+  )
+  def test_status(self, found, is_well):
+    name = next(iter(gpu.BOUNDS))
+    self.assertEqual(gpu._is_well({'case': name, **found}), is_well)
+    self.assertTrue(gpu._is_well({'case': 'training', 'error': 'no torch'}))
+
+  def test_feeding(self):
+    """Of everything a little, without stand-ins."""
+    found = measure.feeding(
+        dataclasses.asdict(dataclasses.replace(TINY, width=0.0625)), None, 16,
+        0.1,
+    )
+    rates = found['input_images_per_second']
+    self.assertCountEqual(rates, ['prepared_jpeg', 'prepared_raw'])
+    for rate in rates.values():
+      self.assertGreater(rate, 0)
+    for share in found['busy'].values():
+      self.assertBetween(share, 0.01, 100)
+
   def test_no_longer_than_the_budget(self):
     limits = []
     ask = lambda *_, limit: limits.append(limit) or STEP

@@ -11,7 +11,7 @@ from jaxlib import xla_client
 from alexnet import evaluate, predict, verify
 from alexnet.config.errors import ConfigError
 from alexnet.inference import run_flags
-from alexnet.runtime import heap
+from alexnet.runtime import compilation_cache, heap
 from alexnet.runtime.gpu import accelerators
 
 mock = absltest.mock
@@ -57,7 +57,7 @@ class ExpectedTest(AcceleratorsTestCase):
     (self.nodes / 'nvidia3').mkdir()  # Which cannot be opened to be written.
     self.assertFalse(accelerators.expected())
 
-  @parameterized.parameters('', '-1')
+  @parameterized.parameters('', '-1', '-1,0')
   def test_hidden(self, visible):
     self.have_gpu()
     os.environ['CUDA_VISIBLE_DEVICES'] = visible
@@ -154,6 +154,15 @@ class MemoryTest(AcceleratorsTestCase):
     ):
       command()
     later.assert_not_called()
+
+  def test_commands_that_train(self):
+    with (
+        mock.patch.object(accelerators, 'take_memory_as_needed') as never,
+        mock.patch.object(heap, 'keep_freed'),
+        mock.patch.object(compilation_cache, 'use_cache'),
+    ):
+      run_flags.start([''], trains=True)
+    never.assert_not_called()
 
 
 class FakeCuda:

@@ -1,12 +1,17 @@
 """Options of the compiler: which a device gets, and which XLA knows."""
 
+import io
+import pathlib
 import types
 
 import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
+from alexnet.metrics.console import Console
 from alexnet.runtime import compilation
+from alexnet.training import trainer
+from tests import testing, tiny
 
 _CPU = jax.devices('cpu')[0]
 
@@ -42,6 +47,27 @@ class OptionsTest(parameterized.TestCase):
     )
     on_cpu = lambda **switch: compilation.options(_CPU, jnp.float32, **switch)
     self.assertEqual(on_cpu(deterministic=True), on_cpu())
+
+  def test_deterministic_in_all_programs_of_a_run(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    config = tiny.get_config()
+    config.dataset.train_dir = str(
+        testing.write_images(folder / 'images', 2, 10)
+    )
+    config.deterministic = True
+    config.layer_statistics_images = 4
+    asked, options = [], compilation.options
+
+    def recorded(*arguments, deterministic=False):
+      asked.append(deterministic)
+      return options(*arguments)
+
+    with absltest.mock.patch.object(compilation, 'options', recorded):
+      run = trainer.create(config, folder / 'run', Console(io.StringIO()))
+      run.close()
+    # Training, evaluation and prediction of two kinds of views, layers.
+    self.assertGreaterEqual(len(asked), 6)
+    self.assertTrue(all(asked), asked)
 
   def test_of_others(self):
     tpu = types.SimpleNamespace(platform='tpu', process_index=0)

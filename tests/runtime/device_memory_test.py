@@ -12,6 +12,7 @@ from alexnet import models
 from alexnet.config.errors import DeviceMemoryError
 from alexnet.inference import loading
 from alexnet.metrics.console import Console
+from alexnet.runtime import sharding
 from alexnet.runtime.gpu import device_memory
 from alexnet.training import trainer
 from tests import testing, tiny, tiny_run
@@ -138,6 +139,22 @@ class RunTest(parameterized.TestCase):
         DeviceMemoryError,
         'a training step with 6 images on each device needs another 4.4 GiB.*'
         'set --config.accumulation=2, .*--config.model.dtype=bfloat16',
+    ):
+      run.train()
+
+  def test_moving_a_batch(self):
+    run = self.open()
+    with (
+        absltest.mock.patch.object(sharding, 'put_batch', self.fail),
+        self.assertRaisesRegex(DeviceMemoryError, 'a training step with'),
+    ):
+      run.train()
+
+  def test_measuring_layers(self):
+    run = self.open(layer_statistics_images=4)
+    run._observer._measure = self.fail
+    with self.assertRaisesRegex(
+        DeviceMemoryError, 'measuring layers with .*--config.layer_statistics_'
     ):
       run.train()
 

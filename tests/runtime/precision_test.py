@@ -54,10 +54,15 @@ class LoweredTest(parameterized.TestCase):
         lambda function, model, device: traced(function, model, GPU),
     ))
 
-  def jit_for(self, device, dtype, function, **arguments):
+  def jit_for(
+      self, device, dtype, function, *, deterministic=False, **arguments
+  ):
     """Without what is for CPUs."""
-    del device, dtype
-    return jax.jit(function, **arguments)
+    del device, dtype, deterministic
+    compiled = jax.jit(function, **arguments)
+    return types.SimpleNamespace(lower=lambda *given: compiled.trace(
+        *given
+    ).lower(lowering_platforms=('cuda',)))
 
   def config(self, value, dtype='float32'):
     config = testing.narrow_config()
@@ -66,12 +71,11 @@ class LoweredTest(parameterized.TestCase):
     config.model.precision, config.model.dtype = value, dtype
     return config
 
-  def lowered(self, config, step, *arguments):
+  def lowered(self, step, *arguments):
     """The text of a step for GPUs."""
-    lowered = step.function.trace(*arguments, *step.constants).lower(
-        lowering_platforms=('cuda',)
-    )
-    return lowered.as_text()
+    if isinstance(step, train_step.TrainStep):
+      arguments += (None,)  # Rates, of which a step knows the number.
+    return step.lower(*arguments).as_text()
 
   def training(self, config):
     mesh = mesh_lib.create_mesh(config)
@@ -84,10 +88,7 @@ class LoweredTest(parameterized.TestCase):
         images=lambda batch: batch['image'], seed=0,
     )
     batch = testing.random_batch(np.random.default_rng(0), 8, 4)
-    rates = jax.tree.map(lambda _: np.float32(0.1), state.params)
-    return self.lowered(
-        config, step, state, sharding.put_batch(batch, mesh), rates
-    )
+    return self.lowered(step, state, sharding.put_batch(batch, mesh))
 
   def test_training_and_its_gradients(self):
     count, highest = products(self.training(self.config('highest')))
@@ -124,7 +125,7 @@ class LoweredTest(parameterized.TestCase):
           'label': np.zeros(2, np.int32), 'weight': np.ones(2, np.float32),
       }, mesh)
       count, highest = products(
-          self.lowered(config, step, variables, batch)
+          self.lowered(step, variables, batch)
       )
       self.assertGreaterEqual(count, 8)
       self.assertEqual(highest, wanted * count)

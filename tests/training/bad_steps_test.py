@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,8 @@ class BadStepsTest(faulty.RunTestCase):
   def open(self, *args, bad=(), value=np.nan, stalled=None, **fields):
     """A run some of whose batches are bad, by their numbers in the stream.
 
-    The one of number `stalled` never comes, but SIGTERM.
+    The one of number `stalled` never comes: when all before it have been used,
+    SIGTERM does.
     """
     run = super().open(*args, **fields)
     batches = run.task.pipeline.training_batches
@@ -164,6 +166,8 @@ class BadStepsTest(faulty.RunTestCase):
       stream = batches(first_step, **options)
       for number, batch in enumerate(stream, first_step):
         if number == stalled:
+          while run.progress.step + run.progress.left_out < number:
+            time.sleep(0.01)
           os.kill(os.getpid(), signal.SIGTERM)
           ever.wait()
         if number in bad:
@@ -354,7 +358,7 @@ class BadStepsTest(faulty.RunTestCase):
   def test_roll_back_to_the_beginning_and_stop_there(self):
     """What is saved there is behind the batch, which is not met again."""
     fields = dict(bad=[0], bad_steps__action='rollback', log_every='100 steps')
-    self.assertIsNone(self.open(stalled=3, **fields).train())
+    self.assertIsNone(self.open(stalled=1, **fields).train())
     run = self.open(**fields)
     self.assertEqual((run.progress.step, run.progress.left_out), (0, 1))
     run.train()
@@ -371,9 +375,8 @@ class BadStepsTest(faulty.RunTestCase):
 
   def test_stop_while_a_batch_is_waited_for(self):
     """The bad step is the last one made, which nobody has looked at yet."""
-    # Two batches are ready when that of step 4 is waited for.
     with self.assertRaisesRegex(NonFiniteLossError, 'nan near step 3'):
-      self.open(bad=[2], stalled=5, log_every='100 steps').train()
+      self.open(bad=[2], stalled=3, log_every='100 steps').train()
     (record,) = self.records(bad_steps.KIND)
     self.assertEqual((record['bad_step'], record['action']), (3, 'stop'))
     self.assertEqual(self.open().progress.step, 2)
@@ -384,7 +387,7 @@ class BadStepsTest(faulty.RunTestCase):
   def test_restart_after_a_stall(self, bad, action, step, steps):
     """As if there had been none; `steps` is what the sums have after two."""
     fields = dict(bad=bad, bad_steps__action=action, log_every='100 steps')
-    self.assertIsNone(self.open(stalled=5, **fields).train())
+    self.assertIsNone(self.open(stalled=3, **fields).train())
     run = self.open(**fields)
     self.assertEqual(run.progress.step, step)
     self.assertEqual(run.progress.steps, 2 + steps)

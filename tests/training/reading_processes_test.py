@@ -30,8 +30,11 @@ class ReadingProcessesTest(faulty.RunTestCase):
     def kill():
       os.kill(self.readers()[-1].pid, signal.SIGKILL)
 
+    # More steps than there are batches on their way.
+    fields = dict(duration='32 steps')
     run = self.open(
-        console=faulty.AtSteps(self.said, {3: kill}), dataset__processes=2
+        console=faulty.AtSteps(self.said, {3: kill}), dataset__processes=2,
+        **fields,
     )
     with self.assertRaisesRegex(DataError, 'reading process .*SIGKILL.*again'):
       run.train()
@@ -39,14 +42,15 @@ class ReadingProcessesTest(faulty.RunTestCase):
       os.kill(os.getpid(), signal.SIGTERM)
 
     run = self.open(
-        console=faulty.AtSteps(self.said, {5: stop}), dataset__processes=1
+        console=faulty.AtSteps(self.said, {20: stop}), dataset__processes=1,
+        **fields,
     )
-    self.assertGreaterEqual(run.progress.step, 2)
+    self.assertBetween(run.progress.step, 2, 19)
     self.assertIsNone(run.train())
-    run = self.open()
-    self.assertGreaterEqual(run.progress.step, 5)
+    run = self.open(**fields)
+    self.assertBetween(run.progress.step, 20, 31)
     run.train()
-    self.assert_same_end(run, self.undisturbed())
+    self.assert_same_end(run, self.undisturbed(**fields))
 
   def test_all_are_killed(self):
     """By the command, with SIGKILL: no process is left, and it goes on."""

@@ -327,6 +327,12 @@ class TransfersTest(absltest.TestCase):
     (first, *others) = moved
     self.assertIn((count,), first)  # And the key of dropout.
     self.assertEqual(others, [[], [(count,)], [(count,)]])
+    # What `lower` describes is what is called, with its shardings.
+    rates = rates_of(state.params, 0.1)
+    self.assertEqual(
+        step.lower(state, batch, rates).as_text(),
+        step._compiled.lower(state, batch, *step._moved).as_text(),
+    )
 
   def test_rates_of_other_parameters(self):
     state = train_step.TrainState(None, {'a': {'kernel': 1}}, None)

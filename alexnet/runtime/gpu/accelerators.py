@@ -25,7 +25,9 @@ _PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
 
 def has_nvidia_gpu() -> bool:
   """Whether this process may use an NVIDIA GPU."""
-  hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1', 'NoDevFiles')
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES', 'all')
+  # The first that does not exist hides those after it.
+  hidden = visible.split(',')[0] in ('', '-1', 'NoDevFiles')
   return not hidden and _DRIVER.exists() and any(
       map(_opens, _NODES.glob('nvidia[0-9]*'))
   )

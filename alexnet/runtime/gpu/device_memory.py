@@ -165,6 +165,16 @@ def evaluation(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
   )
 
 
+def measuring(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
+  """The measurement of layers at an evaluation, by a run's whole config."""
+  return Work(
+      'measuring layers',
+      config.layer_statistics_images // mesh.shape[DATA],
+      'set a smaller --config.layer_statistics_images',
+      mesh.devices.flat[0],
+  )
+
+
 def _of_device(device):
   had = _had(device)
   size = f'the {_gib(had)} that JAX has' if had else 'the memory'

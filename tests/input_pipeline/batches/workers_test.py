@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -294,6 +295,19 @@ while len(os.listdir({folder!r})) < {count}:
     ):
       self.read(workers, 0, size=20)
     self.assertEqual(self.read(workers, 1)[1], [10])
+
+  def test_no_more_open_files(self):
+    workers = self.make('', '')
+    kept = [self.read(workers, 0)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir('/proc/self/fd'))
+    self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+    with self.assertRaisesRegex(
+        DataError, r'no room for a batch|may open no more files: set a smaller'
+    ):
+      while True:
+        kept.append(self.read(workers, 1))
 
   def test_a_file_where_there_is_no_nameless_memory(self):
     """Also with nothing left in /dev/shm, which is not used in any case."""
