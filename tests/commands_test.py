@@ -189,7 +189,7 @@ _SWEEP = '''
 from tests import tiny
 
 def get_config(data='folder'):
-  config = tiny.get_config(data)
+  config = tiny.get_small_config(data)
   config.dataset.train_dir = 'IMAGES'
   config.duration = '2 steps'
   config.ten_views = False

@@ -33,11 +33,9 @@ class RunTestCase(parameterized.TestCase):
 
   def config(self, **fields):
     """Eight steps, a checkpoint every two; `a__b` is the field a.b."""
-    config = tiny.get_config()
+    config = tiny.get_small_config()
     config.dataset.train_dir = str(self.images)
     config.dataset.eval_fraction = 0.34
-    config.dataset.size, config.augmentation.crop_size = 76, 72
-    config.augmentation.crop_offsets = 4
     config.duration = '8 steps'
     config.evaluate_every = 'never'
     config.ten_views = False

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 import tests
 from alexnet.metrics.writer import read_records
-from tests import testing
+from tests import testing, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -117,6 +117,7 @@ class CompilationTest(absltest.TestCase):
         f'--config.dataset.train_dir={images}',
         f'--config.seed={seed}',
         '--config.evaluation_batch_size=8',
+        *tiny.SMALL,
         *flags,
         XDG_CACHE_HOME=str(self.caches),
         **environment,

@@ -44,7 +44,7 @@ class PretrainedTestCase(parameterized.TestCase):
     three = testing.write_images(directory / 'three', 3, 6)
     cls.five = testing.write_images(directory / 'five', 5, 6, seed=1)
     cls.other = directory / 'other'
-    config = tiny.get_config()
+    config = tiny.get_small_config()
     config.dataset.train_dir = str(three)
     config.duration = '3 steps'
     config.ten_views = False
@@ -58,7 +58,7 @@ class PretrainedTestCase(parameterized.TestCase):
     self.workdir = self.directory / 'run'
 
   def config(self, other=None, **fields):
-    config = tiny.get_config()
+    config = tiny.get_small_config()
     config.dataset.train_dir = str(self.five)
     config.ten_views = False
     config.duration = '3 steps'
@@ -174,7 +174,7 @@ class ContinueTest(PretrainedTestCase):
   def _kill_at_step(self, other, step):
     process = commands.Started(
         'main.py', '--config=tests/tiny.py',
-        f'--workdir={self.workdir}', '--config.ten_views=False',
+        f'--workdir={self.workdir}', '--config.ten_views=False', *tiny.SMALL,
         '--config.duration=5 steps',
         "--config.pretrained.layers=('conv1','conv2')",
         "--config.optimizer.layer_rate_factors=(('conv1',0.1),)",

@@ -9,7 +9,7 @@ import psutil
 from absl.testing import absltest, parameterized
 
 from input_pipeline.errors import DataError
-from tests import commands, faulty
+from tests import commands, faulty, tiny
 
 
 class ReadingProcessesTest(faulty.RunTestCase):
@@ -58,9 +58,8 @@ class ReadingProcessesTest(faulty.RunTestCase):
         'main.py', '--config=tests/tiny.py',
         f'--workdir={self.workdir}', '--config.dataset.processes=2',
         f'--config.dataset.train_dir={self.images}',
-        '--config.dataset.eval_fraction=0.34', '--config.dataset.size=76',
-        '--config.augmentation.crop_size=72',
-        '--config.augmentation.crop_offsets=4', "--config.duration=8 steps",
+        '--config.dataset.eval_fraction=0.34', *tiny.SMALL,
+        '--config.duration=8 steps',
         '--config.evaluate_every=never', '--config.ten_views=False',
     )
     metrics = self.workdir / 'metrics.jsonl'
