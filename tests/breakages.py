@@ -41,7 +41,8 @@ BREAKAGES = (
      "return x * jnp.asarray(keep, x.dtype) if kind == 'paper' else x",
      'return x', 'ops/ops_test.py'),
     ('alexnet/ops/losses.py', 'earlier = jnp.arange(scores.shape[-1]) <',
-     'earlier = jnp.arange(scores.shape[-1]) >', 'ops/ops_test.py'),
+     'earlier = jnp.arange(scores.shape[-1]) >',
+     'training/train_step_test.py::RanksTest'),
     ('alexnet/ops/normalization.py', 'x, (1, size, size, 1), 1, k, alpha / '
      'size**2, beta', 'x, (1, size, size, 1), 1, k, alpha / size, beta',
      'ops/forms_test.py'),
@@ -84,7 +85,7 @@ BREAKAGES = (
     ('alexnet/visualization/filters.py',
      'luminance = kernels.mean(axis=2, keepdims=True)',
      'luminance = kernels.mean(axis=3, keepdims=True)',
-     'analysis/report/report_test.py'),
+     'analysis/report/report_test.py::FiltersTest'),
     ('alexnet/visualization/images.py', "np.argsort(-probabilities, axis=1, "
      "kind='stable')", "np.argsort(probabilities, axis=1, kind='stable')",
      'analysis/report/report_test.py'),
