@@ -151,8 +151,8 @@ class RunTest(parameterized.TestCase):
   def test_runs(self, name):
     self.check_run(name)
 
-  @pytest.mark.full
   @parameterized.parameters(*(name for name in SHAPES if name not in RUN))
+  @pytest.mark.full
   def test_runs_too(self, name):
     self.check_run(name)
 
