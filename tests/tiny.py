@@ -12,3 +12,18 @@ def get_config(data: str = 'folder'):
   config.schedule.name = 'constant'
   config.schedule.learning_rate = 0.0005
   return config
+
+
+def get_small_config(data: str = 'folder'):
+  """With crops of 72 pixels, for what is not about the size of images."""
+  config = get_config(data)
+  config.dataset.size, config.augmentation.crop_size = 76, 72
+  config.augmentation.crop_offsets = 4
+  return config
+
+
+# The same for main.py.
+SMALL = (
+    '--config.dataset.size=76', '--config.augmentation.crop_size=72',
+    '--config.augmentation.crop_offsets=4',
+)

@@ -8,7 +8,7 @@ from absl.testing import absltest
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from benchmarks import crash, soak
-from tests import testing
+from tests import testing, tiny
 
 MiB = 2**20
 
@@ -20,10 +20,9 @@ class CrashTest(absltest.TestCase):
     work = pathlib.Path(self.create_tempdir().full_path)
     images = testing.write_images(work / 'images', 2, 6)
     command = [
-        'main.py', '--config=tests/tiny.py', '--compilation_cache=off',
+        'main.py', '--config=tests/tiny.py',
         f'--config.dataset.train_dir={images}',
-        '--config.dataset.size=76', '--config.augmentation.crop_size=72',
-        '--config.augmentation.crop_offsets=4',
+        *tiny.SMALL,
     ]
     killed = crash.Crash(work / 'killed', command, interval=2, seed=1)
     steps = killed.steps_for(3)

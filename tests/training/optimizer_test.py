@@ -572,6 +572,11 @@ class DurationTest(parameterized.TestCase):
     steps = intervals.to_steps('d', duration, batch_size=128, examples=1281)
     self.assertEqual(steps, expected)
 
+  def test_no_step_more_by_rounding(self):
+    self.assertGreater(0.07 * 100, 7)
+    steps = intervals.to_steps('d', '0.07 epochs', batch_size=1, examples=100)
+    self.assertEqual(steps, 7)
+
   @parameterized.parameters(
       '90', 'epochs', '-1 epochs', '0 steps', '5 hours', '1 epoch 2',
       'nan steps', '', 3,
