@@ -139,16 +139,13 @@ class MeasureTest(parameterized.TestCase):
     # Two images in 0.01 s.
     self.assertEqual(b['images_per_second'], 200)
 
-  @parameterized.parameters(
-      ({'agrees': True, 'took': 1.0}, True),
-      ({'agrees': False, 'took': 1.0}, False),
-      ({'error': 'CUDA_ERROR', 'took': 1.0}, False),
-      ({'error': 'not begun'}, True),
-  )
-  def test_status(self, found, is_well):
-    name = next(iter(gpu.BOUNDS))
-    self.assertEqual(gpu._is_well({'case': name, **found}), is_well)
-    self.assertTrue(gpu._is_well({'case': 'training', 'error': 'no torch'}))
+  def test_a_comparison_that_fails_does_not_agree(self):
+    case = next(one for one in gpu.planned(False) if one.call == 'compare')
+    error = train_step.CompetitorError('CUDA_ERROR')
+    (row,) = run([case], [(2.0, error)])
+    self.assertEqual((row['error'], row['agrees']), ('CUDA_ERROR', False))
+    (row,) = run([case], [], budget=0)  # Not begun.
+    self.assertNotIn('agrees', row)
 
   def test_feeding(self):
     """Of everything a little, without stand-ins."""
