@@ -2,7 +2,10 @@
 # only when the requirements change.
 #
 #   make train    the paper's network on the embedded digits
-#   make test     all tests, on CPU devices
+#   make test     the tests, on CPU devices: 10 minutes on two cores
+#   make test-fast  those that take a moment: two minutes, for work in progress
+#   make test-full  all, with PyTorch and Chromium in .venv-bench and XLA's
+#                 compiler for GPUs; none may be skipped
 #   make test-gpu those that need a GPU, on this machine's
 #   make lint     ruff
 #   make gpu-compiled   what XLA makes of all this for GPUs; needs none
@@ -32,16 +35,26 @@ ARGS ?=
 NVIDIA_DRIVER ?= /proc/driver/nvidia/version
 GPU := $(if $(wildcard $(NVIDIA_DRIVER)),gpu)
 
-.PHONY: train test test-gpu lint docs bench gpu-compiled clean
+.PHONY: train test test-fast test-full test-gpu lint docs bench gpu-compiled \
+	clean
 
 train: $(VENV)/run.installed $(GPU:%=$(VENV)/%.installed)
 	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 # Two processes: a test compiles on one core most of the time.
+pytest = JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q -n 2 \
+	--dist loadscope --durations=40
+
 test: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
-	JAX_PLATFORMS=cpu \
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(call pytest,$(VENV)) $(ARGS)
+
+test-fast: $(VENV)/dev.installed
+	$(call pytest,$(VENV)) -m 'not gpu and not full and not slow' $(ARGS)
+
+test-full: $(BENCH_VENV)/bench.installed gpu-compiled
+	$(BENCH_VENV)/bin/ruff check .
+	$(call pytest,$(BENCH_VENV)) -m 'not gpu' --no-skips $(ARGS)
 
 test-gpu: $(VENV)/dev.installed $(VENV)/gpu.installed
 	JAX_PLATFORMS=cuda,cpu $(VENV)/bin/python -m pytest -q -m gpu $(ARGS)

@@ -5,28 +5,68 @@ compile, so that a test file that is run by itself (`python -m
 tests.ops.ops_test`) has them too.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Most of the time of these tests is spent in LLVM's optimizer, for networks
 # that then run for a moment. The operations are the same without it.
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
+_FLAGS = (
+    ' --xla_backend_optimization_level=0'
     ' --xla_llvm_disable_expensive_passes=true'
 )
+if _FLAGS not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + _FLAGS
 
 # Tolerances are those of CPUs, meshes have four devices, and each of several
 # processes would take a GPU for itself. `make test-gpu` asks for another one.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-# Neither the user's cache of compiled programs is read nor is it filled, by the
-# commands that tests start either.
-os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
+# What is compiled once is not compiled again by the same test process, nor by
+# the commands that it starts. The user's own cache is neither read nor filled.
+_PROGRAMS = {
+    'JAX_ENABLE_COMPILATION_CACHE': 'true',
+    'JAX_COMPILATION_CACHE_DIR': '',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+}
+_OWNER = 'ALEXNET_TESTS_OWNER'  # The number of the process that made it.
+if _OWNER not in os.environ:
+  _PROGRAMS['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='programs-')
+  os.environ.update(_PROGRAMS, **{_OWNER: str(os.getpid())})
 
-import jax
-from absl import flags
+
+@atexit.register
+def _remove():
+  if os.environ[_OWNER] == str(os.getpid()):
+    shutil.rmtree(_PROGRAMS['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+
+
+import jax  # noqa: E402
+from absl import flags  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 4)
 
 # Under pytest nobody parses absl's flags, and create_tempdir reads one.
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
+
+
+def users_environment(
+    *, quick: bool = True, **variables: str
+) -> dict[str, str]:
+  """The environment of a command that has caches of its own, like a user's.
+
+  Args:
+    quick: whether its programs are compiled like those of the tests.
+    **variables: that it has besides.
+  """
+  environment = {
+      name: value
+      for name, value in os.environ.items()
+      if name not in _PROGRAMS
+  }
+  if not quick:
+    environment['XLA_FLAGS'] = environment['XLA_FLAGS'].replace(_FLAGS, '')
+  return {**environment, **variables}

@@ -4,8 +4,6 @@ import ast
 import functools
 import pathlib
 import re
-import subprocess
-import sys
 
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -14,7 +12,7 @@ from alexnet.config.errors import ConfigError
 from configs import alexnet, cuda_convnet
 from input_pipeline import cli
 from input_pipeline.config.checks import get
-from tests import testing
+from tests import commands, testing
 
 ROOT = pathlib.Path(__file__).parents[1]
 _FLAG = re.compile(r'--([a-z_]\w*(?:\.\w+)*)')
@@ -118,10 +116,7 @@ class ExplainTest(parameterized.TestCase):
 
 
 def run(*command):
-  result = subprocess.run(
-      [sys.executable, *map(str, command)],
-      cwd=ROOT, capture_output=True, text=True,
-  )
+  result = commands.run(*command)
   return result.returncode, result.stdout + result.stderr
 
 

@@ -28,15 +28,21 @@ from configs import (
   alexnet_2012_six_pretraining,
 )
 from input_pipeline.errors import DataError
-from tests import definitions, testing
+from tests import commands, definitions, testing
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run_command(*arguments):
   """(exit status, stdout, stderr) of `python ...` in the repository."""
+  result = commands.run(*arguments)
+  return result.returncode, result.stdout, result.stderr
+
+
+def run_code(code):
+  """The same of a program, in an interpreter that has imported nothing."""
   result = subprocess.run(
-      [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True
+      [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
   )
   return result.returncode, result.stdout, result.stderr
 
@@ -418,7 +424,7 @@ class ImportsTest(absltest.TestCase):
         'import sys; sys.modules["jax"] = None; '
         'import input_pipeline.pipeline, input_pipeline.datasets'
     )
-    status, _, error = run_command('-c', code)
+    status, _, error = run_code(code)
     self.assertEqual(status, 0, error)
 
   def test_tensorflow_sees_no_accelerator(self):
@@ -433,7 +439,7 @@ class ImportsTest(absltest.TestCase):
         'datasets._import_tfds(); '
         'print("input_pipeline.files.tensorflow_cpu" in sys.modules)'
     )
-    status, output, error = run_command('-c', code)
+    status, output, error = run_code(code)
     self.assertEqual((status, output), (0, 'True\n'), error)
 
   def test_no_machine_is_named(self):

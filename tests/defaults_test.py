@@ -10,20 +10,21 @@ Other tests switch defaults off, or make them small, to be quick:
   dataset.size, augmentation.crop_*           small squares
   dataset.mean, dataset.pca                   ImageNet's, so without statistics
   augmentation.flip, lighting                 off
-  --compilation_cache, XLA's optimizer        off, by tests/__init__.py
+  --compilation_cache, XLA's optimizer        another, off, by tests/__init__.py
 
 Here only the duration is another one, and the features are few.
 """
 
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
 
+import pytest
 from absl.testing import absltest, parameterized
 
+import tests
 from alexnet.metrics.writer import read_records
 from tests import definitions, testing
 
@@ -35,14 +36,10 @@ _NARROW = '--config.model.width=0.0625'
 
 def run(*flags: str, caches: pathlib.Path) -> str:
   """What main.py prints, started without the settings of these tests."""
-  environment = {
-      name: value for name, value in os.environ.items()
-      if name not in ('XLA_FLAGS', 'JAX_ENABLE_COMPILATION_CACHE')
-  }
   done = subprocess.run(
       [sys.executable, 'main.py', *flags], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
-      env={**environment, 'XDG_CACHE_HOME': str(caches)},
+      env=tests.users_environment(quick=False, XDG_CACHE_HOME=str(caches)),
   )
   assert done.returncode == 0, done.stdout
   return done.stdout
@@ -57,8 +54,15 @@ class DefaultsTest(parameterized.TestCase):
         self.directory / 'images', 2, _PER_CLASS
     )
 
-  @parameterized.parameters('alexnet', 'alexnet_2012', 'cuda_convnet')
+  @parameterized.parameters('alexnet', 'alexnet_2012')
   def test_everything_on(self, recipe):
+    self.check(recipe)
+
+  @pytest.mark.full
+  def test_everything_on_of_a_definition(self):
+    self.check('cuda_convnet')
+
+  def check(self, recipe):
     flags = [f'--config=configs/{recipe}.py:folder', _NARROW]
     if recipe == 'cuda_convnet':
       paths = self.directory / 'layers.cfg', self.directory / 'params.cfg'

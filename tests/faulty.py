@@ -1,7 +1,4 @@
-"""What tests of faults share: runs of a moment, and a disk without room.
-
-Programs are compiled once for all runs of a test class.
-"""
+"""What tests of faults share: runs of a moment, and a disk without room."""
 
 import contextlib
 import io
@@ -12,7 +9,6 @@ import tempfile
 import jax
 import numpy as np
 from absl.testing import parameterized
-from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet.metrics import writer
 from alexnet.metrics.console import Console
@@ -28,18 +24,6 @@ class RunTestCase(parameterized.TestCase):
     super().setUpClass()
     root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.images = testing.write_images(root / 'images', 3, 9)
-    settings = {
-        'jax_enable_compilation_cache': True,
-        'jax_compilation_cache_dir': str(root / 'programs'),
-        'jax_persistent_cache_min_compile_time_secs': 0.0,
-        'jax_persistent_cache_min_entry_size_bytes': 0,
-    }
-    for name, value in settings.items():
-      before = getattr(jax.config, name)
-      cls.addClassCleanup(jax.config.update, name, before)
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    cls.addClassCleanup(compilation_cache.reset_cache)
 
   def setUp(self):
     super().setUp()

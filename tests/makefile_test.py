@@ -65,7 +65,14 @@ class MakefileTest(absltest.TestCase):
     self.installed('run.installed', 'dev.installed')
     commands = self.make('test')
     self.assertNotIn('requirements-gpu', commands)
-    self.assertRegex(commands, r'JAX_PLATFORMS=cpu \\\n.*pytest')
+    self.assertRegex(commands, 'JAX_PLATFORMS=cpu .*pytest')
+
+  def test_all_of_them(self):
+    """With what compares, and the compiler for GPUs; nothing is skipped."""
+    commands = self.make('test-full')
+    self.assertIn('requirements-bench.txt', commands)
+    self.assertIn('-m benchmarks.gpu_compiled', commands)
+    self.assertRegex(commands, "venv-bench/bin/python .*'not gpu' --no-skips")
 
   def test_those_of_gpus_do_not(self):
     self.assertRegex(

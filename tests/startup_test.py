@@ -10,6 +10,7 @@ import sys
 
 from absl.testing import absltest, parameterized
 
+import tests
 from alexnet.metrics.writer import read_records
 from tests import testing
 
@@ -56,7 +57,7 @@ def run_command(*arguments, **environment):
       cwd=ROOT,
       capture_output=True,
       text=True,
-      env={**os.environ, **environment},
+      env=tests.users_environment(**environment),
   )
   *text, last = result.stderr.strip().splitlines() or ['']
   try:
@@ -118,7 +119,6 @@ class CompilationTest(absltest.TestCase):
         '--config.evaluation_batch_size=8',
         *flags,
         XDG_CACHE_HOME=str(self.caches),
-        JAX_ENABLE_COMPILATION_CACHE='true',
         **environment,
     )
     self.assertIn(status, (None, 0), text)
@@ -218,13 +218,9 @@ class FolderTest(parameterized.TestCase):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            'JAX_ENABLE_COMPILATION_CACHE': 'true',
-            'HOME': str(self.directory / 'home'),
-            'XDG_CACHE_HOME': '',
-            **environment,
-        },
+        env=tests.users_environment(
+            HOME=str(self.directory / 'home'), XDG_CACHE_HOME='', **environment
+        ),
     )
     self.assertEqual(result.returncode, 0, result.stderr)
     folder, bound = result.stdout.split()

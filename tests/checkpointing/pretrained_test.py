@@ -4,8 +4,6 @@ import io
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 
 import jax
@@ -21,9 +19,8 @@ from alexnet.metrics.console import Console
 from alexnet.metrics.writer import read_records
 from alexnet.training import setup, trainer
 from alexnet.training.steps import Steps
-from tests import testing, tiny
+from tests import commands, testing, tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 CARRIED = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
 
 
@@ -175,20 +172,14 @@ class CarryOverTest(PretrainedTestCase):
 class ContinueTest(PretrainedTestCase):
 
   def _kill_at_step(self, other, step):
-    process = subprocess.Popen(
-        [
-            sys.executable, 'main.py', '--config=tests/tiny.py',
-            f'--workdir={self.workdir}', '--config.ten_views=False',
-            '--config.duration=5 steps',
-            "--config.pretrained.layers=('conv1','conv2')",
-            "--config.optimizer.layer_rate_factors=(('conv1',0.1),)",
-            f'--config.dataset.train_dir={self.five}',
-            f'--config.pretrained.workdir={other}',
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    process = commands.Started(
+        'main.py', '--config=tests/tiny.py',
+        f'--workdir={self.workdir}', '--config.ten_views=False',
+        '--config.duration=5 steps',
+        "--config.pretrained.layers=('conv1','conv2')",
+        "--config.optimizer.layer_rate_factors=(('conv1',0.1),)",
+        f'--config.dataset.train_dir={self.five}',
+        f'--config.pretrained.workdir={other}',
     )
     for line in process.stdout:
       if line.startswith(f'step {step}/'):

@@ -3,8 +3,6 @@
 import io
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -16,10 +14,9 @@ from alexnet.evaluation import ensemble, session
 from alexnet.evaluation.evaluator import Predictions, score
 from alexnet.metrics.console import Console
 from alexnet.training import trainer
-from tests import testing, tiny
+from tests import commands, testing, tiny
 from tests.training.trainer_test import logits_of, softmax, squares_of
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Eight classes, so that top-5 says something.
 CLASSES = 8
 
@@ -167,13 +164,9 @@ class EnsembleTest(parameterized.TestCase):
       self.assertEqual(result, expected)
 
   def test_command(self):
-    command = [
-        sys.executable, '-m', 'alexnet.evaluate', '--views=centre',
+    result = commands.run(
+        '-m', 'alexnet.evaluate', '--views=centre', '--weights=0.7,0.3',
         *(f'--workdir={workdir}' for workdir in self.workdirs()),
-    ]
-    result = subprocess.run(
-        [*command, '--weights=0.7,0.3'],
-        cwd=ROOT, capture_output=True, text=True,
     )
     self.assertEqual(result.returncode, 0, result.stderr)
     mean = 0.7 * self.probabilities['a', 'centre']

@@ -154,6 +154,9 @@ class EvaluatorTest(parameterized.TestCase):
 
   def test_batches_on_the_devices_are_bounded(self):
     """However many there are; one in use, one late, two on their way."""
+    # What earlier tests have left need not be looked at again and again.
+    gc.freeze()
+    self.addCleanup(gc.unfreeze)
     self.pipeline = FakePipeline(25 * BATCH)
     moved_ones, most = [], []
 

@@ -28,7 +28,7 @@ from alexnet.inference import (
 from alexnet.metrics.console import Console
 from alexnet.training import trainer
 from input_pipeline.errors import ImageError, printable
-from tests import testing, tiny
+from tests import commands, testing, tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAMPLES = ROOT.parent / 'shared' / 'data' / 'imagenet_samples'
@@ -191,15 +191,8 @@ class CommandTest(parameterized.TestCase):
     self.folder = pathlib.Path(self.create_tempdir().full_path)
 
   def run_command(self, *arguments):
-    result = subprocess.run(
-        [
-            sys.executable, '-m', 'alexnet.predict',
-            f'--workdir={self.workdir}', *map(str, arguments),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
+    result = commands.run(
+        '-m', 'alexnet.predict', f'--workdir={self.workdir}', *arguments
     )
     self.assertNotIn('Traceback', result.stderr)
     return result.returncode, result.stdout, result.stderr

@@ -5,8 +5,6 @@ import json
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 import time
 import types
 
@@ -15,8 +13,7 @@ from absl.testing import absltest, parameterized
 
 from input_pipeline import datasets
 from input_pipeline.errors import DataError
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests import commands
 
 
 class NetworkTest(parameterized.TestCase):
@@ -119,11 +116,9 @@ class CommandTest(parameterized.TestCase):
   def test_message(self, *command):
     folder = self.create_tempdir().full_path
     proxy = 'http://127.0.0.1:1'  # Nobody listens there.
-    result = subprocess.run(
-        [sys.executable, *(word.format(folder) for word in command)],
-        cwd=ROOT, capture_output=True, text=True, timeout=150,
-        env={**os.environ, 'https_proxy': proxy, 'http_proxy': proxy,
-             'HTTPS_PROXY': proxy, 'HTTP_PROXY': proxy, 'no_proxy': ''},
+    result = commands.run(
+        *(word.format(folder) for word in command), https_proxy=proxy,
+        http_proxy=proxy, HTTPS_PROXY=proxy, HTTP_PROXY=proxy, no_proxy='',
     )
     self.assertEqual(result.returncode, 1)
     self.assertNotIn('Traceback', result.stderr)

@@ -1,8 +1,6 @@
 """Pictures of the augmentation beside what a run's network really reads."""
 
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -12,9 +10,7 @@ from PIL import Image
 from alexnet.inference import views
 from input_pipeline import datasets, show
 from input_pipeline.pipeline import Pipeline
-from tests import testing
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests import commands, testing
 
 
 class ShowTest(parameterized.TestCase):
@@ -101,13 +97,9 @@ class ShowTest(parameterized.TestCase):
         np.testing.assert_array_equal(np.asarray(picture), view)
 
   def command(self, *flags):
-    return subprocess.run(
-        [
-            sys.executable, '-m', 'input_pipeline.show',
-            '--config=configs/alexnet.py:folder',
-            f'--config.dataset.train_dir={self.root / "photos"}', *flags,
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    return commands.run(
+        '-m', 'input_pipeline.show', '--config=configs/alexnet.py:folder',
+        f'--config.dataset.train_dir={self.root / "photos"}', *flags,
     )
 
   def test_command(self):

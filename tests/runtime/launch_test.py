@@ -19,19 +19,14 @@ from alexnet.config.errors import ConfigError
 from alexnet.runtime import distributed, multihost
 from alexnet.runtime import mesh as mesh_lib
 from input_pipeline import cli
-from tests import testing
+from tests import commands, testing
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def flags_of_main():
   """Names of all flags that main.py knows."""
-  output = subprocess.run(
-      [sys.executable, 'main.py', '--helpfull'],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-  ).stdout
+  output = commands.run('main.py', '--helpfull').stdout
   return set(re.findall(r'^  --(?:\[no\])?(\w+):', output, re.MULTILINE))
 
 
@@ -89,16 +84,10 @@ class FlagsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, message):
       self.enter(**values)
 
-  def main(self, *arguments, **options):
-    return subprocess.run(
-        [
-            sys.executable, 'main.py', '--config=tests/tiny.py',
-            '--workdir=/nowhere/run', *arguments,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        **options,
+  def main(self, *arguments):
+    return commands.run(
+        'main.py', '--config=tests/tiny.py', '--workdir=/nowhere/run',
+        *arguments,
     )
 
   def test_nothing_is_found(self):
@@ -108,7 +97,8 @@ class FlagsTest(parameterized.TestCase):
         for name, value in os.environ.items()
         if not name.startswith(hidden)
     }
-    result = self.main('--distributed', env=environment)
+    with mock.patch.dict(os.environ, environment, clear=True):
+      result = self.main('--distributed')
     self.assertEqual(result.returncode, 1)
     self.assertRegex(
         result.stderr,

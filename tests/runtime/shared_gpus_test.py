@@ -4,13 +4,13 @@ There is no GPU: what the processes believe to have is given to them.
 """
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 from absl.testing import absltest, parameterized
 
+import tests
 from tests.runtime import distributed_test
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,12 +58,10 @@ class SharedTest(parameterized.TestCase):
               ],
               cwd=ROOT, text=True,
               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-              env={
-                  **os.environ,
-                  'JAX_ENABLE_COMPILATION_CACHE': 'true',
-                  'XDG_CACHE_HOME': self.caches[index].full_path,
+              env=tests.users_environment(
+                  XDG_CACHE_HOME=self.caches[index].full_path,
                   **{name: value[index] for name, value in variables.items()},
-              },
+              ),
           )
           for index in range(2)
       ]

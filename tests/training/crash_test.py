@@ -20,7 +20,7 @@ class CrashTest(absltest.TestCase):
     work = pathlib.Path(self.create_tempdir().full_path)
     images = testing.write_images(work / 'images', 2, 6)
     command = [
-        'main.py', '--config=tests/tiny.py', '--compilation_cache=off',
+        'main.py', '--config=tests/tiny.py',
         f'--config.dataset.train_dir={images}',
         '--config.dataset.size=76', '--config.augmentation.crop_size=72',
         '--config.augmentation.crop_offsets=4',

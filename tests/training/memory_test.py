@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 from absl.testing import absltest
 
 from alexnet.metrics.console import Console
@@ -92,6 +93,8 @@ class MemoryTest(absltest.TestCase):
     config.duration = f'{_STEPS} steps'
     config.log_every = f'{_EVERY} steps'
     watch = Watch()
+    gc.freeze()  # What earlier tests have left.
+    self.addCleanup(gc.unfreeze)
     trainer.create(config, directory / 'run', watch).train()
     self.assertLen(watch.memory, _STEPS // _EVERY)
     # By the second line whatever is made once has been made.
@@ -102,6 +105,7 @@ class MemoryTest(absltest.TestCase):
     batches = 16 * 88 * 88 * 3 * _EVERY * (len(memory) - 1)
     self.assertLess(memory[-1] - memory[0], batches / 4, memory)
 
+  @pytest.mark.full
   def test_flat_with_evaluations(self):
     directory = pathlib.Path(self.create_tempdir().full_path) / 'run'
     program = (

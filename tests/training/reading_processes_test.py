@@ -3,15 +3,13 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
 from absl.testing import absltest, parameterized
 
 from input_pipeline.errors import DataError
-from tests import faulty, testing
+from tests import commands, faulty
 
 
 class ReadingProcessesTest(faulty.RunTestCase):
@@ -56,31 +54,24 @@ class ReadingProcessesTest(faulty.RunTestCase):
 
   def test_all_are_killed(self):
     """By the command, with SIGKILL: no process is left, and it goes on."""
-    root = testing.__file__.rpartition('/tests/')[0]
-    command = [
-        sys.executable, 'main.py', '--config=tests/tiny.py',
+    process = commands.Started(
+        'main.py', '--config=tests/tiny.py',
         f'--workdir={self.workdir}', '--config.dataset.processes=2',
         f'--config.dataset.train_dir={self.images}',
         '--config.dataset.eval_fraction=0.34', '--config.dataset.size=76',
         '--config.augmentation.crop_size=72',
         '--config.augmentation.crop_offsets=4', "--config.duration=8 steps",
         '--config.evaluate_every=never', '--config.ten_views=False',
-        '--compilation_cache=off',
-    ]
+    )
     metrics = self.workdir / 'metrics.jsonl'
-    with subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-      end = time.monotonic() + 900
-      while not metrics.exists() or '"step": 4' not in metrics.read_text():
-        self.assertLess(time.monotonic(), end)
-        self.assertIsNone(process.poll(), metrics)
-        time.sleep(0.01)
-      readers = psutil.Process(process.pid).children()
-      process.kill()
-      # The output ends when nobody can write to it any more.
-      process.communicate(timeout=30)
+    end = time.monotonic() + 300
+    while not metrics.exists() or '"step": 4' not in metrics.read_text():
+      self.assertLess(time.monotonic(), end)
+      time.sleep(0.01)
+    readers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGKILL)
+    # The output ends when nobody can write to it any more.
+    process.communicate()
     self.assertGreaterEqual(len(readers), 2)
     for reader in readers:
       with contextlib.suppress(psutil.NoSuchProcess):

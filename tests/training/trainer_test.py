@@ -8,8 +8,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -35,9 +33,7 @@ from alexnet.training import train_step, trainer
 from alexnet.training.progress import Progress
 from input_pipeline import cli
 from input_pipeline.errors import DataError
-from tests import testing, tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests import commands, testing, tiny
 
 
 def silent():
@@ -355,17 +351,10 @@ class RestartTest(RunTestCase):
     )
 
   def _process(self, *flags):
-    return subprocess.Popen(
-        [
-            sys.executable, 'main.py', '--config=tests/tiny.py',
-            f'--workdir={self.workdir}',
-            f'--config.dataset.train_dir={self.images}',
-            '--config.dataset.eval_fraction=0.34', *flags,
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return commands.Started(
+        'main.py', '--config=tests/tiny.py', f'--workdir={self.workdir}',
+        f'--config.dataset.train_dir={self.images}',
+        '--config.dataset.eval_fraction=0.34', *flags,
     )
 
   def _wait_for_step(self, process, step):
@@ -379,11 +368,11 @@ class RestartTest(RunTestCase):
     for step in (3, 5):
       process = self._process()
       self._wait_for_step(process, step)
-      process.kill()
+      process.send_signal(signal.SIGKILL)
       process.communicate()
       self.assertIsNone(workdir_lib.load_results(self.workdir))
     process = self._process()
-    output, _ = process.communicate()
+    output = process.communicate()
     self.assertEqual(process.returncode, 0, output)
     self.assertRegex(output, 'continuing from step [24]')
     self._check_against_reference(self.workdir)
@@ -392,7 +381,7 @@ class RestartTest(RunTestCase):
     process = self._process('--config.checkpoint_every=never')
     self._wait_for_step(process, 1)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
+    output = process.communicate()
     self.assertEqual(process.returncode, cli.STOPPED, output)
     self.assertRegex(output, 'stopped by SIGTERM; saved step [1-5] of 6')
     self.assertIn('Run the same command again to continue', output)

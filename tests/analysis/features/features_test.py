@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -15,17 +13,12 @@ from alexnet.analysis.features import extract as extract_lib
 from alexnet.analysis.features import images, store
 from alexnet.config.errors import ConfigError
 from input_pipeline.errors import DataError
-from tests import testing, tiny_run
-
-ROOT = pathlib.Path(__file__).parents[3]
+from tests import commands, testing, tiny_run
 
 
 def run_command(name, *arguments):
   """(exit status, stdout, stderr) of a command of alexnet.analysis."""
-  result = subprocess.run(
-      [sys.executable, '-m', f'alexnet.analysis.{name}', *map(str, arguments)],
-      cwd=ROOT, capture_output=True, text=True,
-  )
+  result = commands.run('-m', f'alexnet.analysis.{name}', *arguments)
   return result.returncode, result.stdout, result.stderr
 
 

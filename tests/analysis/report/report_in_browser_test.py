@@ -23,7 +23,10 @@ _PICTURES = """() => [...document.images]
     .map(i => i.complete ? i.naturalWidth : 0)"""
 
 
-@unittest.skipIf(screenshots.installed() is None, 'no Chromium is installed')
+@unittest.skipIf(
+    screenshots.installed() is None,
+    "no Chromium: install Debian's package chromium",
+)
 class BrowserTest(parameterized.TestCase):
 
   @classmethod

@@ -7,8 +7,6 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import urllib.parse
 from unittest import mock
@@ -43,14 +41,13 @@ from alexnet.visualization import images as visualization_images
 from configs import cuda_convnet as cuda_convnet_recipe
 from input_pipeline import sources
 from input_pipeline.errors import DataError, ImageError
-from tests import testing, tiny, tiny_run
+from tests import commands, testing, tiny, tiny_run
 
 _SECTIONS = [
     'The run', 'Curves', 'Results', 'Kernels', 'Predictions',
     'Nearest neighbours', 'Classes', 'Layers', 'Colours', 'Config',
     'Environment',
 ]
-_ROOT = pathlib.Path(__file__).parents[3]
 # Elements that have no end.
 _VOID = {'meta', 'link', 'img', 'source', 'br', 'hr', 'input'}
 
@@ -316,9 +313,8 @@ class OldRunTest(PageTestCase):
 
   def test_command(self):
     """As a user types it, for a run and for none."""
-    command = [sys.executable, '-m', 'alexnet.report', '--workdir']
-    run = lambda folder: subprocess.run(
-        [*command, folder], cwd=_ROOT, capture_output=True, text=True
+    run = lambda folder: commands.run(
+        '-m', 'alexnet.report', '--workdir', folder
     )
     result = run(self.folder)
     self.assertEqual(result.returncode, 0, result.stderr)

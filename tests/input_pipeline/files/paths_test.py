@@ -4,8 +4,6 @@ import ast
 import os
 import pathlib
 import pwd
-import subprocess
-import sys
 
 from absl.testing import absltest, parameterized
 
@@ -15,6 +13,7 @@ from alexnet.models import fields
 from configs import alexnet
 from input_pipeline.config import checks
 from input_pipeline.files import paths
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -137,11 +136,8 @@ class ConfigFileTest(parameterized.TestCase):
     given = [f'--config=~/{name}:folder']
     if command[-1] not in ('--list', '--images=1'):
       given.append('--config.seed=3')  # For which it is read at once.
-    result = subprocess.run(
-        [sys.executable, *(word.format(home) for word in command), *given],
-        cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        env={**os.environ, 'HOME': str(home), 'PYTHONPATH': str(ROOT)},
-    )
+    command = [word.format(home) for word in command]
+    result = commands.run(*command, *given, HOME=str(home))
     text = result.stdout + result.stderr
     self.assertNotIn('Traceback', text)
     missing = f'error: --config is {home}/none.py: there is no such file'
@@ -195,10 +191,7 @@ class CommandsTest(parameterized.TestCase):
   )
   def test_an_address_at_once(self, command, flag):
     command = [command] if command.endswith('.py') else ['-m', command]
-    result = subprocess.run(
-        [sys.executable, *command, f'--{flag}=s3://bucket/x'],
-        cwd=ROOT, capture_output=True, text=True,
-    )
+    result = commands.run(*command, f'--{flag}=s3://bucket/x')
     self.assertEqual(result.returncode, 1)
     self.assertNotIn('Traceback', result.stderr)
     self.assertIn(f'flag --{flag}=s3://bucket/x: it is s3', result.stderr)

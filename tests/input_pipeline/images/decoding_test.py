@@ -111,13 +111,13 @@ def tiff(levels, *fields, order='<', bits=16, photometric=None):
 
 class FormatsTest(parameterized.TestCase):
 
-  @parameterized.product(
-      kind=('PNG', 'WEBP', 'GIF', 'TIFF', 'BMP', 'JPEG'),
-      mode=('RGB', 'L', '1', 'P'),
+  @parameterized.parameters(
+      (kind, mode)
+      for kind in ('PNG', 'WEBP', 'GIF', 'TIFF', 'BMP', 'JPEG')
+      for mode in ('RGB', 'L', '1', 'P')
+      if (kind, mode) != ('JPEG', 'P')
   )
   def test_equals_pillow(self, kind, mode):
-    if (kind, mode) == ('JPEG', 'P'):
-      self.skipTest('there is no such file')
     image = smooth()
     image = image.quantize(9) if mode == 'P' else image.convert(mode)
     encoded = file_of(image, kind)
@@ -508,10 +508,10 @@ class TransparencyTest(parameterized.TestCase):
     encoded = file_of(image, 'GIF', transparency=2)
     self.check(encoded, palette[indices], np.where(indices == 2, 0, 255))
 
-  @parameterized.product(bits=(1, 2, 4, 8, 16), channels=(1, 3))
+  @parameterized.parameters(
+      (1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)
+  )
   def test_of_a_colour(self, bits, channels):
-    if channels > 1 and bits < 8:
-      self.skipTest('there is no such file')
     levels = pixels(9, 11, channels, high=2**bits)
     levels[0, 0] = 2**bits - 1
     hidden = levels[4, 5]
