@@ -9,6 +9,7 @@
 #   make test-gpu those that need a GPU, on this machine's
 #   make lint     ruff
 #   make gpu-compiled   what XLA makes of all this for GPUs; needs none
+#   make docs     the pages of docs/ and of the API, in site/
 #   make bench    input and training step beside others, in .venv-bench
 #   make clean    removes .venv and .venv-bench
 #
@@ -34,7 +35,8 @@ ARGS ?=
 NVIDIA_DRIVER ?= /proc/driver/nvidia/version
 GPU := $(if $(wildcard $(NVIDIA_DRIVER)),gpu)
 
-.PHONY: train test test-fast test-full test-gpu lint bench gpu-compiled clean
+.PHONY: train test test-fast test-full test-gpu lint docs bench gpu-compiled \
+	clean
 
 train: $(VENV)/run.installed $(GPU:%=$(VENV)/%.installed)
 	$(VENV)/bin/python main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
@@ -60,6 +62,11 @@ test-gpu: $(VENV)/dev.installed $(VENV)/gpu.installed
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
 
+docs: $(VENV)/docs.installed
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx -W --keep-going -q \
+	docs site $(ARGS)
+	@echo 'open site/index.html'
+
 bench: $(BENCH_VENV)/bench.installed
 	set -e; for name in $(BENCH); do \
 	$(BENCH_VENV)/bin/python -m benchmarks.$$name $(ARGS); done
@@ -69,7 +76,7 @@ gpu-compiled: $(VENV)/run.installed $(GPU_COMPILER)/plugin.installed
 	--compiler=$(abspath $(GPU_COMPILER)) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) $(GPU_COMPILER)
+	rm -rf $(VENV) $(BENCH_VENV) $(GPU_COMPILER) site
 
 %/python.made:
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11, 3.12 or 3.13' \
@@ -87,6 +94,10 @@ $(VENV)/gpu.installed: $(VENV)/run.installed requirements-gpu.txt
 
 $(VENV)/dev.installed: $(VENV)/run.installed requirements-dev.txt
 	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/docs.installed: $(VENV)/run.installed requirements-docs.txt
+	$(VENV)/bin/pip install --quiet -r requirements-docs.txt
 	@touch $@
 
 # Of its own: the peers are gigabytes that nothing else needs.

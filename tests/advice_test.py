@@ -9,6 +9,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 
 from alexnet.config.errors import ConfigError
+from benchmarks.gpu_compiled import __main__ as gpu_compiled
 from configs import alexnet, cuda_convnet
 from input_pipeline import cli
 from input_pipeline.config.checks import get
@@ -20,9 +21,9 @@ _FLAG = re.compile(r'--([a-z_]\w*(?:\.\w+)*)')
 _FOREIGN = {'help', 'always', 'dirty', 'abbrev', 'xla_gpu_'}
 
 
-def sources():
+def sources(*packages):
   yield ROOT / 'main.py'
-  for package in ('alexnet', 'input_pipeline'):
+  for package in packages or ('alexnet', 'input_pipeline'):
     yield from sorted((ROOT / package).rglob('*.py'))
 
 
@@ -45,10 +46,16 @@ def texts():
   return found
 
 
-def defined():
+def documents():
+  """[(file, text)] of README and docs."""
+  files = ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))
+  return [(file.name, file.read_text()) for file in files]
+
+
+def defined(*packages):
   """Names of the flags of all commands, as their files define them."""
   names = {'config'}
-  for file in sources():
+  for file in sources(*packages):
     for node in ast.walk(ast.parse(file.read_text())):
       if (
           isinstance(node, ast.Call)
@@ -74,10 +81,23 @@ class MessagesTest(parameterized.TestCase):
     }
     self.assertEmpty(unknown)
 
+  def test_every_flag_of_the_documents_exists(self):
+    known = defined('alexnet', 'input_pipeline', 'benchmarks', 'launch')
+    known |= set(gpu_compiled.CHOICES) | _FOREIGN
+    known |= {'machine_link', 'machine_fraction'}  # Defined in a loop.
+    # Of TensorBoard, SLURM and Open MPI.
+    known |= {'logdir', 'nodes', 'gpus', 'signal', 'map'}
+    advised = [
+        (file, name.split('.')[0])
+        for file, text in documents() for name in _FLAG.findall(text)
+    ]
+    self.assertGreater(len(advised), 100)
+    self.assertEmpty([one for one in advised if one[1] not in known])
+
   def test_every_field_exists(self):
     configs = alexnet.get_config('folder'), cuda_convnet.get_config('a')
     missing = object()
-    for file, text in texts():
+    for file, text in texts() + documents():
       for name in re.findall(r'--config\.([a-z_][\w.]*\w)', text):
         self.assertTrue(
             any(get(one, name, missing) is not missing for one in configs),

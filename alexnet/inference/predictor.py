@@ -62,7 +62,7 @@ class TrainedNetwork:
 
   @property
   def variables(self) -> Any:
-    """What `model.apply` takes: {'params': ..., **model_state}."""
+    """The parameters and the model's state, as `model.apply` takes them."""
     return {'params': self.params, **self.model_state}
 
   @property
