@@ -1,7 +1,9 @@
 """What `make test-fast` leaves out, and what `make test-full` refuses."""
 
+import gc
 import pathlib
 
+import jax
 import pytest
 
 import tests  # noqa: F401  # Before pytest's processes start: one cache for all.
@@ -29,6 +31,14 @@ _SLOW = """
   training/reading_processes training/replay training/resume
   training/train_step training/trainer witness/witness
 """
+
+
+@pytest.fixture(autouse=True, scope='module')
+def forget_programs():
+  """A process runs many files, whose programs would fill its memory."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 def pytest_addoption(parser):
