@@ -3,7 +3,6 @@
 import gc
 import pathlib
 
-import jax
 import pytest
 
 import tests  # noqa: F401  # Before pytest's processes start: one cache for all.
@@ -37,6 +36,8 @@ _SLOW = """
 def forget_programs():
   """A process runs many files, whose programs would fill its memory."""
   yield
+  import jax  # After `tests`.
+
   jax.clear_caches()
   gc.collect()
 
