@@ -99,6 +99,7 @@ class TrainedNetwork:
     Args:
       images: paths of image files, or [height, width, 3] uint8 arrays, of any
         sizes.
+
     Returns:
       [images, size, size, 3] uint8: shorter side resized, centre cropped.
 
