@@ -6,7 +6,7 @@
 The paper proposes to train one on the features, so that similar images have
 codes that differ in few bits. The code follows Krizhevsky and Hinton, "Using
 very deep autoencoders for content-based image retrieval" (2011): logistic
-units, rounded in the forward pass and ignored by the gradient.
+units, rounded in the forward pass; the gradient ignores the rounding.
 
 The autoencoder reads the first principal components of the features. These
 preserve nearly all of the distances, and training on all 4,096 dimensions would

@@ -10,7 +10,7 @@ A folder holds
   code-128.npz   binary codes, once they were used; see `hashing.py`
 
 Features are mapped into memory, so a set may be larger than memory. A small set
-can be one .npz file with the same arrays. Neither format holds Python objects,
+can be one .npz file with the same arrays. Neither holds Python objects, and
 nothing is executed when they are read.
 """
 
