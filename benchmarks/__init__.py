@@ -1,1 +1,1 @@
-"""Side-by-side measurements; their last results are in docs/speed.md."""
+"""Side-by-side benchmarks; docs/speed.md has their latest results."""

@@ -1,14 +1,14 @@
-"""Kills training again and again, and compares it with a run left alone.
+"""Kills training repeatedly and compares it with an undisturbed run.
 
   python -m benchmarks.crash --kills=50 --json=results.json
   python -m benchmarks.crash --kills=3 --full
 
-The command is started, killed by SIGKILL and started again: a third of the
-times while it writes a checkpoint, otherwise at some step, or (one in eight)
-while it starts. Then it runs to its end. Printed are, for each kill, the step
-that was reached, the newest checkpoint that was complete, and what was lost
-between them; and whether all arrays of the state, and every loss in
-metrics.jsonl, are those of the undisturbed run, bit by bit.
+The command is started, killed by SIGKILL and started again: for a third of the
+kills while it writes a checkpoint, for one in eight while it starts, otherwise
+at some step. Then it runs to its end. For each kill it prints the step reached,
+the newest complete checkpoint, and the steps lost between them. It also checks
+that the state's arrays, and all losses in metrics.jsonl, equal those of the
+undisturbed run bit by bit.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from input_pipeline.files import paths
 ROOT = pathlib.Path(__file__).parent.parent
 
 SAVE, STEP, START = 'save', 'step', 'start'
-# Seconds between two looks at a run.
+# Seconds between two checks of a run.
 _POLL = 0.002
 
 _NARROW = (
@@ -48,13 +48,13 @@ _FULL = ('--config.batch_size=2',)
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-  """One of them.
+  """One kill.
 
   Attributes:
-    moment: 'save', 'step' or 'start': what the run was doing.
+    moment: 'save', 'step' or 'start': the activity of the run.
     reached: last step in the log; None if the session made none.
-    saved: newest complete checkpoint after it; 0: none.
-    lost: steps to be made again.
+    saved: step of the newest complete checkpoint afterwards; 0 for none.
+    lost: number of steps to repeat.
   """
 
   moment: str
@@ -64,7 +64,7 @@ class Kill:
 
 
 class Crash:
-  """A run that is killed."""
+  """A run that is killed repeatedly."""
 
   def __init__(
       self,
@@ -74,13 +74,13 @@ class Crash:
       interval: int,
       seed: int = 0,
   ):
-    """Starts nothing yet.
+    """Prepares the run without starting it.
 
     Args:
-      workdir: of the run.
-      command: that makes it, without workdir, duration and cadence.
+      workdir: folder of the run.
+      command: its command, without workdir, duration and intervals.
       interval: steps between two checkpoints.
-      seed: of the moments.
+      seed: seed of the moments.
     """
     self.workdir = workdir
     self._command = command
@@ -91,11 +91,11 @@ class Crash:
     self.kills: list[Kill] = []
 
   def steps_for(self, kills: int) -> int:
-    """Steps of a run that does not end before it was killed so often."""
+    """Returns enough steps for a run to be killed that often."""
     return 3 * self._interval * (kills + 1)
 
   def start(self, steps: int, workdir: pathlib.Path | None = None):
-    """Starts the command, for so many steps in all."""
+    """Starts the command, for a total number of steps."""
     return subprocess.Popen(
         [
             sys.executable, *self._command,
@@ -115,10 +115,10 @@ class Crash:
     )
 
   def finish(self, steps: int, workdir: pathlib.Path | None = None) -> str:
-    """Runs to the end; returns what was said.
+    """Runs to the end; returns the output.
 
     Raises:
-      RuntimeError: it did not get there.
+      RuntimeError: the run failed.
     """
     process = self.start(steps, workdir)
     output, _ = process.communicate()
@@ -129,13 +129,13 @@ class Crash:
   def kill(self, steps: int) -> Kill:
     """Starts the run and kills it once."""
     during_saves = sum(kill.moment == SAVE for kill in self.kills)
-    # A third, and the first one among them.
+    # A third of the kills, including the first.
     if 3 * during_saves <= len(self.kills):
       moment = SAVE
     else:
       moment = START if self._random.random() < 1 / 8 else STEP
-    # Steps are counted from what is saved, or else many kills in a row before
-    # the next checkpoint would be of the same steps.
+    # Counted from the last checkpoint: many kills in a row before the next one
+    # would hit the same steps.
     begin = time.monotonic()
     process = self.start(steps)
     try:
@@ -155,8 +155,8 @@ class Crash:
     if process.returncode != -signal.SIGKILL:
       raise RuntimeError(f'status {process.returncode}:\n{output}')
     if moment == START and '\nstep ' in output:
-      moment = STEP  # It was quick.
-    # The log of a session that made no step is that of the one before.
+      moment = STEP  # It finished before it could be stopped.
+    # Without steps the log still ends with the previous session.
     reached = None if moment == START else self._last_logged()
     saved = manager.newest_step(self.workdir) or 0
     lost = 0 if reached is None else max(0, reached - saved)
@@ -165,7 +165,7 @@ class Crash:
     return kill
 
   def _wait_for_steps(self, process, count):
-    """Whether so many steps more were made before the run ended."""
+    """Whether the run made so many more steps before it ended."""
     while count > 0:
       line = process.stdout.readline()
       if not line:
@@ -174,14 +174,14 @@ class Crash:
     return True
 
   def _wait_for_save(self, process):
-    """Stops the process within a save, at a moment that is not chosen."""
+    """Stops the process at an arbitrary moment of a save."""
     while process.poll() is None:
       began = time.monotonic()
       if not self._saving():
         time.sleep(_POLL)
         continue
       time.sleep(self._random.uniform(0, self._save_seconds))
-      # It stands still while one looks.
+      # Stopped during the check, so that the moment does not pass.
       process.send_signal(signal.SIGSTOP)
       if self._saving():
         return SAVE
@@ -204,7 +204,7 @@ class Crash:
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
-  """Names what differs between the ends of two runs: arrays, and losses."""
+  """Yields names of arrays and losses that differ at the ends of two runs."""
   import jax
   import numpy as np
 
@@ -243,7 +243,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> Iterator[str]:
 
 
 def table(kills: Sequence[Kill], interval: int) -> str:
-  """The kills as Markdown, and what they come to."""
+  """Formats the kills as Markdown, with a summary."""
   rows = [
       (number, kill.moment, '--' if kill.reached is None else kill.reached,
        kill.saved, kill.lost)
@@ -312,11 +312,11 @@ def main(argv: list[str]) -> int:
 
 if __name__ == '__main__':
   flags.DEFINE_integer('kills', 50, 'How often.', lower_bound=1)
-  flags.DEFINE_integer('seed', 0, 'Of the moments.')
-  flags.DEFINE_boolean('full', False, 'The whole network instead of a narrow.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the moments.')
+  flags.DEFINE_boolean('full', False, 'Use the whole network.')
   flags.DEFINE_integer(
-      'interval', None, 'Steps between checkpoints; unset: 10, or 2 if --full.'
+      'interval', None, 'Steps between checkpoints; default: 10, 2 with --full.'
   )
-  paths.define('work', "For the runs; unset: the system's.")
+  paths.define('work', "Folder for the runs; default: the system's.")
   paths.define('json', 'File for the results.')
   cli.run(main)

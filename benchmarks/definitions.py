@@ -3,15 +3,15 @@
   python -m benchmarks.definitions --folder=AlexNet-Source-Code/layers
   python -m benchmarks.definitions --folder=... --only=120,153 --output=table.md
 
-Each is a run of its own, by the command that a user gives, with the defaults of
-configs/cuda_convnet.py: layer statistics and ten views are on. Only the batch
-is small, and so are the images: a few of two classes, made for it. A definition
-that is refused because it names functions of an earlier run is then trained
-without them.
+Each definition is a separate run by the users' command, with the defaults of
+configs/cuda_convnet.py, including layer statistics and ten views. Only the
+batch and the data are small: a few generated images of two classes. A
+definition that is refused because it names functions of an earlier run is then
+trained without them.
 
-Printed is a table in Markdown, a row when it is known: what ran, and what was
-refused with which message. Exit status: 1 if anything ended otherwise, such as
-in a traceback, whose end is printed too.
+It prints a Markdown table row by row: what ran, and what was refused with which
+message. The exit status is 1 if anything ended otherwise, such as in a
+traceback, whose end is also printed.
 """
 
 import collections
@@ -34,7 +34,7 @@ from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Of definitions that no parameter file is called like: the file of the same
+# Parameter files of definitions without one of their name: that of the same
 # layers.
 _PARAMETERS = {
     '126': '126-2012-full', '153-4gpu': '170-4gpu', '141-2009-2010': '141',
@@ -42,24 +42,24 @@ _PARAMETERS = {
 }
 RAN, REFUSED, FAILED = 'runs', 'refused', 'FAILS'
 _IGNORE = '--config.ignore_init_functions=True'
-# Of each class; two are held out.
+# Images per class; two are held out.
 _IMAGES = 10
 _BATCH = 2
-# Far beyond what one takes on two cores; then something waits for nothing.
+# Far more than any needs on two cores, so that it must be hanging.
 _SECONDS = 3600
-# In what a run says that it will do.
+# In a run's announcement.
 _NETWORK = r'([\d,]+) parameters, (\d) tower'
 _HEAD = '| definition | parameters | result | seconds | with, or why not |'
 
 
 class Row(NamedTuple):
-  """What came of a definition.
+  """Result of a definition.
 
   Attributes:
-    name: in the names of its files.
-    parameters: the same of its parameter file.
+    name: name in its files' names.
+    parameters: name of its parameter file.
     outcome: RAN, REFUSED or FAILED.
-    seconds: that the command took.
+    seconds: duration of the command.
     note: towers and parameters, or the message.
   """
 
@@ -78,15 +78,15 @@ class Row(NamedTuple):
 
 
 def outcome(status: int, text: str) -> tuple[str, str]:
-  """What the end of a command means.
+  """Interprets the end of a command.
 
   Args:
     status: its exit status.
-    text: what it has printed, errors included.
+    text: its output, including errors.
 
   Returns:
-    (RAN, its towers and parameters), (REFUSED, the message) or (FAILED, the
-    last line).
+    (RAN, towers and parameters), (REFUSED, the message) or (FAILED, the last
+    line).
   """
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   if 'Traceback (most recent call last)' in text:
@@ -101,7 +101,7 @@ def outcome(status: int, text: str) -> tuple[str, str]:
 
 
 def write_images(folder: pathlib.Path) -> None:
-  """Writes noise of two classes, one brighter than the other."""
+  """Writes noise images of two classes, one brighter than the other."""
   rng = np.random.default_rng(0)
   for label in range(2):
     (folder / f'class{label}').mkdir(parents=True)
@@ -117,13 +117,13 @@ def run_all(
     work: pathlib.Path,
     overrides: Sequence[str] = (),
 ) -> Iterator[Row]:
-  """Trains definitions one after the other.
+  """Trains definitions one by one.
 
   Args:
-    folder: with layers-NAME.cfg and layer-params-NAME.cfg.
-    names: of the definitions.
+    folder: folder with layers-NAME.cfg and layer-params-NAME.cfg.
+    names: names of the definitions.
     work: an empty folder, for images and one workdir at a time.
-    overrides: more flags of main.py.
+    overrides: additional flags of main.py.
   """
   write_images(work / 'images')
   for name in names:
@@ -163,13 +163,13 @@ def _run(folder, name, parameters, work, overrides):
   if result == FAILED:
     print(text[-4000:], file=sys.stderr)
   seconds = time.monotonic() - start
-  # Paths of this machine say nothing to a reader of the table.
+  # Local paths mean nothing to a reader of the table.
   note = note.replace(f'{folder}{os.sep}', '')
   return Row(name, parameters, result, seconds, note)
 
 
 def summary(rows: Sequence[Row]) -> str:
-  """How many definitions ended how."""
+  """Counts the definitions by outcome."""
   counts = collections.Counter(row.outcome for row in rows)
   without = sum(row.outcome == RAN and _IGNORE in row.note for row in rows)
   return (
@@ -179,7 +179,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def main(values: flags.FlagValues) -> int:
-  """Runs the definitions that the flags name; returns the exit status."""
+  """Runs the definitions selected by the flags; returns the exit status."""
   folder = values.folder.resolve()
   names = sorted(
       path.name.removeprefix('layers-').removesuffix('.cfg')
@@ -195,7 +195,7 @@ def main(values: flags.FlagValues) -> int:
         f'--only names {", ".join(unknown)}, but {folder} has '
         + ', '.join(names)
     )
-  if values.output:  # Hours before it is written.
+  if values.output:  # Fails now rather than after hours.
     values.output.open('a').close()
   lines = [_HEAD, re.sub(r'[^|]+', '---', _HEAD)]
   print(*lines, sep='\n', flush=True)
@@ -214,12 +214,12 @@ def main(values: flags.FlagValues) -> int:
 
 
 if __name__ == '__main__':
-  paths.define('folder', 'With the definitions.')
-  flags.DEFINE_list('only', None, 'Names of definitions; unset: all.')
+  paths.define('folder', 'Folder of the definitions.')
+  flags.DEFINE_list('only', None, 'Names of definitions; default: all.')
   flags.DEFINE_multi_string(
-      'override', [], 'One more flag of main.py, as --config.mesh.tower=2.'
+      'override', [], 'Another flag of main.py, such as --config.mesh.tower=2.'
   )
   paths.define('output', 'File for the table.')
-  paths.define('work', 'Where temporary files go.')
+  paths.define('work', 'Folder for temporary files.')
   flags.mark_flag_as_required('folder')
   cli.run(lambda argv: main(flags.FLAGS))

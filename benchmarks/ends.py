@@ -1,11 +1,11 @@
-"""Processes that end while batches are made: none may stay for ever.
+"""Tests that processes end at any stage of making batches.
 
   python -m benchmarks.ends --starts=200
   python -m benchmarks.ends --starts=200 --processes=2
 
-Each start is a process of its own, which is in one of the stages below when it
-has nothing more to do. Printed are, for each stage, how many ended, the longest
-time that took from there on, and how many did not within a minute.
+Each start is a separate process, which enters one of the stages below and then
+has nothing more to do. For each stage it prints how many processes ended, the
+longest time that took, and how many did not end within a minute.
 """
 
 import collections
@@ -23,9 +23,9 @@ from input_pipeline import sources
 from input_pipeline.errors import DataError
 
 STAGES = (
-    'built',  # Nobody has asked for a batch.
+    'built',  # No batch was requested.
     'reading',  # The second batch is being read.
-    'ahead',  # Batches are ready that nobody will ask for.
+    'ahead',  # Prefetched batches are ready.
     'failed',  # An image could not be read.
     'raised',  # An exception ends the program.
     'closed',
@@ -37,7 +37,7 @@ _READY = 'nothing more to do'
 
 
 class Images(sources.Source):
-  """40 black images, as slow as a stage wants them."""
+  """40 black images, read as slowly as a stage requires."""
 
   name, class_names = 'images', ('0', '1')
 
@@ -65,8 +65,8 @@ class Images(sources.Source):
 
 
 def run_in(stage: str, processes: int = 0) -> None:
-  """What a process does; returns in that stage."""
-  # Not of this main module, which reading processes do not know.
+  """Brings this process into a stage and returns."""
+  # Not from this main module, which reading processes do not import.
   from benchmarks.ends import Images
   from configs import alexnet_2012
   from input_pipeline.pipeline import Pipeline
@@ -77,7 +77,7 @@ def run_in(stage: str, processes: int = 0) -> None:
   config.dataset.processes = processes
   images = Images(stage)
   pipeline = Pipeline(config, images, images)
-  global stream  # Else it would end with this function.
+  global stream  # Keeps it alive after this function.
   stream = pipeline.training_batches(0)
   if stage == 'evaluation':
     stream = pipeline.evaluation_batches(16)
@@ -100,9 +100,9 @@ def run_in(stage: str, processes: int = 0) -> None:
 
 
 def seconds_to_end(stage: str, processes: int = 0) -> float | None:
-  """Starts a process; None if it does not end, and is killed.
+  """Starts a process; returns None if it does not end and is killed.
 
-  It has ended when its reading processes have, which write to the same file.
+  It counts as ended when its reading processes have, which share its output.
   """
   command = [
       sys.executable, '-m', 'benchmarks.ends', f'--stage={stage}',
@@ -143,7 +143,7 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('starts', 200, 'Processes, of all stages in turn.')
+  flags.DEFINE_integer('starts', 200, 'Number of processes, over all stages.')
   flags.DEFINE_integer('processes', 0, 'Reading processes of each.')
-  flags.DEFINE_enum('stage', None, STAGES, 'Be such a process.')
+  flags.DEFINE_enum('stage', None, STAGES, 'Internal: stage of this process.')
   app.run(main)

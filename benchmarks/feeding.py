@@ -1,10 +1,10 @@
-"""What feeding costs: training steps from prepared data beside one batch.
+"""Compares training from prepared data with training on a constant batch.
 
   python -m benchmarks.feeding --source=PHOTOS --json=results.json
 
-One process, one compiled step of run #145's network. It makes steps in turns:
-with a batch that stays on the device, from prepared JPEG files, from prepared
-pixels. Printed are the median seconds of a step and their ratios.
+One process with one compiled step of run #145's network. It makes steps in
+turns: with a constant batch on the device, from prepared JPEG files, and from
+prepared pixels. It prints the median seconds per step and their ratios.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from input_pipeline import datasets
 from input_pipeline.files import paths
 from input_pipeline.pipeline import Pipeline
 
-# More batches than there are ready, or in the making, before a turn.
+# More batches than are prefetched or in progress before a turn.
 _READY = 8
 
 
@@ -43,7 +43,7 @@ def _batches(config, mesh, directory) -> tuple[Pipeline, Iterator[Any]]:
 
 
 def _step(config, mesh, pipeline):
-  """A function from a batch to the state after a step, whose loss is there."""
+  """Function from a batch to the state after a completed step."""
   inputs = views.Views(
       pipeline.mean_image,
       config.augmentation.mean_crop,
@@ -63,7 +63,7 @@ def _step(config, mesh, pipeline):
       seed=0,
   )
   state = sharding.initialize(create, mesh, 0)
-  # So low that the network stays as it is, and as fast.
+  # So low that the network, and so its speed, does not change.
   rates = jax.tree.map(lambda _: np.float32(1e-12), shapes.params)
 
   def make(batch):
@@ -83,15 +83,15 @@ def measure(
     seconds_a_turn: float,
     **model: Any,
 ) -> dict[str, list[float]]:
-  """{source of the batches: [seconds a step, of each round]}.
+  """Measures {source of the batches: [seconds per step, by round]}.
 
   Args:
-    work: with the prepared data, `jpeg` and `raw`.
+    work: folder with the prepared data, `jpeg` and `raw`.
     batch_size: images in a step.
     rounds: turns of each source.
-    steps: in a turn, at least.
-    seconds_a_turn: at least.
-    **model: fields of `config.model` that are other than run #145's.
+    steps: least number of steps in a turn.
+    seconds_a_turn: least duration of a turn.
+    **model: overrides of run #145's `config.model`.
   """
   # As main.py does.
   heap.keep_freed()
@@ -109,9 +109,9 @@ def measure(
       'prepared_raw': from_raw,
   }
   seconds = {name: [] for name in sources}
-  for number in range(-1, rounds):  # The first compiles.
+  for number in range(-1, rounds):  # The first round compiles.
     for name, batches in sources.items():
-      # Not those that were made ready while the others had their turns.
+      # Skips batches that were prefetched during the other turns.
       for _ in range(_READY):
         batch = next(batches)
       start, count = time.perf_counter(), 0
@@ -148,7 +148,7 @@ def main(argv):
   medians = {name: statistics.median(row) for name, row in seconds.items()}
   print()
   for name, median in medians.items():
-    # Of the same round, so that a slow minute counts for both.
+    # Ratios within a round, so that a slow minute affects both.
     ratio = statistics.median(
         one / other for one, other in zip(seconds[name], seconds['constant'])
     )
@@ -161,13 +161,13 @@ def main(argv):
 if __name__ == '__main__':
   flags.DEFINE_string(
       'source', None,
-      'Folder of class folders; unset: photographs of scikit-learn.',
+      'Folder of class folders; default: photographs of scikit-learn.',
   )
-  flags.DEFINE_integer('images', 1024, 'Of these photographs.')
+  flags.DEFINE_integer('images', 1024, 'Number of these photographs.')
   flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
   flags.DEFINE_integer('rounds', 7, 'Turns of each source.')
-  flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
-  flags.DEFINE_float('seconds', 10.0, 'Length of a turn, at least.')
-  paths.define('work', 'Where temporary files go.')
+  flags.DEFINE_integer('steps', 2, 'Least number of steps in a turn.')
+  flags.DEFINE_float('seconds', 10.0, 'Least duration of a turn, in seconds.')
+  paths.define('work', 'Folder for temporary files.')
   paths.define('json', 'File to write the medians to.')
   app.run(main)

@@ -1,17 +1,17 @@
-"""Gives every reader of other people's files mutated ones, and watches.
+"""Fuzzes every reader of untrusted files with mutated ones.
 
   python -m benchmarks.fuzz                   160,000 images, 10,000 others
   python -m benchmarks.fuzz --images=500 --files=500
   python -m benchmarks.fuzz --only=definition --first=17 --files=1
 
 An input is a function of the seed, the reader's name and its number. It may be
-taken, or refused by an error that is meant for the user. All else is a finding:
-another error, a process that dies, more than 5 s of the processor, more than
-1 GiB of memory, a checkpoint that is taken though it has been changed, and a
-picture that is refused, or comes out otherwise, for its metadata alone. What
-was found is saved in --findings with the input. Exit status: 1 with findings.
+accepted, or refused with an error for users. Everything else is a finding:
+another error, a crash, more than 5 s of CPU time, more than 1 GiB of memory, a
+modified checkpoint that is accepted, or an image that is refused or decoded
+differently because of its metadata. Findings are saved in --findings with their
+inputs, and make the exit status 1.
 
-Linux only. docs/hostile_input.md says what is read, and within what limits.
+Linux only. docs/hostile_input.md describes what is read, and the limits.
 """
 
 import collections
@@ -34,22 +34,22 @@ from absl import app, flags
 from benchmarks.fuzzing import worker as worker_lib
 from input_pipeline.files import paths, streams
 
-_SEED = flags.DEFINE_integer('seed', 0, 'Another one gives other inputs.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the inputs.')
 _IMAGES = flags.DEFINE_integer(
     'images', 100_000,
-    'Mutated JPEG and PNG files; a tenth of it of each other format, and a '
-    'fifth of it intact pictures with mutated metadata.',
+    'Number of mutated JPEG and PNG files; a tenth of it for each other '
+    'format, and a fifth of it intact images with mutated metadata.',
 )
 _FILES = flags.DEFINE_integer(
-    'files', 10_000, 'Other mutated files, shared by their readers.'
+    'files', 10_000, 'Number of other mutated files, shared by their readers.'
 )
 _FIRST = flags.DEFINE_integer('first', 0, 'Number of the first input.')
-_ONLY = flags.DEFINE_multi_string('only', None, 'Readers to try; unset: all.')
+_ONLY = flags.DEFINE_multi_string('only', None, 'Readers; default: all.')
 _WORKERS = flags.DEFINE_integer(
-    'workers', None, 'Processes; unset: one a core.'
+    'workers', None, 'Processes; default: one per core.'
 )
 _FINDINGS = flags.DEFINE_string('findings', 'findings', 'Folder for findings.')
-_JSON = paths.define('json', 'File for the figures.')
+_JSON = paths.define('json', 'File for the results.')
 
 IMAGES = {
     'image': 'benchmarks.fuzzing.images:Images',
@@ -59,10 +59,10 @@ IMAGES = {
     'bmp': 'benchmarks.fuzzing.images:BMP',
     'metadata': 'benchmarks.fuzzing.metadata:Metadata',
 }
-# What --images is divided by.
+# Divisors of --images.
 _SHARES = {'image': 1, 'metadata': 5}
 _OF_FORMAT = 10
-# Of --files, in equal parts.
+# Readers that share --files equally.
 FILES = {
     name: f'benchmarks.fuzzing.files:{target}'
     for name, target in {
@@ -80,14 +80,14 @@ _CHUNK = 100
 
 @dataclasses.dataclass
 class Report:
-  """What came of the inputs of one reader.
+  """Results of one reader.
 
   Attributes:
-    name: of the reader.
-    outcomes: number of inputs of each kind of 'accepted', 'refused'.
+    name: name of the reader.
+    outcomes: number of inputs by kind of 'accepted' and 'refused'.
     cpu, wall: seconds of the slowest input.
-    peak: most memory of a process while it read one, in bytes.
-    seconds: of all.
+    peak: largest memory of a process while reading an input, in bytes.
+    seconds: duration of all inputs.
     findings: (number of the input, what happened).
   """
 
@@ -105,12 +105,12 @@ class Report:
 
   @property
   def inputs(self) -> int:
-    """Their number."""
+    """Number of inputs."""
     counted = sum(sum(kinds.values()) for kinds in self.outcomes.values())
     return counted + len(self.findings)
 
   def add(self, result: dict[str, Any]) -> None:
-    """Counts what became of an input, see worker.py."""
+    """Counts the result of an input, see worker.py."""
     for name in ('cpu', 'wall', 'peak'):
       setattr(self, name, max(getattr(self, name), result[name]))
     if result['outcome'] == 'finding':
@@ -119,7 +119,7 @@ class Report:
       self.outcomes[result['outcome']][result['kind']] += 1
 
   def lines(self) -> Iterator[str]:
-    """For a person."""
+    """Yields lines for a terminal."""
     total = lambda name: sum(self.outcomes[name].values())
     yield (
         f'{self.name}: {self.inputs:,} inputs in {self.seconds:.0f} s, '
@@ -136,7 +136,7 @@ class Report:
 
 
 class _Worker:
-  """A process of fuzzing/worker.py, started again when it dies."""
+  """A process of fuzzing/worker.py, restarted when it dies."""
 
   def __init__(self, target: str, seed: int):
     self._target, self._seed = target, seed
@@ -158,7 +158,7 @@ class _Worker:
     )
 
   def read(self, first: int, end: int) -> Iterator[dict]:
-    """Results of the inputs from one up to another."""
+    """Yields results of the inputs `first` to `end` - 1."""
     while first < end:
       if self._process is None:
         self._start()
@@ -166,7 +166,7 @@ class _Worker:
         self._process.stdin.write(f'{first} {end}\n')
         self._process.stdin.flush()
       except BrokenPipeError:
-        pass  # The next lines tell of it.
+        pass  # Reported below.
       begun = None
       for line in self._process.stdout:
         if line == 'ready\n':
@@ -218,8 +218,8 @@ class _Worker:
 
 
 def _keep(folder, number, path):
-  """Copies an input that was found out of a worker's folder."""
-  # The latter, where the process died of it.
+  """Copies the input of a finding from a worker's folder."""
+  # CURRENT if the process died of it.
   current = folder / worker_lib.CURRENT
   for kept in (current.with_name(f'{current.name}-{number}'), current):
     if kept.exists():
@@ -238,16 +238,16 @@ def fuzz(
     workers: int | None = None,
     findings: pathlib.Path | None = None,
 ) -> Report:
-  """Gives a reader its inputs.
+  """Fuzzes one reader.
 
   Args:
-    name: of the reader, for the report.
+    name: name of the reader, for the report.
     target: MODULE:CLASS, see `worker.Target`.
-    inputs: their number.
-    first: number of the first one.
-    seed: of all.
-    workers: processes; None: one a core.
-    findings: folder for inputs that were found; None keeps none.
+    inputs: number of inputs.
+    first: number of the first input.
+    seed: seed of all inputs.
+    workers: number of processes; None for one per core.
+    findings: folder for the inputs of findings; None keeps none.
   """
   workers = workers or len(os.sched_getaffinity(0))
   report, lock, failures = Report(name), threading.Lock(), []
@@ -299,7 +299,7 @@ def fuzz(
 
 
 def main(argv: list[str]) -> int:
-  """Fuzzes the readers that the flags name."""
+  """Fuzzes the readers selected by the flags."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   readers = IMAGES | FILES
@@ -311,7 +311,7 @@ def main(argv: list[str]) -> int:
   for name in names:
     if name in IMAGES:
       inputs = -(-_IMAGES.value // _SHARES.get(name, _OF_FORMAT))
-    else:  # As equal as can be, and all of them.
+    else:  # As equal as possible, with the exact total.
       place = files.index(name)
       inputs = (_FILES.value + place) // len(files)
     reports.append(

@@ -1,20 +1,19 @@
-"""Our input pipeline beside others, on the same images, in one run.
+"""Compares our input pipeline with others, on the same images.
 
   python -m benchmarks.input_pipeline --json=results.json
   python -m benchmarks.input_pipeline --source=PHOTOS
   python -m benchmarks.input_pipeline --only=prepared_raw --processes=0,1,2
 
-Each contestant has a process of its own and delivers batches of 128 augmented
-images; they take turns for a few seconds each, several times round, so that a
-noisy machine is noisy for all. Printed are medians of images a second, and of
-images for each second of a core, over all of a contestant's processes, and
-ours beside ours with the first number of --processes, the median of the ratios
-of a round.
+Each contestant runs in its own process and delivers batches of 128 augmented
+images. They take turns of a few seconds over several rounds, so that noise
+affects all. It prints medians of images per second, and of images per second of
+CPU time over all of a contestant's processes. Ours are also compared with ours
+at the first number of --processes, by the median of the ratios within rounds.
 
-Ours deliver what they deliver in training: 8-bit crops and a few numbers for
-the arithmetic on the device. The others:
+Ours deliver the same as in training: 8-bit crops, and a few numbers for the
+arithmetic on the device. The others:
 
-  pytorch_dataloader        folder: DataLoader of two workers, torchvision's
+  pytorch_dataloader        folder: DataLoader with two workers, torchvision's
                             ImageFolder and transforms on Pillow's images;
                             resize, crop, flip, float, lighting, mean
   pytorch_dataloader_uint8  the same up to the flip, without arithmetic
@@ -22,7 +21,7 @@ the arithmetic on the device. The others:
   tfrecord                  prepared JPEG files in TFRecords: tf.data's
                             decode_and_crop_jpeg and flip, 8 bits
   grain                     prepared JPEG files in ArrayRecords: grain's
-                            DataLoader of two workers, our decoder, 8 bits
+                            DataLoader with two workers, our decoder, 8 bits
 """
 
 import contextlib
@@ -47,7 +46,7 @@ from input_pipeline.files import paths, threads
 BATCH = 128
 CROP = 224
 WORKERS = 2
-# More than any contestant has ready before it is asked.
+# More than any contestant prefetches before its turn.
 _READY = 12
 
 
@@ -57,7 +56,7 @@ _READY = 12
 def write_photographs(directory: pathlib.Path, count: int) -> None:
   """Writes JPEG files like ImageNet's: 500 x 375, about 100 kB.
 
-  They are random windows of the two photographs that come with scikit-learn.
+  They are random windows of the two photographs included in scikit-learn.
   """
   from sklearn import datasets
 
@@ -85,12 +84,12 @@ def write_photographs(directory: pathlib.Path, count: int) -> None:
 def images_to_read(
     source: str | None, count: int, place: str | None
 ) -> Iterator[tuple[str, pathlib.Path]]:
-  """Folder of images and a temporary directory with all their other forms.
+  """Yields a folder of images, and a temporary folder with their other forms.
 
   Args:
-    source: the folder; None for `count` photographs that are made.
-    count: of the photographs.
-    place: where the temporary directory is to be; None for the system's.
+    source: the folder; None to generate `count` photographs.
+    count: number of photographs.
+    place: parent of the temporary folder; None for the system's.
   """
   with tempfile.TemporaryDirectory(dir=place) as directory:
     work = pathlib.Path(directory)
@@ -102,7 +101,7 @@ def images_to_read(
 
 
 def prepare(source: str, work: pathlib.Path) -> None:
-  """Writes all forms of the images that contestants read."""
+  """Writes all forms of the images read by contestants."""
   from input_pipeline.prepared import origins
   from input_pipeline.prepared import writer as writer_lib
 
@@ -147,7 +146,7 @@ def _write_peers_files(work):
     writer.close()
 
 
-# --- Contestants: (folder of the images, work directory) to endless batches ---
+# --- Contestants: (folder of the images, work folder) to endless batches ---
 
 
 def _ours(data, **dataset):
@@ -180,7 +179,7 @@ def prepared_raw(source, work, **fields):
 
 
 class _Lighting:
-  """Colour shift and mean, as torchvision users write them."""
+  """Colour shift and mean subtraction, as written by torchvision users."""
 
   def __init__(self, work):
     from input_pipeline.prepared import reader
@@ -204,7 +203,7 @@ def _dataloader(folder, resize, after):
   import torch
   from torchvision import datasets, transforms
 
-  # One thread a worker, as DataLoader sets it.
+  # One thread per worker, as set by DataLoader.
   steps = [transforms.RandomCrop(CROP), transforms.RandomHorizontalFlip()]
   if resize:
     bicubic = transforms.InterpolationMode.BICUBIC
@@ -226,7 +225,7 @@ def _dataloader(folder, resize, after):
 
 
 def pytorch_dataloader(source, work):
-  """PyTorch's, from the folder, to what the network reads."""
+  """PyTorch's, from the folder, to the network's input."""
   return _dataloader(source, True, [_Lighting(work)])
 
 
@@ -328,7 +327,7 @@ def _core_seconds() -> float:
 def _serve(
     make: Callable[..., Iterator[Any]], processes: int, source, work, pipe
 ):
-  """Runs in a contestant's process: measures when it is told to."""
+  """Runs in a contestant's process; measures on request."""
   flags.FLAGS.mark_as_parsed()  # Grain reads its own.
   fields = {'processes': processes} if processes else {}
   batches = make(source, work, **fields)
@@ -345,7 +344,7 @@ def _serve(
         images / (time.perf_counter() - start),
         images / (_core_seconds() - core_start),
     ))
-  os._exit(0)  # Some loaders wait for their workers for long.
+  os._exit(0)  # Some loaders wait long for their workers.
 
 
 def _name(make, readers):
@@ -355,14 +354,14 @@ def _name(make, readers):
 def measure(
     contestants, source: str, work: pathlib.Path, rounds: int, seconds: float
 ) -> dict[str, list[tuple[float, float]]]:
-  """{name: [(images a second, images a core-second) of each round]}.
+  """Measures {name: [(images per second, images per CPU-second), by round]}.
 
   Args:
     contestants: (function, reading processes) of each.
-    source: see there.
-    work: likewise.
+    source: folder of the images.
+    work: folder of their other forms.
     rounds: turns of each.
-    seconds: of a turn.
+    seconds: duration of a turn.
   """
   spawn = multiprocessing.get_context('spawn')
   pipes, processes = {}, []
@@ -371,7 +370,7 @@ def measure(
     arguments = (make, readers, source, work, end)
     process = spawn.Process(target=_serve, args=arguments)
     process.start()
-    end.close()  # Or nobody would notice that the process has died.
+    end.close()  # Otherwise a dead process would not be noticed.
     pipes[_name(make, readers)] = pipe
     processes.append(process)
     try:
@@ -399,7 +398,7 @@ def measure(
 
 
 def report(results: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
-  """Prints a table of medians; returns them."""
+  """Prints and returns a table of medians."""
   medians = {
       name: tuple(statistics.median(column) for column in zip(*rows))
       for name, rows in results.items()
@@ -421,12 +420,12 @@ def report(results: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
 
 
 def report_ratios(results, counts: list[int]) -> None:
-  """Prints ours beside ours with the first number of reading processes."""
+  """Compares ours with ours at the first number of reading processes."""
   for make in OURS:
     first, *others = (results.get(_name(make, count)) for count in counts)
     for count, rows in zip(counts[1:], others):
       if rows:
-        # Of the same round, so that a slow minute counts for both.
+        # Ratios within a round, so that a slow minute affects both.
         wall, core = (
             statistics.median(a / b for a, b in zip(column, base))
             for column, base in zip(zip(*rows), zip(*first))
@@ -462,14 +461,14 @@ def main(argv):
 if __name__ == '__main__':
   flags.DEFINE_string(
       'source', None,
-      'Folder of class folders; unset: photographs of scikit-learn.',
+      'Folder of class folders; default: photographs of scikit-learn.',
   )
-  flags.DEFINE_integer('images', 2048, 'How many to make without --source.')
+  flags.DEFINE_integer('images', 2048, 'Photographs to make without --source.')
   flags.DEFINE_integer('rounds', 5, 'Turns of each contestant.')
-  flags.DEFINE_float('seconds', 4.0, 'Length of a turn.')
-  paths.define('work', 'Where temporary files go.')
+  flags.DEFINE_float('seconds', 4.0, 'Duration of a turn.')
+  paths.define('work', 'Folder for temporary files.')
   flags.DEFINE_list(
-      'processes', ['0'], 'Numbers of reading processes, of each of ours.'
+      'processes', ['0'], 'Numbers of reading processes, for each of ours.'
   )
   flags.DEFINE_multi_string('only', [], 'Contestants; may be repeated.')
   paths.define('json', 'File to write the medians to.')

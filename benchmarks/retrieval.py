@@ -1,15 +1,14 @@
-"""Features and searches at a size that does not fit into memory.
+"""Measures features and searches that do not fit into memory.
 
   python -m benchmarks.retrieval --vectors=1000000 --work=DIR
 
-writes synthetic features, searches them in all ways, and prints time, bytes an
-image, and the memory that the process takes besides what it maps: the system
-keeps pages of a mapped file as long as it has room, and takes them back when it
-has not. The features (2 bytes a number: 8.2 GB for a million of 4,096) are
-removed in the end.
+It writes synthetic features and searches them in all ways. It prints times,
+bytes per image, and the memory of the process without mapped files, whose pages
+the system keeps only while there is room. The features (2 bytes per number:
+8.2 GB for a million of 4,096) are removed at the end.
 
-The vectors are noise around centres, some of them 0, as behind a ReLU; a vector
-is of the class of its centre.
+The vectors are noise around centres, with zeros as after a ReLU; a vector's
+class is its centre.
 """
 
 import os
@@ -33,19 +32,19 @@ _DIMENSIONS = flags.DEFINE_integer('dimensions', 4096, 'Of each.')
 _CLASSES = flags.DEFINE_integer('classes', 1000, 'Number of centres.')
 _QUERIES = flags.DEFINE_integer('queries', 100, 'Number of queries.')
 _DTYPE = flags.DEFINE_enum(
-    'dtype', 'float16', store.DTYPES, 'Of the features on disk.'
+    'dtype', 'float16', store.DTYPES, 'Data type of the features on disk.'
 )
-_STEPS = flags.DEFINE_integer('steps', hashing.STEPS, 'Of the autoencoder.')
+_STEPS = flags.DEFINE_integer('steps', hashing.STEPS, 'Autoencoder steps.')
 _WORK = paths.define('work', 'Folder for the features.')
 _NEIGHBOURS = 10
 _PART = 4096
 
 
 class Memory:
-  """The most anonymous memory of this process, in MiB, looked at all along."""
+  """Samples the largest anonymous memory of this process, in MiB."""
 
   def __init__(self):
-    """Starts to look."""
+    """Starts sampling."""
     self._most = 0
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._look, daemon=True)
@@ -56,12 +55,12 @@ class Memory:
       self._most = max(self._most, _anonymous())
 
   def most_since_last(self) -> float:
-    """Since the last call."""
+    """Returns the maximum since the last call."""
     most, self._most = max(self._most, _anonymous()), 0
     return most / 2**20
 
   def close(self) -> None:
-    """Ends."""
+    """Ends sampling."""
     self._stop.set()
     self._thread.join()
 
@@ -77,12 +76,12 @@ def _anonymous():
 def synthetic(
     rng: np.random.Generator, centres: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Vectors like features behind a ReLU, and their classes.
+  """Generates vectors like features after a ReLU, and their classes.
 
   Args:
-    rng: draws them.
+    rng: random generator.
     centres: [classes, dimensions] float32.
-    count: of vectors.
+    count: number of vectors.
 
   Returns:
     ([count, dimensions] float32, [count] int64).
@@ -109,7 +108,7 @@ def write(
 
 
 def measure(found: store.FeatureSet, centres: np.ndarray, count: int):
-  """Yields (name, bytes an image, seconds of the index, search), one by one."""
+  """Yields (name, bytes per image, seconds to build the index, search)."""
   vectors = found.vectors
   yield 'exact', vectors.itemsize * vectors.shape[1], 0.0, (
       nearest.Euclidean(vectors).search

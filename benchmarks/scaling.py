@@ -1,13 +1,13 @@
-"""How the training step scales: what it sends, and a prediction of its speed.
+"""Analyses the training step's communication and predicts its scaling.
 
   python -m benchmarks.scaling --output=docs/scaling.png --json=results.json
 
-First it compiles run #145's step for meshes of 1 to 512 devices that do not
-exist (full width, nothing runs; nine meshes take two minutes, and
-`--meshes=` leaves it out) and prints of each device the memory, the operations
-and every collective. Then it predicts, from published speeds and without
-measuring anything, the efficiency of 2 to 512 accelerators; `--machine` names
-them, and the other flags replace its figures. docs/scaling.md explains both.
+First it compiles run #145's step for meshes of 1 to 512 nonexistent devices
+(at full width, without running; nine meshes take two minutes, and `--meshes=`
+skips them), and prints each device's memory, operations and collectives. Then
+it predicts, from published speeds and without measuring, the efficiency of 2 to
+512 accelerators; `--machine` selects them, and other flags replace its figures.
+docs/scaling.md explains both.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import os
 import pathlib
 import re
 
-# Before JAX starts: LLVM's optimizer is most of the time, and what it does to
-# a program that never runs is nothing that is reported.
+# Set before JAX starts: LLVM's optimizer takes most of the time, and does not
+# affect anything reported here.
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
     ' --xla_llvm_disable_expensive_passes=true'
@@ -37,12 +37,12 @@ ACCELERATORS = (2, 8, 64, 512)
 _MESH = re.compile(r'([1-9]\d*)x([1-9]\d*)')
 _STYLES = {'data': 'o-', 'towers': 's--', 'weird': '^-', 'weird_all': 'v:'}
 
-# {scaling: {scheme: [efficiency with n of ACCELERATORS, (plain, overlapped)]}}
+# {scaling: {scheme: [(plain, overlapped) efficiency, by ACCELERATORS]}}
 Prediction = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def mesh_config(data: int, tower: int, batch: int):
-  """Run #145's config on a mesh, with `batch` images a replica."""
+  """Run #145's config on a mesh, with `batch` images per replica."""
   config = alexnet_2012.get_config('imagenet2012')
   config.model.num_classes = 1000
   config.mesh.data, config.mesh.tower = data, tower
@@ -52,10 +52,10 @@ def mesh_config(data: int, tower: int, batch: int):
 
 
 def parse_meshes(names: list[str]) -> list[tuple[int, int]]:
-  """['4x2'] to [(4, 2)]: data, tower.
+  """Parses ['4x2'] to [(4, 2)]: data, tower.
 
   Raises:
-    ConfigError: something else.
+    ConfigError: the text is invalid.
   """
   matches = [_MESH.fullmatch(name) for name in names]
   if None in matches:
@@ -66,7 +66,7 @@ def parse_meshes(names: list[str]) -> list[tuple[int, int]]:
 
 
 def describe(report: compiled_step.Report) -> str:
-  """A report in lines, as it is printed."""
+  """Formats a report as lines."""
   mega = lambda size: f'{size / 1e6:,.1f} MB'
   ratio = report.flops / report.analytic_flops
   before = ', '.join(f'{n} {kind}' for kind, n in report.before_xla.items())
@@ -92,12 +92,12 @@ def describe(report: compiled_step.Report) -> str:
 def predict(
     machine: model.Machine, batch: int, global_batch: int
 ) -> Prediction:
-  """Efficiencies of all schemes: weak scaling, and of a fixed batch.
+  """Predicts efficiencies of all schemes, for weak and strong scaling.
 
   Args:
-    machine: what it runs on.
-    batch: images of a replica, in weak scaling.
-    global_batch: images of a step, in strong scaling.
+    machine: the accelerators.
+    batch: images per replica, for weak scaling.
+    global_batch: images in a step, for strong scaling.
   """
   prediction = {}
   for scaling in ('weak', 'strong'):
@@ -123,7 +123,7 @@ def predict(
 
 
 def table(prediction: Prediction) -> str:
-  """A prediction in Markdown: percent, and with gradients beside backward."""
+  """Formats a prediction as Markdown: percent, plain and overlapped."""
   rows = tuple(
       (f'{scaling}, {model.SCHEMES[scheme]}',
        *(f'{100 * a:.0f} ({100 * b:.0f})' for a, b in values))
@@ -140,10 +140,10 @@ def draw(
   """Draws a prediction: weak scaling on the left, a fixed batch on the right.
 
   Args:
-    prediction: from `predict`.
+    prediction: result of `predict`.
     output: PNG file.
-    title: of the picture.
-    batches: images, of a replica and of a step, for the headings.
+    title: title of the picture.
+    batches: images per replica and per step, for the headings.
   """
   from matplotlib.figure import Figure  # Slow to import.
 
@@ -198,7 +198,7 @@ def main(argv):
   values = flags.FLAGS
   meshes = parse_meshes([name for name in values.meshes if name])
   devices = max((data * tower for data, tower in meshes), default=1)
-  # For all meshes at once: it cannot be raised after the first.
+  # Enough for all meshes: it cannot be raised later.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', devices)
   reports = []
@@ -231,25 +231,25 @@ def main(argv):
 if __name__ == '__main__':
   flags.DEFINE_list(
       'meshes', '1x1,1x2,2x1,4x2,8x1,32x2,64x1,256x2,512x1',
-      'Meshes to compile for, each DATAxTOWER; empty: none.',
+      'Meshes to compile for, each DATAxTOWER; empty for none.',
   )
-  flags.DEFINE_integer('batch', 128, 'Images a replica.', lower_bound=1)
+  flags.DEFINE_integer('batch', 128, 'Images per replica.', lower_bound=1)
   flags.DEFINE_integer(
-      'global_batch', 1024, 'Images of a step, in strong scaling.',
+      'global_batch', 1024, 'Images in a step, for strong scaling.',
       lower_bound=1,
   )
   flags.DEFINE_enum(
-      'machine', 'a100', sorted(model.MACHINES), 'What to predict for.'
+      'machine', 'a100', sorted(model.MACHINES), 'Accelerators to predict for.'
   )
   for _field in dataclasses.fields(model.Machine):
     if _field.name == 'per_node':
       flags.DEFINE_integer(
-          'machine_per_node', None, 'Instead of that of --machine.',
+          'machine_per_node', None, "Replaces --machine's figure.",
           lower_bound=1,
       )
     elif _field.name != 'source':
       flags.DEFINE_float(
-          f'machine_{_field.name}', None, 'Instead of that of --machine.'
+          f'machine_{_field.name}', None, "Replaces --machine's figure."
       )
   paths.define('output', 'PNG file to draw the prediction to.')
   paths.define('json', 'File to write everything to.')

@@ -1,11 +1,11 @@
-"""Trains for a while, and looks whether memory, files or threads grow.
+"""Trains for a while and checks that memory, files and threads do not grow.
 
   python -m benchmarks.soak --minutes=60 --every=60 --json=soak.json
 
-A first session finds out how long a step takes. A second one, of the same run,
-evaluates and saves itself every so many seconds, in steps; it is looked at from
-outside. What is left of the first third, in which whatever is made once is
-made, does not count.
+A first session measures the duration of a step. A second one continues the run,
+with an evaluation and a checkpoint every so many seconds, and is observed from
+outside. The first third does not count, since caches and the like are created
+in it.
 """
 
 import json
@@ -30,22 +30,22 @@ from input_pipeline.files import paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Of a session that finds out how long a step takes.
+# Steps of the session that measures the duration of a step.
 _FIRST_STEPS = 10
 _TIMED_STEPS = 40
-# Growth over the time that counts, as a share of the whole, that is none.
+# Share of growth over the counted time that counts as none.
 _TOLERANCE = 0.02
 
 
 class Sample(NamedTuple):
-  """What a process has at a moment.
+  """Resources of a process at a moment.
 
   Attributes:
-    seconds: since it was started.
-    memory: bytes of its own, not those of mapped files.
-    resident: bytes in memory, mapped files included.
-    files: open files.
-    threads: of them.
+    seconds: seconds since its start.
+    memory: bytes of memory without mapped files.
+    resident: bytes in memory, including mapped files.
+    files: number of open files.
+    threads: number of threads.
   """
 
   seconds: float
@@ -56,10 +56,10 @@ class Sample(NamedTuple):
 
 
 def look(process: psutil.Process, start: float) -> Sample:
-  """Looks at a process that was started at a time of `time.monotonic`."""
+  """Samples a process that was started at a time of `time.monotonic`."""
   with process.oneshot():
     memory = process.memory_info()
-    # Where the system does not tell what is shared all of it is its own.
+    # Where the system does not report shared memory, all of it counts.
     own = memory.rss - getattr(memory, 'shared', 0)
     return Sample(
         time.monotonic() - start,
@@ -71,13 +71,13 @@ def look(process: psutil.Process, start: float) -> Sample:
 
 
 def judge(samples: Sequence[Sample]) -> dict[str, Any]:
-  """What samples come to, without those of the first third.
+  """Evaluates samples without those of the first third.
 
   Returns:
-    'memory_slope', bytes an hour by least squares; 'memory_growth', that over
-    the time that counts, as a share of the median; the 'files' and 'threads'
-    that the most samples of the first and of the last quarter of that time
-    have; and 'flat', the verdict.
+    'memory_slope', bytes per hour by least squares; 'memory_growth', that over
+    the counted time, as a share of the median; 'files' and 'threads', the most
+    frequent numbers in the first and the last quarter of that time; and 'flat',
+    the verdict.
   """
   end = samples[-1].seconds
   counted = [sample for sample in samples if sample.seconds >= end / 3]
@@ -106,10 +106,10 @@ def judge(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 class Soak:
-  """The run that is looked at."""
+  """The observed run."""
 
   def __init__(self, workdir: pathlib.Path, command: Sequence[str]):
-    """Takes its workdir and the command, without workdir and durations."""
+    """Takes the workdir, and the command without workdir and durations."""
     self.workdir = workdir
     self._command = command
 
@@ -133,7 +133,7 @@ class Soak:
       raise RuntimeError(f'status {process.returncode}, not {cli.STOPPED}')
 
   def seconds_a_step(self) -> float:
-    """Makes some steps, and saves the run."""
+    """Makes some steps and saves the run; returns seconds per step."""
     process = self._start('never', stdout=subprocess.PIPE)
     times = []
     for line in process.stdout:
@@ -147,15 +147,15 @@ class Soak:
   def run(
       self, minutes: float, every_steps: int, pause: float
   ) -> list[Sample]:
-    """Goes on for some time.
+    """Continues the run and samples it.
 
     Args:
-      minutes: how long.
-      every_steps: between two evaluations, and two checkpoints.
-      pause: seconds between two looks.
+      minutes: duration.
+      every_steps: interval of evaluations and checkpoints, in steps.
+      pause: seconds between two samples.
 
     Returns:
-      What was seen.
+      The samples.
     """
     samples = []
     start = time.monotonic()
@@ -176,7 +176,7 @@ class Soak:
 
 
 def table(results: dict[str, Any]) -> str:
-  """Results as Markdown."""
+  """Formats results as Markdown."""
   samples = [Sample(*sample) for sample in results['samples']]
   places = np.linspace(0, len(samples) - 1, 9).round().astype(int)
   rows = tuple(
@@ -237,8 +237,8 @@ def main(argv: list[str]) -> int:
 if __name__ == '__main__':
   flags.DEFINE_float('minutes', 60.0, 'How long.', lower_bound=0.1)
   flags.DEFINE_float('every', 60.0, 'Seconds between two checkpoints.')
-  flags.DEFINE_float('pause', 5.0, 'Seconds between two looks.')
-  flags.DEFINE_float('width', 0.25, 'Of the network: model.width.')
-  paths.define('work', "For the run; unset: the system's.")
+  flags.DEFINE_float('pause', 5.0, 'Seconds between two samples.')
+  flags.DEFINE_float('width', 0.25, 'Width of the network: model.width.')
+  paths.define('work', "Folder for the run; default: the system's.")
   paths.define('json', 'File for the results.')
   cli.run(main)

@@ -1,25 +1,24 @@
-"""Our training step beside those of others, on the same network, in one run.
+"""Compares our training step with others, on the same network.
 
   python -m benchmarks.train_step --json=results.json
   python -m benchmarks.train_step --batch_sizes=128 --modes=training \
       --dtypes=float32 --rounds=7
   python -m benchmarks.train_step --layers
 
-Each competitor has a process of its own, with run #145's network, the same
-parameters and one batch that stays where it computes. They take turns, A B C A
-B C, for a few seconds each, several times round, so that a slow minute is slow
-for all; while one works the others are asleep, which is measured. What a
-competitor can do in more than one way it does in the fastest, found before the
-first round. Printed are medians with the lowest and highest of the rounds, the
-median of each round's ratio to ours, the peak memory of the steps, and the
-share that the step's products and convolutions reach of the fastest matrix
-product that XLA makes in the same rounds.
+Each competitor runs in its own process, with run #145's network, the same
+parameters and one constant batch. They take turns, A B C A B C, of a few
+seconds over several rounds, so that a slow minute affects all. While one works,
+the others are verified to be idle. A competitor with several forms uses the
+fastest, found before the first round. It prints medians over the rounds with
+the lowest and highest, the median ratio to ours within rounds, the peak memory
+of the steps, and the speed of the step's products and convolutions as a share
+of XLA's fastest matrix product in the same rounds.
 
-Before that every competitor makes two updates of a smaller network without
-dropout, which must come out as ours: --nocheck leaves it out.
+Before that, every competitor makes two updates of a smaller network without
+dropout, which must agree with ours; --nocheck skips this.
 
-The peers are TensorFlow, PyTorch, and PyTorch compiled. One that is not
-installed is skipped with a message; one that fails is reported and left out.
+The peers are TensorFlow, PyTorch, and PyTorch compiled. Peers that are not
+installed are skipped with a message; those that fail are reported and left out.
 """
 
 import contextlib
@@ -44,27 +43,27 @@ from input_pipeline.files import paths
 ROOT = pathlib.Path(__file__).parent.parent
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
 CEILING = 'xla_product'
-# Longest wait for a competitor to be ready, and for its turn, in seconds.
+# Time limits in seconds for a competitor to get ready, and for its turn.
 _PREPARE_LIMIT = 900.0
 _TURN_LIMIT = 600.0
-# Where all of them compute, whatever else the machine has.
+# All compute on the CPU, even if there are accelerators.
 ON_CPU = {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
-# What a sleeping competitor may take of one core before it is reported.
+# Share of a core that an idle competitor may use before it is reported.
 _ASLEEP_LIMIT = 0.02
-# Norm of the difference of each parameter, as a share of the norm of its way.
+# Norm of each parameter's difference, as a share of the norm of its update.
 _CHECK_TOLERANCE = 1e-3
 _CHECK_LOSS_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Competitor:
-  """One that takes part.
+  """A competitor.
 
   Attributes:
-    module: below `benchmarks.step`, with the functions that its worker calls.
-    arguments: of these functions.
-    variants: values of their argument `variant`; the fastest is taken.
-    install: what to do if the module cannot be imported.
+    module: module below `benchmarks.step` with the functions for its worker.
+    arguments: arguments of these functions.
+    variants: values of their argument `variant`; the fastest one is used.
+    install: advice if the module cannot be imported.
   """
 
   module: str
@@ -73,12 +72,12 @@ class Competitor:
   install: str = 'pip install -r requirements-bench.txt (make bench does)'
 
   def by_layers(self) -> 'Competitor':
-    """The same, in the forms that single layers have."""
+    """Returns the competitor with the variants that single layers have."""
     forms = tuple(v for v in self.variants if v != 'xla')
     return dataclasses.replace(self, variants=forms)
 
   def forms(self) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(variant, arguments) of each."""
+    """Yields (variant, arguments) of each form."""
     for variant in self.variants:
       yield variant, {**self.arguments, 'variant': variant}
     if not self.variants:
@@ -95,9 +94,9 @@ COMPETITORS = {
         'pytorch', {'compiled': True}, _PYTORCH
     ),
 }
-# Who has its layers measured by themselves.
+# Competitors whose layers are measured separately.
 LAYERS_OF = ('ours', 'tensorflow', 'pytorch')
-# The fastest matrix products: of XLA, and of oneDNN by two ways.
+# Competitors for the fastest matrix products: XLA, and oneDNN in two ways.
 PRODUCTS = {
     'xla': Competitor('ours'),
     'tensorflow': Competitor('tensorflow'),
@@ -113,10 +112,10 @@ class Worker:
   """A competitor's process; see step/worker.py.
 
   Attributes:
-    variant: which form of it runs.
-    seconds: of each item's step, in the warm-up.
-    operations: of each item's step, floating-point.
-    result: of the function that the message calls, if it does.
+    variant: variant that runs.
+    seconds: seconds per step of each item, in the warm-up.
+    operations: floating-point operations per step of each item.
+    result: result of the function called by the message, if any.
   """
 
   def __init__(
@@ -151,7 +150,7 @@ class Worker:
     self.result = ready.get('result')
 
   def turn(self, item: str, steps: int, seconds: float) -> dict[str, float]:
-    """One turn: seconds and core_seconds a step, and more."""
+    """Takes a turn; returns seconds and core_seconds per step, and more."""
     order = {'item': item, 'steps': steps, 'seconds': seconds}
     return self._ask(order, _TURN_LIMIT + seconds)
 
@@ -159,7 +158,7 @@ class Worker:
     """Ends the process."""
     self._process.kill()
     self._process.wait()
-    with contextlib.suppress(BrokenPipeError):  # What it has not read.
+    with contextlib.suppress(BrokenPipeError):  # Unread input.
       self._process.stdin.close()
     self._process.stdout.close()
     self._errors.close()
@@ -197,15 +196,15 @@ def start(
   """Starts the fastest form of a competitor.
 
   Args:
-    python: interpreter.
-    competitor: of COMPETITORS or PRODUCTS.
-    case: what it is to do.
+    python: path of the interpreter.
+    competitor: one of COMPETITORS or PRODUCTS.
+    case: the case to measure.
 
   Returns:
     Its process, ready for the first turn.
 
   Raises:
-    CompetitorError: it is not installed, or no form of it works.
+    CompetitorError: it is not installed, or none of its forms works.
   """
   best, error = None, None
   for _, arguments in competitor.forms():
@@ -233,19 +232,18 @@ def measure(
     seconds: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Lets competitors take turns.
+  """Measures competitors in turns.
 
   Args:
-    competitors: name to (interpreter, competitor, what it is to do).
+    competitors: name to (interpreter, competitor, case).
     rounds: turns of each.
-    steps: in a turn, at least.
-    seconds: of a turn, at least.
-    say: is told what happens.
+    steps: least number of steps in a turn.
+    seconds: least duration of a turn.
+    say: called with messages about the progress.
 
   Returns:
-    'turns' {name: {item: [turn of each round]}}, 'operations' {name: {item:
-    of a step}}, 'variants' {name: the form that ran} and 'left_out' {name:
-    reason}.
+    'turns' {name: {item: [turn, by round]}}, 'operations' {name: {item: per
+    step}}, 'variants' {name: variant that ran} and 'left_out' {name: reason}.
   """
   workers, left_out = {}, {}
 
@@ -308,7 +306,7 @@ def _report_unrest(turns, say):
       )
 
 
-# --- That it is the same network ---
+# --- Checks that all compute the same network ---
 
 
 def check(
@@ -320,11 +318,11 @@ def check(
 
   Args:
     competitors: name to (interpreter, competitor).
-    case: in float32, without dropout, with a rate that moves parameters.
-    say: is told what happens.
+    case: a case in float32, without dropout, whose rate moves parameters.
+    say: called with messages about the progress.
 
   Returns:
-    {name: reason} of those of which no form works.
+    {name: reason} of the competitors without any working form.
 
   Raises:
     SystemExit: a competitor computes something else.
@@ -348,7 +346,7 @@ def check(
         raise SystemExit(
             f'{label} is not the same network: its {place} differs '
             f'from that of {next(iter(competitors))} {worst:.1f} times as much '
-            'as rounding may; mend it, or leave it out by --frameworks'
+            'as rounding may; fix it, or leave it out by --frameworks'
         )
   return {name: r for name, r in failures.items() if name not in compared}
 
@@ -371,16 +369,16 @@ def differences(
     updated: Mapping[str, np.ndarray],
     initial: network.Parameters,
 ) -> dict[str, float]:
-  """How far two competitors are apart, in each part.
+  """Measures how two competitors differ, by part.
 
   Args:
     reference: 'losses' and 'LAYER/KIND' after the updates.
-    updated: the same of another one.
-    initial: parameters before them.
+    updated: the same of the other competitor.
+    initial: parameters before the updates.
 
   Returns:
-    Of 'loss' the largest relative difference; of each 'LAYER/KIND' the norm of
-    the difference, as a share of the norm of the reference's way.
+    For 'loss' the largest relative difference; for each 'LAYER/KIND' the norm
+    of the difference, as a share of the norm of the reference's change.
   """
   losses = np.abs(updated['losses'] / reference['losses'] - 1).max()
   result = {'loss': float(losses)}
@@ -394,7 +392,7 @@ def differences(
 
 
 def largest(differences: Mapping[str, float]) -> tuple[float, str]:
-  """The largest difference, and where it is; what is no number is largest."""
+  """The largest difference and its place; NaN counts as the largest."""
   size = lambda name: np.nan_to_num(differences[name], nan=np.inf)
   place = max(differences, key=size)
   return differences[place], place
@@ -405,10 +403,10 @@ def difference(
     updated: Mapping[str, np.ndarray],
     initial: network.Parameters,
 ) -> tuple[float, str]:
-  """How far two competitors are apart; arguments of `differences`.
+  """Largest difference of two competitors; arguments as for `differences`.
 
   Returns:
-    The largest difference in units of what rounding may do, and where it is.
+    The largest difference in units of the allowed rounding, and its place.
   """
   return largest({
       name: value
@@ -435,7 +433,7 @@ def contestants(
 
 
 def machine() -> dict[str, Any]:
-  """What the measurements were made on."""
+  """Describes the machine of the measurements."""
   model = platform.processor() or platform.machine()
   try:
     rows = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
@@ -451,9 +449,9 @@ def measure_ceilings(
     width: float,
     plan: dict[str, Any],
 ) -> dict[str, Any]:
-  """Fastest matrix products in GFLOP/s by dtype, and memory copied in GB/s.
+  """Measures products in GFLOP/s by dtype, and copying in GB/s.
 
-  Those of XLA, and of the peers among the competitors `runs`.
+  Products are XLA's, and those of the peers among the competitors `runs`.
   """
   say = plan['say']
   ceilings = {}
@@ -477,7 +475,7 @@ def measure_ceilings(
 
 
 def _memory_copy():
-  """Best rate of copying 256 MB in each core's thread, read plus written."""
+  """Best rate of copying 256 MB per core in threads, read plus written."""
   import threading
   import time
 
@@ -504,7 +502,7 @@ def measure_case(
     runs: dict[str, tuple[str, Competitor]],
     plan: dict[str, Any],
 ) -> dict[str, Any]:
-  """One row of the table: all competitors in one case, and XLA's product.
+  """Measures one row of the table: all competitors, and XLA's product.
 
   Returns:
     The case's fields, 'competitors' {name: see report.summary} and
@@ -527,7 +525,7 @@ def measure_case(
 
 
 def default_python() -> str:
-  """The interpreter of `make bench`'s environment, or this one."""
+  """Returns the interpreter of `make bench`'s environment, or this one."""
   return str(BENCH_PYTHON) if BENCH_PYTHON.exists() else sys.executable
 
 
@@ -536,7 +534,7 @@ def measure_layers(
     runs: dict[str, tuple[str, Competitor]],
     plan: dict[str, Any],
 ) -> dict[str, Any]:
-  """Every layer by itself.
+  """Measures every layer separately.
 
   Returns:
     {'LAYER PART': {name: see report.layer_summary}}.
@@ -547,13 +545,13 @@ def measure_layers(
       for name, (python, competitor) in runs.items()
       if name in LAYERS_OF
   }
-  # There are some forty, and each needs milliseconds.
+  # There are about forty, each of a few milliseconds.
   results = measure(everyone, **{**plan, 'seconds': plan['seconds'] / 10})
   return report.layer_summary(results)
 
 
 def _measure_all(values, runs, plan):
-  """What goes to --json, and the table."""
+  """Results for --json, and the table."""
   cases = [
       network.Case(mode, dtype, int(batch_size), values.width, values.classes)
       for mode in values.modes
@@ -602,7 +600,7 @@ def _check_flags(values):
   if values.tables:
     if values.layers:
       raise app.UsageError('--tables is for the table without --layers')
-    # Now, and not after an hour.
+    # Fails now rather than after an hour.
     report.split_at_markers(values.tables)
 
 
@@ -620,9 +618,9 @@ def main(argv):
   )
   if values.check:
     say('the same network: differences, 1 is what rounding may do')
-    # So wide, and so many images, that our convolutions have the forms that are
-    # measured. Of the whole width any two are 1 apart, as their roundings make
-    # others the largest of a window.
+    # Wide enough, and with enough images, for our convolutions to take the
+    # forms that are measured. At full width, roundings change the maximum of a
+    # window, and any two competitors are 1 apart.
     small = network.Case(
         batch_size=8, width=min(values.width, 0.75), classes=values.classes,
         dropout=0.0, rate=1e-4,
@@ -647,22 +645,22 @@ def _define_flags():
       'Competitors.',
   )
   flags.DEFINE_bool(
-      'towers', False, 'Ours on two CPU devices, a tower each, besides.'
+      'towers', False, 'Also ours on two CPU devices, one per tower.'
   )
   flags.DEFINE_bool(
       'layers', False,
-      'Each layer by itself at the largest batch instead: forward and '
+      'Measure each layer separately at the largest batch instead: forward and '
       'gradients; turns are a tenth as long.',
   )
   flags.DEFINE_integer('rounds', 5, 'Turns of each competitor.')
-  flags.DEFINE_integer('steps', 2, 'Steps in a turn, at least.')
-  flags.DEFINE_float('seconds', 3.0, 'Length of a turn, at least.')
+  flags.DEFINE_integer('steps', 2, 'Least number of steps in a turn.')
+  flags.DEFINE_float('seconds', 3.0, 'Least duration of a turn.')
   flags.DEFINE_bool('check', True, 'Compare the first updates before.')
   flags.DEFINE_float('width', 1.0, 'Factor of all features: for tests.')
-  flags.DEFINE_integer('classes', 1000, 'Of the output: for tests.')
+  flags.DEFINE_integer('classes', 1000, 'Number of outputs: for tests.')
   flags.DEFINE_string(
       'python', None,
-      'Interpreter that has the peers; unset: that of `make bench`, or this.',
+      "Interpreter with the peers; default: `make bench`'s, or this one.",
   )
   paths.define('json', 'File to write the results to.')
   paths.define(

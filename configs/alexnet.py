@@ -11,10 +11,10 @@ Sutskever and Hinton, NIPS 2012. Sections (§) in the comments are the paper's.
   python main.py --config=configs/alexnet.py:prepared \
       --config.dataset.dir=DIR --workdir=runs/photos
 
-The argument behind the colon is the dataset: `digits` (the default: small,
-embedded in scikit-learn, needs no download), `folder` (class subfolders of JPEG
-or PNG files), `prepared` (what `python -m input_pipeline.prepare` has written:
-the fastest), or the name of a classification dataset of TensorFlow Datasets.
+The argument after the colon is the dataset: `digits` (the default: small,
+included in scikit-learn, needs no download), `folder` (class subfolders of JPEG
+or PNG files), `prepared` (written by `python -m input_pipeline.prepare`; the
+fastest), or the name of a classification dataset of TensorFlow Datasets.
 
 Expected with imagenet2012: 40.7 % top-1 and 18.2 % top-5 error on the
 validation set with ten views (paper, Table 2: 1 CNN), after about 90 epochs.

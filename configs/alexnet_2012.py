@@ -1,8 +1,7 @@
 """AlexNet as its authors ran it: run #145 of their released code.
 
-The network of the paper's Table 2, "1 CNN", with everything that its own files
-say differently from the paper. Only these differences are set here; all else
-is configs/alexnet.py.
+The network of the paper's Table 2, "1 CNN". This config sets only what the
+authors' files do differently from the paper, on top of configs/alexnet.py.
 
   python main.py --config=configs/alexnet_2012.py:imagenet2012 \
       --workdir=runs/alexnet_2012
@@ -23,12 +22,12 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   config = alexnet.get_config(data)
   model = config.model
 
-  # 55 = 1 + ceil((224 - 11) / 4): what is missing of the last window is zero,
-  # at the bottom and right only.
+  # 55 = 1 + ceil((224 - 11) / 4): the last window is padded with zeros, at the
+  # bottom and right only.
   model.conv1.padding = (0, 3)
   # Normalization sees conv1's negative values.
   model.conv1.after = ('lrn', 'pool', 'activation')
-  # Its definition file pools first; with max pooling that is the same function.
+  # The definition file pools first, which is equivalent with max pooling.
   model.conv5.after = ('pool', 'activation')
   model.spatial_norm.enabled = True
   model.lrn.divide_alpha_by_n = True
@@ -40,7 +39,7 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   config.optimizer.bias_decay_multiplier = 0.0
 
   augmentation = config.augmentation
-  # Offsets 0 to 32; one offset and flip for 32 consecutive images.
+  # Offsets 0 to 32; 32 consecutive images share an offset and a flip.
   augmentation.crop_offsets = 33
   augmentation.images_per_crop = 32
   augmentation.mean_crop = 'centre'
@@ -51,7 +50,7 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
     alexnet.adapt_to_digits(config)
     return config
 
-  # The log's hand-made schedule. Biases keep their rate, except conv1's.
+  # The manual schedule in the log. Biases keep their rate, except conv1's.
   config.duration = '91 epochs'
   augmentation.lighting_until_epoch = 67.0
   config.schedule.name = 'steps'

@@ -1,8 +1,8 @@
-"""Run #170: the network of #145, whose rates fall by themselves.
+"""Run #170: the network of #145 with an automatic learning rate schedule.
 
 The authors' later recipe: four equal stages of 0.01, 1.59e-3, 2.5e-4 and 4e-5
-for weights (`dexp[250,0,4]`), one drop by ten for biases, half way
-(`dexp[10,0,2]`). Lighting was still switched off, and conv1 frozen, by hand.
+for weights (`dexp[250,0,4]`), and one drop by ten half way for biases
+(`dexp[10,0,2]`). Lighting was still switched off and conv1 frozen by hand.
 
   python main.py --config=configs/alexnet_2012_geometric.py:imagenet2012 \
       --workdir=runs/alexnet_170
@@ -22,7 +22,7 @@ def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   config = alexnet_2012.get_config(data)
   if data == 'digits':
     return config
-  # Its notes do not say when it ended; about as long as #145.
+  # The run's notes give no end; this is about as long as #145.
   config.duration = '90 epochs'
   config.schedule.name = 'geometric'
   # "epoch 68: set color noise to 0", "epoch 74: set conv1 epsw to 0".

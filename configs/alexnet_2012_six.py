@@ -1,14 +1,14 @@
 """Six convolutions: the network of run #146 (paper §6, "1 CNN*").
 
 Run #145 with one more convolution over the last pooling, of 256 features that
-read both towers: 60,965,224 + 590,080 = 61,555,304 parameters. Only that is set
-here; all else is configs/alexnet_2012.py, the schedule included.
+read both towers: 60,965,224 + 590,080 = 61,555,304 parameters. Everything else,
+including the schedule, is from configs/alexnet_2012.py.
 
   python main.py --config=configs/alexnet_2012_six.py:imagenet2012 \
       --workdir=runs/six
 
-trains it on ILSVRC-2012 alone. In the paper and in the log it is trained on
-more of ImageNet first, and then fine-tuned; both have a config:
+This command trains it on ILSVRC-2012 alone. The paper and the log first train
+it on more of ImageNet and then fine-tune it, with these configs:
 
   configs/alexnet_2012_six_pretraining.py    run #146-2009
   configs/alexnet_2012_six_finetuning.py     run #146-2012-2009

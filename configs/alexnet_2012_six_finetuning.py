@@ -1,6 +1,6 @@
 """Run #146-2012-2009: six convolutions, fine-tuned on ILSVRC-2012.
 
-From the run of configs/alexnet_2012_six_pretraining.py, all but the head:
+Starts from the run of configs/alexnet_2012_six_pretraining.py, except the head:
 
   python main.py --config=configs/alexnet_2012_six_finetuning.py:imagenet2012 \
       --config.pretrained.workdir=runs/six_2009 --workdir=runs/six_2012
@@ -18,7 +18,7 @@ from configs import alexnet_2012_six
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
   """Returns run #146-2012-2009's recipe, as in alexnet_2012_six.py."""
   config = alexnet_2012_six.get_config(data)
-  # "initialized from the run on 2009-10k". `workdir` is to be given.
+  # "initialized from the run on 2009-10k". Set `workdir` on the command line.
   config.pretrained.layers = (
       'conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6', 'fc6', 'fc7'
   )

@@ -5,15 +5,16 @@
       --set=dataset.eval_dir=CIFAR10/test --workdir=runs/figure1
   python -m alexnet.analysis.paper.figure1 --workdir=runs/figure1
 
-or, from TensorFlow Datasets, --config=configs/figure1.py:cifar10 and
---set=dataset.eval_split=test. As a config for main.py it is one run.
+For TensorFlow Datasets use --config=configs/figure1.py:cifar10 and
+--set=dataset.eval_split=test. As a config of main.py it is a single run.
 
 The paper's caption: a four-layer network with ReLUs reaches a training error of
-25 % on CIFAR-10 six times faster than one with tanh, learning rates chosen
-independently, without regularization. It does not say which network; this one
-has four layers of weights: 5 x 5 convolutions of 32, 32 and 64 features, each
-followed by overlapping max pooling, and ten logits. (By the paper's usage in
-§3.3 it could also be two convolutions of 64 and two locally connected layers.)
+25 % on CIFAR-10 six times faster than one with tanh, with independently chosen
+learning rates and no regularization. The paper does not describe the network.
+This one has four layers of weights: 5 x 5 convolutions of 32, 32 and 64
+features, each followed by overlapping max pooling, and ten logits. (In the
+terms of §3.3 it could also be two convolutions of 64 and two locally connected
+layers.)
 """
 
 from collections.abc import Iterator
@@ -23,14 +24,14 @@ import ml_collections
 
 from configs import alexnet
 
-# Tried for each activation; the best is the figure's.
+# Learning rates to try for each activation; the figure uses the best.
 _RATES = {'relu': (0.0003, 0.001, 0.003), 'tanh': (0.001, 0.003, 0.01)}
 
 
 def get_config(data: str = 'cifar10') -> ml_collections.ConfigDict:
   """Returns the recipe for a dataset, as in configs/alexnet.py."""
   config = alexnet.get_config(data)
-  # The caption is about training error: a run ends when it is there.
+  # The caption is about training error: a run ends when it is reached.
   config.until_train_error = 0.25
   config.duration = '50 epochs'
   config.log_every = '0.25 epochs'
@@ -40,7 +41,7 @@ def get_config(data: str = 'cifar10') -> ml_collections.ConfigDict:
 
   model = config.model
   model.towers = 1
-  # Deviations are small: images are 0..255 less their mean, and with ten times
+  # Deviations are small: images are 0..255 minus the mean, and with ten times
   # these the first hundred updates kill most ReLUs at every useful rate.
   layers = {
       'conv1': (32, 'image', 0.0001),
@@ -61,7 +62,7 @@ def get_config(data: str = 'cifar10') -> ml_collections.ConfigDict:
   config.schedule.name = 'constant'
   config.schedule.learning_rate = 0.001
   config.dataset.size = 32
-  config.dataset.pca = 'imagenet'  # Not used; so that none is computed.
+  config.dataset.pca = 'imagenet'  # Unused; this avoids computing it.
   config.augmentation.crop_size = 32
   config.augmentation.crop_offsets = 1
   config.augmentation.flip = False

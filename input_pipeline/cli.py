@@ -1,4 +1,4 @@
-"""Starts commands, and shows errors that a user can fix as messages."""
+"""Runs commands; errors that users can fix are shown as messages."""
 
 import contextlib
 import os
@@ -15,22 +15,21 @@ from input_pipeline.errors import NO_ROOM, UserError
 from input_pipeline.files import paths, streams
 from input_pipeline.images import limits
 
-# A config's file, which like all paths goes through `paths.local`.
+# A config's file, which goes through `paths.local` like every path.
 _CONFIG = re.compile('^(--?config=)([^:]+)')
 
-# Exit status of training that a signal has stopped, and that is saved: "try
-# again" of sysexits.h (EX_TEMPFAIL). Not 0, by which a cluster would take it
-# for finished, and not 143 or 130, which it has if nothing was saved.
+# Exit status of training stopped by a signal and saved: "try again" of
+# sysexits.h (EX_TEMPFAIL). A cluster would take 0 for finished; 143 and 130
+# mean that nothing was saved.
 STOPPED = 75
 
-# Seconds that a process may take to end after that.
+# Seconds that the process may take to end after that.
 _ENDING = 5
-# Seconds in which the same end is asked for again: clusters send a signal to a
-# process and to its group.
+# Seconds in which a repeated signal is ignored: clusters send one to a process
+# and to its group.
 _AGAIN = 1
 
-# What a cluster, a system or a user sends to a process that is to end; not all
-# systems have all of them.
+# Signals that ask a process to end; not every system has all of them.
 ENDING = tuple(
     signal.Signals[name]
     for name in (
@@ -40,8 +39,8 @@ ENDING = tuple(
     if name in signal.Signals.__members__
 )
 
-# What messages call a field of the config, and the flags, of which a command
-# without --config may have one, that set the same.
+# Fields of the config in messages, and the flags that set the same in commands
+# without --config.
 _ADVICE = re.compile(r'--config\.([a-z_][\w.]*\w)')
 _FLAGS_OF_FIELDS = {
     'dataset.train_dir': ('train_dir', 'source'),
@@ -55,23 +54,22 @@ _FLAGS_OF_FIELDS = {
 def run(
     main: Callable[[list[str]], int | None], *, finishes: bool = False
 ) -> None:
-  """Runs `main(argv)` under absl; errors that users can fix are messages.
+  """Runs `main(argv)` under absl; errors that users can fix become messages.
 
-  Exit status: what main returns (None is 0); 1 after such a message, or if
-  standard output could not be written for want of room. When main returns
-  STOPPED, threads that wait for data do not hold up the end. 128 and its number
-  if a signal has ended a command that finishes its files.
+  The exit status is main's result (None for 0); 1 after a message or if there
+  was no room to write standard output; and 128 plus the signal's number if a
+  signal ended a command with `finishes`. After STOPPED, threads that wait for
+  data do not delay the exit.
 
   Args:
     main: the command.
-    finishes: whether it writes files. A terminal that is closed (SIGHUP) does
-      not keep it from that; any other signal that asks for an end raises
-      Stopped, so that nothing half written is left, or is noted inside of
-      `noting_signals`.
+    finishes: whether it writes files. It then ignores a closed terminal
+      (SIGHUP). Other signals that ask for an end raise Stopped, so that no
+      half-written file remains; inside `noting_signals` they are only noted.
   """
   streams.make_lasting()
-  # Nothing here has a screen. A notebook exports its own to the commands that
-  # it starts, where that cannot be imported, and TensorFlow imports matplotlib.
+  # Commands need no screen. Notebooks export a backend that may be missing
+  # here, and TensorFlow imports matplotlib.
   os.environ['MPLBACKEND'] = 'agg'
   for number in ENDING if finishes else ():
     if number.name == 'SIGHUP':
@@ -80,7 +78,7 @@ def run(
       signal.signal(number, _on_signal)
 
   def wrapped(argv):
-    # JAX and Orbax tell of themselves at the level below.
+    # JAX and Orbax log about themselves at the level below.
     logging.set_verbosity(logging.WARNING)
 
     try:
@@ -95,7 +93,7 @@ def run(
     if status == STOPPED or stopped_by():
       _end_soon(status)
     if not status and (lost := streams.failure()):
-      return fail(f'the output above is not whole ({lost.strerror})')
+      return fail(f'the output above is incomplete ({lost.strerror})')
     return status
 
   limits.define_flag()
@@ -103,7 +101,7 @@ def run(
 
 
 class Stopped(KeyboardInterrupt):
-  """A signal has asked the command to end."""
+  """Raised when a signal asks the command to end."""
 
 
 _heard: signal.Signals | None = None
@@ -118,7 +116,7 @@ def stopped_by() -> signal.Signals | None:
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[None]:
-  """No signal raises Stopped inside: what is done there asks `stopped_by`."""
+  """Signals do not raise Stopped inside; check `stopped_by` instead."""
   global _noting
   _noting = True
   try:
@@ -134,7 +132,7 @@ def _on_signal(number, frame):
     _heard, _heard_at = signal.Signals(number), time.monotonic()
     if not _noting:
       raise Stopped
-  elif time.monotonic() > _heard_at + _AGAIN:  # Somebody does not want to wait.
+  elif time.monotonic() > _heard_at + _AGAIN:  # A second signal ends at once.
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -149,7 +147,7 @@ def explain(error: BaseException) -> str | None:
     return _ADVICE.sub(_as_flag, str(error))
   if isinstance(error, Stopped):
     return f'stopped by {_heard.name}'
-  if isinstance(error, KeyboardInterrupt):  # Before there is anything to save.
+  if isinstance(error, KeyboardInterrupt):  # Nothing to save yet.
     return 'interrupted'
   if isinstance(error, OSError):  # A missing permission or file, a full disk.
     if error.errno in NO_ROOM:
@@ -172,7 +170,7 @@ def _as_flag(field):
   for flag in _FLAGS_OF_FIELDS.get(name, ()):
     if flag in values:
       return f'--{flag}'
-  return name  # Only a new run can have another one.
+  return name  # Only a new run can change such a field.
 
 
 def _end_soon(status):
@@ -189,8 +187,8 @@ def _parse_flags(argv):
   except paths.PathError as error:
     sys.exit(fail(str(error)))
   except (AttributeError, KeyError, TypeError) as error:
-    # What ml_collections raises for `--config.field=value` without such a
-    # field, or with a value of another type.
+    # ml_collections raises these for `--config.field=value` if there is no such
+    # field, or its type differs.
     given = ' '.join(a for a in argv if a.startswith('--config.'))
     sys.exit(
         fail(
@@ -215,7 +213,7 @@ def _innermost(error):
 
 
 def fail(message: str) -> int:
-  """Shows why the program ends, and returns its exit status, 1."""
+  """Prints why the program ends, and returns the exit status 1."""
   sys.stdout.flush()
   print(f'\nerror: {message}', file=sys.stderr)
   return 1

@@ -23,17 +23,17 @@ from input_pipeline.sources import (
   split_files,
 )
 
-# Archives that a user has to fetch himself, because their terms forbid others
-# to hand them on.
+# Archives that users have to download themselves, because their terms forbid
+# redistribution.
 _MANUAL = {
     'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
 }
 
-# Of a config that asks for no others.
+# Default splits.
 _SPLITS = ('train', 'validation')
-# Seconds in which a server has to answer.
+# Seconds to wait for a server's answer.
 _ANSWER = 10.0
-# Where TensorFlow Datasets keeps its data.
+# Default folder of TensorFlow Datasets.
 _TFDS_DIR = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
 
 
@@ -44,7 +44,7 @@ class Digits(Source):
   _TRAIN = 1437
 
   def __init__(self, train: bool, seed: int):
-    from sklearn import datasets  # Slow to import, and only needed here.
+    from sklearn import datasets  # Slow to import.
 
     self.name = f'digits ({"train" if train else "test"})'
     self._seed = seed
@@ -70,7 +70,7 @@ class Digits(Source):
 
 
 def _import_tfds():
-  # Late, because it takes seconds, and after TensorFlow has been set up.
+  # Imported late: it takes seconds, and TensorFlow has to be set up before.
   from input_pipeline.files.tensorflow_cpu import tf  # noqa: F401, I001
   import tensorflow_datasets
 
@@ -78,7 +78,7 @@ def _import_tfds():
 
 
 class TFDS(Source):
-  """A classification dataset of TensorFlow Datasets, read at random."""
+  """A classification dataset of TensorFlow Datasets, with random access."""
 
   def __init__(self, builder, split: str):
     tfds = _import_tfds()
@@ -118,11 +118,11 @@ def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
   """Opens a dataset of TensorFlow Datasets, preparing it if necessary.
 
   Args:
-    config: the `dataset` part of a config, or its fields name, dir,
+    config: the `dataset` section of a config, or its fields name, dir,
       train_split and eval_split.
 
   Raises:
-    DataError: unknown, not for classification, or not to be had.
+    DataError: the dataset is unknown, not for classification, or unavailable.
   """
   builder = _tfds_builder(config)
   _check_features(config, builder.info.features)
@@ -140,17 +140,17 @@ def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
 
 
 def _tfds_builder(config):
-  # namespace:name; a version, as in mnist:3.0.1, begins with a digit.
+  # namespace:name; the version in mnist:3.0.1 begins with a digit.
   if re.match(r'[\w-]+:[A-Za-z]', config.name):
     raise DataError(
         f"dataset '{config.name}' is not known: wanted 'digits', 'folder' or a "
-        'name of TensorFlow Datasets itself; what others offer under names of '
-        'their own is not looked up'
+        'name of TensorFlow Datasets itself; names with a namespace, for '
+        'datasets of others, are not supported'
     )
   tfds = _import_tfds()
 
   try:
-    # Of the formats, only ArrayRecord can be read in any order.
+    # Only the ArrayRecord format has random access.
     return tfds.builder(
         config.name,
         data_dir=config.dir and str(paths.local(config.dir, 'dataset.dir')),
@@ -159,7 +159,7 @@ def _tfds_builder(config):
   except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
     if 'File format is already set' in str(error):
       raise DataError(
-          f"dataset '{config.name}' lies in {config.dir or 'its place'} as "
+          f"dataset '{config.name}' is in {config.dir or 'its place'} as "
           'TFRecord files, which cannot be read in any order: convert them to '
           'ArrayRecord (python -m tensorflow_datasets.scripts.convert_format),'
           ' or set --config.dataset.dir to another folder'
@@ -189,7 +189,7 @@ def _prepare(config, builder):
   root = pathlib.Path(builder._data_dir_root)
   manual = root / 'downloads' / 'manual'
   files = _MANUAL.get(config.name, ())
-  # TFDS would prepare what is there, and take that for all from then on.
+  # TFDS would prepare a part of the files, and take it for all from then on.
   prepared = pathlib.Path(builder.data_dir).exists()
   if not prepared and not all((manual / name).exists() for name in files):
     raise DataError(
@@ -202,31 +202,31 @@ def _prepare(config, builder):
     _check_network(config, builder, root)
   try:
     builder.download_and_prepare()
-  except Exception as error:  # TFDS and its network stack raise many kinds.
+  except Exception as error:  # TFDS and its network code raise many kinds.
     advice = (
         f'check the files in {manual}' if files else 'check the network'
     )
     raise DataError(
         f"dataset '{config.name}' could not be prepared in {root} "
         f'({type(error).__name__}: {_first_line(error)}): {advice}, or set '
-        '--config.dataset.dir to where it lies'
+        '--config.dataset.dir to where it is'
     ) from error
 
 
 def _check_network(config, builder, root):
   """Raises DataError if the dataset cannot be downloaded.
 
-  TensorFlow Datasets would try for minutes before it says so.
+  TensorFlow Datasets would retry for minutes before reporting it.
   """
   infos = builder.url_infos or {}
   addresses = [a for a in infos if a.startswith('http')]
-  # What has been fetched before is not fetched again.
+  # Downloaded files are not downloaded again.
   if not addresses or _fetched(root / 'downloads', infos):
     return
   reason = ['no answer']
 
   def ask():
-    import requests  # By which TensorFlow Datasets asks, proxies included.
+    import requests  # As TensorFlow Datasets does, with its proxies.
 
     try:
       requests.head(addresses[0], timeout=_ANSWER)
@@ -234,7 +234,7 @@ def _check_network(config, builder, root):
     except requests.exceptions.RequestException as error:
       reason[:] = [type(error).__name__]
 
-  # Looking up a name has no end of its own.
+  # Name resolution has no timeout of its own.
   thread = threading.Thread(target=ask, daemon=True)
   thread.start()
   thread.join(_ANSWER)
@@ -242,16 +242,16 @@ def _check_network(config, builder, root):
     raise DataError(
         f"dataset '{config.name}' is not in {root}, and cannot be fetched from "
         f'{addresses[0]} ({reason[0]}): check the network, or set '
-        '--config.dataset.dir to where it lies'
+        '--config.dataset.dir to where it is'
     )
 
 
 def _fetched(downloads, infos):
-  """Whether a file of a dataset lies among those of all datasets."""
+  """Whether a file of the dataset is among the downloads."""
   names = [getattr(info, 'filename', None) for info in infos.values()]
   if any(name and (downloads / 'manual' / name).exists() for name in names):
     return True
-  for note in downloads.glob('*.INFO'):  # Beside each file, with its addresses.
+  for note in downloads.glob('*.INFO'):  # Beside each file, with its URLs.
     with contextlib.suppress(OSError, ValueError):
       urls = untrusted.take(untrusted.read_json(note), 'urls', list)
       if any(a in urls for a in infos) and note.with_suffix('').exists():
@@ -267,18 +267,17 @@ def _first_line(error):
 def create_sources(
     config: ml_collections.ConfigDict, seed: int
 ) -> tuple[Source, Source]:
-  """Opens the training and the evaluation set.
+  """Opens the training and the evaluation source.
 
   Args:
-    config: the `dataset` part of a config.
-    seed: of the split, where the data has none of its own and the config
-      names no other.
+    config: the `dataset` section of a config.
+    seed: seed of the split, if neither the data nor the config has one.
 
   Returns:
     (training source, evaluation source), with the same classes.
 
   Raises:
-    DataError: the data is missing or unusable; says what to do.
+    DataError: the data is missing or unusable; the message says what to do.
   """
   sources = _open(config, seed)
   for source in sources:
@@ -287,8 +286,8 @@ def create_sources(
     elif config.background not in (decoding.WHITE, source.background):
       raise DataError(
           f'dataset.background is {config.background}, but {source.name} was '
-          f'prepared with {source.background}: leave it, or prepare again with '
-          '--background'
+          f'prepared with {source.background}: leave the default, or prepare '
+          'again with --background'
       )
   return sources
 
@@ -335,7 +334,7 @@ def _open(config, seed):
 
 def _refuse_sets(directory):
   if not directory.is_dir():
-    return  # Of which there is a message.
+    return  # Reported elsewhere.
   names, _ = listing.entries(directory, listing.LeftOut())
   look = lambda name: look_into(directory / name)
   place = printable(str(directory))

@@ -2,7 +2,7 @@
 
 import errno
 
-# What the system says of a full disk, a quota, and a file that may not grow.
+# Errors of a full disk, an exceeded quota, and a file of limited size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -18,8 +18,8 @@ class ImageError(DataError):
   """One image cannot be used.
 
   Attributes:
-    name: of its file.
-    reason: why, without the name.
+    name: name of its file.
+    reason: the reason, without the name.
   """
 
   def __init__(self, name: str, reason: str):
@@ -34,7 +34,7 @@ class ImageError(DataError):
 
 
 def printable(name: str) -> str:
-  r"""A file's name on one line: what cannot be shown is escaped, as is \."""
+  r"""Formats a file's name as one line, with \ and unprintables escaped."""
   return ''.join(
       c
       if c.isprintable() and c != '\\'

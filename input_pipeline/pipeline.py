@@ -1,13 +1,13 @@
-"""Batches as a pure function of (seed, step): nothing to save, nothing to seek.
+"""Batches as a pure function of (seed, step), with no state to save.
 
-A chain of tf.data makes them: a range of steps, what is drawn for a step
-(`batches/draws.py`), its pixels (`batches/pixels.py`), and a few steps ahead.
-Example i of the endless stream of training belongs to epoch i // n, and batch s
-is the examples from s * batch_size on. Every epoch therefore shows every image
-exactly once, and batches cross from one epoch into the next.
+A chain of tf.data makes them: a range of steps, the random draws of each step
+(`batches/draws.py`), its pixels (`batches/pixels.py`), and a few steps of
+prefetching. Training is an endless stream in which example i belongs to epoch
+i // n, and batch s begins at example s * batch_size. So every epoch has every
+image exactly once, and batches may span two epochs.
 
-A batch leaves the host as 8-bit pixels and a few numbers for each image; the
-device does the arithmetic (`alexnet/inference/views.py`).
+Batches consist of 8-bit pixels and a few numbers per image; the device does the
+arithmetic (`alexnet/inference/views.py`).
 """
 
 import functools
@@ -29,7 +29,7 @@ from input_pipeline.files import stalls, threads
 from input_pipeline.files.tensorflow_cpu import tf
 from input_pipeline.sources import Source
 
-# Images in a call where nobody asks for batches.
+# Images read in a call outside batches.
 _CHUNK = 16
 _ENDLESS = np.iinfo(np.int64).max
 
@@ -40,10 +40,10 @@ class Example(NamedTuple):
   """One example of the training stream.
 
   Attributes:
-    epoch: which one it belongs to, from 0.
-    place: in the order of that epoch.
-    index: of the image in the training set.
-    name: of the image, relative to the set.
+    epoch: its epoch, from 0.
+    place: its position in that epoch.
+    index: index of the image in the training set.
+    name: name of the image, relative to the set.
   """
 
   epoch: int
@@ -58,11 +58,11 @@ class Pipeline:
   Attributes:
     train: the training set.
     evaluation: the evaluation set.
-    statistics: of the training set's images; None if the config takes all it
-      needs from ImageNet's, which are built in.
-    mean_image: [size, size, 3] float32, to be subtracted on the device.
-    components: of the colours that lighting adds: ([3] standard deviations in
-      levels of 0..255, [3, 3] eigenvectors as columns).
+    statistics: statistics of the training set's images; None if the config uses
+      only ImageNet's, which are built in.
+    mean_image: [size, size, 3] float32, subtracted on the device.
+    components: principal components of the colours, for lighting: ([3] standard
+      deviations in levels of 0..255, [3, 3] eigenvectors as columns).
   """
 
   def __init__(
@@ -82,14 +82,14 @@ class Pipeline:
         sizes.
       train: the training set.
       evaluation: the evaluation set.
-      process: which part of each batch to read; see
+      process: index of the part of each batch to read; see
         `sharding.part_of_process`.
       processes: number of parts.
-      report: is told, in a thread of its own, of images that take long to read
-        (config.dataset.stalled_after).
+      report: called with a message, in a separate thread, about images that
+        take too long to read (config.dataset.stalled_after).
 
     Raises:
-      DataError: a field that cannot work, or an image that cannot be read.
+      DataError: a field is invalid, or an image cannot be read.
     """
     _check(config, processes)
     _check_size(config, train, evaluation)
@@ -131,20 +131,20 @@ class Pipeline:
   def training_batches(
       self, first_step: int, *, lighting_steps: int | None = None
   ) -> Iterator[Batch]:
-    """Endless training batches from a step on.
+    """Yields training batches without end, from a step on.
 
     Args:
-      first_step: of the run, 0 for the first batch.
-      lighting_steps: batches from this one on have no PCA lighting and are not
-        divided by its divisor; None: all have it.
+      first_step: step of the first batch; 0 at the start of the run.
+      lighting_steps: step from which batches have no PCA lighting and no
+        divisor; None for lighting in all.
 
     Yields:
       This process's part of each batch: 'image' [examples, crop, crop, 3] uint8
-      crops that are not yet mirrored, 'label' [examples] int32, and of
-      `draws.Draws` 'offset', 'flip', 'shift' and 'divisor'.
+      crops before mirroring, 'label' [examples] int32, and 'offset', 'flip',
+      'shift' and 'divisor' of `draws.Draws`.
 
     Raises:
-      DataError: an image cannot be read; names it.
+      DataError: an image cannot be read; the message names it.
     """
     count = self._config.batch_size // self._processes
 
@@ -157,7 +157,7 @@ class Pipeline:
     return self._batches(self.train, steps, draw, self._crop)
 
   def training_examples(self, step: int) -> list[Example]:
-    """Indices of the images of a training batch, over all processes."""
+    """Lists the examples of a training batch, of all processes."""
     size, length = self._config.batch_size, len(self.train)
     examples = []
     for number, index in enumerate(self.plan(step * size, size).index.tolist()):
@@ -167,12 +167,12 @@ class Pipeline:
     return examples
 
   def plan(self, first: int, count: int, *, lit: bool = True) -> draws.Draws:
-    """Describes a part of the training stream, as arrays.
+    """Returns the draws for a part of the training stream, as arrays.
 
     Args:
-      first: number of its first example in the stream.
+      first: index of the first example in the stream.
       count: number of examples.
-      lit: whether there is PCA lighting, if the config has any.
+      lit: whether to apply the config's PCA lighting.
     """
     drawn = self._draw(first, count, lit)
     return draws.Draws(*(tensor.numpy() for tensor in drawn))
@@ -180,19 +180,19 @@ class Pipeline:
   def evaluation_batches(
       self, batch_size: int, image_size: int | None = None
   ) -> Iterator[Batch]:
-    """One pass over the evaluation set, every example exactly once.
+    """Yields the evaluation set once, every example exactly once.
 
     Args:
-      batch_size: images in a batch of all processes.
-      image_size: side of the squares, in pixels; None: the config's.
+      batch_size: number of images in a batch, over all processes.
+      image_size: side of the squares, in pixels; None for the config's.
 
     Yields:
       This process's part of each batch: 'image' [examples, size, size, 3]
-      uint8, 'label' [examples] int32 and 'weight' [examples] float32, 0 where
-      the last batch is filled up.
+      uint8, 'label' [examples] int32 and 'weight' [examples] float32, which is
+      0 for the padding of the last batch.
 
     Raises:
-      DataError: an image cannot be read; names it.
+      DataError: an image cannot be read; the message names it.
     """
     count = batch_size // self._processes
     length = len(self.evaluation)
@@ -209,15 +209,15 @@ class Pipeline:
     )
 
   def evaluation_squares(self, indices: Sequence[int]) -> np.ndarray:
-    """Some images of the evaluation set, [images, size, size, 3] uint8."""
+    """Reads images of the evaluation set, [images, size, size, 3] uint8."""
     return self._some(self.evaluation, indices)[0]
 
   def sample(self, source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced images of a set.
+    """Reads evenly spaced images of a set.
 
     Args:
       source: the training or the evaluation set.
-      count: number of images; of a set with fewer some come twice.
+      count: number of images; images repeat if the set has fewer.
 
     Returns:
       [count, size, size, 3] uint8 and [count] int32 labels.
@@ -241,7 +241,7 @@ class Pipeline:
     if self._config.dataset.order != draws.METHOD:
       raise DataError(
           f"dataset.order is '{self._config.dataset.order}', of an earlier "
-          'version of the program, with which the order of images was another: '
+          'version of the program, which ordered images differently: '
           f"train with that version, or a new run with '{draws.METHOD}'"
       )
     axes = draws.lighting_axes(
@@ -280,12 +280,12 @@ class Pipeline:
       draw: Callable[[tf.Tensor], dict[str, tf.Tensor]],
       size: int,
   ) -> Iterator[Batch]:
-    """The chain.
+    """Builds the chain.
 
     Args:
-      source: of the images.
-      numbers: an element a batch.
-      draw: makes of it what `pixels.pixels` takes.
+      source: source of the images.
+      numbers: dataset with one element per batch.
+      draw: function from an element to the input of `pixels.pixels`.
       size: side of the images, in pixels.
     """
     calls, options, at_once = Calls(), tf.data.Options(), threads.cores()
@@ -294,8 +294,8 @@ class Pipeline:
       number = int(source is not self.train)
       read = functools.partial(self._workers.read, source=number)
       at_once = 2 * self._config.dataset.processes
-      # A call that waits for a process keeps a thread, by default of as many
-      # as there are cores.
+      # A call that waits for a process occupies a thread; the default is one
+      # per core.
       options.threading.private_threadpool_size = at_once + 1
     pixels = functools.partial(
         pixels_lib.pixels,

@@ -4,10 +4,10 @@
   python main.py --config=configs/alexnet.py:prepared \
       --config.dataset.dir=DIR --workdir=runs/photos
 
-What it can be given is explained in `prepared/origins.py`, what it writes in
-`prepared/reader.py`. Stopped at any moment and run again it continues; the
-result is the same to the byte as if it had not been stopped. In a cluster each
-of n jobs prepares a part of the same directory, and one combines them:
+`prepared/origins.py` explains the sources and `prepared/reader.py` the format.
+An interrupted preparation continues when the command is run again; the result
+is the same to the byte. In a cluster each of n jobs prepares a part of the same
+directory, and one job combines them:
 
   python -m input_pipeline.prepare --source=S --output=DIR --part=0/n ... n-1/n
   python -m input_pipeline.prepare --source=S --output=DIR --merge
@@ -34,7 +34,7 @@ from input_pipeline.prepared.writer import (
 )
 from input_pipeline.sources import COPIES, copies_warning
 
-# Of a long list.
+# Entries shown of a long list.
 _SHOWN_CLASSES = 5
 
 
@@ -100,7 +100,7 @@ def _check_place(source, output):
   source = paths.local(source, '--source')
   if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
     raise DataError(
-        f'{printable(str(output))} lies in the source, and would be taken for '
+        f'{printable(str(output))} is in the source, and would be taken for '
         'one of its classes: set --output to a folder elsewhere'
     )
 
@@ -117,7 +117,7 @@ def _announce(sets):
   if warning := sets_warning(classes):
     print(f'warning: {warning}')
   if 'evaluation' not in sets:
-    print('           no evaluation set, which training will ask for')
+      print('           no evaluation set, which training needs')
   elif warning := copies_warning(
       sets['train'],
       sets['evaluation'],
@@ -130,7 +130,7 @@ def _announce(sets):
 def _prepare(values, output):
   _check_place(values.source, output)
   output.mkdir(parents=True, exist_ok=True)
-  check_output(output)  # Before gigabytes are decompressed into it.
+  check_output(output)  # Before gigabytes are decompressed.
   train, evaluation = origins.open_origin(
       values.source,
       scratch=unfinished(output),
@@ -168,7 +168,7 @@ def _prepare(values, output):
     if values.strict and (output / reader.REJECTED).stat().st_size:
       raise DataError(
           f'{place} is prepared already, and {reader.REJECTED} in it has bad '
-          'images: mend them, and set --output to a new folder'
+          'images: fix them, and set --output to a new folder'
       )
     print(f'{place} is prepared already')
     return
@@ -228,7 +228,7 @@ def main(argv: list[str]) -> None:
     print(f'{count} files of {printable(str(output))} are as they were written')
     return
   if not values.source:
-    raise DataError('--source is not given: wanted what to prepare')
+    raise DataError('--source is not set: wanted the data to prepare')
   _check_flags(values)
   try:
     _prepare(values, output)
@@ -249,11 +249,11 @@ def main(argv: list[str]) -> None:
 def _define_flags():
   flags.DEFINE_string(
       'source', None,
-      "What to prepare: the path of a folder or an archive, 'digits', or "
+      "Data to prepare: the path of a folder or an archive, 'digits', or "
       "'tfds:NAME'; see prepared/origins.py.",
   )
   paths.define('output', 'Directory to write.')
-  paths.define('eval_source', 'The evaluation set, if elsewhere.')
+  paths.define('eval_source', 'The evaluation set, if it is elsewhere.')
   paths.define(
       'eval_labels',
       'Labels of an eval_source without class folders: a text or CSV file, see '
@@ -262,33 +262,35 @@ def _define_flags():
   )
   flags.DEFINE_float(
       'eval_fraction', 0.1,
-      'Share of each class to hold out where there is no evaluation set.',
+      'Share of each class to hold out if there is no evaluation set.',
   )
-  flags.DEFINE_integer('seed', 0, 'Decides which images are held out.')
+  flags.DEFINE_integer('seed', 0, 'Seed that selects the held-out images.')
   flags.DEFINE_enum(
       'copies', COPIES[0], COPIES,
-      'Of equal files, where a part is held out: warn if they come to both '
-      'sides, or keep them together.',
+      'Equal files when holding images out: warn if they end up on both sides, '
+      'or keep them together.',
   )
-  paths.define('data_dir', 'Where TensorFlow Datasets are.')
-  flags.DEFINE_string('train_split', 'train', 'Of TensorFlow Datasets.')
-  flags.DEFINE_string('eval_split', 'validation', 'Of TensorFlow Datasets.')
+  paths.define('data_dir', 'Folder of TensorFlow Datasets.')
+  flags.DEFINE_string('train_split', 'train', 'Split of TensorFlow Datasets.')
+  flags.DEFINE_string(
+      'eval_split', 'validation', 'Split of TensorFlow Datasets.'
+  )
   flags.DEFINE_enum(
       'storage', 'jpeg', STORAGES,
-      'JPEG files, or pixels: seven times the room, and read faster.',
+      'JPEG files, or pixels: seven times the disk space, and faster to read.',
   )
-  flags.DEFINE_integer('quality', DEFAULT_QUALITY, 'Of JPEG files, 1 to 100.')
+  flags.DEFINE_integer('quality', DEFAULT_QUALITY, 'JPEG quality, 1 to 100.')
   flags.DEFINE_enum(
       'aspect', 'keep', preprocessing.ASPECTS,
-      "'keep' cuts the centre square, as the authors did; 'warp' squeezes the "
-      'whole image into it, to compare with those who do.',
+      "'keep' crops the centre square, as the authors did; 'warp' squeezes the "
+      'whole image into it, for comparison.',
   )
   flags.DEFINE_integer(
       'size', preprocessing.SQUARE, 'Side of the squares, in pixels.'
   )
   flags.DEFINE_string(
       'background', '255,255,255',
-      'What lies under transparent pixels: levels of red, green and blue.',
+      'Colour behind transparent pixels: levels of red, green and blue.',
   )
   flags.DEFINE_bool('strict', False, 'Stop at the first bad image.')
   flags.DEFINE_string(
@@ -296,7 +298,7 @@ def _define_flags():
   )
   flags.DEFINE_bool('merge', False, 'Combine the parts.')
   flags.DEFINE_bool('verify', False, 'Only check the files of --output.')
-  flags.DEFINE_integer('workers', None, 'Threads; one a core if unset.')
+  flags.DEFINE_integer('workers', None, 'Threads; default: one per core.')
   flags.mark_flag_as_required('output')
 
 

@@ -1,8 +1,8 @@
 """Resizes and crops images.
 
-Everything here is NumPy and Pillow, stateless, and a function of its arguments
-alone. Pixels stay 8-bit integers; means and colour shifts meet them on the
-device (`alexnet/inference/views.py`).
+All functions are stateless, and use NumPy and Pillow. Pixels stay 8-bit
+integers; means and colour shifts are applied on the device
+(`alexnet/inference/views.py`).
 """
 
 import dataclasses
@@ -13,21 +13,20 @@ from PIL import Image
 
 from input_pipeline.images import decoding
 
-# The paper's sizes (§2, §4.1), in pixels; what a config has if not said
-# otherwise.
+# The paper's sizes (§2, §4.1), in pixels; the defaults of a config.
 SQUARE = 256
 CROP = 224
-# Pillow widens this filter when it shrinks an image, so nothing aliases.
+# Pillow widens this filter when it shrinks an image, which avoids aliasing.
 FILTER = Image.Resampling.BICUBIC
 ASPECTS = ('keep', 'warp')
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-  """A square part of an image's square.
+  """A square region within an image's square.
 
   Attributes:
-    top, left: its place, in pixels.
+    top, left: its position, in pixels.
     size: its side, in pixels.
     square: side of the whole square, in pixels.
   """
@@ -42,12 +41,12 @@ WHOLE = Box()
 
 
 def whole(square: int) -> Box:
-  """All of a square of this side."""
+  """Box of a whole square with this side."""
   return Box(size=square, square=square)
 
 
 def cut(square: np.ndarray, box: Box) -> np.ndarray:
-  """A box of [box.square, box.square, 3] pixels, without a copy."""
+  """Cuts a box of [box.square, box.square, 3] pixels, without a copy."""
   return square[
       box.top : box.top + box.size, box.left : box.left + box.size
   ]
@@ -61,18 +60,18 @@ def to_square(
     box: Box = WHOLE,
     background: decoding.Background = decoding.WHITE,
 ) -> np.ndarray:
-  """Decodes, resizes the shorter side, cuts the centre square (§2).
+  """Decodes, resizes the shorter side, and crops the centre square (§2).
 
   Args:
     encoded: an image file.
-    name: of the file, for the error.
+    name: name of the file, for the error.
     aspect: 'keep', or 'warp' to squeeze the whole image into the square.
-    box: part of the square to compute; 256 x 256 pixels in the paper.
-    background: of transparent pixels, see `decoding.decode`.
+    box: region of the square to compute; 256 x 256 pixels in the paper.
+    background: colour behind transparent pixels, see `decoding.decode`.
 
   Returns:
-    [box.size, box.size, 3] uint8: the same pixels as of the whole square, in
-    less time.
+    [box.size, box.size, 3] uint8: the same pixels as those of the whole square,
+    in less time.
 
   Raises:
     ImageError: the image cannot be decoded.
@@ -84,9 +83,9 @@ def to_square(
 def resized(
     image: Image.Image, *, aspect: str = 'keep', box: Box = WHOLE
 ) -> np.ndarray:
-  """What `to_square` makes of an image that is decoded, 8-bit RGB."""
-  # Cutting before resizing is the same square, and an image of extreme shape
-  # cannot grow without bound.
+  """Resizes a decoded, 8-bit RGB image as `to_square` does."""
+  # Cutting before resizing gives the same square, and bounds the memory for
+  # images of extreme shapes.
   width, height = image.size
   if aspect == 'keep':
     width = height = min(image.size)
@@ -105,15 +104,15 @@ def resized(
 def resized_whole(
     image: Image.Image, shorter: int, *, step: int, longest: float
 ) -> np.ndarray:
-  """Resizes nearly all of an image, and its proportions stay.
+  """Resizes nearly all of an image and keeps its proportions.
 
   Args:
-    image: 8-bit RGB.
-    shorter: its shorter side, in pixels.
-    step: its longer side is `shorter` and a multiple of this; what is too much
-      is cut off, equally at both ends.
-    longest: how many times as long as wide the result may be; the ends of a
-      longer image are cut off likewise.
+    image: an 8-bit RGB image.
+    shorter: shorter side of the result, in pixels.
+    step: the longer side is `shorter` plus a multiple of this; the excess is
+      cut off, equally at both ends.
+    longest: largest ratio of the longer side to the shorter; the ends of longer
+      images are cut off too.
 
   Returns:
     [height, width, 3] uint8.
@@ -122,7 +121,7 @@ def resized_whole(
   whole = [pixels * shorter // side for pixels in image.size]
   most = int(longest * shorter)
   size = [shorter + (min(w, most) - shorter) // step * step for w in whole]
-  # Multiplied first: a box may not be larger than its image by a rounding.
+  # Multiplied first, so that rounding cannot make the box exceed the image.
   width, height = (pixels * side / shorter for pixels in size)
   left, top = (image.width - width) / 2, (image.height - height) / 2
   return np.asarray(_resize(image, left, top, width, height, tuple(size)))
@@ -131,18 +130,18 @@ def resized_whole(
 def _resize(image, left, top, width, height, size):
   """Resizes a part of an image to size = (width, height) pixels.
 
-  One axis after the other: Pillow rounds between them and has its own rule for
-  which is first, by which a part would not have the pixels of the whole.
+  Resizes one axis after the other. Pillow rounds between the axes and chooses
+  their order itself, so that a part could differ from the whole.
   """
-  # The rows that are read: two more, of the larger pixels, on each side.
+  # Rows to read: two more, of the larger pixels, on each side.
   columns, lines = size
   margin = 2 * max(1, height / lines)
   first = max(0, math.floor(top - margin))
   last = min(image.height, math.ceil(top + height + margin))
-  # Leaving rows out takes a pass over the others, five pixels each.
+  # Leaving rows out costs a vertical pass over the others, of five taps each.
   if (image.height - (last - first)) * 4 * height / lines < 5 * (last - first):
     first, last = 0, image.height
-  # Pillow takes float32: sides of 8 bits more than an image's are exact.
+  # Pillow's boxes are float32, which is exact for sides of this size.
   rows = image.resize(
       (columns, last - first), FILTER, box=(left, first, left + width, last)
   )

@@ -2,9 +2,9 @@
 
   python -m input_pipeline.show --config=configs/alexnet.py --output=seen.png
 
-A row an image: the file as it is, its square with the crops that the
-next epochs will take of it, then these crops as the run with this config will
-see them, mirrored and lit. `--set=evaluation` shows the ten views instead.
+A row per image: the file, its square with the crops of the next epochs drawn on
+it, then these crops as the run with this config sees them, mirrored and with
+lighting. `--set=evaluation` shows the ten views instead.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ Tile = tuple[Image.Image, str]
 def training_rows(
     config: ml_collections.ConfigDict, count: int, epochs: int
 ) -> list[list[Tile]]:
-  """Images of the first batch, and what epochs from the first on show of them.
+  """Rows of training images, each with its crops in the first epochs.
 
   Args:
     config: the whole config.
@@ -41,9 +41,9 @@ def training_rows(
     epochs: number of epochs.
 
   Returns:
-    A row an image: (picture, caption) of the file, the square and each epoch.
+    A row per image: (picture, caption) of the file, the square and each epoch.
   """
-  # TensorFlow: seconds that --help can save.
+  # Imports TensorFlow, which takes seconds that --help does not need.
   from input_pipeline.pipeline import Pipeline
 
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
@@ -76,7 +76,7 @@ def training_rows(
 def evaluation_rows(
     config: ml_collections.ConfigDict, count: int
 ) -> list[list[Tile]]:
-  """Images from all over the evaluation set, in their ten views."""
+  """Rows of evenly spaced evaluation images, each with its ten views."""
   _, evaluation = datasets.create_sources(config.dataset, config.seed)
   names = ('top left', 'top right', 'bottom left', 'bottom right', 'centre')
   crop_size = config.augmentation.crop_size
@@ -111,7 +111,7 @@ def _original(source: Source, index, label) -> Tile:
 
 
 def _enlarged(image):
-  """By a whole number, so that the pixels stay what they are."""
+  """Enlarges by a whole number, which keeps the pixels as they are."""
   times = _TILE // max(image.size)
   return ImageOps.scale(image, times, Image.Resampling.NEAREST)
 
@@ -152,7 +152,7 @@ def _as_seen(square, plan, mean_image, augmentation) -> Tile:
 
 
 def draw_grid(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
-  """One picture of rows of captioned tiles."""
+  """Draws rows of captioned tiles as one picture."""
   font = ImageFont.load_default(_TEXT)
   side = _TILE
   width, height = side + _GAP, side + _GAP + _TEXT + 6
@@ -178,7 +178,7 @@ def _fitting(text, font, width):
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-  """The augmentation of a config in a line."""
+  """Describes a config's augmentation in one line."""
   augmentation = config.augmentation
   parts = [f'{augmentation.crop_offsets} x {augmentation.crop_offsets} crops']
   if augmentation.images_per_crop > 1:

@@ -1,7 +1,7 @@
 """Sources of encoded images and their labels.
 
-A source has a length and `read(index)`; the order of its examples never changes
-between two runs on the same data.
+A source has a length and `read(index)`. The order of its examples is the same
+in all runs on the same data.
 """
 
 import abc
@@ -30,19 +30,19 @@ EXTENSIONS = (
     '.mpo', '.pjp', '.pjpeg', '.png', '.tif', '.tiff', '.webp',
 )
 
-# A run keeps the statistics of its training set beside it, in files called so.
+# Prefix of the files in which a training set's statistics are cached.
 STATISTICS = 'alexnet_statistics_'
 
-# Images of an evaluation set that are left out.
+# Kind of evaluation images that are left out.
 UNKNOWN_CLASS = 'image(s) of classes that the training set does not have'
 
-# What is done with equal files where a part is held out: one may come to each
-# side, of which `copies_warning` tells, or they stay together.
+# How holding out treats equal files: they may come to both sides, which
+# `copies_warning` reports, or they stay together.
 COPIES = ('warn', 'together')
-# Files of both sets up to which copies are looked for unasked. Of 50,000 photos
-# some 4,000 have the size of one on the other side, and are read: seconds.
+# Largest number of files of both sets that are compared by default, which takes
+# seconds.
 MOST_COMPARED = 50_000
-# Bytes that are read for it; of photos the first 64 KiB each.
+# Most bytes to read for the comparison, which reads 64 KiB of most photos.
 MOST_READ = 2**32
 _SHOWN_COPIES = 3
 
@@ -51,13 +51,13 @@ class Source(abc.ABC):
   """Encoded images with labels, by index.
 
   Attributes:
-    name: for messages.
-    class_names: the classes' names, in the order of their labels.
-    directory: folder of the data, for caches beside it; None if it has none.
-    size: side of the squares that it has, in pixels; None: any that is wanted.
+    name: name for messages.
+    class_names: names of the classes, in the order of their labels.
+    directory: folder of the data, for caches beside it; None if there is none.
+    size: side of the stored squares, in pixels; None if any size can be read.
     aspect: how images become squares, one of `preprocessing.ASPECTS`.
-    ignored: what lies in the data and is not used; None if nothing is known.
-    background: of transparent pixels, see `decoding.decode`.
+    ignored: unused files of the data; None if unknown.
+    background: colour behind transparent pixels, see `decoding.decode`.
   """
 
   name: str
@@ -78,15 +78,15 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def describe(self, index: int) -> str:
-    """Names an example for messages, by its file where it has one."""
+    """Describes an example for messages, by its file if it has one."""
 
   def relative_name(self, index: int) -> str:
-    """Names an example in its source, wherever that lies."""
+    """Name of an example within its source."""
     return self.describe(index)
 
   @abc.abstractmethod
   def fingerprint(self) -> str:
-    """Changes when the examples change; a key for cached statistics."""
+    """Changes if the examples change; a key for cached statistics."""
 
   def image(
       self, index: int, box: preprocessing.Box = preprocessing.WHOLE
@@ -94,8 +94,8 @@ class Source(abc.ABC):
     """Returns a part of an example's square, and its label.
 
     Args:
-      index: of the example.
-      box: the part.
+      index: index of the example.
+      box: the region to return.
 
     Returns:
       [box.size, box.size, 3] uint8, label.
@@ -111,9 +111,9 @@ class Source(abc.ABC):
     return square, label
 
   def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
-    """An example's square in any size, [size, size, 3] uint8, and its label.
+    """Returns a square of any size, [size, size, 3] uint8, and its label.
 
-    Where there are squares of one size already, these are resized.
+    Stored squares of another size are resized.
 
     Raises:
       DataError: the image cannot be read.
@@ -125,13 +125,13 @@ class Source(abc.ABC):
     return preprocessing.resized(Image.fromarray(square), box=box), label
 
   def statistics(self) -> Statistics | None:
-    """The statistics of these images, where they came with the data."""
+    """The statistics stored with the data, or None."""
     return None
 
   def identity(self) -> str:
-    """Identity of the data, to recognize it when a run continues.
+    """Identifies the data when a run continues.
 
-    Unlike the fingerprint it is the same for a copy elsewhere.
+    Unlike the fingerprint, it is the same for a copy elsewhere.
     """
     return self.fingerprint()
 
@@ -140,10 +140,10 @@ class Entry(NamedTuple):
   """A file of a folder or an archive.
 
   Attributes:
-    path: relative to the folder or archive.
-    label: its class.
-    place: where in the archive it lies; None in a folder.
-    linked: whether a link to a folder of the archive leads to it.
+    path: path relative to the folder or archive.
+    label: label of its class.
+    place: position in the archive; None in a folder.
+    linked: whether it was found through a link to a folder of the archive.
   """
 
   path: str
@@ -166,11 +166,11 @@ class Files(Source):
       class_names: Sequence[str],
       entries: Iterable[Entry],
   ):
-    """Use `open_folder` or `archives.open_archive`.
+    """Use `open_folder` or `archives.open_archive` instead.
 
     Args:
       root: the folder or archive.
-      class_names: the classes' names, by label.
+      class_names: names of the classes, by label.
       entries: the files.
     """
     self.name = printable(str(root))
@@ -207,14 +207,14 @@ class Files(Source):
     return digest(*(f'{entry.path}\0{entry.label}' for entry in self.entries))
 
   def select(self, entries: Iterable[Entry]) -> 'Files':
-    """The same folder or archive with some of its entries."""
+    """Returns the same folder or archive with some of its entries."""
     selected = copy.copy(self)
     selected.entries = tuple(entries)
     return selected
 
 
 class Folder(Files):
-  """Class subfolders of image files."""
+  """A folder with a subfolder of image files per class."""
 
   @property
   def directory(self):
@@ -252,22 +252,22 @@ class Folder(Files):
 def open_folder(
     directory: str | os.PathLike, class_names: Sequence[str] | None = None
 ) -> Folder:
-  """Lists a folder of class subfolders.
+  """Opens a folder with a subfolder per class.
 
   Args:
     directory: its subfolders are the classes, in alphabetical order. Files are
-      searched in them and in folders below, links included; what is not used is
-      counted in the source's `ignored`.
-    class_names: the classes of a training set. This is an evaluation set then,
-      which needs an image of one of them; those of others are left out.
+      searched in them recursively, links included; unused files are counted in
+      the source's `ignored`.
+    class_names: classes of the training set, to open an evaluation set. It
+      needs an image of one of them; other classes are left out.
 
   Returns:
     The source.
 
   Raises:
-    DataError: no such folder; of a training set, fewer than two classes, a
-      class without images, or two that look equal; of an evaluation set, no
-      image of a class that the training set has.
+    DataError: no such folder; a training set with fewer than two classes, a
+      class without images, or two names that look equal; an evaluation set
+      without any image of the training set's classes.
   """
   directory = paths_lib.local(directory, 'the folder of images')
   if not directory.is_dir():
@@ -329,14 +329,14 @@ def look_into(directory: pathlib.Path) -> names_lib.Looks:
       [directory / name for name in names], is_image, listing.LeftOut(),
       directory,
   )
-  # The first image answers: a training set is not listed twice.
+  # The first image is enough: a training set is not listed twice.
   return names_lib.Looks(
       any(map(is_image, files)), any(True for _ in below), frozenset(names)
   )
 
 
 def _instead(directory, found, ignored):
-  """Text for a folder without classes."""
+  """Hint for a folder without classes."""
   if len(found) == 1:
     names = sorted(look_into(directory / found[0]).names)
     if len(names) > 1:
@@ -352,11 +352,11 @@ def images_below(
     ignored: listing.LeftOut,
     base: pathlib.Path | None = None,
 ) -> list[list[pathlib.Path]]:
-  """Images in folders and the folders in these, in alphabetical order.
+  """Lists the images in folders and their subfolders, alphabetically.
 
   Args:
     folders: the folders.
-    ignored: counts what else is there.
+    ignored: counts the other files.
     base: see `listing.walk`.
 
   Returns:
@@ -374,13 +374,13 @@ def images_below(
 def _size(path):
   try:
     return path.stat().st_size
-  except OSError:  # It will be told of when it is read.
+  except OSError:  # Reported when the file is read.
     return None
 
 
 def _contents(path, most=None):
   status = path.stat()
-  # Reading a pipe or a device would wait, for ever if need be.
+  # Reading a pipe or a device could wait for ever.
   if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
     raise ImageError(str(path), 'it is not a file')
   decoding.check_bytes(status.st_size, str(path))
@@ -391,10 +391,10 @@ def _contents(path, most=None):
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-  """Reads a single image's file.
+  """Reads an image file.
 
   Raises:
-    ImageError: it cannot be read.
+    ImageError: the file cannot be read.
   """
   if paths_lib.is_address(os.fspath(path)):
     raise ImageError(
@@ -402,13 +402,13 @@ def read_file(path: str | os.PathLike) -> bytes:
     )
   try:
     return _contents(pathlib.Path(path))
-  except (OSError, ValueError) as error:  # The latter: a zero byte in its name.
+  except (OSError, ValueError) as error:  # ValueError: a zero byte in the name.
     reason = getattr(error, 'strerror', None) or str(error)
     raise ImageError(str(path), reason) from error
 
 
 def is_image(name: str) -> bool:
-  """Whether a file's name is that of an image, and not hidden."""
+  """Whether a file's name is that of an image and not hidden."""
   return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
 
 
@@ -424,15 +424,15 @@ def split_files(
 
   Args:
     source: all examples.
-    eval_fraction: share of each class to hold out, at least one image of it.
-    seed: decides which.
-    single_images_stay: leave the image of a class that has one to training,
+    eval_fraction: share of each class to hold out, at least one image.
+    seed: selects the images.
+    single_images_stay: keep the image of a single-image class for training
       instead of raising an error.
-    copies: one of COPIES: 'together' keeps equal files on one side, that of
-      the first of them, which takes a class's share from being exact.
+    copies: one of COPIES. 'together' keeps equal files on the side of the first
+      of them, so that the shares of classes are no longer exact.
 
   Returns:
-    (training source, evaluation source). What was ignored is with the former.
+    (training source, evaluation source). The former has all of `ignored`.
 
   Raises:
     DataError: a class has a single image.
@@ -477,7 +477,7 @@ def split_files(
       if (index in chosen) == is_chosen
   )
   train, evaluation = side(False), side(True)
-  evaluation.ignored = listing.LeftOut()  # It is told once.
+  evaluation.ignored = listing.LeftOut()  # Reported once.
   return train, evaluation
 
 
@@ -489,12 +489,12 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
     evaluation: the evaluation set.
 
   Returns:
-    (file of the evaluation set, an equal one of the training set) of each;
-    none where a set has no files of its own, or both more than
+    (file of the evaluation set, equal file of the training set) pairs. Empty if
+    a set has no files of its own, or both together have more than
     MOST_COMPARED.
 
   Raises:
-    copies.TooMuchError: more than MOST_READ bytes have to be read.
+    checksums.TooMuchError: more than MOST_READ bytes would be read.
   """
   if not all(isinstance(source, Files) for source in (train, evaluation)):
     return []
@@ -523,7 +523,7 @@ def copies_in_both(train: Source, evaluation: Source) -> list[tuple[str, str]]:
 def copies_warning(
     train: Source, evaluation: Source, advice: str = ''
 ) -> str:
-  """Says that images are in both sets, and the advice; '' if none are."""
+  """Warns that images are in both sets, with the advice; '' if none are."""
   count = len(train) + len(evaluation)
   own = all(isinstance(source, Files) for source in (train, evaluation))
   try:
@@ -550,14 +550,14 @@ def copies_warning(
 
 
 def digest(*parts: str) -> str:
-  """A short name for a list of strings."""
-  # File names may be bytes that are not text.
+  """Short hash of a list of strings."""
+  # File names may hold bytes that are not UTF-8.
   data = '\n'.join(parts).encode(errors='surrogateescape')
   return hashlib.sha256(data).hexdigest()[:16]
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-  """A PNG file of uint8 pixels, [height, width] or [height, width, 3]."""
+  """Encodes uint8 pixels, [height, width] or [height, width, 3], as PNG."""
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, 'PNG')
   return buffer.getvalue()

@@ -11,11 +11,11 @@ from input_pipeline import preprocessing
 from input_pipeline.errors import DataError
 from input_pipeline.files import streams, untrusted
 
-# Bytes of the arrays of a file.
+# Most bytes of a file's arrays.
 _LARGEST = 2**24
 
-# ImageNet's, from cuda-convnet2's released statistics, levels of 0..255;
-# eigenvectors are columns.
+# ImageNet's, from the statistics released with cuda-convnet2, in levels of
+# 0..255; eigenvectors are columns.
 IMAGENET_CHANNEL_MEANS = np.array([127.30, 119.72, 104.91])
 IMAGENET_DEVIATIONS = np.array([19.7208, 37.0939, 121.7801])
 IMAGENET_EIGENVECTORS = np.array([
@@ -39,7 +39,7 @@ class Statistics:
 
   @property
   def channel_means(self) -> np.ndarray:
-    """[3] mean colour."""
+    """Mean colour, [3]."""
     return self.mean_image.mean(axis=(0, 1), dtype=np.float64)
 
   def principal_components(self) -> tuple[np.ndarray, np.ndarray]:
@@ -49,12 +49,12 @@ class Statistics:
 
 
 class Accumulator:
-  """Sums over images, in integers: exact, and the same in any order.
+  """Integer sums over images: exact, and independent of the order.
 
   Attributes:
-    count: images added.
+    count: number of images.
     pixel_sum: [size, size, 3] uint64.
-    products: [3, 3] uint64, sums over all pixels of the products of colours.
+    products: [3, 3] uint64, sums over all pixels of the products of channels.
   """
 
   def __init__(self, size: int = preprocessing.SQUARE):
@@ -66,7 +66,7 @@ class Accumulator:
 
   def add(self, square: np.ndarray) -> None:
     """Adds an image, [size, size, 3] uint8."""
-    # Below 2^24 float32 is exact, and a row's sums are, up to 258 * 255^2.
+    # Float32 is exact below 2^24, which bounds a row's sums up to 258 * 255^2.
     rows = square.astype(np.float32)
     products = np.matmul(rows.transpose(0, 2, 1), rows)
     self.count += 1
@@ -74,7 +74,7 @@ class Accumulator:
     self.products += products.sum(axis=0, dtype=np.float64).astype(np.uint64)
 
   def merge(self, other: 'Accumulator') -> None:
-    """Adds the images that another one has added."""
+    """Adds the images of another accumulator."""
     self.count += other.count
     self.pixel_sum += other.pixel_sum
     self.products += other.products
@@ -96,8 +96,8 @@ def compute(
   """Computes the statistics of [size, size, 3] images, with a progress bar.
 
   Args:
-    squares: the images, uint8; memory does not grow with their number.
-    total: their number.
+    squares: the images, uint8; memory use does not grow with their number.
+    total: number of images.
     size: their side, in pixels.
   """
   accumulator = Accumulator(size)
@@ -107,7 +107,7 @@ def compute(
 
 
 def write(statistics: Statistics, file: BinaryIO) -> None:
-  """Writes statistics; the same bytes for the same statistics."""
+  """Writes statistics; equal statistics give equal bytes."""
   np.savez(file, **dataclasses.asdict(statistics))
 
 

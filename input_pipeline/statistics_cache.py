@@ -18,13 +18,13 @@ def load_or_compute(
     directory: str | None,
     size: int = preprocessing.SQUARE,
 ) -> Statistics:
-  """Returns a source's statistics, from the cache if they are there.
+  """Returns a source's statistics, from the cache if possible.
 
   Args:
     source: the training set.
     squares: its images; only read if there is no cache.
-    directory: where the cache lies; None for beside the data, or in the user's
-      cache directory if that cannot be written.
+    directory: folder of the cache; None for beside the data, or the user's
+      cache directory if the data's folder is read-only.
     size: side of the images, in pixels.
   """
   key = source.fingerprint()
@@ -33,7 +33,7 @@ def load_or_compute(
   file = f'{STATISTICS}{key}.npz'
   places = _places(source, directory)
   for place in places:
-    # Also of a folder that cannot be entered, as of another user's home.
+    # False, too, for a folder that cannot be entered, such as another's home.
     if os.path.exists(place / file):
       return load(place / file)
   statistics = compute(squares, len(source), size)
@@ -43,7 +43,7 @@ def load_or_compute(
       atomic.write(place / file, functools.partial(write, statistics), place)
       break
     except OSError:
-      continue  # Not writable: the next place, or no cache at all.
+      continue  # Not writable: try the next place.
   return statistics
 
 

@@ -2,10 +2,10 @@
 
   python -m alexnet.analysis.compare --workdir=RUN
 
-says, for the centre crop and for ten views, which reported errors the 95 %
-interval of the run's own error holds, in which fields its config differs from
-configs/alexnet.py and configs/alexnet_2012.py, and which of them are known to
-cost something. --output=FILE.md writes the same as Markdown.
+For the centre crop and ten views it prints which reported errors are in the
+95 % interval of the run's error, in which fields its config differs from
+configs/alexnet.py and configs/alexnet_2012.py, and which of these differences
+are known to increase the error. --output=FILE.md writes the same as Markdown.
 """
 
 from absl import app, flags

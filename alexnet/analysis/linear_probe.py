@@ -2,15 +2,15 @@
 
   python -m alexnet.analysis.linear_probe --workdir=RUN --source=PHOTOS
 
-trains one on each layer's features of images with other classes than the run's,
-with the network as it is, beside the pixels themselves and a network that has
-only been initialized. Each seed draws other images, and another network.
+It trains a probe on each layer's features of images with new classes, with the
+network's weights fixed. For comparison it also uses the pixels, and a randomly
+initialized network. Each seed draws other images and another random network.
 
-The source is as of `alexnet.analysis.features`; with an evaluation set of its
-own, the probe is tested on that, else on images that were not drawn for
-training. Maps of more than --largest numbers are averaged over a grid of cells,
-so that layers have about as many. Files that cannot be read are left out, named
-at the end, and make the exit status 1.
+The source is as in `alexnet.analysis.features`. The probe is tested on its
+evaluation set if it has one, else on images that were not drawn for training.
+Maps of more than --largest numbers are averaged over a grid of cells, so that
+layers have similar sizes. Unreadable files are left out and listed at the end;
+the exit status is 1 then.
 """
 
 import sys
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # As in layer_features.py, which imports JAX.
 PIXELS = 'pixels'
-# What a probe reads: (of the trained network or another, layer).
+# Input of a probe: (kind of weights, layer).
 Key = tuple[str, str]
 _TRAINED, _RANDOM = 'trained', 'random weights'
 
@@ -45,8 +45,8 @@ def draw(
 ) -> tuple[tuple['Images', 'np.ndarray'], tuple['Images', 'np.ndarray']]:
   """Draws (images, [count] indices) for training and testing.
 
-  They are fewer than wanted if there are not so many; of a source without an
-  evaluation set at most a fifth is for tests.
+  Draws fewer if there are not enough images. Without an evaluation set, at most
+  a fifth of the images is for testing.
   """
   import numpy as np
 
@@ -76,18 +76,17 @@ def measure(
 
   Args:
     network: see `alexnet.load`.
-    sets: as of `images.open_sets`, of images with classes.
-    layers: of `network.layers`, and 'pixels'.
+    sets: images with classes, see `images.open_sets`.
+    layers: names from `network.layers`, and 'pixels'.
     train: number of images to train a probe on.
     test: number of images to test it on.
     seeds: number of repetitions, with seeds 0, 1, ...
     largest: see `layer_features.average_cells`.
-    console: where to show progress.
+    console: console for the progress.
     left_out: see `Layers.features`.
 
   Returns:
-    {(kind of weights, layer): a result of each seed}; pixels have no weights
-    and are with the trained ones.
+    {(kind of weights, layer): results by seed}; pixels count as trained.
   """
   from alexnet.analysis.features import layer_features, logistic_regression
 
@@ -107,7 +106,7 @@ def measure(
         for name in layers:
           bar.update()
           if name == PIXELS and kind == _RANDOM:
-            continue  # They have no weights.
+            continue  # Pixels do not depend on weights.
           result = logistic_regression.fit(
               x.pop(name), labels, test_x.pop(name), test_labels, seed=seed
           )
@@ -120,7 +119,7 @@ def measure(
 
 
 def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:
-  """Accuracy by layer, mean ± standard deviation over the seeds, in percent."""
+  """Table of accuracies: mean ± standard deviation over seeds, in percent."""
   rows = []
   for name in layers:
     first = results[_TRAINED, name]
@@ -138,12 +137,12 @@ def table(results: dict[Key, list['Result']], layers: Sequence[str]) -> Table:
 
 
 def _open(values, network):
-  """Opens the layers and the images that the flags name."""
+  """Opens the layers and the images selected by the flags."""
   from alexnet.analysis.features import images
   from alexnet.analysis.features.logistic_regression import ProbeError
 
   known = [PIXELS, *network.layers]
-  layers = [*dict.fromkeys(values.layers or known)]  # Each once.
+  layers = [*dict.fromkeys(values.layers or known)]  # Without duplicates.
   if unknown := [name for name in layers if name not in known]:
     raise ConfigError(
         f"--layers has '{unknown[0]}': wanted some of {', '.join(known)}"
@@ -196,19 +195,19 @@ def main(argv: list[str]) -> int | None:
 if __name__ == '__main__':
   run_flags.define()
   flags.DEFINE_string(
-      'source', None, 'Images with classes: as of alexnet.analysis.features.'
+      'source', None, 'Images with classes: as in alexnet.analysis.features.'
   )
   flags.DEFINE_list(
-      'layers', None, "Of the network, and 'pixels'; unset: all of them."
+      'layers', None, "Layers of the network, and 'pixels'; default: all."
   )
   flags.DEFINE_integer('seeds', 3, 'Number of repetitions.', lower_bound=1)
   flags.DEFINE_integer(
-      'train_images', 2000, 'To train a probe on.', lower_bound=10
+      'train_images', 2000, 'Training images of a probe.', lower_bound=10
   )
-  flags.DEFINE_integer('test_images', 1000, 'To test it on.', lower_bound=1)
+  flags.DEFINE_integer('test_images', 1000, 'Test images.', lower_bound=1)
   flags.DEFINE_integer(
-      'largest', 10_000, 'Numbers of a layer, by averaging.', lower_bound=1
+      'largest', 10_000, 'Most numbers of a layer, by averaging.', lower_bound=1
   )
-  paths.define('output', 'File to write, as Markdown.')
+  paths.define('output', 'Markdown file to write.')
   flags.mark_flag_as_required('source')
   cli.run(main, finishes=True)

@@ -3,10 +3,10 @@
   python -m alexnet.analysis.retrieval_table --features=features/train \
       --queries=features/evaluation --output=retrieval.md
 
-Both are what `alexnet.analysis.features` writes. Precision@10 is the share of a
-query's ten nearest images that are of its class. A query's time is that of a
-search for it alone, from its features, reduced or coded on the way, to the ten;
-the network's own time is not in it.
+Both are written by `alexnet.analysis.features`. Precision@10 is the share of a
+query's ten nearest images that have its class. A query's time is that of a
+single search, from its features, including projection or coding, to the ten
+neighbours; it excludes the network's own time.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 # As in features/hashing.py, which imports JAX.
 _BITS = ('32', '64', '128', '256')
 _COMPONENTS = ('16', '32', '64', '128', '256')
-# Of which each seed makes another one.
+# Kinds of search that depend on the seed.
 _RANDOM = ('bits of the autoencoder', 'signs of rotated components')
-# Timed at most, and for no longer than seconds.
+# Most queries to time, and most seconds.
 _TIMED = 100
 _SECONDS = 10.0
 
@@ -47,9 +47,9 @@ class Measured:
   """One way to search."""
 
   name: str
-  bytes_an_image: int  # Of its index.
-  precision: tuple[float, ...]  # Of the neighbours, 0..1; of each seed.
-  milliseconds: tuple[float, ...]  # Of each query that was timed.
+  bytes_an_image: int  # Size of its index.
+  precision: tuple[float, ...]  # Precision of neighbours by seed, 0..1.
+  milliseconds: tuple[float, ...]  # Time of each timed query.
 
 
 def measure(
@@ -62,24 +62,24 @@ def measure(
     seeds: int = 1,
     console: 'Console | None' = None,
 ) -> list[Measured]:
-  """Measures all ways to search.
+  """Measures all kinds of search.
 
   Args:
     index: images to find.
-    queries: images to find them for.
-    neighbours: number of them.
+    queries: images to search for.
+    neighbours: number of neighbours.
     components: numbers of principal components.
-    bits: lengths of codes. More components, or signs of more, than the images
-      to find can have are left out.
+    bits: lengths of codes. Numbers that need more components than the images
+      have are left out.
     seeds: number of autoencoders and rotations of each length.
-    console: where to show progress.
+    console: console for the progress.
 
   Returns:
-    Exact search first; then by components, codes of the autoencoder and of
+    Exact search first, then components, codes of the autoencoder, and codes of
     rotated components.
 
   Raises:
-    FeaturesError: the sets do not fit together.
+    FeaturesError: the two sets do not match.
   """
   from alexnet.analysis.features import nearest
   from alexnet.metrics.console import Silence
@@ -106,7 +106,7 @@ def measure(
 
 
 def _ways(vectors, components, bits):
-  """{(name, bytes an image): from a seed to a search}."""
+  """{(name, bytes an image): function from a seed to a search}."""
   import numpy as np
 
   from alexnet.analysis.features import hashing, nearest
@@ -150,7 +150,7 @@ def _ways(vectors, components, bits):
 def milliseconds(
     search: 'Search', queries: 'np.ndarray', neighbours: int
 ) -> list[float]:
-  """Milliseconds of single queries, without the first."""
+  """Times single queries, in milliseconds, without the first."""
   times = []
   search(queries[:1], neighbours)
   while len(times) < min(_TIMED, len(queries)) and (
@@ -194,7 +194,7 @@ def _check(index, queries, neighbours):
 
 
 def table(found: Sequence[Measured], neighbours: int) -> Table:
-  """Table of the measurements, with medians and quartiles of times."""
+  """Table of measurements, with medians and quartiles of times."""
   import numpy as np
 
   rows = []
@@ -228,12 +228,12 @@ def _numbers(flag):
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.retrieval_table`."""
   values = run_flags.start(argv)
-  # JAX and scikit-learn, which --help does not need.
+  # These import JAX and scikit-learn, which --help does not need.
   from alexnet.analysis.features import store
   from alexnet.metrics.console import Console
   from alexnet.runtime import mesh
 
-  mesh.devices()  # That JAX can start.
+  mesh.devices()  # Checks that JAX can start.
   console = Console()
   components, bits = _numbers('components'), _numbers('bits')
   if wrong := [count for count in bits if count % 16]:
@@ -266,10 +266,10 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   paths.define('features', 'Features of the images to find.')
   paths.define('queries', 'Features of the queries.')
-  flags.DEFINE_integer('neighbours', 10, 'Number to find.', lower_bound=1)
+  flags.DEFINE_integer('neighbours', 10, 'Number of images.', lower_bound=1)
   flags.DEFINE_list('components', list(_COMPONENTS), 'Principal components.')
   flags.DEFINE_list('bits', list(_BITS), 'Lengths of codes.')
-  flags.DEFINE_integer('seeds', 1, 'Autoencoders of a length.', lower_bound=1)
-  paths.define('output', 'File to write, as Markdown.')
+  flags.DEFINE_integer('seeds', 1, 'Autoencoders per length.', lower_bound=1)
+  paths.define('output', 'Markdown file to write.')
   flags.mark_flags_as_required(['features', 'queries'])
   cli.run(main, finishes=True)

@@ -3,11 +3,11 @@
   python -m alexnet.analysis.retrieve --workdir=RUN --features=features/train \
       --query=photo.jpg --output=neighbours.png
 
-with the features that `alexnet.analysis.features` has written: those that are
-nearest to the photo's by Euclidean distance or, with --bits=128, in the fewest
-bits of a code that an autoencoder makes of them (§7). It is trained on first
-use and kept with the features. The picture is that of the paper's Figure 4
-(right): the query, then its neighbours.
+It searches features written by `alexnet.analysis.features` for those nearest to
+the photo's by Euclidean distance, or with --bits=128 by the number of differing
+bits of codes from an autoencoder (§7). The autoencoder is trained on first use
+and stored with the features. The picture follows the paper's Figure 4 (right):
+the query, then its neighbours.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
   from alexnet.analysis.features.store import FeatureSet
   from alexnet.inference.predictor import TrainedNetwork
 
-# As in features/hashing.py, which imports JAX; and no codes.
+# As in features/hashing.py, which imports JAX.
 _BITS = ('32', '64', '128', '256')
 _PICTURES = ('.png', '.jpg', '.svg', '.pdf')
 
@@ -40,10 +40,10 @@ _PICTURES = ('.png', '.jpg', '.svg', '.pdf')
 class Neighbour:
   """A found image."""
 
-  row: int  # In the set of features.
-  name: str  # In its source.
+  row: int  # Row in the set of features.
+  name: str  # Name in its source.
   label: str  # Name of its class; '' if it has none.
-  distance: float  # Euclidean, or bits that differ.
+  distance: float  # Euclidean, or number of differing bits.
 
 
 def find(
@@ -52,13 +52,13 @@ def find(
     count: int,
     bits: int | None = None,
 ) -> list[list[Neighbour]]:
-  """The nearest images of each query.
+  """Finds the nearest images of each query.
 
   Args:
     found: the set to search.
     queries: [queries, ...] float32, features of the same layer.
-    count: of neighbours, fewer if the set is smaller.
-    bits: length of the codes to search by; None: by Euclidean distance.
+    count: number of neighbours; fewer if the set is smaller.
+    bits: length of codes to search by; None for Euclidean distance.
 
   Raises:
     FeaturesError: see `hashing.open_index`.
@@ -72,7 +72,7 @@ def find(
   distances, rows = index.search(
       queries.reshape(len(queries), -1), min(count, len(found))
   )
-  # The last name is of those of no class, whose label is -1.
+  # Images without a class have label -1, the last name.
   names = [*found.about['class_names'], '']
   return [
       [
@@ -86,10 +86,10 @@ def find(
 def pictures(
     found: 'FeatureSet', images: 'Images', neighbours: Sequence[Neighbour]
 ) -> 'list[np.ndarray]':
-  """The neighbours' squares, [size, size, 3] uint8, from their source.
+  """Reads the neighbours' squares, [size, size, 3] uint8, from their source.
 
   Raises:
-    FeaturesError: the source's images are other ones now.
+    FeaturesError: the source's images have changed.
     DataError: an image cannot be read.
   """
   from alexnet.analysis.features.store import FeaturesError
@@ -117,12 +117,12 @@ def check_picture(output: pathlib.Path) -> None:
 
 
 def _open(values) -> 'tuple[FeatureSet, TrainedNetwork]':
-  """The features that the flags name, and the network that made them."""
+  """Opens the features selected by the flags, and their network."""
   from alexnet.analysis.features import store
 
   found = store.load(values.features)
   store.require(found, 'class_names', 'layer', 'set', 'source', 'step')
-  # The features' own checkpoint, if no other one is named.
+  # The default is the checkpoint of the features.
   step = found.about['step']
   if values.step not in (None, str(step)):
     raise store.FeaturesError(
@@ -181,12 +181,12 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   run_flags.define()
   paths.define(
-      'features', 'What alexnet.analysis.features has written.'
+      'features', 'Features written by alexnet.analysis.features.'
   )
-  paths.define_several('query', None, 'A photo; of several, repeated.')
-  flags.DEFINE_integer('neighbours', 6, 'Number to find.', lower_bound=1)
+  paths.define_several('query', None, 'A photo; repeat it for several.')
+  flags.DEFINE_integer('neighbours', 6, 'Number of images.', lower_bound=1)
   flags.DEFINE_enum(
-      'bits', None, _BITS, 'Search by codes of so many; unset: exact search.'
+      'bits', None, _BITS, 'Bits of codes to search by; default: exact search.'
   )
   paths.define('output', 'Picture to write, such as a .png file.')
   flags.mark_flags_as_required(['features', 'query'])

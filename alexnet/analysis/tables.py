@@ -1,4 +1,4 @@
-"""A page of paragraphs, lists and tables, for a terminal or as Markdown."""
+"""Formats paragraphs, lists and tables for a terminal or as Markdown."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ class Table:
   rows: tuple[tuple[str, ...], ...]
 
   def to_text(self) -> list[str]:
-    """Lines of columns."""
+    """Formats aligned columns."""
     rows = [self.headings, *self.rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
@@ -23,7 +23,7 @@ class Table:
     ]
 
   def to_markdown(self) -> list[str]:
-    """Lines of cells between bars."""
+    """Formats a Markdown table."""
     rule = ('---',) * len(self.headings)
     return [
         '| ' + ' | '.join(cell.replace('|', '\\|') for cell in row) + ' |'
@@ -39,14 +39,14 @@ class Bullets:
 
 
 Item = str | Table | Bullets
-# A title, and paragraphs, lists and tables below it.
+# A title, and the paragraphs, lists and tables below it.
 Section = tuple[str, list[Item]]
 
 
 def mean_and_deviation(
     values: Sequence[float], form: str, nothing: str = '--'
 ) -> str:
-  """'mean ± standard deviation', the latter of several values only."""
+  """Formats 'mean ± standard deviation', without the latter for one value."""
   if not values:
     return nothing
   mean = format(statistics.mean(values), form)

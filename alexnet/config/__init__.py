@@ -1,1 +1,1 @@
-"""Checks of configs, intervals, sweeps, and errors that a user can mend."""
+"""Checks of configs, intervals, sweeps, and errors that a user can fix."""

@@ -12,11 +12,11 @@ class CheckpointError(UserError):
 
 
 class DeviceMemoryError(UserError):
-  """A device has not the memory for what it is to compute."""
+  """A device has too little memory for a computation."""
 
 
 class WorkdirInUseError(CheckpointError):
-  """Another job has the workdir."""
+  """Another job uses the workdir."""
 
 
 class UnsavedError(CheckpointError):

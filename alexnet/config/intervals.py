@@ -16,7 +16,7 @@ WANTED = (
     "examples'"
 )
 _UNITS = ('epoch', 'step', 'example')
-# More than any run, and few enough that steps are exact.
+# More than any run, and few enough for exact step counts.
 _MOST = 1e12
 
 
@@ -25,10 +25,11 @@ class Timetable:
   """The durations of a config, in steps.
 
   Attributes:
-    total_steps: of the whole run.
-    steps_per_epoch: of the training set; not a whole number.
-    evaluate_every, checkpoint_every, log_every: steps between two; None: never.
-    lighting_steps: steps with PCA lighting, if the config has any; None: all.
+    total_steps: steps of the whole run.
+    steps_per_epoch: steps per epoch of the training set; may be fractional.
+    evaluate_every, checkpoint_every, log_every: intervals; None for never.
+    lighting_steps: number of steps with the config's PCA lighting; None for
+      all.
   """
 
   total_steps: int
@@ -40,7 +41,7 @@ class Timetable:
 
   @classmethod
   def of(cls, config: ml_collections.ConfigDict, examples: int) -> 'Timetable':
-    """Timetable of a config, for a training set of so many examples."""
+    """Creates the timetable of a config for a number of training examples."""
 
     def steps(field):
       return to_steps(
@@ -65,7 +66,7 @@ class Timetable:
 
 
 def is_due(step: int, every: int | None) -> bool:
-  """Whether an action of every so many steps is due after `step`."""
+  """Whether an action with interval `every` is due after `step`."""
   return every is not None and step > 0 and step % every == 0
 
 
@@ -83,26 +84,26 @@ def _parse(duration):
     number = float(words[0])
   except ValueError:
     return None
-  # Also not for what is no number.
+  # The comparison also refuses NaN.
   return (number, words[1].removesuffix('s')) if 0 < number <= _MOST else None
 
 
 def to_steps(
     field: str, duration: str, *, batch_size: int, examples: int
 ) -> int | None:
-  """Turns a duration into steps.
+  """Converts a duration to steps.
 
   Args:
     field: name of the config's field, for error messages.
     duration: a number and a unit, such as '0.5 epochs' or '300 steps'.
-    batch_size: examples in a step.
-    examples: examples in an epoch.
+    batch_size: number of examples in a step.
+    examples: number of examples in an epoch.
 
   Returns:
-    Whole steps, rounded up and at least 1; None for 'never'.
+    Number of steps, rounded up and at least 1; None for 'never'.
 
   Raises:
-    ConfigError: not a duration, or not more than zero.
+    ConfigError: the text is not a duration, or not positive.
   """
   if duration == 'never':
     return None
@@ -113,5 +114,5 @@ def to_steps(
     )
   number, unit = parsed
   examples_per = {'epoch': examples, 'step': batch_size, 'example': 1}[unit]
-  # A tolerance, so that 3 epochs of 0.1 are not rounded up by their last bit.
+  # The tolerance avoids rounding up for a floating-point error, as in 0.1 * 3.
   return max(1, math.ceil(number * examples_per / batch_size - 1e-9))

@@ -16,7 +16,7 @@ from alexnet.config.errors import ConfigError
 
 Overrides = dict[str, Any]
 
-# In the folder of a run that has diverged, or that cannot be made.
+# In the folder of a run that has diverged or has an invalid config.
 FAILED = 'failed.txt'
 
 
@@ -25,10 +25,10 @@ class Variant:
   """One row of a sweep's table.
 
   Attributes:
-    name: for people and for folders.
+    name: name for messages and folders.
     overrides: {'dotted.field': value}.
-    paper: points of top-1 and top-5 error that the paper, or the log of its
-      code, has it worse than the base; None where it says nothing.
+    paper: increases of top-1 and top-5 error over the base, in points, from the
+      paper or its code's log; None if not given.
   """
 
   name: str
@@ -40,8 +40,8 @@ class Sweep:
   """The runs that a sweep file describes: every variant with every seed.
 
   Attributes:
-    name: of the file.
-    variants: the first is the base.
+    name: name of the file.
+    variants: the variants; the first is the base.
     seeds: number of seeds.
   """
 
@@ -52,11 +52,11 @@ class Sweep:
 
     Args:
       spec: FILE or FILE:DATASET, as for a config.
-      settings: {'dotted.field': value} for all runs; a variant's come after.
-      seeds: number of seeds, from the config's on.
+      settings: {'dotted.field': value} for all runs; variants override them.
+      seeds: number of seeds, starting with the config's.
 
     Raises:
-      ConfigError: not a sweep file, or it yields fields that no config has.
+      ConfigError: not a sweep file, or it sets unknown fields.
     """
     file, _, data = spec.partition(':')
     path = pathlib.Path(file)
@@ -77,11 +77,11 @@ class Sweep:
     return len(self.variants) * self.seeds
 
   def variant(self, index: int) -> Variant:
-    """Variant of a run; runs are ordered by seed, then by variant."""
+    """Returns the variant of a run; runs are ordered by seed, then variant."""
     return self.variants[index % len(self.variants)]
 
   def config(self, index: int) -> ml_collections.ConfigDict:
-    """The config of one run."""
+    """Returns the config of a run."""
     config = self._get_config(*self._data).lock()
     variant = self.variant(index)
     for overrides in (self._settings, variant.overrides):
@@ -92,16 +92,16 @@ class Sweep:
             f'run {index} of sweep {self.name} sets {overrides}, which does '
             f'not fit the config: {error}'
         ) from error
-    # Seeds differ in everything but the images they are evaluated on.
+    # All seeds are evaluated on the same images.
     if config.dataset.split_seed is None:
       config.dataset.split_seed = config.seed
     config.seed += index // len(self.variants)
     return config
 
   def folder(self, index: int) -> str:
-    """Folder of one run in the workdir; equal runs of two sweeps share it."""
+    """Returns a run's folder in the workdir; sweeps share equal runs."""
     config = self.config(index)
-    # Bases have other names in other sweeps, and are the same run.
+    # The base has different names in different sweeps but is the same run.
     is_base = config == self.config(index - index % len(self.variants))
     name = 'base' if is_base else self.variant(index).name
     name += f',seed={config.seed}'
@@ -110,7 +110,7 @@ class Sweep:
     return f'{safe[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
   def describe(self, index: int) -> str:
-    """Describes one run."""
+    """Describes a run."""
     variant = self.variant(index)
     seed = f'seed {self.config(index).seed}'
     return f'{self.name}: {variant.name}, {seed}: {variant.overrides}'

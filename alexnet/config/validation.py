@@ -1,8 +1,8 @@
 """Checks every field of a config before a run starts.
 
-One row a field. That fields fit each other is at the end; what depends on the
-data, the devices or the layers' names is checked where these are known. The
-fields of the data are in input_pipeline/config/fields.py, and a network's own
+One row per field; conflicts between fields are at the end. Values that depend
+on the data, the devices or the layers' names are checked where these are known.
+Fields of the data are in input_pipeline/config/fields.py, and a network's own
 in its file, see `models.check`.
 """
 
@@ -15,7 +15,7 @@ from alexnet.config.errors import ConfigError
 from input_pipeline.config import checks, fields
 from input_pipeline.files import paths
 
-# Of a network; twelve bytes each in training.
+# Most parameters of a network; each takes twelve bytes in training.
 MAX_PARAMETERS = 2**30
 
 _RATE_STEPS = checks.tuple_of(
@@ -49,7 +49,7 @@ def _duration(*, never: bool) -> checks.Check:
   )
 
 
-# Of every config. {dotted field: check}
+# {dotted field: check} of every config.
 COMMON = {
     **fields.CHECKS,
     'seed': checks.SEED,
@@ -112,14 +112,14 @@ def check(
   """Checks every field of a config, see `checks.complaints`.
 
   Raises:
-    ConfigError: names the field, what it is and what is wanted.
+    ConfigError: a field is invalid; names it, its value and what is expected.
   """
   for message in checks.complaints(config, rows):
     raise ConfigError(message)
 
 
 def resolve_paths(config: ml_collections.ConfigDict) -> None:
-  """Makes paths absolute, as commands may run in other folders."""
+  """Makes paths absolute, since commands may run in other folders."""
   config.update_from_flattened_dict({
       field: str(paths.local(value, field))
       for field, row in COMMON.items()
@@ -152,7 +152,7 @@ def check_size(parameters: int) -> None:
   """Raises ConfigError for a network with too many parameters.
 
   Args:
-    parameters: their number, known from shapes before there are arrays.
+    parameters: number of parameters, known from shapes before allocation.
   """
   if parameters > MAX_PARAMETERS:
     raise ConfigError(

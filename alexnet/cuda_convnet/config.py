@@ -1,4 +1,4 @@
-"""The config of networks described by the authors' own files.
+"""Config of networks described by the authors' own files.
 
 Connects configs/cuda_convnet.py with the parser and the towers.
 """
@@ -18,8 +18,7 @@ from alexnet.models.layers import DTYPES
 from input_pipeline.config import checks
 from input_pipeline.files import paths, untrusted
 
-# Of one of configs/cuda_convnet.py, whose files say the rest; what is unset is
-# filled in from them.
+# Checks for configs/cuda_convnet.py; unset fields are filled in from the files.
 _CHECKS = {
     'layers': checks.Check('the path of a layer definition', checks.is_text),
     'layer_params': checks.PATH,
@@ -32,7 +31,7 @@ _CHECKS = {
     'optimizer.momentum': checks.BELOW_ONE.or_unset(),
     'augmentation.flip': checks.FLAG.or_unset(),
     'augmentation.lighting': COMMON['augmentation.lighting'].or_unset(),
-    # The files say the rates, and the decays.
+    # The files give rates and decays.
     'schedule.name': checks.choice(
         'definition', 'constant', 'plateau', 'steps', 'geometric'
     ),
@@ -40,9 +39,9 @@ _CHECKS = {
     'optimizer.bias_decay_multiplier': None,
     'optimizer.layer_decay_factors': None,
 }
-# Rates of weights and biases that the authors began their runs with.
+# Rates of weights and biases at the start of the authors' runs.
 RESTART_RATES = (0.01, 0.02)
-# Bytes, far beyond any network.
+# Largest size of a file in bytes, far beyond any network.
 _LARGEST_FILE = 2**20
 
 # {layer: {parameter: rule}}
@@ -50,18 +49,18 @@ Rules = dict[str, dict[str, Rule]]
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
-  """Adds the contents of the two files to a config that names them.
+  """Adds the contents of the two files to a config.
 
   Sets model.layers_text, params_text, image_size, towers and num_classes,
-  optimizer.momentum, and of the augmentation what depends on the dataset and is
-  not set. A workdir's config has the texts already, and then no file is read.
+  optimizer.momentum, and unset augmentation fields that depend on the dataset.
+  A workdir's config has the texts already; then no file is read.
 
   Args:
     config: the whole config, see configs/cuda_convnet.py.
 
   Raises:
-    ConfigError: a file is not named or cannot be read; or names file and line,
-      and what cannot be understood.
+    ConfigError: a file is not set, cannot be read, or has an error, whose file,
+      line and reason the message names.
   """
   model = config.model
   if model.layers_text is None:
@@ -116,14 +115,14 @@ def _text(path, where):
 
 
 def create(model: ml_collections.ConfigDict) -> CudaConvnet:
-  """Builds the module, see `models.create_model`."""
+  """Builds the network's module, see `models.create_model`."""
   return CudaConvnet(
       network(model), dtype=DTYPES[model.dtype], precision=model.precision
   )
 
 
 def network(model: ml_collections.ConfigDict) -> towers.Network:
-  """Network of a config's `model` part, which has the texts."""
+  """Parses the network from a config's `model` section, which has the texts."""
   if None in (model.layers_text, model.params_text, model.image_size):
     raise ConfigError(
         'model.layers_text, params_text and image_size are not set: call '
@@ -134,7 +133,7 @@ def network(model: ml_collections.ConfigDict) -> towers.Network:
 
 @functools.lru_cache(maxsize=8)
 def _network(layers, params, side):
-  # Whether such functions may be ignored was decided when the files were read.
+  # Ignoring init functions was decided when the files were read.
   definition = parser.parse(
       layers, params, side=side, ignore_init_functions=True
   )
@@ -142,7 +141,7 @@ def _network(layers, params, side):
 
 
 def parameter_rules(config: ml_collections.ConfigDict) -> Rules:
-  """How each parameter is trained.
+  """Returns the training rule of each parameter.
 
   Args:
     config: the whole config, after `complete`.

@@ -1,8 +1,8 @@
 """A network described by the authors' own files, see parser.py.
 
-Each node of a `towers.Network` is computed from those above it. What a pair
-computes is split over the towers like everything in this package; what a single
-layer computes is whole on every device.
+Each node of a `towers.Network` is computed from earlier ones. Outputs of paired
+layers are split over the towers; outputs of single layers are whole on every
+device.
 """
 
 import math
@@ -45,12 +45,12 @@ class CudaConvnet(nn.Module):
   """The network of a layer definition.
 
   Attributes:
-    network: its nodes.
-    dtype: dtype to compute in. Parameters and response normalization's sums
-      are float32, and the logits are returned as such.
-    precision: of products, see `alexnet.AlexNet`.
-    tower_axis: mesh axis that the towers are split over, inside a mapped step;
-      None means that this device holds the whole network.
+    network: the network's nodes.
+    dtype: dtype of the computation. Parameters, sums of response normalization
+      and logits are float32.
+    precision: precision of products, see `alexnet.AlexNet`.
+    tower_axis: mesh axis over which towers are split, inside a mapped step;
+      None if this device holds the whole network.
   """
 
   network: towers_lib.Network
@@ -65,7 +65,7 @@ class CudaConvnet(nn.Module):
 
   @property
   def layer_names(self) -> tuple[str, ...]:
-    """Names of the layers whose outputs are kept: all, as in the file."""
+    """Names of the layers whose outputs are kept: all, in the file's order."""
     return tuple(
         node.name for node in self.network.nodes if node.layer.type != 'data'
     )
@@ -76,17 +76,17 @@ class CudaConvnet(nn.Module):
   ) -> jax.Array:
     """Computes the logits of a batch of images.
 
-    Where the collection `layers.OUTPUTS` is mutable, it gets the output of each
-    of `layer_names`, by `layers.keep`.
+    If the collection `layers.OUTPUTS` is mutable, `layers.keep` stores the
+    output of each of `layer_names` there.
 
     Args:
       images: [batch, height, width, 3] float32, 0..255 minus the training
-        set's mean; as many pixels as the network was made for.
-      dropout_keys: [batch] random keys, one an example: a training pass. None:
-        a test pass.
+        set's mean, of the size that the network was parsed for.
+      dropout_keys: [batch] random keys, one per example, for training; None
+        for evaluation.
 
     Returns:
-      [batch, classes] float32 logits of all classes, on every tower's device.
+      [batch, classes] float32 logits, complete on every tower's device.
     """
     values = {}
     dropouts = 0
@@ -113,7 +113,7 @@ class CudaConvnet(nn.Module):
       layers.keep(self, node.name, values[node.name])
     return values[self.network.output].astype(jnp.float32)
 
-  # Each of these computes one type; x is [batch, height, width, channels].
+  # Each method computes one type; x is [batch, height, width, channels].
 
   def _pool(self, node, x):
     settings = dict(node.layer.settings)
@@ -140,7 +140,7 @@ class CudaConvnet(nn.Module):
   def _hs(self, node, x, keys, index):
     settings = dict(node.layer.settings)
     if not settings['enabled']:
-      keys = None  # What is not dropped is multiplied all the same.
+      keys = None  # Without dropping, outputs are still scaled.
     elif keys is not None:
       keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
     return dropout.dropout(
@@ -207,12 +207,12 @@ class CudaConvnet(nn.Module):
 
 
 class _Weights(nn.Module):
-  """A conv or fc node: the sum over its inputs, and biases.
+  """A conv or fc node: the sum over its inputs, plus biases.
 
   Attributes:
     node: the node.
-    towers: of the network.
-    dtype, tower_axis: as of `CudaConvnet`.
+    towers: number of the network's towers.
+    dtype, tower_axis: see `CudaConvnet`.
   """
 
   node: towers_lib.Node
@@ -243,7 +243,7 @@ class _Weights(nn.Module):
         tower_axis=self.tower_axis,
     )
     matrix = kernel.matrix
-    if matrix.connections:  # Then the network has one tower.
+    if matrix.connections:  # Only in networks with one tower.
       x = x[..., np.asarray(matrix.connections)]
     groups *= matrix.groups
     channels = x.shape[-1] // groups
@@ -275,18 +275,18 @@ class _Weights(nn.Module):
 
 
 def _parts(values, size):
-  """[size, ...] with equal parts that have one value each."""
+  """[size, ...] array of equal parts, each filled with one value."""
   return np.asarray(values)[np.arange(size) * len(values) // size]
 
 
 def _normal(stddevs, channels):
-  """Gaussian initialization with a deviation for each block of a kernel.
+  """Gaussian initialization with a deviation per block of a kernel.
 
   Args:
-    stddevs: of equal parts of the channels, each of equal parts of the
-      features.
-    channels: that an output reads of each pixel; they vary fastest among the
-      kernel's inputs.
+    stddevs: a row for each equal part of the channels, with a deviation for
+      each equal part of the features.
+    channels: channels that an output reads per pixel; they vary fastest among
+      the kernel's inputs.
   """
   values = np.asarray(stddevs)
   if np.all(values == values[0, 0]):

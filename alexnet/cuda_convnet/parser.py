@@ -1,10 +1,10 @@
-"""Reads the authors' own files: a cuda-convnet layer definition and parameters.
+"""Parses a cuda-convnet layer definition and its parameter file.
 
 A definition (`layers-145.cfg`) has a section for each layer, in the order of
-computation; a parameter file (`layer-params-145.cfg`) has the numbers that may
+computation; a parameter file (`layer-params-145.cfg`) has values that may
 change during a run: rates, decays, switches. The format is that of layer.py in
-`computerhistory/AlexNet-Source-Code`; docs/cuda_convnet.md says what each type
-means here. Uses no JAX.
+`computerhistory/AlexNet-Source-Code`; docs/cuda_convnet.md explains each type.
+Uses no JAX.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from alexnet.cuda_convnet.sections import (
   whole,
 )
 
-# Types of the format that no network here is made of, with the reason.
+# Types of the format that are not supported, with the reason.
 UNSUPPORTED = {
     'treefc': "it needs the tree of classes of the authors' own data",
     'local': 'locally connected layers are not written yet',
@@ -49,7 +49,7 @@ UNSUPPORTED = {
     'cost.tica': 'training minimizes the cross-entropy of one class',
 }
 
-# Of one layer: outputs, and numbers for an image.
+# Largest number of channels, and of outputs, of a layer.
 _MOST_CHANNELS = 2**20
 _MOST = 2**27
 
@@ -62,20 +62,20 @@ def parse(
     side: int = 224,
     ignore_init_functions: bool = False,
 ) -> Definition:
-  """Builds a network's description from the texts of its two files.
+  """Parses a network from the texts of its two files.
 
   Args:
     layers: text of the layer definition.
-    params: text of the parameter file. Sections of layers that the definition
-      does not have are left alone, as the authors' reader does: one file was
-      used for several definitions.
-    files: names of the two, for messages.
+    params: text of the parameter file. Sections without a layer in the
+      definition are ignored, as by the authors' reader, since several
+      definitions may share a file.
+    files: names of the two files, for messages.
     side: height and width of the images in pixels; they have three channels.
-    ignore_init_functions: use initW and initB where a layer names a Python
-      function that loads the weights of an earlier run.
+    ignore_init_functions: use initW and initB if a layer names a Python
+      function that loads weights of an earlier run.
 
   Raises:
-    ConfigError: names file and line, and what cannot be understood or run.
+    ConfigError: names file, line and what is invalid or not supported.
   """
   sections = read_sections(layers, files[0], repeated=False)
   rates = read_sections(params, files[1], repeated=True)
@@ -86,7 +86,7 @@ def parse(
 
 
 class _Reader:
-  """Adds layer after layer to a network."""
+  """Adds layers to a network one by one."""
 
   def __init__(self, params, files, side, ignore_init_functions):
     self._params, self._files = params, files
@@ -101,7 +101,7 @@ class _Reader:
     self._parameters = 0
 
   def add(self, section: Section) -> None:
-    """Reads a section."""
+    """Adds the layer of a section."""
     kind = section.get('type')
     if kind in UNSUPPORTED:
       raise section.error(
@@ -112,7 +112,7 @@ class _Reader:
       raise section.error(
           f"unknown type '{kind}': wanted one of {', '.join(_TYPES)}", 'type'
       )
-    section.get('gpu', whole, 0)  # Devices are the mesh's business here.
+    section.get('gpu', whole, 0)  # Ignored: the mesh assigns devices.
     layer = build(section, Layer(section.name, kind, *self._common(section)))
     section.finish()
     self._check_size(section, layer)
@@ -215,7 +215,7 @@ class _Reader:
     return self._layers[layer.inputs[0]]
 
   def _image_input(self, section, layer):
-    """The only input of a layer that works on pixels; checks channels=."""
+    """Returns the only input of a layer on pixels; checks channels=."""
     source = self._only_input(section, layer)
     self._check_channels(section, source, section.get('channels', whole))
     return source
@@ -244,7 +244,7 @@ class _Reader:
       )
     return params
 
-  # Each of these reads the options of one type.
+  # Each method reads the options of one type.
 
   def _data(self, section, layer):
     index = section.get('dataIdx', whole)
@@ -276,7 +276,7 @@ class _Reader:
       read = several('filterChannels', whole) if section.has(
           'filterChannels'
       ) else read
-    section.get('partialSum', whole, 0)  # How a GPU adds; not what.
+    section.get('partialSum', whole, 0)  # Only the order of a GPU's sums.
     shapes = set()
     matrices = []
     for index, name in enumerate(layer.inputs):
@@ -314,11 +314,11 @@ class _Reader:
     return self._weights(section, layer, matrices, shared)
 
   def _connections(self, section, index, channels, read, groups):
-    """Draws which channels each group reads, `read` of them.
+    """Draws the `read` channels that each group reads.
 
     As in layer.py, permutations of the channels are dealt out to the groups.
-    The authors' own draws are not in their files; here they depend on the
-    layer's name and the place of the input alone.
+    The authors' own draws are not in their files; these depend only on the
+    layer's name and the index of the input.
     """
     if groups * read > _MOST_CHANNELS:
       raise section.error(
@@ -377,7 +377,7 @@ class _Reader:
           'To train without it, set it to 0'
       )
     bounds = self._bounds(params, layer, count)
-    # Older files have one schedule for both.
+    # Older files have one schedule for weights and biases.
     both = params.get('sched', parse_schedule, Schedule())
     schedule = params.get('schedW', parse_schedule, both)
     bias_schedule = params.get('schedB', parse_schedule, both)
@@ -394,7 +394,7 @@ class _Reader:
     )
 
   def _bounds(self, params, layer, count):
-    """The bounds of each matrix's weights, or None."""
+    """Returns the bounds of each matrix's weights, or None."""
     names = 'wcNormMin', 'wcNormMax', 'wball'
     values = [params.several(name, count, number, 0.0) for name in names]
     for name, value in zip(names, values):
@@ -566,5 +566,5 @@ _TYPES = (
     'blur', 'nailbed', 'href', 'eltsum', 'eltmax', 'concat', 'softmax',
     'cost.logreg',
 )
-# Types whose layers are no part of the network: the loss has them.
+# Types that are not part of the network but of the loss.
 _OUTSIDE = ('softmax', 'cost.logreg')

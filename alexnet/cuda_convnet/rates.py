@@ -1,18 +1,18 @@
-"""The learning rates that a cuda-convnet parameter file gives a parameter.
+"""Learning rates in a cuda-convnet parameter file.
 
-A rate is a function of the run's progress, 0 at its first step and 1 at its
-end; src/lr.cu of the authors' code is the source of each form. Uses no JAX.
+A rate is a function of the run's progress, from 0 at its first step to 1 at its
+end. The forms are those of src/lr.cu in the authors' code. Uses no JAX.
 """
 
 import dataclasses
 import math
 import re
 
-# Their arguments are [factor,noise,stages] or [factor,stages], those of others
-# [factor,noise] or [factor]. Newer files name them:
+# These take [factor,noise,stages] or [factor,stages], the others [factor,noise]
+# or [factor]. Newer files name the arguments:
 # dexp[tgtFactor=250,noiseStdev=0,numSteps=4].
 _STAGED = ('dexp', 'jdexp')
-# So that no rate is infinite, and none takes long to find.
+# Limits that keep rates finite and fast to compute.
 _LARGEST = 1e9
 _MOST_STAGES = 10_000
 _NAMES = ('tgtfactor', 'noisestdev', 'numsteps')
@@ -20,12 +20,11 @@ _NAMES = ('tgtfactor', 'noisestdev', 'numsteps')
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """How a rate falls from its base to base / factor.
+  """Decay of a rate from its base to base / factor.
 
   Attributes:
-    form: 'default' (it does not), 'linear', 'exp' (geometrically), 'dexp' (in
-      equal stages, geometric ones) or 'jdexp' (each stage but the first and
-      those at the run's ends is entered in two jumps).
+    form: 'default' (constant), 'linear', 'exp' (geometric), 'dexp' (equal,
+      geometric stages) or 'jdexp' (inner stages are entered in two jumps).
     factor: base rate divided by final rate.
     noise: standard deviation of the noise, see `rate`.
     stages: number of stages of dexp and jdexp.
@@ -37,18 +36,18 @@ class Schedule:
   stages: int = 1
 
   def rate(self, base: float, progress: float, normal: float = 0.0) -> float:
-    """The rate at some progress.
+    """Returns the rate at a progress.
 
     Args:
-      base: the rate that the parameter file gives.
+      base: base rate from the parameter file.
       progress: 0..1, updates made divided by those of the whole run.
-      normal: a standard normal number; used if there is noise.
+      normal: a standard normal number, for the noise.
     """
     rate = base * _FORMS[self.form](self, progress)
     return rate * (1 + abs(normal) * self.noise) if self.noise else rate
 
   def stage(self, progress: float) -> int:
-    """The stage at some progress; it includes its end."""
+    """Returns the stage at a progress; a stage includes its end."""
     last = self.stages - 1
     return next(
         i for i in range(self.stages)
@@ -56,7 +55,7 @@ class Schedule:
     )
 
   def fraction_of(self, stage: int) -> float:
-    """The rate in a stage, divided by the base."""
+    """Returns the rate in a stage, divided by the base."""
     last = self.stages - 1
     return 1 / self.factor if stage == last else self.factor**(-stage / last)
 
@@ -74,7 +73,7 @@ def _jdexp(schedule, progress):
   return fraction
 
 
-# The rate at some progress, divided by the base.
+# Rate at a progress, divided by the base.
 _FORMS = {
     'default': lambda schedule, progress: 1.0,
     'linear': lambda schedule, progress: (
@@ -90,12 +89,12 @@ _FORMS = {
 class Bounds:
   """Bounds of a matrix's weights, applied after each update.
 
-  Both are of the weights that one output reads, divided by their number.
+  Bounds are for the weights that one output reads, divided by their number.
 
   Attributes:
-    low, high: of the root of the sum of squared differences from their mean
-      (wcNormMin, wcNormMax); with a high of 0 neither is one.
-    norm: of the root of the sum of their squares (wball); 0 is none.
+    low, high: for the root of the sum of squared differences from their mean
+      (wcNormMin, wcNormMax); no bounds if high is 0.
+    norm: for the root of the sum of their squares (wball); 0 for no bound.
   """
 
   low: float = 0.0
@@ -105,13 +104,13 @@ class Bounds:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """How one parameter is trained.
+  """Training rule of a parameter.
 
   Attributes:
     rate: base rate.
-    schedule: of that rate.
+    schedule: schedule of the rate.
     decay: weight decay.
-    bounds: None if there are none.
+    bounds: bounds of the weights, or None.
   """
 
   rate: float
@@ -125,14 +124,14 @@ class Rule:
 
 
 def parse_schedule(text: str) -> Schedule:
-  """Reads a schedule as parameter files write it.
+  """Parses a schedule as written in parameter files.
 
   Args:
-    text: such as 'default', 'exp[4000]', 'dexp[1000,4]', 'dexp[250,0,4]' or
+    text: for example 'default', 'exp[4000]', 'dexp[1000,4]', 'dexp[250,0,4]' or
       'dexp[tgtFactor=250,noiseStdev=0,numSteps=4]'.
 
   Raises:
-    ValueError: no such form, or other arguments than it takes.
+    ValueError: the form is unknown, or its arguments are invalid.
   """
   match = re.fullmatch(r'\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*', text)
   form = match and match[1].lower()

@@ -22,16 +22,16 @@ class Neuron:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-  """The weights that a layer has for one of its inputs.
+  """The weights of a layer for one of its inputs.
 
   Attributes:
-    stddev: of their Gaussian initialization.
-    rule: how they are trained.
-    size, stride, groups: of a convolution's kernel, in pixels.
-    padding: rows and columns of zeros (before, after). Windows are counted by
-      ceiling, so there may be more behind than before.
-    connections: the input channels that the groups read, group by group; empty:
-      equal parts, in order.
+    stddev: standard deviation of their Gaussian initialization.
+    rule: their training rule.
+    size, stride, groups: geometry of a convolution, in pixels.
+    padding: rows and columns of zeros (before, after). The number of windows is
+      rounded up, so there may be more zeros after than before.
+    connections: input channels that the groups read, group by group; empty for
+      equal parts in order.
   """
 
   stddev: float
@@ -49,8 +49,8 @@ class Biases:
 
   Attributes:
     value: initial value.
-    rule: how they are trained.
-    shared: whether all pixels of a map have the same.
+    rule: their training rule.
+    shared: whether all pixels of a map share one bias.
   """
 
   value: float
@@ -63,13 +63,13 @@ class Layer:
   """One section of a definition.
 
   Attributes:
-    name, type: as in the file.
-    inputs: names of layers, in the file's order.
-    neuron: applied to the layer's output.
+    name, type: name and type in the file.
+    inputs: names of the input layers, in the file's order.
+    neuron: activation function of the output.
     channels: features of the output.
-    side: height and width of the output in pixels; None: it has no pixels.
-    settings: (name, value) of what else this type has.
-    matrices: of each input, for layers with weights.
+    side: height and width of the output in pixels; None without pixels.
+    settings: (name, value) pairs of the type's other options.
+    matrices: weights for each input, in layers with weights.
     biases: None for layers without weights.
   """
 
@@ -86,13 +86,13 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-  """A network as its two files describe it.
+  """A network as described by its two files.
 
   Attributes:
-    layers: from the images to the logits, in the file's order.
+    layers: the layers from the images to the logits, in the file's order.
     output: name of the layer whose outputs are the logits.
-    classes: their number.
-    momentum: of all parameters.
+    classes: number of logits.
+    momentum: momentum for all parameters.
   """
 
   layers: tuple[Layer, ...]

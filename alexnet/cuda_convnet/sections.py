@@ -1,4 +1,4 @@
-"""The lines of a cuda-convnet file: sections of options. Uses no JAX."""
+"""Splits a cuda-convnet file into sections of options. Uses no JAX."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 from alexnet.config.errors import ConfigError
 from alexnet.cuda_convnet.schema import NEURONS, Neuron
 
-# Far beyond any network, and little enough for any line to be read at once.
+# Limits far beyond any network, within which any line is read at once.
 _LONGEST_LINE = 2000
 _MOST_SECTIONS = 1000
 _LARGEST_WHOLE = 2**24
@@ -15,7 +15,7 @@ _LARGEST = 1e30
 
 
 def whole(text: str) -> int:
-  """Reads a whole number; ValueError if it is none, as for all kinds."""
+  """Parses a whole number; invalid text raises ValueError, as below."""
   value = int(text)
   if abs(value) > _LARGEST_WHOLE:
     raise ValueError
@@ -23,7 +23,7 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-  """Reads a finite number."""
+  """Parses a finite number."""
   value = float(text)
   if not abs(value) <= _LARGEST:
     raise ValueError
@@ -31,7 +31,7 @@ def number(text: str) -> float:
 
 
 def boolean(text: str) -> bool:
-  """Reads true or false, in any of the usual words."""
+  """Parses true or false, in any of the usual words."""
   values = {'1': True, 'yes': True, 'true': True, 'on': True,
             '0': False, 'no': False, 'false': False, 'off': False}
   if text.lower() not in values:
@@ -40,7 +40,7 @@ def boolean(text: str) -> bool:
 
 
 def neuron(text: str) -> Neuron:
-  """Reads an activation function, such as relu or tanh[1.7,0.6]."""
+  """Parses an activation function, such as relu or tanh[1.7,0.6]."""
   match = re.fullmatch(r'(\w+)\s*(?:\[([^\[\]]*)\])?', text)
   if not match or match[1] not in NEURONS:
     raise ValueError(f'wanted one of {", ".join(NEURONS)}')
@@ -66,16 +66,16 @@ class Section:
     self._known: set[str] = set()
 
   def error(self, message: str, option: str | None = None) -> ConfigError:
-    """An error at an option's line, or at the section's."""
+    """Creates an error at the line of an option, or of the section."""
     line = self.options.get((option or '').lower(), ('', self.line))[1]
     return ConfigError(f'{self.file}:{line}: [{self.name}] {message}')
 
   def has(self, option: str) -> bool:
-    """Whether the section says something about it."""
+    """Whether the section has an option."""
     return option.lower() in self.options
 
   def get(self, option: str, kind: Callable = str, default: Any = REQUIRED):
-    """An option's value; ConfigError if it cannot be read."""
+    """Returns an option's value; ConfigError if it is invalid."""
     self._known.add(option)
     # Names of options are not case sensitive in these files.
     text = self.options.get(option.lower(), (None,))[0]
@@ -94,7 +94,7 @@ class Section:
   def several(
       self, option: str, count: int, kind: Callable, default: Any = REQUIRED
   ) -> tuple:
-    """An option that has a value for each of `count` inputs."""
+    """Returns an option with a value for each of `count` inputs."""
     text = self.get(option, str, None)
     if text is None and default is not REQUIRED:
       return (default,) * count
@@ -114,7 +114,7 @@ class Section:
     return values
 
   def must_be(self, option: str, kind: Callable, values: tuple, why: str):
-    """Refuses values that are not implemented."""
+    """Refuses unsupported values."""
     value = self.get(option, kind, values[0])
     if value not in values:
       raise self.error(f'{option} is {value}: {why}', option)
@@ -125,7 +125,7 @@ class Section:
       raise self.error(f'{option} is {value}: wanted at least {low}', option)
 
   def finish(self):
-    """Refuses options that were not read."""
+    """Refuses unknown options."""
     known = {name.lower() for name in self._known}
     for option, (_, line) in self.options.items():
       if option not in known:
@@ -147,14 +147,14 @@ def read_sections(
   """Splits a file into its sections.
 
   Args:
-    text: of the file.
+    text: contents of the file.
     file: its name, for messages.
-    repeated: whether a section may stand there twice; of an option that does,
-      the last one counts, as with the authors' reader.
+    repeated: whether a section may occur twice; of a repeated option the last
+      counts, as with the authors' reader.
 
   Raises:
-    ConfigError: a line that is no section, option, comment or empty; or a
-      [DEFAULT], whose options the authors' reader gives to all sections.
+    ConfigError: a line is not a section, option, comment or empty, or is a
+      [DEFAULT], whose options the authors' reader adds to all sections.
   """
   sections: dict[str, Section] = {}
   current = None
@@ -189,7 +189,7 @@ def read_sections(
           'key=value, or # and a comment'
           + (' (the first line has to be a [name])' if match else '')
       )
-    # Only a semicolon behind a blank begins a comment in a value.
+    # In a value only a semicolon after a blank begins a comment.
     value = re.split(r'\s;', match[2])[0].strip()
     current.options[match[1].lower()] = value, number
   return sections

@@ -1,10 +1,10 @@
-"""Finds the two towers in a network that a definition file describes.
+"""Finds the two towers in a network from a definition file.
 
-The authors wrote each tower's layers out: conv1a on one GPU, conv1b on the
-other. Here the two are one node, conv1, whose parameters have the features of
-tower a and then those of b on their last axis, as everywhere in this package
-(see runtime/sharding.py). What does not pair up as a whole runs layer by layer
-as the file has it, as one tower. Uses no JAX.
+The authors defined each tower's layers separately: conv1a on one GPU, conv1b on
+the other. Here the two are one node, conv1, whose parameters hold the features
+of tower a and then those of b on their last axis, as everywhere in this package
+(see runtime/sharding.py). A network whose layers do not form such pairs runs
+layer by layer as in its file, as one tower. Uses no JAX.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class Source:
   """An input of a node.
 
   Attributes:
-    node: its name.
-    reads: 'image', all of a node that no tower owns; 'own', the reading tower's
-      part of a pair; 'both', a pair's two parts.
+    node: name of the node read.
+    reads: 'image', a whole node that is not split; 'own', the reading tower's
+      part of a pair; 'both', both parts of a pair.
   """
 
   node: str
@@ -31,12 +31,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """The weights that a node has for one of its sources.
+  """The weights of a node for one of its sources.
 
   Attributes:
-    matrix: geometry and rule of training.
-    stddevs: of the initialization; a row for each of the source's parts, a
-      column for each tower of the node.
+    matrix: geometry and training rule.
+    stddevs: deviations of the initialization, with a row for each part of the
+      source and a column for each tower of the node.
   """
 
   matrix: Matrix
@@ -48,12 +48,12 @@ class Node:
   """A layer, or the two layers of a pair.
 
   Attributes:
-    name: the layer's, or what the pair's two names have in common.
-    layer: with the settings; of a pair the first, whose channels are half.
-    sources: what it reads.
+    name: name of the layer, or the common part of the pair's two names.
+    layer: the layer; for a pair the first, with half of the channels.
+    sources: inputs of the node.
     paired: whether it is a pair.
-    kernels: of each source, for layers with weights.
-    biases: of each tower, for layers with weights.
+    kernels: weights for each source, in layers with weights.
+    biases: biases of each tower, in layers with weights.
   """
 
   name: str
@@ -65,11 +65,11 @@ class Node:
 
   @property
   def features(self) -> int:
-    """Channels of the output, of both towers together."""
+    """Number of output channels of both towers together."""
     return self.layer.channels * (1 + self.paired)
 
   def rules(self) -> dict[str, Rule]:
-    """How each parameter is trained: {'kernel', 'kernel1', ..., 'bias'}."""
+    """Returns training rules: {'kernel', 'kernel1', ..., 'bias'}."""
     if not self.kernels:
       return {}
     rules = {
@@ -84,7 +84,7 @@ class Network:
   """A definition as nodes.
 
   Attributes:
-    nodes: in the order of computation.
+    nodes: nodes in the order of computation.
     output: name of the node whose outputs are the logits.
     towers: 2 if there are pairs, else 1.
   """
@@ -94,17 +94,17 @@ class Network:
   towers: int
 
   def rules(self) -> dict[str, dict[str, Rule]]:
-    """How each parameter is trained, {node: {parameter: rule}}."""
+    """Returns training rules, {node: {parameter: rule}}."""
     return {node.name: node.rules() for node in self.nodes if node.kernels}
 
 
 def kernel_name(index: int) -> str:
-  """Name of the parameter for the source of that place."""
+  """Name of the parameter for the source at an index."""
   return f'kernel{index or ""}'
 
 
 def pair(definition: Definition) -> Network:
-  """The network on two towers if its layers pair up, else on one."""
+  """Splits a network into two towers if its layers form pairs, else one."""
   pairs = _candidates({layer.name: layer for layer in definition.layers})
   try:
     nodes = _nodes(definition, pairs)
@@ -114,11 +114,11 @@ def pair(definition: Definition) -> Network:
 
 
 class _NoPairError(Exception):
-  """Two layers named like a pair are not one, or a layer reads one half."""
+  """Raised if layers named like a pair do not match, or one half is read."""
 
 
 def _candidates(layers):
-  """{common name: the two layers}; of three or four of them none is a tower."""
+  """{common name: the two layers}; names shared by more layers are skipped."""
   return {
       name[:-1]: (layer, layers[name[:-1] + 'b'])
       for name, layer in layers.items()
@@ -147,7 +147,7 @@ def _nodes(definition, pairs):
       continue
     else:
       raise _NoPairError  # The second of the two comes first.
-    if name in nodes:  # A pair called like a layer that is none.
+    if name in nodes:  # A single layer has the pair's name.
       raise _NoPairError
     if any(source.node not in nodes for source in node.sources):
       raise _NoPairError  # Defined between the two.
@@ -158,7 +158,7 @@ def _nodes(definition, pairs):
 
 
 def _places(layer, pairs):
-  """[(node, {tower, or None for all: place in inputs})] of what it reads."""
+  """[(node, {tower, or None for all: index of the input})] of a layer."""
   groups = []
   for place, name in enumerate(layer.inputs):
     tower, node = _place(name, pairs)
@@ -172,7 +172,7 @@ def _places(layer, pairs):
 
 
 def _single(layer, pairs):
-  """The node of a layer that is no part of a pair."""
+  """Creates the node of a layer outside pairs."""
   sources, kernels = [], []
   for node, places in _places(layer, pairs):
     order = [places.get(tower) for tower in (0, 1)]
@@ -197,7 +197,7 @@ def _single(layer, pairs):
 
 
 def _pair(stem, pairs):
-  """The node of two layers."""
+  """Creates the node of two layers."""
   layers = pairs[stem]
   first, second = (_places(layer, pairs) for layer in layers)
   if _bare(layers[0]) != _bare(layers[1]):
@@ -218,7 +218,7 @@ def _pair(stem, pairs):
     sources.append(Source(node, reads))
     if not weights:
       continue
-    # Rows: what is read. Columns: who reads.
+    # Rows: part that is read. Columns: tower that reads.
     rows = [
         (layers[0].matrices[place], layers[1].matrices[other])
         for place, other in _rows(places, of_second[node])
@@ -236,7 +236,7 @@ def _pair(stem, pairs):
 
 
 def _reads(first, second):
-  """How the two layers read a node; None: not like towers."""
+  """How the two layers read a node; None if not like towers."""
   return {
       ((None,), (None,)): 'image',
       ((0,), (1,)): 'own',
@@ -245,14 +245,14 @@ def _reads(first, second):
 
 
 def _rows(first, second):
-  """Places of the same part in the inputs of both, part by part."""
+  """Indices of the same part in the inputs of both, part by part."""
   if first.keys() == second.keys():
     return [(first[part], second[part]) for part in sorted(first, key=str)]
   return [(first[0], second[1])]
 
 
 def _bare(layer):
-  """A layer without what may differ in a pair."""
+  """A layer without the fields that may differ within a pair."""
   biases = layer.biases and dataclasses.replace(layer.biases, value=0.0)
   return dataclasses.replace(
       layer, name='', inputs=(), matrices=(), biases=biases
@@ -263,14 +263,14 @@ def _trained_alike(rows, read_by_all):
   """Whether matrices can be one array, which has one rate and one decay.
 
   Args:
-    rows: for each part that is read, the matrices of those that read it.
-    read_by_all: whether all outputs read all parts; groups are of one part.
+    rows: for each part that is read, the matrices of its readers.
+    read_by_all: whether all outputs read all parts; groups read one part.
   """
   first = rows[0][0]
   alike = {
       dataclasses.replace(matrix, stddev=0.0) for row in rows for matrix in row
   }
-  # Bounds are of one matrix, and so of one part.
+  # Bounds are for one matrix, and so for one part.
   apart = (read_by_all and first.groups > 1) or (
       len(rows) > 1 and first.rule.bounds is not None
   )

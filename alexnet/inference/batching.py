@@ -1,7 +1,7 @@
 """Runs any number of images through a device in batches of equal size.
 
-Threads read the next images while the device computes, and what is in memory at
-a time does not grow with their number.
+Threads read the next images while the device computes. Memory use does not
+grow with the number of images.
 """
 
 import collections
@@ -20,14 +20,14 @@ Result = TypeVar('Result')
 
 
 def padded(count: int, most: int) -> int:
-  """Padded batch size, one of few, so that few programs are compiled.
+  """Padded batch size: one of a few, so that few programs are compiled.
 
   Args:
-    count: number of images in it.
-    most: the largest batch.
+    count: number of images in the batch.
+    most: largest batch size.
 
   Returns:
-    `most`, or a smaller power of four.
+    The smallest power of four that is at least `count`, or `most`.
   """
   size = 1
   while size < count:
@@ -45,12 +45,13 @@ def stream(
   """Yields a result for each image, in order.
 
   Args:
-    images: any number of them.
-    read: from an image to what the device needs of it; called in threads.
-    begin: gives the device up to `batch_size` of these, at least one, without
+    images: any number of images.
+    read: converts an image to the device's input; called in threads.
+    begin: starts the computation for 1 to `batch_size` inputs, without
       waiting.
-    finish: waits for what `begin` returned; at least as many results.
-    batch_size: images in a batch.
+    finish: waits for what `begin` returned; returns a result for each input,
+      and possibly more.
+    batch_size: number of images in a batch.
 
   Yields:
     A result, or the ImageError that `read` raised.

@@ -1,11 +1,11 @@
 """Dense views: the network at all positions of whole images and scales.
 
 The fully connected layers become convolutions, 6 x 6 and then 1 x 1, with the
-same parameters. An image of 224 pixels has one place, and then this is the
-ordinary network; one of 256 x 320 has 2 x 4, 32 pixels apart. At each place the
-network sees nearly what it would see of a crop there, but for the borders of
-its convolutions: a crop has zeros around it where a place has more image
-(docs/dense.md).
+same parameters. A 224 x 224 image has one position and gives the output of the
+ordinary network; a 256 x 320 image has 2 x 4 positions, 32 pixels apart. At
+each position the output is close to that of a crop there. It differs near the
+crop's borders, where convolutions of a crop see zeros and those of a whole
+image see more of the image (docs/dense.md).
 """
 
 import collections
@@ -30,17 +30,17 @@ from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 from input_pipeline.files import threads
 
-# What is longer, in proportion, loses its ends.
+# Longest allowed ratio of sides; the ends of longer images are cut off.
 LONGEST = 4.0
-# Pixels of the shorter side: a network of crops of 224 sees nothing there but
-# details, and its maps take gigabytes.
+# Pixels of the shorter side. At larger scales a network for crops of 224 pixels
+# sees only details, and its maps take gigabytes.
 LARGEST = 2048
-# Bytes of images that wait for others of their shape, and of what they become.
+# Bytes of the images that wait for others of their shape, and of their maps.
 _WAITING = 2**27
 
 
 class Network(Protocol):
-  """The methods used of a `TrainedNetwork`, see predictor.py."""
+  """The part of `TrainedNetwork` (predictor.py) that is used here."""
 
   config: ml_collections.ConfigDict
   class_names: tuple[str, ...]
@@ -55,8 +55,8 @@ class Map:
   """Predictions at all positions of an image at one scale.
 
   Attributes:
-    probabilities: [places down, places across, classes] float32.
-    size: (height, width) of the image there, in pixels.
+    probabilities: [positions down, positions across, classes] float32.
+    size: (height, width) of the image at this scale, in pixels.
   """
 
   probabilities: np.ndarray
@@ -64,10 +64,10 @@ class Map:
 
 
 def parse_scales(given: Sequence[str] | None) -> tuple[int, ...] | None:
-  """Parses a flag; None if it is not set.
+  """Parses --scales; None if the flag is not set.
 
   Raises:
-    ConfigError: not whole numbers.
+    ConfigError: a scale is not a whole number.
   """
   try:
     return tuple(map(int, given)) if given is not None else None
@@ -81,20 +81,20 @@ def parse_scales(given: Sequence[str] | None) -> tuple[int, ...] | None:
 def check_scales(
     scales: Sequence[int] | None, config: ml_collections.ConfigDict
 ) -> tuple[int, ...]:
-  """The scales to use, in pixels of the shorter side of an image.
+  """Checks the scales, in pixels of an image's shorter side.
 
   Args:
-    scales: as given; None or none: that of the squares.
-    config: the whole config.
+    scales: as given; None or empty for `dataset.size`.
+    config: the run's whole config.
 
   Returns:
-    Each once, in their order.
+    The scales without duplicates, in their order.
 
   Raises:
-    ConfigError: one is smaller than what the network reads, or larger than
+    ConfigError: a scale is smaller than the network's input, or larger than
       LARGEST.
   """
-  # A scale that is given twice would count twice in the mean.
+  # A duplicate would count twice in the mean.
   scales = tuple(dict.fromkeys(scales or (config.dataset.size,)))
   crop = config.augmentation.crop_size
   if min(scales) < crop:
@@ -111,10 +111,10 @@ def check_scales(
 
 
 def map_scale(config: ml_collections.ConfigDict) -> int:
-  """The scale of a map to be drawn, in pixels.
+  """Scale for drawing a heat map, in pixels.
 
-  That of the squares has too few places: 2 x 2 in the paper's network, where
-  this one, of two crops, has 8 x 8.
+  At `dataset.size` there are too few positions: 2 x 2 in the paper's network.
+  This scale, twice the crop size, has 8 x 8.
   """
   return max(config.dataset.size, 2 * config.augmentation.crop_size)
 
@@ -134,21 +134,21 @@ def stream(
 ) -> Iterator[list[Map] | ImageError]:
   """Yields maps of class probabilities for any number of images, in order.
 
-  Images wait for others of their shape, in memory that does not grow with
-  their number, so that results may come many at a time.
+  Images wait for others of the same shape, so several results may come at once.
+  Memory use does not grow with the number of images.
 
   Args:
     network: the network.
-    images: see `TrainedNetwork.squares`; all of an image is used, unless it is
-      more than LONGEST times as long as wide.
+    images: see `TrainedNetwork.squares`. The whole image is used, unless its
+      longer side is more than LONGEST times the shorter one.
     scales: see `check_scales`.
-    batch_size: images of one shape computed at once; None: as many pixels as
-      in the config's evaluation.
+    batch_size: number of images of one shape computed at once; None for as many
+      pixels as in a batch of the config's evaluation.
 
   Yields:
-    For each image its maps, one for each scale, each the mean of that of the
-    image and of that of its mirror image, turned back; or the error by which
-    the image cannot be used.
+    For each image its maps, one per scale, or the error for an image that
+    cannot be used. A map is the mean over the image and its mirror image,
+    which is flipped back.
   """
   scales = check_scales(scales, network.config)
   compiled = network.compiled('dense', _maps_of(network.model))
@@ -182,18 +182,18 @@ def stream(
 class _Waiting:
   """Collects images of many shapes into batches of one shape.
 
-  Results come in the order of the images, so one of a rare shape holds up all
-  that follow; with too many of these it is computed with what there is.
+  Results are in the order of the images, so an image of a rare shape holds up
+  those that follow. If too many bytes wait, its batch starts before it is full.
   """
 
   def __init__(self, compiled, most, size_of):
-    """Of (a compiled function, images of a shape at once, bytes of one)."""
+    """Takes the compiled function and, by shape, batch size and bytes."""
     self._compiled = compiled
     self._most = most
     self._size_of = size_of
-    # (pictures or error, maps of its scales, bytes) by number, in order.
+    # (pictures or error, maps by scale, bytes) in the order of the images.
     self._entries = collections.deque()
-    self._first = 0  # Number of the first of these.
+    self._first = 0  # Number of the first entry.
     self._bytes = 0
     self._of_shape = collections.defaultdict(list)  # {shape: [(number, scale)]}
     self._under_way = collections.deque()
@@ -247,7 +247,7 @@ class _Waiting:
       for place, (number, scale) in enumerate(now):
         batch[place] = self._entries[number - self._first].item[scale]
       self._under_way.append((now, shape, self._compiled(batch)))
-      # One is computed while another is collected; more take memory.
+      # One batch is computed while another is collected; more take memory.
       if len(self._under_way) > 2:
         self._collect()
 
@@ -256,7 +256,7 @@ class _Waiting:
     places, shape, maps = self._under_way.popleft()
     for (number, scale), one in zip(places, np.asarray(maps)):
       entry = self._entries[number - self._first]
-      # A copy: else the whole batch stays as long as one of it.
+      # A view would keep the whole batch in memory.
       entry.maps[scale] = Map(one.copy(), shape[:2])
 
 
@@ -314,25 +314,25 @@ def heat_map(
   """The probability of a class over an image.
 
   Args:
-    maps: of the image.
-    label: of the class.
-    size: (height, width) of the result; the shorter side is as much of the
-      image as that of the maps.
-    distance: of two places, in pixels.
-    crop: side of what the network sees at a place, in pixels.
+    maps: the image's maps.
+    label: label of the class.
+    size: (height, width) of the result. Its shorter side covers as much of the
+      image as that of the maps does.
+    distance: distance of neighbouring positions, in pixels.
+    crop: side of the network's input at a position, in pixels.
 
   Returns:
-    [height, width] float32, the mean over the scales. At the middle of what the
-    network sees at a place it is that place's, between these it is linear, and
-    beyond the outermost constant.
+    [height, width] float32, the mean over scales. Each position's probability
+    lies at the centre of its input, with linear interpolation between centres
+    and constant values beyond the outermost.
   """
   total = np.zeros(size)
   for one in maps:
     values = one.probabilities[..., label]
     for axis in (0, 1):
       middles = crop / 2 + distance * np.arange(values.shape[axis])
-      # From the middle on, where scales are alike: at the ends of the longer
-      # side each is cut to a multiple of its own pixels.
+      # Measured from the middle, where the scales coincide: the longer side is
+      # cut to a multiple of the stride, at each scale differently.
       apart = np.arange(size[axis]) + 0.5 - size[axis] / 2
       pixels = apart * min(one.size) / min(size) + one.size[axis] / 2
       values = np.apply_along_axis(

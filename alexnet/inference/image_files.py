@@ -14,7 +14,7 @@ from input_pipeline.files import paths as paths_lib
 from input_pipeline.images import decoding
 
 # A path, pixels [height, width, 3] uint8, or a function without arguments that
-# gives pixels, which is called in a thread.
+# returns pixels and is called in a thread.
 ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
 Images = Iterable[ImageLike]
 
@@ -25,11 +25,12 @@ def open_image(
   """Decodes a file, or returns an array of 8-bit RGB pixels unchanged.
 
   Args:
-    image: file or pixels.
-    background: of a file's transparent pixels, see `decoding.decode`.
+    image: a file or pixels.
+    background: colour behind transparent pixels of a file, see
+      `decoding.decode`.
 
   Raises:
-    DataError: it cannot be used; `ImageError` if it is a file.
+    DataError: the image cannot be used; `ImageError` if it is a file.
   """
   if isinstance(image, (str, os.PathLike)):
     return decoding.decode(sources.read_file(image), str(image), background)
@@ -50,11 +51,11 @@ def find(
   """Lists files, and the images in folders and their subfolders.
 
   Args:
-    names: of files, whatever they are called, and folders.
+    names: names of folders, and of files with any suffix.
 
   Returns:
-    (paths as they are written, but for a `~`; what else the folders have). An
-    address is among them, to be told of like a broken file.
+    (paths as written, with `~` expanded; other files in the folders). URLs are
+    kept as they are, to be reported like broken files.
 
   Raises:
     DataError: a folder cannot be listed.
@@ -69,6 +70,6 @@ def find(
       path = pathlib.Path(name)
     if path.is_dir():
       paths += sources.images_below([path], ignored)[0]
-    else:  # Also what is not there: it is told of like a broken file.
+    else:  # Missing files too: they are reported like broken files.
       paths.append(path)
   return paths, ignored

@@ -29,34 +29,34 @@ def load(
     step: int | str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> TrainedNetwork:
-  """Loads the network of a run, finished or under way.
+  """Loads the network of a finished or running run.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint; 'best' for that of the best evaluation; None or
-      'newest' for the newest, or, with a warning, the newest that is not
-      damaged.
-    overrides: {dotted field: value} of the config: where the data of a run is
-      now that has no `inputs.npz` yet; `model.num_classes`, if the run had it
-      set to more than its data has, in a file.
+    workdir: folder of the run.
+    step: step of the checkpoint; 'best' for the best evaluation's; None or
+      'newest' for the newest, or, with a warning, the newest undamaged one.
+    overrides: {dotted field: value} of the config. Needed for the data's
+      folders if they have moved and the run has no `inputs.npz` yet, and for
+      `model.num_classes` if a config file set it to more than the data's
+      classes.
 
   Raises:
-    CheckpointError: no run there, no such checkpoint, or it is damaged, or of
-      another network than its config.
-    ConfigError: a field of the config has a value that cannot work, or JAX
-      cannot start.
-    DataError: a run without `inputs.npz`, whose data is not there either, or
-      has other classes than the network has outputs.
+    CheckpointError: there is no run, no such checkpoint, or the checkpoint is
+      damaged or does not match the run's config.
+    ConfigError: a field of the config has an invalid value, or JAX cannot
+      start.
+    DataError: a run without `inputs.npz` whose data is missing, or has other
+      classes than the network has outputs.
   """
   workdir = paths.local(workdir, 'the workdir')
   config = config_of_run(workdir, overrides)
   models.check(config)
   if config.model.num_classes is None:
     raise CheckpointError(
-        f'{workdir} does not say how many classes its network has: it is no '
-        'workdir that a run has made'
+        f'{workdir} does not say how many classes its network has: it is not '
+        'the workdir of a run'
     )
-  mesh.devices()  # That there are any; Orbax's message would be another.
+  mesh.devices()  # Fails with a clearer message than Orbax without devices.
   model = models.create_model(config.model)
   wanted = models.variable_shapes(model, models.input_shape(config))
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -64,7 +64,7 @@ def load(
   with open_network(workdir, which) as network:
     inputs = input_spec.load(workdir)
     if inputs is None:
-      # The config alone does not tell what was asked for and what came of data.
+      # The config alone does not tell a requested number from the data's.
       spare = (
           models.network_of(config).outputs_are_given
           or 'model.num_classes' in (overrides or {})
@@ -98,14 +98,14 @@ def config_of_run(
   """Config of a run with a checkpoint, for using its network.
 
   Args:
-    workdir: of the run.
-    overrides: {dotted field: value} for what this machine has elsewhere.
+    workdir: folder of the run.
+    overrides: {dotted field: value} for paths that differ on this machine.
 
   Raises:
-    CheckpointError: no run or no checkpoint there.
+    CheckpointError: the folder has no run or no checkpoint.
   """
   config = workdir_lib.load_config(workdir)
-  # The devices and cores of the machine of the run say nothing here.
+  # The run's devices and cores may not exist on this machine.
   with config.ignore_type():
     config.mesh.data = config.mesh.tower = None
     config.dataset.processes = 0
@@ -122,8 +122,8 @@ class StoredNetwork:
   """The network of a verified checkpoint, before its variables are read.
 
   Attributes:
-    workdir: of the run.
-    step: of the checkpoint.
+    workdir: folder of the run.
+    step: step of the checkpoint.
     store: the run's checkpoints.
   """
 
@@ -132,17 +132,17 @@ class StoredNetwork:
   store: manager.Checkpoints
 
   def restore(self, wanted: Any, place: Callable[[Any], Any]) -> Any:
-    """Reads its variables, as all do who use a network and do not train it.
+    """Reads the network's variables, without the optimizer's state.
 
     Args:
-      wanted: their shapes as the config says, `models.variable_shapes`.
-      place: adds to a tree of shapes where the arrays are to live.
+      wanted: tree of expected shapes, see `models.variable_shapes`.
+      place: adds to a tree of shapes the placement of its arrays.
 
     Returns:
-      {'params': tree of arrays, and the collections of the model state}.
+      {'params': tree of arrays, and the collections of the model's state}.
 
     Raises:
-      CheckpointError: a shape differs, or files are damaged.
+      CheckpointError: a shape differs, or a file is damaged.
     """
     shapes = self.store.variable_shapes(self.step)
     check_shapes(self.workdir, self.step, shapes, wanted)
@@ -158,9 +158,9 @@ def open_network(
   """Finds a run's checkpoint without writing anything.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     step: see `manager.Checkpoints.find`.
-    report: is told of newer ones that are damaged.
+    report: called with a message about newer, damaged checkpoints.
   """
   with contextlib.closing(
       manager.Checkpoints(workdir, read_only=True)
@@ -171,16 +171,16 @@ def open_network(
 def check_shapes(
     workdir: pathlib.Path, step: int, got: Any, wanted: Any
 ) -> None:
-  """Compares the shapes of a checkpoint and a network.
+  """Compares the shapes of a checkpoint with those of a network.
 
   Args:
-    workdir: of the run, for the message.
-    step: of the checkpoint.
-    got: tree of the shapes that its metadata tells.
-    wanted: tree of those of the config's network.
+    workdir: folder of the run, for the message.
+    step: step of the checkpoint.
+    got: tree of shapes in the checkpoint's metadata.
+    wanted: tree of shapes of the config's network.
 
   Raises:
-    CheckpointError: a shape or dtype differs, or a parameter is too many.
+    CheckpointError: a shape or dtype differs, or there are extra parameters.
   """
   flat = lambda tree: {
       name.removeprefix('params/'): leaf
@@ -198,7 +198,7 @@ def check_shapes(
 
 
 def _asked_for_outputs(workdir):
-  """Whether a command of the run had --config.model.num_classes."""
+  """Whether the run's command line set --config.model.num_classes."""
   try:
     sessions = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)
   except (OSError, ValueError):
@@ -211,8 +211,8 @@ def _asked_for_outputs(workdir):
 
 
 def _inputs_from_data(config, workdir, spare):
-  """Of the run's data; `spare`: whether it may have more outputs than that."""
-  from input_pipeline.pipeline import Pipeline  # With it comes TensorFlow.
+  """Inputs from the run's data; `spare` allows more outputs than classes."""
+  from input_pipeline.pipeline import Pipeline  # Imports TensorFlow.
 
   try:
     train, evaluation = datasets.create_sources(config.dataset, config.seed)

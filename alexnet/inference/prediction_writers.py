@@ -1,8 +1,8 @@
 """Writes predictions as CSV, JSON, or a picture like the paper's Figure 4.
 
-A writer is given each result as it comes, so that memory does not grow with the
-number of images. It is a context, at whose end its file is there; if that is an
-error there is no file, and an earlier one of that name stays.
+A writer receives each result as it comes, so memory use does not grow with the
+number of images. It is a context manager: the file appears when the context
+ends. After an error there is no new file, and an earlier one stays unchanged.
 """
 
 import abc
@@ -24,13 +24,13 @@ from alexnet.visualization import images
 from input_pipeline.errors import ImageError, printable
 from input_pipeline.files import atomic
 
-# Images in a picture.
+# Largest number of images in a picture.
 PICTURES = 24
 _COLUMNS = 4
-# Of a tile of a picture, in inches: its title, its image, the bars below that,
-# and what is between two tiles.
+# Inches of a picture's tile: title, image, the bars below it, and the gap to
+# the next tile.
 _TITLE, _SIDE, _BARS, _GAP = 0.25, 2.4, 1.0, 0.2
-# Of the scale of a heat map's colours, in inches, with its text.
+# Inches of the heat maps' colour scale, with its text.
 _SCALE = 0.6
 # A heat map over a grey image.
 _HEAT = {'cmap': 'inferno', 'vmin': 0, 'vmax': 1, 'alpha': 0.6}
@@ -41,7 +41,7 @@ class Writer(abc.ABC):
   """A file of predictions."""
 
   def __init__(self, path: pathlib.Path):
-    """Takes a path, and creates its folder if necessary."""
+    """Takes the path of the file; creates its folder if necessary."""
     self.path = path
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -59,7 +59,7 @@ class Writer(abc.ABC):
 
   @abc.abstractmethod
   def _begin(self) -> None:
-    """Begins to write."""
+    """Begins writing."""
 
   @abc.abstractmethod
   def add(self, result: Prediction | ImageError) -> None:
@@ -81,12 +81,12 @@ def create(
   """Creates the writer for a file name: .csv, .json or .png.
 
   Args:
-    path: of the file.
-    network: that predicts.
-    views: of the predictions.
-    top: number of classes that are named.
-    scales: of dense views, as they were given; None: a picture has maps at a
-      scale of its own, see `fully_convolutional.map_scale`.
+    path: path of the file.
+    network: the network that makes the predictions.
+    views: views of the predictions.
+    top: number of classes to name.
+    scales: scales of dense views, as given; None draws a picture's maps at the
+      scale of `fully_convolutional.map_scale`.
   """
   if path.suffix.lower() == '.csv':
     return _Table(path, min(top, len(network.class_names)))
@@ -100,14 +100,14 @@ class _Text(Writer):
 
   def _begin(self):
     self._count = 0
-    # Names of files may be bytes that are not text.
+    # File names may hold bytes that are not UTF-8.
     self._text = io.TextIOWrapper(
         self._file, encoding='utf-8', errors='surrogateescape', newline=''
     )
     self._head()
 
   def __exit__(self, *error):
-    # It closes its file when it is collected, which may be later.
+    # Otherwise the wrapper closes the file when it is garbage-collected.
     with contextlib.suppress(OSError, ValueError):
       self._text.detach()
     super().__exit__(*error)
@@ -192,7 +192,7 @@ class _Picture(Writer):
       self._first.append(result)
 
   def _tiles(self):
-    """(prediction, [height, width, 3] uint8, heat map or None) of the first."""
+    """Yields (prediction, [height, width, 3] uint8, heat map or None)."""
     maps = [prediction.maps for prediction in self._first]
     if self._own_scale and maps:
       maps = fully_convolutional.stream(
@@ -201,7 +201,7 @@ class _Picture(Writer):
           (fully_convolutional.map_scale(self._network.config),),
       )
     for prediction, of_one in zip(self._first, maps):
-      # It may have gone in the meantime.
+      # The file may have been deleted meanwhile.
       with contextlib.suppress(ImageError):
         if isinstance(of_one, ImageError):
           raise of_one
@@ -285,7 +285,7 @@ def _draw_image(axes, image, title, heat=None):
 
 
 def _draw_scale(axes):
-  """What the colours of heat maps mean, over the middle one of greys."""
+  """Draws the colour scale of heat maps over a medium grey."""
   extent = (0, 1, 0, 1)
   grey = np.full((1, 1), 0.5)
   axes.imshow(grey, 'gray', vmin=0, vmax=1, aspect='auto', extent=extent)
@@ -300,7 +300,7 @@ def _draw_scale(axes):
 
 
 def _draw_bars(axes, classes):
-  """As in the paper's Figure 4: the name of a class on its bar."""
+  """Draws bars with class names on them, as in the paper's Figure 4."""
   places = range(len(classes))
   axes.barh(places, [p for _, _, p in classes], color='#9ecae1')
   for place, (_, name, probability) in zip(places, classes):

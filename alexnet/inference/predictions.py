@@ -11,7 +11,7 @@ from alexnet.inference.fully_convolutional import Map
 from alexnet.inference.predictor import TrainedNetwork
 from input_pipeline.errors import ImageError, printable
 
-_BAR = 24  # Characters of a probability of 1.
+_BAR = 24  # Width in characters of a probability of 1.
 _EIGHTHS = ' ▏▎▍▌▋▊▉█'
 
 
@@ -20,9 +20,9 @@ class Prediction:
   """The prediction for one file.
 
   Attributes:
-    path: of the file.
+    path: path of the file.
     classes: (label, name, probability) of the most probable classes.
-    maps: of dense views, where they are wanted.
+    maps: maps of dense views, if requested.
   """
 
   path: pathlib.Path
@@ -38,13 +38,13 @@ def predictions(
     scales: Sequence[int] | None = None,
     top: int = 5,
 ) -> Iterator[Prediction | ImageError]:
-  """Yields the prediction, or the error, of each file.
+  """Yields the prediction for each file, or its error.
 
   Args:
     network: the network.
-    paths: of the files.
+    paths: paths of the files.
     views: see `TrainedNetwork.predict`.
-    scales: likewise.
+    scales: see `TrainedNetwork.predict`.
     top: number of classes to name.
   """
   if views == 'dense':
@@ -66,7 +66,7 @@ def predictions(
 
 
 def to_text(prediction: Prediction, encoding: str | None = 'utf-8') -> str:
-  """Lines for a terminal: the file, then a class a line with a bar."""
+  """Formats a prediction: the file, then a line with a bar for each class."""
   lines = [printable(str(prediction.path))]
   names = [printable(name) for _, name, _ in prediction.classes]
   width = max(map(len, names))

@@ -1,7 +1,7 @@
 """Applies a trained network to any images.
 
-Nothing of the training data is needed: what a network must know of it lies in
-the workdir (`checkpointing/input_spec.py`).
+The training data is not needed: what the network has to know about it is in the
+workdir (`checkpointing/input_spec.py`).
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 from input_pipeline.files import threads
 
-# Views of an image, and how many images of a batch of centre crops they take.
+# Views of an image, and the centre crops that each costs as much as.
 VIEWS = {'centre': 1, 'ten': 10}
 
 
@@ -43,13 +43,13 @@ class TrainedNetwork:
 
   Attributes:
     config: the run's whole config.
-    step: of the checkpoint.
-    class_names: of the outputs, in their order.
-    inputs: what it has to know of its training images.
+    step: step of the checkpoint.
+    class_names: names of the outputs, in order.
+    inputs: how training images were prepared.
     model: the module.
-    params: tree of float32, on the device.
-    model_state: {collection: tree} of what else it has, such as the means of
-      batch normalization; AlexNet has nothing.
+    params: tree of float32 arrays on the device.
+    model_state: {collection: tree} of other variables, such as the means of
+      batch normalization; empty for AlexNet.
   """
 
   config: ml_collections.ConfigDict
@@ -62,7 +62,7 @@ class TrainedNetwork:
 
   @property
   def variables(self) -> Any:
-    """The parameters and the model's state, as `model.apply` takes them."""
+    """Parameters and model state, as `model.apply` takes them."""
     return {'params': self.params, **self.model_state}
 
   @property
@@ -72,7 +72,7 @@ class TrainedNetwork:
 
   @property
   def size(self) -> int:
-    """Side of the squares that images become, in pixels."""
+    """Side of the squares that images are resized and cut to, in pixels."""
     return self.config.dataset.size
 
   def fingerprint(self) -> str:
@@ -94,17 +94,17 @@ class TrainedNetwork:
     )
 
   def squares(self, images: Images) -> np.ndarray:
-    """What the pipeline would read of images (paper §2).
+    """Reads images as the pipeline does (paper §2).
 
     Args:
-      images: paths of image files, or [height, width, 3] uint8 arrays of any
+      images: paths of image files, or [height, width, 3] uint8 arrays, of any
         sizes.
 
     Returns:
-      [images, size, size, 3] uint8: shorter side resized, centre cut out.
+      [images, size, size, 3] uint8: shorter side resized, centre cropped.
 
     Raises:
-      DataError: one of them cannot be used; `ImageError` if it is a file.
+      DataError: an image cannot be used; `ImageError` if it is a file.
     """
     with futures.ThreadPoolExecutor(threads.cores()) as pool:
       squares = [*pool.map(self.square, _each(images))]
@@ -121,12 +121,12 @@ class TrainedNetwork:
     """Predicts the classes of images.
 
     Args:
-      images: as of `squares`.
-      views: 'centre'; 'ten' for the mean of ten views (paper §4.1; five where
-        training does not mirror images); or 'dense' for the mean of all places
-        of the whole image, see fully_convolutional.py.
-      scales: of dense views, what the shorter side is resized to, in pixels;
-        None: as the squares.
+      images: see `squares`.
+      views: 'centre'; 'ten' for the mean of ten views (paper §4.1; five if
+        training does not mirror images); or 'dense' for the mean over all
+        positions of the whole image, see fully_convolutional.py.
+      scales: for dense views, lengths to resize the shorter side to, in pixels;
+        None for `size`.
 
     Returns:
       [images, classes] float32 probabilities.
@@ -139,19 +139,19 @@ class TrainedNetwork:
     return np.array(rows, np.float32).reshape(len(rows), len(self.class_names))
 
   def features(self, images: Images, layer: str) -> np.ndarray:
-    """Activities of a layer, of the images' centre crops.
+    """Activations of a layer for the images' centre crops.
 
     Args:
-      images: as of `squares`.
-      layer: one of `layers`. Of a convolution it is what is left after all that
-        follows it, of a hidden fully connected layer the units after the
-        activation and before dropout's factor, of the head the logits.
+      images: see `squares`.
+      layer: one of `layers`. A convolution's activations are taken after the
+        operations that follow it, a hidden fully connected layer's after its
+        activation and before dropout's scaling; the head's are the logits.
 
     Returns:
       [images, ...] float32.
 
     Raises:
-      ConfigError: no such layer.
+      ConfigError: there is no such layer.
       DataError: an image cannot be used.
     """
     rows = [*map(_raised, self.stream(images, layer=layer))]
@@ -172,25 +172,25 @@ class TrainedNetwork:
       layer: str | None = None,
       batch_size: int | None = None,
   ) -> Iterator[np.ndarray | ImageError]:
-    """Results of any number of images, in memory that does not grow.
+    """Yields results for any number of images, in constant memory.
 
     Threads read the next images while the device computes.
 
     Args:
-      images: as of `squares`, any number. Functions without arguments that
-        give such an array are called in the threads.
+      images: see `squares`. Functions without arguments that return such arrays
+        are called in the threads.
       views: see `predict`.
       scales: see `predict`.
       layer: see `features`; None for probabilities.
-      batch_size: images that the device computes at once; None: as in the
-        config's evaluation, or fewer if there are few images.
+      batch_size: number of images computed at once; None for the evaluation's
+        in the config, or fewer if there are few images.
 
     Yields:
-      For each image its row of `predict`'s or `features`' result, or the error
-      by which it cannot be used.
+      For each image its row of the result of `predict` or `features`, or the
+      error for an image that cannot be used.
 
     Raises:
-      DeviceMemoryError: the device has not enough.
+      DeviceMemoryError: the device runs out of memory.
     """
     images = _each(images)
     if layer is not None:
@@ -201,7 +201,7 @@ class TrainedNetwork:
       )
     if scales is not None and views != 'dense':
       raise ConfigError(
-          f"scales is {tuple(scales)}, which is of dense views, but views is "
+          f"scales is {tuple(scales)}, which needs dense views, but views is "
           f"'{views}': give views='dense', or no scales"
       )
     work = device_memory.Work(
@@ -245,22 +245,21 @@ class TrainedNetwork:
   ) -> jax_export.Exported:
     """Exports what `predict` computes, for programs without this package.
 
-    All operations are in their plain forms, see ops/forms.py: on a CPU slower
-    than `predict`.
+    All operations take their plain forms (ops/forms.py), which are slower on a
+    CPU than `predict`.
 
     Args:
       views: 'centre' or 'ten', see `predict`.
-      batch_size: number of images in a call; None: any, even another one in
-        each call.
-      platforms: that it is to run on.
+      batch_size: number of images in a call; None for any number.
+      platforms: platforms that it can run on.
 
     Returns:
-      A function of (variables, squares) to [batch, classes] float32
-      probabilities: `variables` are the network's, `squares` is what `squares`
-      returns. Its `serialize()` gives bytes for `jax.export.deserialize`.
+      A function of (variables, squares) that returns [batch, classes] float32
+      probabilities, for this network's `variables` and the result of `squares`.
+      Its `serialize()` returns bytes for `jax.export.deserialize`.
 
     Raises:
-      ConfigError: no such views.
+      ConfigError: there are no such views, or they cannot be exported.
     """
     if views not in VIEWS:
       raise ConfigError(
@@ -280,7 +279,7 @@ class TrainedNetwork:
       return function(self.variables, squares)
 
   def square(self, image: ImageLike) -> np.ndarray:
-    """The square of one image, see `squares`."""
+    """Reads one image as a square, see `squares`."""
     image = image_files.open_image(image, self.inputs.background)
     if image.size == (self.size, self.size):
       return np.asarray(image)
@@ -296,10 +295,10 @@ class TrainedNetwork:
   def compiled(
       self, name: str, function: Callable[[Any, jax.Array, Any], jax.Array]
   ) -> Callable[[np.ndarray], jax.Array]:
-    """Compiles a function of (variables, images, views), once for each name.
+    """Compiles a function of (variables, images, views), cached by name.
 
     Returns:
-      A function of the images alone, for the network's device.
+      A function of the images alone, on the network's device.
     """
     if name not in self._compiled:
       device = self._device
@@ -334,7 +333,7 @@ class TrainedNetwork:
     return rounded(self.variables, self.model.dtype)
 
   def _step(self, views, layer):
-    """From squares to an array."""
+    """Compiled function from squares to probabilities or a layer's output."""
     if layer is None:
       return self.compiled(
           views, functools.partial(self._probabilities, views)

@@ -1,4 +1,4 @@
-"""Flags of the commands that use a trained network, and what they load."""
+"""Flags of the commands that use a trained network."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ from input_pipeline.files import paths, untrusted
 if TYPE_CHECKING:
   from alexnet.inference.predictor import TrainedNetwork
 
-# Of a long list.
+# Entries shown of a long list.
 _SHOWN = 3
 _BLANKS = re.compile(r'\s+|$')
 _MOVED = {
@@ -33,15 +33,15 @@ def start(argv: list[str], *, trains: bool = False) -> flags.FlagValues:
   """Sets JAX up for a command that computes.
 
   Args:
-    argv: what is left of the command line.
+    argv: remaining command-line arguments.
     trains: whether to reserve most of a GPU's memory, as main.py does. Other
-      commands leave it to a run that trains beside them.
+      commands leave it to training runs on the same GPU.
 
   Returns:
     The flags.
 
   Raises:
-    UsageError: there is an argument that is no flag.
+    UsageError: an argument is not a flag.
   """
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
@@ -54,11 +54,11 @@ def start(argv: list[str], *, trains: bool = False) -> flags.FlagValues:
 
 
 def define() -> None:
-  """Defines --workdir, --step, and where the run's images are now."""
+  """Defines --workdir, --step, and the flags of moved data."""
   paths.define('workdir', 'Folder of the run.')
   flags.DEFINE_string(
       'step', None,
-      "Of the checkpoint; 'best': that of the best evaluation; unset: the "
+      "Step of the checkpoint; 'best' for the best evaluation's; default: the "
       'newest.'
   )
   define_moved()
@@ -66,41 +66,41 @@ def define() -> None:
 
 
 def define_moved() -> None:
-  """Defines where a run's images are now."""
-  paths.define('train_dir', 'Where the training folder is now.')
-  paths.define('eval_dir', 'Where the evaluation folder is now.')
+  """Defines the flags for the data's folders, if they have moved."""
+  paths.define('train_dir', 'Training folder, if it has moved.')
+  paths.define('eval_dir', 'Evaluation folder, if it has moved.')
   paths.define(
-      'data_dir', 'Where prepared data or TensorFlow Datasets are now.'
+      'data_dir', 'Prepared data or TensorFlow Datasets, if they have moved.'
   )
 
 
 def define_class_names() -> None:
-  """Defines what classes are to be called."""
+  """Defines --class_names."""
   paths.define(
       'class_names',
-      "File of what classes are to be called: 'n01440764 tench, Tinca tinca'.",
+      "File of the classes' names, as lines: 'n01440764 tench, Tinca tinca'.",
   )
 
 
 def read_class_names(
     file: pathlib.Path, classes: Sequence[str]
 ) -> dict[str, str]:
-  """Reads what classes are to be called, a line each.
+  """Reads display names of classes, one per line.
 
-  A line has a class of the data, and behind blanks or a tab its name, of
-  several between commas the first: 'n01440764 tench, Tinca tinca'; or both are
-  the first columns of a CSV file. Lines of other classes are passed over.
+  A line is a class of the data, blanks or a tab, and its name, of which the
+  part before the first comma is used: 'n01440764 tench, Tinca tinca'. In a CSV
+  file the first two columns are used. Lines of other classes are ignored.
 
   Args:
-    file: a text in UTF-8.
-    classes: of the data.
+    file: a UTF-8 text file.
+    classes: classes of the data.
 
   Returns:
-    {class of the data: what it is to be called}, of some or all.
+    {class of the data: display name}, for some or all classes.
 
   Raises:
-    ConfigError: it cannot be read, has no line of a class of the data, or one
-      without a name.
+    ConfigError: the file cannot be read, names no class of the data, or has a
+      class without a name.
   """
   wanted = (
       "wanted lines with a class and its name, such as 'n01440764 tench, Tinca "
@@ -115,7 +115,7 @@ def read_class_names(
     ]
   except (ValueError, csv.Error) as error:
     raise ConfigError(
-        f'--class_names: cannot read {place} ({error}): wanted a text in UTF-8'
+        f'--class_names: cannot read {place} ({error}): wanted a UTF-8 text'
     ) from error
   found = {}
   for number, line, label, name in parsed:
@@ -137,22 +137,22 @@ def read_class_names(
   if missing := [name for name in classes if name not in found]:
     shown = ', '.join(map(printable, missing[:_SHOWN]))
     logging.warning(
-        '--class_names: %s has no name for %d of %d classes (%s), which are '
-        'called as in the data', place, len(missing), len(classes),
+        '--class_names: %s has no name for %d of %d classes (%s), which keep '
+        'their names in the data', place, len(missing), len(classes),
         f'{shown}, ...' if len(missing) > _SHOWN else shown,
     )
   return found
 
 
 def _named_class(line, known):
-  """(label of the class that a line is of, or None, the name in it)."""
+  """(label of the line's class, or None; the name in the line)."""
   for delimiter in '\t;,':
     fields = next(csv.reader([line], delimiter=delimiter), [])
     if len(fields) > 1 and (label := known.find(fields[0])) is not None:
-      # Behind a tab stands what would stand behind a blank.
+      # A tab separates like a blank: the name ends at the first comma.
       name = fields[1].split(',')[0] if delimiter == '\t' else fields[1]
       return label, name.strip()
-  # Classes may have blanks in their names: the longest that is known counts.
+  # Classes may contain blanks: the longest known class at the start counts.
   for end in reversed([*_BLANKS.finditer(line)]):
     label = known.find(names_lib.unquoted(line[: end.start()]))
     if label is not None:
@@ -164,11 +164,11 @@ def _named_class(line, known):
 def renamed(
     network: 'TrainedNetwork', file: pathlib.Path | None
 ) -> 'TrainedNetwork':
-  """A network whose classes are called otherwise; its inputs' are not.
+  """Renames the classes of a network; `inputs` keeps the data's names.
 
   Args:
     network: the network.
-    file: see `read_class_names`; None: they are called as they are.
+    file: see `read_class_names`; None changes nothing.
 
   Raises:
     ConfigError: see `read_class_names`.
@@ -182,15 +182,15 @@ def renamed(
 
 
 def load_network(step: int | None = None) -> 'TrainedNetwork':
-  """Loads the network that the flags name.
+  """Loads the network selected by the flags.
 
   Args:
-    step: of the checkpoint, where no flag says it.
+    step: step of the checkpoint if --step is not set.
 
   Raises:
     UserError: see `alexnet.load`.
   """
-  # With JAX, which --help does not need.
+  # These import JAX, which --help does not need.
   from alexnet.checkpointing import manager
   from alexnet.inference import loading
 
@@ -206,7 +206,7 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
 def moved() -> dict[str, Any]:
   """{dotted field of the config: value} of the flags that are set."""
   values = {field: flags.FLAGS[flag].value for flag, field in _MOVED.items()}
-  # As text, which is what a config has.
+  # Paths are strings in a config.
   return {k: str(value) for k, value in values.items() if value is not None}
 
 

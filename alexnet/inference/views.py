@@ -1,7 +1,7 @@
 """Turns 8-bit pixels into the network's input, on the device.
 
-The host sends crops as they lie on disk; the mean, the mirror image and the
-colour shift are arithmetic, and cost a device next to nothing.
+The host sends crops of uint8 pixels. Subtracting the mean, mirroring and
+shifting colours take a device next to no time.
 """
 
 import dataclasses
@@ -25,18 +25,17 @@ Batch = dict[str, jax.Array]
 )
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """Makes a network's input, in the same way for all batches of a run.
+  """Makes the network's input from batches of a run.
 
-  A pytree whose only leaf is the mean image: as an argument of a compiled step
-  it need not be the same for every dataset.
+  A pytree whose only leaf is the mean image, so that a compiled step serves
+  every dataset.
 
   Attributes:
     mean_image: [size, size, 3] float32.
-    mean_crop: 'under', to subtract the part of the mean image that a crop was
-      cut from (and mirror the difference), or 'centre', to subtract its centre
-      whatever the offset (run #145).
-    mirror: whether the ten views have mirror images; without them five are
-      left.
+    mean_crop: 'under' subtracts the part of the mean image at the crop's offset
+      (and mirrors the difference); 'centre' subtracts its centre at any offset
+      (run #145).
+    mirror: whether the ten views include mirror images; five views if not.
     crop: side of the network's input, in pixels; 224 in the paper.
   """
 
@@ -46,7 +45,7 @@ class Views:
   crop: int
 
   def training(self, batch: Batch) -> jax.Array:
-    """Mean, mirror image and PCA lighting of training crops (paper §4.1).
+    """Subtracts the mean, mirrors, and shifts colours by PCA (paper §4.1).
 
     Args:
       batch: 'image' [batch, crop, crop, 3] uint8, 'offset' [batch, 2] int32,
@@ -69,7 +68,7 @@ class Views:
     return shifted / batch['divisor'][:, None, None, None]
 
   def centre(self, batch: Batch) -> jax.Array:
-    """The centre crop less the mean.
+    """Centre crops, with the mean subtracted.
 
     Args:
       batch: 'image' [batch, size, size, 3] uint8.
@@ -80,7 +79,7 @@ class Views:
     return self._less_mean(batch, lambda x: self._centre(x)[:, None])
 
   def ten(self, batch: Batch) -> jax.Array:
-    """Ten views less the mean (paper §4.1).
+    """Ten views, with the mean subtracted (paper §4.1).
 
     Args:
       batch: 'image' [batch, size, size, 3] uint8.
@@ -102,10 +101,10 @@ class Views:
     return self._less_mean(batch, cut)
 
   def dense(self, batch: Batch) -> jax.Array:
-    """Whole images, less the mean image resized to them, for dense views.
+    """Whole images for dense views, with the resized mean image subtracted.
 
-    A part of such an image is less what the mean is under it; run #145's one
-    mean for all crops cannot be had, as they overlap.
+    Each part of an image loses the mean under it. The same mean for all crops,
+    as in run #145, is impossible because the crops overlap.
 
     Args:
       batch: 'image' [batch, height, width, 3] uint8, of any size.
@@ -144,17 +143,18 @@ class Views:
 def predict_views(
     local_model: Module, variables: Any, crops: jax.Array
 ) -> tuple[jax.Array, int]:
-  """The mean of the softmax outputs of an example's views (paper §4.1).
+  """Mean softmax output over the views of an example (paper §4.1).
 
-  Of a network from `models.everywhere` each place of each view counts as one.
+  For a network from `models.everywhere`, each position of each view counts as a
+  view.
 
   Args:
-    local_model: the network; inside a mapped step from `models.on_mesh`.
-    variables: its variables, local blocks.
+    local_model: the network; from `models.on_mesh` inside a mapped step.
+    variables: its variables, as local blocks.
     crops: [batch, views, height, width, 3] float32.
 
   Returns:
-    Its logarithm, [batch, classes] float32, and the number of views.
+    The mean's logarithm, [batch, classes] float32, and the number of views.
   """
   logits = local_model.apply(variables, crops.reshape(-1, *crops.shape[2:]))
   log_softmax = jax.nn.log_softmax(logits)

@@ -1,1 +1,1 @@
-"""The numbers of a run: files, TensorBoard, console, clock."""
+"""Metrics of a run: files, TensorBoard, console output, and time."""

@@ -9,14 +9,14 @@ class Clock:
   """Time spent in training steps, without compilation and evaluation.
 
   Attributes:
-    seconds: total over all sessions of the run; part of a checkpoint.
+    seconds: total over all sessions of the run; saved in checkpoints.
   """
 
   def __init__(self, seconds: float = 0.0):
-    """Starts from the time of earlier sessions."""
+    """Creates a clock with the time of earlier sessions."""
     self.seconds = seconds
     self._since: float | None = None
-    # (steps, seconds) of this session, and of them until the last lap.
+    # (steps, seconds) of this session, and at its last lap.
     self._session = (0, 0.0)
     self._last_lap = (0, 0.0)
 
@@ -43,7 +43,7 @@ class Clock:
       self._since = time.perf_counter()
 
   def lap(self) -> float | None:
-    """Mean seconds of the steps since the last lap; None if there is none."""
+    """Mean seconds of the steps since the last lap; None without steps."""
     steps, seconds = (
         now - last for now, last in zip(self._session, self._last_lap)
     )
@@ -51,6 +51,6 @@ class Clock:
     return seconds / steps if steps else None
 
   def remaining(self, steps: int) -> float | None:
-    """Estimated seconds for more steps; None before one has been timed."""
+    """Estimated seconds for more steps; None before one was timed."""
     timed_steps, seconds = self._session
     return steps * seconds / timed_steps if timed_steps else None

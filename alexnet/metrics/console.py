@@ -1,4 +1,4 @@
-"""Prints what a run does: at its start, during training and at its end."""
+"""Prints messages at the start of a run, during training and at its end."""
 
 import pathlib
 import shutil
@@ -11,7 +11,7 @@ import tqdm
 from alexnet.config.intervals import Timetable
 from input_pipeline.files import streams
 
-if TYPE_CHECKING:  # JAX and Pillow, a second that --help can save.
+if TYPE_CHECKING:  # Importing JAX and Pillow takes a second.
   from jax.sharding import Mesh
 
   from input_pipeline.sources import Source
@@ -22,7 +22,7 @@ TEN = 10
 
 
 class Console:
-  """Lines for a person; a progress line replaces the last on a terminal."""
+  """Prints lines; a progress line replaces the previous one on a terminal."""
 
   def __init__(self, stream: TextIO | None = None):
     self._stream = stream or sys.stdout
@@ -43,7 +43,7 @@ class Console:
     if not self._in_place:
       self.print(text)
       return
-    # Return to the start, and clear what a longer line has left. A line that
+    # Returns to the start and clears the rest of a longer line. A line that
     # wraps could not be replaced.
     columns = shutil.get_terminal_size().columns
     self._stream.write('\r' + text[: columns - 1] + '\x1b[K')
@@ -51,7 +51,7 @@ class Console:
     self._open_line = True
 
   def bar(self, description: str, total: int, unit: str = 'img') -> tqdm.tqdm:
-    """Progress bar that vanishes with its `with` statement; see `streams`."""
+    """Creates a bar that disappears at the end of its `with` statement."""
     if self._open_line:
       self._stream.write('\r\x1b[K')
       self._open_line = False
@@ -75,7 +75,7 @@ class Silence(Console):
 
 
 def format_duration(seconds: float | None) -> str:
-  """Seconds as '1h02m' or '3m05s'; '--' if not known."""
+  """Formats seconds as '1h02m' or '3m05s'; '--' for None."""
   if seconds is None:
     return '--'
   minutes, rest = divmod(int(seconds), 60)
@@ -86,7 +86,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_result(views: str, result: dict[str, float]) -> str:
-  """One line about a result of `evaluate`, in percent."""
+  """Formats a result of `evaluate` in one line, in percent."""
   name = {
       'centre': 'centre crop', 'ten': 'ten views', 'dense': 'dense views'
   }[views]
@@ -112,19 +112,19 @@ def announce(
     train: 'Source',
     evaluation: 'Source',
 ) -> None:
-  """Prints what a run is going to do.
+  """Prints a summary of a run before it starts.
 
   Args:
-    console: where.
+    console: console to print to.
     config: the whole config.
-    workdir: of the run.
-    mesh: that it runs on.
-    parameters: number of the network's.
-    timetable: of the run.
+    workdir: folder of the run.
+    mesh: mesh of the run.
+    parameters: number of the network's parameters.
+    timetable: durations of the run.
     train: the training set.
     evaluation: the evaluation set.
   """
-  from alexnet.runtime.gpu import precision  # With JAX.
+  from alexnet.runtime.gpu import precision  # Imports JAX.
 
   devices = mesh.devices.flatten()
   every = timetable.evaluate_every
@@ -168,8 +168,8 @@ def tell_of_data(
     evaluation: 'Source',
     advice: str = '',
 ) -> None:
-  """Prints unused files and images that are in both sets, with advice."""
-  from input_pipeline import sources  # With Pillow.
+  """Prints unused files, and images that are in both sets, with advice."""
+  from input_pipeline import sources  # Imports Pillow.
   from input_pipeline.files import names
 
   if isinstance(console, Silence):
@@ -189,7 +189,7 @@ def progress_line(
     total_steps: int,
     seconds_left: float | None,
 ) -> str:
-  """Formats the progress line of a record 'train' of metrics.jsonl."""
+  """Formats the progress line from a 'train' record of metrics.jsonl."""
   rate = values['images_per_second']
   return (
       f'step {step}/{total_steps} {step / total_steps:4.0%}  '

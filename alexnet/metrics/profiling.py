@@ -10,16 +10,16 @@ import jax
 from alexnet.config.errors import ConfigError
 from alexnet.metrics.console import Console
 
-# TensorBoard looks for traces beside the numbers of the run.
+# TensorBoard looks for traces beside a run's event files.
 FOLDER = 'tensorboard'
 NAME = 'train'
 
 
 def parse(text: str | None) -> range:
-  """Parses a range of steps: 'A:B' is from step A to step B.
+  """Parses 'A:B' to the range of steps from A to B.
 
   Raises:
-    ConfigError: it names none.
+    ConfigError: the text is not a non-empty range.
   """
   if text is None:
     return range(0)
@@ -34,17 +34,17 @@ def parse(text: str | None) -> range:
 
 
 class Profiler:
-  """Writes one trace of a run, of the requested steps that it makes."""
+  """Writes one trace of the requested steps of a run."""
 
   def __init__(self, steps: range, workdir: pathlib.Path, console: Console):
-    """Creates a profiler of steps, counted from 0; empty: none."""
+    """Creates a profiler for steps, counted from 0; an empty range is none."""
     self._steps = steps
     self._folder = workdir / FOLDER
     self._console = console
     self._tracing = False
 
   def check(self, step: int, total_steps: int) -> None:
-    """Compares the requested steps with those that a run has left.
+    """Compares the requested steps with the run's remaining ones.
 
     Raises:
       ConfigError: the run ends before them.
@@ -64,24 +64,24 @@ class Profiler:
   def make(
       self, step: int, train_step: Callable[..., Any], *arguments: Any
   ) -> Any:
-    """Makes a step, and traces it if it was requested.
+    """Calls `train_step`, and traces the call if the step was requested.
 
     Args:
       step: number of the step, counted from 0.
-      train_step: makes it.
-      *arguments: of train_step.
+      train_step: function that makes the step.
+      *arguments: arguments of train_step.
 
     Returns:
-      What train_step returns.
+      The result of train_step.
     """
     if step not in self._steps:
       return train_step(*arguments)
     if not self._tracing:
-      jax.block_until_ready(arguments)  # The step before is not asked for.
+      jax.block_until_ready(arguments)  # Excludes the previous step.
       options = jax.profiler.ProfileOptions()
-      # The calls of Python's functions would crowd out those of the device.
+      # Python's function calls would crowd out those of the device.
       options.python_tracer_level = 0
-      # By itself the time in seconds, which another trace may have as well.
+      # The default, a time in seconds, may not be unique.
       options.session_id = f'steps_{step}_to_{self._steps.stop}'
       jax.profiler.start_trace(self._folder, profiler_options=options)
       self._tracing = True
@@ -93,13 +93,13 @@ class Profiler:
     return result
 
   def stop(self) -> None:
-    """Writes what has been traced, also if the run ends early."""
+    """Writes the trace, even if the run ends early."""
     if not self._tracing:
       return
     self._tracing, self._steps = False, range(0)
     try:
       jax.profiler.stop_trace()
-    except Exception as error:  # A full disk is no reason to end a run.
+    except Exception as error:  # A full disk should not end a run.
       self._console.print(f'warning: the trace cannot be written ({error})')
     else:
       self._console.print(

@@ -1,8 +1,8 @@
 """Writes TensorBoard's files; failures do not stop a run.
 
-tensorboardX writes in a thread that the first error ends; ten events later its
-queue is full, and a run would wait for ever. So it is given files that drop
-what a full disk does not take.
+tensorboardX writes in a thread, which ends at the first error. Ten events later
+its queue is full, and the run would hang. The files here drop what a full disk
+does not accept instead of raising an error.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   import tensorboardX
 
-# Of paths, for tensorboardX's registry of kinds of files.
+# URL scheme under which tensorboardX finds these files.
 _SCHEME = 'droppable'
 _FLUSH_SECONDS = 30
 
@@ -23,10 +23,10 @@ def create_writer(
   """Opens a new file of events in a folder.
 
   Args:
-    directory: the folder, made if need be.
-    first_step: events of earlier files from this step on do not count.
+    directory: the folder, created if necessary.
+    first_step: discards events of earlier files from this step on.
   """
-  import tensorboardX  # Slow to import, and evaluation does not need it.
+  import tensorboardX  # Slow to import, and not needed for evaluation.
   from tensorboardX import record_writer
 
   record_writer.register_writer_factory(_SCHEME, _Factory())
@@ -47,7 +47,7 @@ class _Factory:
 
 
 class _File:
-  """A file of complete events only, even on a full disk."""
+  """A file with complete events only, even on a full disk."""
 
   def __init__(self, path):
     self._path = path

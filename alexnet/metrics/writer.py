@@ -1,4 +1,4 @@
-"""Writes the metrics of a run: metrics.jsonl and TensorBoard's files."""
+"""Writes the metrics of a run: metrics.jsonl and TensorBoard files."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ from input_pipeline.files import atomic, untrusted
 
 FILE = 'metrics.jsonl'
 
-# Of a metrics.jsonl that is read.
+# Limits for reading a metrics.jsonl.
 _MOST_BYTES = 2**27
 _MOST_RECORDS = 1_000_000
-# Values that a histogram is made of, at most.
+# Most values that go into a histogram.
 _HISTOGRAM_VALUES = 2**20
 
 
@@ -29,10 +29,10 @@ def _is_of_training(record):
 
 
 class Writer:
-  """Appends records to workdir/metrics.jsonl and TensorBoard's files.
+  """Appends records to workdir/metrics.jsonl and TensorBoard files.
 
-  A record is one line of JSON: {'kind', 'step', ...numbers}. While the disk has
-  no room, lines wait in memory, and TensorBoard goes without.
+  A record is one line of JSON: {'kind', 'step', ...numbers}. On a full disk,
+  lines wait in memory, and TensorBoard's events are dropped.
   """
 
   def __init__(
@@ -44,13 +44,15 @@ class Writer:
   ):
     """Opens the files and drops records that will be written again.
 
-    They are left by a session that was killed after its last checkpoint.
+    A session that is killed leaves records after its last checkpoint.
 
     Args:
-      workdir: of the run.
-      first_step: where the run starts or continues; later records go.
-      stays: whether a record of this very step is to be kept.
-      report: is told once that the disk has no room, and once that it has.
+      workdir: folder of the run.
+      first_step: step at which the run starts or continues; later records are
+        dropped.
+      stays: whether to keep a record of this very step.
+      report: called with a message when the disk is full, and when there is
+        room again.
 
     Raises:
       OSError: the files cannot be written.
@@ -70,7 +72,7 @@ class Writer:
     ]
     text = ''.join(json.dumps(r) + '\n' for r in kept)
     atomic.replace_text(self._path, text)
-    # Without a buffer, so that it is known what is in the file.
+    # Unbuffered, so that the contents of the file are known.
     self._file = open(self._path, 'ab', buffering=0)
     self._size = self._file.tell()
     self._board = tensorboard.create_writer(self._logdir, first_step + 1)
@@ -104,7 +106,7 @@ class Writer:
     """Writes pending lines.
 
     Raises:
-      OSError: they have to wait on.
+      OSError: they still cannot be written.
     """
     waited = len(self._waiting) > 1
     while self._waiting:
@@ -113,7 +115,7 @@ class Writer:
         if self._file.write(line) != len(line):
           raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       except OSError:
-        # Half a line would spoil the next one.
+        # A partial line would spoil the next one.
         with contextlib.suppress(OSError):
           self._file.truncate(self._size)
         raise
@@ -123,18 +125,18 @@ class Writer:
       self._report(f'{self._path} has all its lines again')
 
   def scalar(self, tag: str, step: int, value: float) -> None:
-    """Adds a number to TensorBoard alone."""
+    """Adds a number to TensorBoard only."""
     self._board.add_scalar(tag, value, step)
 
   def image(self, tag: str, step: int, pixels: np.ndarray) -> None:
-    """Adds a picture, [height, width, 3] uint8, to TensorBoard."""
+    """Adds an image, [height, width, 3] uint8, to TensorBoard."""
     self._board.add_image(tag, pixels, step, dataformats='HWC')
 
   def histogram(self, tag: str, step: int, values: np.ndarray) -> None:
     """Adds the histogram of an array's values to TensorBoard.
 
-    Of a large array, of some of them at equal distances: a million say the same
-    as all, and take less time than an evaluation.
+    Large arrays are sampled at equal distances: a million values give the same
+    picture in less time.
     """
     values = np.ravel(values)
     values = values[:: -(-values.size // _HISTOGRAM_VALUES)]
@@ -154,12 +156,12 @@ class Writer:
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads a metrics.jsonl, {'kind', 'step', ...} a line.
+  """Reads a metrics.jsonl, with one record {'kind', 'step', ...} per line.
 
-  A line that a killed run left half, or that is no such record, is left out.
+  Skips partial lines of a killed run, and lines that are not records.
 
   Raises:
-    CheckpointError: it has more than any run writes.
+    CheckpointError: the file is larger than any run's.
   """
   if not path.exists():
     return []
@@ -187,7 +189,7 @@ class NoWriter(Writer):
     pass
 
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-    """Does nothing, as all methods of this class."""
+    """Does nothing, like all methods of this class."""
 
   def rewind(
       self, step: int, stays: Callable[[dict[str, Any]], bool]
@@ -206,7 +208,7 @@ class NoWriter(Writer):
 
 def _record(line):
   try:
-    # A loss may be infinite, unlike anything in other files.
+    # A loss may be infinite, unlike numbers in other files.
     record = untrusted.parse_json(line, finite=False)
     untrusted.take(record, 'kind', str)
     return record if untrusted.take(record, 'step', int) >= 0 else None

@@ -1,1 +1,1 @@
-"""Images, charts, and the pictures of kernels."""
+"""Draws images, charts and kernels."""

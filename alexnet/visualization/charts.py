@@ -1,8 +1,8 @@
 """Draws charts for light and dark pages, and as PNG files.
 
-Each is drawn twice as SVG, with the colours of either theme and nothing behind
-it, and once more as a PNG file on white. One panel a chart, small enough that
-its text can be read on a phone.
+Each chart is drawn twice as SVG with a transparent background, in the colours
+of either theme, and once as PNG on white. It has one panel, whose text is
+legible on a phone.
 """
 
 import base64
@@ -18,12 +18,12 @@ from alexnet.visualization import images
 if TYPE_CHECKING:  # Slow to import.
   from matplotlib.axes import Axes
 
-# Inches of one panel; 72 of SVG's units each.
+# Size of a panel in inches, each 72 SVG units.
 SIZE = (4.6, 2.9)
 _DPI = 144
-# Names that do not fit above a chart's legend are cut.
+# Letters after which labels in a legend are cut.
 _LABEL = 32
-# Letters in a row of a legend, and inches of a row.
+# Letters in a row of the legend, and inches of a row.
 _LEGEND, _ROW = 52, 0.16
 
 Points = Sequence[tuple[float, float]]
@@ -35,9 +35,9 @@ class Theme:
 
   ink: str  # Of text.
   faint: str  # Of axes and grids.
-  colors: tuple[str, ...]  # Of lines, to be told apart by the colour-blind too.
-  ordered: tuple[str, float, float]  # A map for things in an order; its part.
-  shades: tuple[str, str]  # Of a matrix, from nothing to most.
+  colors: tuple[str, ...]  # Of lines; distinct for the colour-blind too.
+  ordered: tuple[str, float, float]  # Colour map of ordered series; its range.
+  shades: tuple[str, str]  # Of a matrix, from the lowest to the highest value.
 
 
 LIGHT = Theme(
@@ -61,7 +61,7 @@ DARK = Theme(
     shades=('#20252d', '#8cc8ff'),
 )
 _STYLES = ('-', '--', ':', '-.')
-# Of another number than the styles: together they tell twenty apart.
+# Not as many as styles, so that together they distinguish twenty lines.
 _MARKERS = ('o', 's', '^', 'D', 'v')
 
 Draw = Callable[['Axes', Theme], None]
@@ -69,15 +69,15 @@ Draw = Callable[['Axes', Theme], None]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A picture of a page."""
+  """A picture on a page."""
 
   name: str  # Of its PNG file, without the suffix.
-  title: str  # Above it.
-  alt: str  # What it shows, for those who cannot see it.
-  png: bytes  # The file.
-  light: str  # Data URL.
-  dark: str  # The same of a dark page; equal if it suits both.
-  room: str = ''  # '': one of two columns; 'wide': all; 'small': less.
+  title: str  # Shown above it.
+  alt: str  # Alternative text.
+  png: bytes  # Contents of the PNG file.
+  light: str  # Data URL for a light page.
+  dark: str  # Data URL for a dark page; may be the same.
+  room: str = ''  # '': one of two columns; 'wide': full width; 'small': less.
 
 
 def chart(
@@ -89,7 +89,7 @@ def chart(
     size: tuple[float, float] = SIZE,
     room: str = '',
 ) -> Picture:
-  """Draws a chart in both themes, `size` inches large; see `Picture`."""
+  """Draws a chart of `size` inches in both themes; see `Picture`."""
   svg = [
       data_url('image/svg+xml', _render(draw, theme, size, 'svg'))
       for theme in (LIGHT, DARK)
@@ -122,7 +122,7 @@ def _render(draw, theme, size, form):
       'legend.labelcolor': theme.ink,
       'lines.linewidth': 1.4,
       'svg.fonttype': 'none',
-      'svg.hashsalt': 'alexnet',  # The same file for the same chart.
+      'svg.hashsalt': 'alexnet',  # Makes the file reproducible.
       'text.color': theme.ink,
       'xtick.color': theme.ink,
       'ytick.color': theme.ink,
@@ -137,7 +137,7 @@ def _render(draw, theme, size, form):
       return file.getvalue()
     nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(file, format='svg', transparent=True, metadata=nothing)
-  # Without the document type, which is an address.
+  # Drops the document type, which contains a URL.
   text = file.getvalue().decode()
   return text[text.index('<svg') :].encode()
 
@@ -147,11 +147,11 @@ class Line:
   """One line of a chart.
 
   Attributes:
-    label: of the legend.
-    points: (x, y).
-    series: which colour.
-    style: which of the line's styles.
-    marked: whether each point has a mark, as few and precise ones want.
+    label: label in the legend.
+    points: (x, y) points.
+    series: index of its colour.
+    style: index of its line style.
+    marked: whether to mark each point, for few precise values.
   """
 
   label: str
@@ -175,12 +175,12 @@ def lines(
 
   Args:
     lines: the lines.
-    xlabel: of the axis of x.
-    ylabel: of the axis of y.
-    log: whether y is logarithmic, where all of it is above zero.
-    percent: whether y is a share, to be written in percent.
-    ordered: whether the series are in an order, as layers are, which their
-      colours then show.
+    xlabel: label of the x axis.
+    ylabel: label of the y axis.
+    log: whether y is logarithmic, if all values are positive.
+    percent: whether y is a share, formatted in percent.
+    ordered: whether the series are ordered, such as layers, and coloured
+      accordingly.
     from_zero: whether y starts at zero.
   """
 
@@ -190,7 +190,7 @@ def lines(
     colors = _colors(theme, lines, ordered)
     drawn = []
     for line in lines:
-      # Of series in an order neighbours have nearly one colour.
+      # Neighbouring ordered series have similar colours.
       style, marker = line.style, 'o'
       if ordered:
         style, marker = line.series, _MARKERS[line.series % len(_MARKERS)]
@@ -200,14 +200,14 @@ def lines(
           color=colors[line.series],
           marker=marker if line.marked or len(line.points) == 1 else None,
           markersize=3,
-          clip_on=False,  # A mark at zero is whole.
+          clip_on=False,  # Shows marks at zero completely.
       )
     axes.set(xlabel=xlabel, ylabel=ylabel)
     values = [y for line in lines for _, y in line.points]
     if log and min(values) > 0:
       axes.set_yscale('log')
     elif from_zero and min(values) >= 0:
-      # Matplotlib's margin is of the values' range, which may be small.
+      # Matplotlib's margin depends on the range of the values.
       axes.set_ylim(0, 1.06 * max(values) or None)
     if percent:
       axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -227,11 +227,11 @@ def say(
 
   Args:
     lines: the lines.
-    percent: as of `lines`.
-    best: of the values: min or max; None to leave it out.
+    percent: see `lines`.
+    best: min or max, to also give the best value; None to leave it out.
 
   Returns:
-    Of each the first and the last value, and the best.
+    The first and the last value of each line, and the best.
   """
   number = (lambda y: f'{y:.2%}') if percent else (lambda y: f'{y:.4g}')
 
@@ -254,7 +254,7 @@ def _add_legend(axes, handles, labels):
       handles, ['.'] * len(labels), loc='outside upper left', fontsize=8,
       ncols=columns, handlelength=1.4, columnspacing=0.9, labelspacing=0.3,
   )
-  # Only now: Matplotlib takes no label that begins with '_'.
+  # Set late: Matplotlib skips labels that begin with '_'.
   for text, label in zip(legend.get_texts(), labels):
     text.set_text(_short(label))
 
@@ -307,18 +307,19 @@ def matrix(
 
   Args:
     shares: [rows, columns].
-    names: of rows and columns; without them the numbers are left out too, for
-      matrices that are too large.
-    classes: rows and columns of the whole, of which it may be the blocks.
-    xlabel: of the columns.
-    ylabel: of the rows.
+    names: names of rows and columns; None also leaves out the numbers, for
+      large matrices.
+    classes: rows and columns of the whole matrix, of which `shares` may be
+      blocks.
+    xlabel: label of the columns.
+    ylabel: label of the rows.
   """
 
   def draw(axes, theme):
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list('', theme.shades)
-    # The root shows what is rare but there.
+    # The square root makes rare values visible.
     end = classes - 0.5
     axes.imshow(
         np.sqrt(shares), cmap=shades, vmin=0, vmax=1,

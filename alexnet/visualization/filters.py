@@ -1,7 +1,7 @@
 """Draws the kernels of the first layer and measures their colourfulness.
 
-The paper's Figure 3 shows the 96 kernels of conv1 and notes that those of one
-tower are mostly without colour and those of the other mostly coloured.
+The paper's Figure 3 shows the 96 kernels of conv1. Those of one tower are
+mostly colour-agnostic, those of the other mostly colour-specific.
 """
 
 import dataclasses
@@ -11,23 +11,22 @@ from typing import Any
 
 import numpy as np
 
-# Columns of the picture: the 48 kernels of a tower are three rows, as in the
-# paper.
+# Columns of the picture: three rows for a tower's 48 kernels, as in the paper.
 _COLUMNS = 16
 _GAP = 1
 # Rows of pixels between the towers.
 _SEAM = 5
-# Of random weights: two of three directions of the colour space are chroma.
+# Share for random weights: two of the three colour dimensions are chroma.
 OF_NOISE = 2 / 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Colourfulness:
-  """Colourfulness of the kernels of a tower, from 0 to 1.
+  """Colourfulness of a tower's kernels, from 0 to 1.
 
   Attributes:
-    share: of the sum of squares of all its weights, what is chroma.
-    kernels: [kernels] the same of each kernel alone.
+    share: chroma's share of the sum of squares of all weights.
+    kernels: [kernels] the same share for each kernel.
   """
 
   share: float
@@ -35,13 +34,13 @@ class Colourfulness:
 
 
 def first_layer(params: Any) -> tuple[str, ...] | None:
-  """Path of the kernels that read the image.
+  """Finds the path of the kernels that read the image.
 
   Args:
     params: nested dictionaries of arrays or shapes.
 
   Returns:
-    The names that lead to it, or None if no layer reads three channels.
+    The names along the path, or None if no layer reads three channels.
   """
   for name, value in sorted(params.items()):
     if hasattr(value, 'items'):
@@ -64,15 +63,15 @@ def first_kernels(params: Any) -> np.ndarray | None:
 def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Splits each kernel's sum of squares into chroma and the rest.
 
-  At each place of a kernel the three weights of red, green and blue are a
-  vector. Its part along (1, 1, 1), which a grey image excites, is luminance;
-  the rest, which no grey image excites, is chroma.
+  At each position of a kernel the weights of red, green and blue are a vector.
+  Its component along (1, 1, 1), which responds to grey, is luminance; the rest,
+  which does not, is chroma.
 
   Args:
     kernels: [size, size, 3, kernels].
 
   Returns:
-    ([kernels] sums of squares, [kernels] of them chroma), float64.
+    ([kernels] sums of squares, [kernels] their chroma), float64.
   """
   kernels = kernels.astype(np.float64)
   luminance = kernels.mean(axis=2, keepdims=True)
@@ -81,11 +80,11 @@ def chroma_shares(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def colourfulness(kernels: np.ndarray, towers: int) -> list[Colourfulness]:
-  """The colourfulness of each tower: 0 is grey, 2 / 3 are random weights.
+  """Measures each tower's colourfulness: 0 is grey, 2 / 3 are random weights.
 
   Args:
     kernels: [size, size, 3, kernels].
-    towers: that the kernels belong to, in equal runs.
+    towers: number of towers; each has an equal range of the kernels.
   """
   result = []
   for part in _of_towers(kernels, towers):
@@ -97,18 +96,18 @@ def colourfulness(kernels: np.ndarray, towers: int) -> list[Colourfulness]:
 
 
 def picture(kernels: np.ndarray, towers: int, scale: int = 4) -> np.ndarray:
-  """Draws the kernels, tower below tower, as in the paper's Figure 3.
+  """Draws the kernels, one tower below the other, as in the paper's Figure 3.
 
-  Each is scaled by its own largest weight; a weight of zero is mid-grey.
+  Each kernel is scaled by its largest absolute weight; zero is mid-grey.
 
   Args:
     kernels: [size, size, 3, kernels].
-    towers: that the kernels belong to, in equal runs.
-    scale: pixels of the picture for one weight, each way.
+    towers: number of towers; each has an equal range of the kernels.
+    scale: pixels per weight, in each direction.
 
   Returns:
-    [height, width, 4] uint8, RGB and opacity: between the kernels it is
-    transparent, and white where there is no transparency.
+    [height, width, 4] uint8, RGB and opacity. Gaps are transparent, or white in
+    viewers without transparency.
   """
   parts = [_sheet(part) for part in _of_towers(kernels, towers)]
   seam = _nothing(_SEAM, parts[0].shape[1])
@@ -119,7 +118,7 @@ def picture(kernels: np.ndarray, towers: int, scale: int = 4) -> np.ndarray:
 
 
 def _of_towers(kernels, towers):
-  # The towers of a definition file may share a layer.
+  # Towers of a definition file may share a layer.
   shared = kernels.shape[-1] % towers != 0
   return np.split(kernels, 1 if shared else towers, axis=-1)
 

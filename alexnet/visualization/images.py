@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-# Classes that bars are drawn for.
+# Number of classes with bars.
 TOP = 5
 _DPI = 130
 _NAME = 24
@@ -16,14 +16,14 @@ _RIGHT, _OTHER = '#2f9d6a', '#9aaabc'
 def top(
     probabilities: np.ndarray, count: int = TOP
 ) -> list[list[tuple[int, float]]]:
-  """The most probable classes of each image, in descending order.
+  """Finds the most probable classes of each image, in descending order.
 
   Args:
     probabilities: [images, classes].
-    count: classes to return, at most.
+    count: largest number of classes.
 
   Returns:
-    (class, probability) for each image; equal ones in the order of classes.
+    (class, probability) pairs of each image; ties are in the order of classes.
   """
   order = np.argsort(-probabilities, axis=1, kind='stable')[:, :count]
   return [
@@ -36,9 +36,9 @@ def plain(text: str, longest: int, *, keep_end: bool = False) -> str:
   """Escapes a text for Matplotlib.
 
   Args:
-    text: of one or more lines.
-    longest: letters of a line; of a longer one the rest is cut off.
-    keep_end: cut off the beginning, as of a path, and not the end.
+    text: text of one or more lines.
+    longest: number of letters after which a line is cut.
+    keep_end: cut off the beginning instead of the end, as for a path.
   """
 
   def cut(line):
@@ -46,7 +46,7 @@ def plain(text: str, longest: int, *, keep_end: bool = False) -> str:
       return line
     return f'…{line[1 - longest :]}' if keep_end else f'{line[: longest - 1]}…'
 
-  # After that, as one of two dollars may be gone: they would begin a formula.
+  # Escaped after cutting: a single dollar would begin a formula.
   return '\n'.join(map(cut, text.split('\n'))).replace('$', r'\$')
 
 
@@ -62,10 +62,10 @@ def predictions(
   Args:
     squares: [images, size, size, 3] uint8.
     probabilities: [images, classes].
-    labels: the true class of each image, whose bar has another colour; None
-      where it is not known.
-    class_names: the classes' names.
-    columns: images beside each other.
+    labels: the true class of each image, whose bar has another colour; None if
+      unknown.
+    class_names: names of the classes.
+    columns: number of images per row.
 
   Returns:
     A PNG file.
@@ -103,17 +103,17 @@ def rows(
     of_queries: bool = False,
     kind: str = 'png',
 ) -> bytes:
-  """Draws rows of images with a text above each.
+  """Draws rows of images with captions.
 
   Args:
-    images: rows of [size, size, 3] uint8; they may be of different lengths.
-    captions: of the same lengths.
-    of_queries: whether the first of each row is what was asked for, which has
-      a frame then, and a name of which the end is shown.
-    kind: of the file: 'png', 'jpg', 'svg' or 'pdf'.
+    images: rows of [size, size, 3] uint8, which may have different lengths.
+    captions: a caption for each image.
+    of_queries: whether the first image of each row is a query, which gets a
+      frame and a caption that keeps its end.
+    kind: format: 'png', 'jpg', 'svg' or 'pdf'.
 
   Returns:
-    The file.
+    The contents of the file.
   """
   columns = max(map(len, images))
   figure = _figure(1.5 * columns, 1.75 * len(images))
@@ -139,7 +139,7 @@ def encode(
   Args:
     pixels: [height, width, 3 or 4] uint8.
     kind: 'PNG' or 'JPEG'.
-    size: the greater side in the end, in pixels, if it is greater than that.
+    size: largest length of the longer side, in pixels; None for no limit.
   """
   image = Image.fromarray(pixels)
   if size is not None:
@@ -156,7 +156,7 @@ def decode(file: bytes) -> np.ndarray:
 
 
 def _figure(width, height):
-  # Without pyplot, which keeps figures and may open windows.
+  # Avoids pyplot, which keeps figures and may open windows.
   from matplotlib.backends import backend_agg
   from matplotlib.figure import Figure
 

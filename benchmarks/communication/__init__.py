@@ -1,1 +1,1 @@
-"""What a compiled step sends; the command is `benchmarks.scaling`."""
+"""Communication of a compiled step; the command is `benchmarks.scaling`."""

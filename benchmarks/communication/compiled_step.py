@@ -1,8 +1,8 @@
-"""What XLA makes of the training step for a mesh, without running it.
+"""Compiles the training step for a mesh and analyses it, without running it.
 
-The devices are CPU threads that never start, the arrays are shapes. The
-collectives are those of the optimized module of one device, after XLA has
-merged and removed what it can.
+Devices are CPU threads that never start, and arrays are shapes. Collectives are
+read from the optimized module of one device, after XLA has merged and removed
+what it can.
 """
 
 import collections
@@ -26,7 +26,7 @@ _KINDS = (
     'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
     'collective-permute', 'collective-broadcast', 'ragged-all-to-all',
 )
-# `-start` is the form of backends that do something else meanwhile.
+# Some backends start a collective with `-start` and overlap other work.
 _COLLECTIVE = re.compile(
     rf'= (?P<shape>\(.*?\)|\S+) (?P<kind>{"|".join(_KINDS)})'
     r'(?P<start>-start)?\('
@@ -36,17 +36,18 @@ _LAYER = re.compile(r'\b(?:conv|fc)\d\b')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One collective operation of the compiled step, as each device sees it.
+  """One collective operation of the compiled step, as seen by each device.
 
   Attributes:
-    kind: HLO's name of it.
-    axis: mesh axes that its devices differ in, 'data', 'tower' or 'data+tower'.
-    layer: whose input is gathered, or whose gradient is reduced; 'logits',
-      'loss' (and top-1), or 'gradients', of all layers in one operation.
+    kind: its name in HLO.
+    axis: mesh axes along which its devices differ: 'data', 'tower' or
+      'data+tower'.
+    layer: layer whose input is gathered or whose gradient is reduced; 'logits';
+      'loss' (with top-1); or 'gradients', of all layers in one operation.
     backward: whether it belongs to the backward pass.
-    shapes: of its results, one for each array.
-    size: bytes of the whole: what has been gathered, or is to be reduced.
-    devices: that take part together.
+    shapes: shape of each result.
+    size: bytes of the complete arrays after gathering or before reducing.
+    devices: number of devices that take part together.
   """
 
   kind: str
@@ -59,7 +60,7 @@ class Collective:
 
   @property
   def sent(self) -> float:
-    """Bytes that a device sends, at least (on a ring)."""
+    """Least number of bytes that a device sends (on a ring)."""
     share = (self.devices - 1) / self.devices
     return self.size * share * (2 if self.kind == 'all-reduce' else 1)
 
@@ -69,14 +70,14 @@ class Report:
   """One compiled step; all numbers are of one device.
 
   Attributes:
-    data, tower: the mesh.
-    parameters: bytes of the parameters; the velocity is as large.
+    data, tower: size of the mesh.
+    parameters: bytes of the parameters; the velocity has as many.
     arguments: bytes of parameters, velocity and batch.
-    temporaries: bytes of what lives during the step: activations, gradients.
-    flops: as XLA counts them.
-    analytic_flops: of the convolutions and matrix products, see `step_flops`.
-    collectives: in the order of the program.
-    before_xla: how many of each kind the program had before it was compiled.
+    temporaries: bytes of activations, gradients and other temporaries.
+    flops: floating-point operations as counted by XLA.
+    analytic_flops: those of convolutions and matrix products, see `step_flops`.
+    collectives: the collectives, in program order.
+    before_xla: number of collectives of each kind before XLA's optimization.
   """
 
   data: int
@@ -98,8 +99,8 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
       mesh.tower set.
 
   Raises:
-    ConfigError: the mesh cannot be made, see `mesh.create_mesh`.
-    ValueError: the module has something that this file cannot read.
+    ConfigError: the mesh cannot be created, see `mesh.create_mesh`.
+    ValueError: the module has unknown HLO.
   """
   mesh = mesh_lib.create_mesh(config)
   model = create_model(config.model)
@@ -177,14 +178,14 @@ def _count_before_xla(text):
 
 
 def step_flops(config: ml_collections.ConfigDict) -> dict[str, float]:
-  """Floating point operations of each layer in a training step, of one image.
+  """Floating-point operations of each layer in a training step, per image.
 
-  A convolution or matrix product and its two gradients are three times its
-  multiply-adds, each two operations; the first layer's input has no gradient.
-  Products with the zeros around an image count. All else is left out.
+  A convolution or matrix product with its two gradients takes three times its
+  multiply-adds, of two operations each; the first layer has no input gradient.
+  Products with padding are counted, all other operations are not.
 
   Args:
-    config: as for `compile_step`.
+    config: see `compile_step`.
   """
   model = create_model(config.model)
   crop = config.augmentation.crop_size
@@ -205,17 +206,17 @@ def step_flops(config: ml_collections.ConfigDict) -> dict[str, float]:
 
 
 def read_collectives(text: str, tower: int) -> tuple[Collective, ...]:
-  """The collectives in the text of a compiled module, in its order.
+  """Parses the collectives of a compiled module, in program order.
 
-  Those of a device with itself, which a mesh of size one leaves behind, move
-  nothing and are left out.
+  Collectives of a single device, as for an axis of size one, move nothing and
+  are left out.
 
   Args:
-    text: HLO.
+    text: HLO of the module.
     tower: size of the mesh's last axis, to name the axes.
 
   Raises:
-    ValueError: a form that is not known here.
+    ValueError: the HLO has an unknown form.
   """
   found = []
   for line in text.splitlines():
@@ -228,7 +229,7 @@ def read_collectives(text: str, tower: int) -> tuple[Collective, ...]:
     kind, shapes = match['kind'], _shapes(match['shape'])
     operands = line[match.end():].split(')')[0].count('%')
     if match['start'] and len(shapes) == 2 * operands:
-      shapes = shapes[operands:]  # The first ones are its operands.
+      shapes = shapes[operands:]  # The operands come first.
     size = sum(math.prod(shape) * width for shape, width in shapes)
     if kind == 'reduce-scatter':
       size *= groups.shape[1]
@@ -261,12 +262,12 @@ def _shapes(text) -> list[tuple[tuple[int, ...], int]]:
 
 
 def _groups(line) -> np.ndarray:
-  """[groups, devices of a group] places in the mesh, row by row."""
+  """[groups, devices of a group] indices in the mesh, row by row."""
   listed = re.search(r'replica_groups=\{(\{.*?\})\}', line)
   if listed:
     rows = re.findall(r'\{([\d,]+)\}', listed[1])
     return np.array([[int(n) for n in row.split(',')] for row in rows])
-  # mesh['data'=4,'tower'=2] {'tower'}: the devices along the axes named last.
+  # mesh['data'=4,'tower'=2] {'tower'}: groups along the axes named last.
   named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
   if named:
     sizes = {
@@ -277,7 +278,7 @@ def _groups(line) -> np.ndarray:
     devices = np.arange(math.prod(sizes.values())).reshape([*sizes.values()])
     devices = devices.transpose([*map([*sizes].index, across + along)])
     return devices.reshape(-1, math.prod(sizes[name] for name in along))
-  # [2,4]<=[4,2]T(1,0): count up in shape (4, 2), transpose, then cut.
+  # [2,4]<=[4,2]T(1,0): count in shape (4, 2), transpose, then reshape.
   counted = re.search(
       r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
   )

@@ -1,8 +1,9 @@
-"""A prediction of how fast a step is on many accelerators. Nothing is measured.
+"""Predicts the speed of a step on many accelerators, without measuring.
 
-  step = arithmetic + what the towers or layers exchange + gradients
+  step = arithmetic + exchange between towers or layers + gradients
 
-one after the other, as the compiled step has it; figures in docs/scaling.md.
+The parts run one after the other, as in the compiled step. The results are in
+docs/scaling.md.
 """
 
 import dataclasses
@@ -16,26 +17,26 @@ SCHEMES = {
     'weird_all': 'one weird trick, over all',
 }
 _FLOAT = 4  # Bytes of a float32.
-# A step reads and writes each parameter's bytes so often: forward, input
-# gradient, its gradient written; then the update reads gradient, velocity and
+# Passes over the parameters' bytes in a step: the forward pass, the input
+# gradient, and writing the gradient; the update reads gradient, velocity and
 # parameter and writes the latter two.
 _PARAMETER_PASSES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """Accelerators in nodes, by what their makers publish.
+  """Accelerators in nodes, with their makers' figures.
 
   Attributes:
-    flops: peak float operations a second.
-    fraction: of `flops` that a training step reaches.
-    memory: bytes a second.
-    link: bytes a second that an accelerator sends to others of its node.
-    network: bytes a second that it sends out of the node, its share of it.
-    per_node: accelerators in a node.
-    link_share: of `link` and `network` that a collective reaches.
-    link_latency, network_latency: seconds of one message.
-    source: of the figures.
+    flops: peak floating-point operations per second.
+    fraction: share of `flops` reached by a training step.
+    memory: memory bandwidth, bytes per second.
+    link: bytes per second from an accelerator to others of its node.
+    network: an accelerator's share of the bytes per second out of the node.
+    per_node: number of accelerators in a node.
+    link_share: share of `link` and `network` reached by a collective.
+    link_latency, network_latency: seconds per message.
+    source: source of the figures.
   """
 
   flops: float
@@ -58,7 +59,7 @@ MACHINES: Mapping[str, Machine] = {
     'k20': Machine(
         3.52e12, 208e9, 8e9, 0.5e9, 8,
         'Tesla K20 (FP32), PCIe 2.0 x16; QDR InfiniBand, one for eight',
-        # 326 images a second: Krizhevsky 2014, Table 1, 90 epochs in 98.05 h.
+        # 326 images/s: Krizhevsky 2014, Table 1, 90 epochs in 98.05 h.
         fraction=0.4,
     ),
     'v100': Machine(
@@ -94,14 +95,15 @@ MACHINES: Mapping[str, Machine] = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What a training step of AlexNet comes to.
+  """Costs of a training step of AlexNet.
 
   Attributes:
-    convolution_flops, dense_flops: of one image.
-    convolution_parameters, dense_parameters: their numbers.
-    between_towers: values of one image that two towers gather: the inputs of
+    convolution_flops, dense_flops: operations per image.
+    convolution_parameters, dense_parameters: numbers of parameters.
+    between_towers: values per image that two towers gather: the inputs of
       conv3, fc6, fc7 and fc8, and the logits, of both towers together.
-    between_dense: the inputs of fc6, fc7 and fc8, and the logits.
+    between_dense: values per image of the inputs of fc6, fc7 and fc8, and the
+      logits.
   """
 
   convolution_flops: float
@@ -113,12 +115,12 @@ class Network:
 
   @property
   def parameters(self) -> int:
-    """All of them."""
+    """Number of all parameters."""
     return self.convolution_parameters + self.dense_parameters
 
 
-# configs/alexnet_2012.py with 1,000 classes. tests/benchmarks/scaling_test.py
-# holds these against the model's shapes.
+# configs/alexnet_2012.py with 1,000 classes; tests/benchmarks/scaling_test.py
+# compares it with the model's shapes.
 ALEXNET = Network(
     convolution_flops=3_783_878_784,
     dense_flops=351_731_712,
@@ -131,15 +133,15 @@ ALEXNET = Network(
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """Seconds of one step.
+  """Predicted seconds of one step.
 
   Attributes:
-    images: of the step, on all accelerators.
-    arithmetic: convolutions, products, the update.
-    exchange: what a layer waits for: other towers' or shards' features.
-    gradients: their reduction, which nothing waits for but the update.
-    backward: of `arithmetic`, of the convolutions: what the gradients of the
-      dense layers, 96 % of all, can be reduced beside.
+    images: images in the step, on all accelerators.
+    arithmetic: convolutions, products and the update.
+    exchange: waiting for features of other towers or shards.
+    gradients: reduction of gradients, which only the update waits for.
+    backward: the convolutions' backward pass, part of `arithmetic`, which can
+      overlap the reduction of the dense layers' gradients, 96 % of all.
   """
 
   images: float
@@ -149,7 +151,7 @@ class Step:
   backward: float
 
   def seconds(self, overlap: bool = False) -> float:
-    """All of it; with `overlap`, gradients are reduced beside `backward`."""
+    """Total; `overlap` reduces gradients during `backward`."""
     hidden = min(self.gradients, self.backward) if overlap else 0.0
     return self.arithmetic + self.exchange + self.gradients - hidden
 
@@ -164,14 +166,14 @@ def step(
   """Predicts a step.
 
   Args:
-    machine: what it runs on.
+    machine: the accelerators.
     scheme: a key of SCHEMES. 'weird' shares the dense layers among the
       accelerators of a node, 'weird_all' among all.
-    accelerators: their number.
-    images: of the step, on all accelerators.
-    network: what is trained.
+    accelerators: number of accelerators.
+    images: images in the step, on all accelerators.
+    network: the network to train.
   """
-  # Accelerators that share a network, or its dense layers.
+  # Number of accelerators that share a network, or its dense layers.
   shared = {
       'data': 1,
       'towers': min(2, accelerators),
@@ -191,12 +193,12 @@ def step(
   exchanged = (
       network.between_towers if scheme == 'towers' else network.between_dense
   )
-  # Of the images of all that share, gathered and, as gradients, scattered.
+  # Features of the images of all sharers: gathered, and scattered backward.
   exchange = 0.0
   if shared > 1:
     size = _FLOAT * exchanged * each * shared
     exchange = 2 * _gather_seconds(machine, size, shared)
-    # One message a layer, not one in all: five, or four.
+    # One message per layer: five, or four.
     layers = 5 if scheme == 'towers' else 4
     exchange += 2 * (layers - 1) * _gather_seconds(machine, 0, shared)
   if towers > 1:
@@ -207,7 +209,7 @@ def step(
     gradients = all_reduce_seconds(
         machine, _FLOAT * convolutions, accelerators
     ) + all_reduce_seconds(machine, _FLOAT * dense, accelerators, apart=shared)
-  if scheme == 'data':  # One reduction of all.
+  if scheme == 'data':  # A single reduction of all gradients.
     gradients = all_reduce_seconds(
         machine, _FLOAT * network.parameters, accelerators
     )
@@ -229,15 +231,15 @@ def efficiency(
     overlap: bool = False,
     batch: int = 128,
 ) -> float:
-  """Images a second of each accelerator, as a share of one alone.
+  """Images per second of each accelerator, as a share of a single one's.
 
   Args:
-    machine: what it runs on.
-    scheme: as for `step`.
-    accelerators: their number.
-    images: of the step, on all accelerators.
-    overlap: whether gradients are reduced beside the backward pass.
-    batch: of the one alone.
+    machine: the accelerators.
+    scheme: see `step`.
+    accelerators: number of accelerators.
+    images: images in the step, on all accelerators.
+    overlap: whether gradients are reduced during the backward pass.
+    batch: batch size of the single accelerator.
   """
   one = batch / step(machine, 'data', 1, batch).seconds()
   many = images / step(machine, scheme, accelerators, images).seconds(overlap)
@@ -247,15 +249,16 @@ def efficiency(
 def all_reduce_seconds(
     machine: Machine, size: float, accelerators: int, apart: int = 1
 ) -> float:
-  """Rings: reduce-scatter in the node, all-reduce between nodes, all-gather.
+  """Seconds of reduce-scatter in nodes, all-reduce between, and all-gather.
 
-  In one node that is 2 (n - 1) / n * size / link, and 2 (n - 1) messages.
+  In one node: 2 (n - 1) / n * size / link, and 2 (n - 1) messages.
 
   Args:
-    machine: what it runs on.
-    size: bytes that each has.
-    accelerators: in all.
-    apart: every apart-th takes part: neighbours hold other parameters.
+    machine: the accelerators.
+    size: bytes on each accelerator.
+    accelerators: number of accelerators.
+    apart: only every apart-th one takes part, since neighbours hold other
+      parameters.
   """
   inside = max(1, min(machine.per_node, accelerators) // apart)
   outside = math.ceil(accelerators / apart / inside)
@@ -268,7 +271,7 @@ def all_reduce_seconds(
 
 
 def _gather_seconds(machine, size, accelerators):
-  """An all-gather, or the reduce-scatter that is its transpose."""
+  """Seconds of an all-gather, or of a reduce-scatter, its transpose."""
   inside = min(machine.per_node, accelerators)
   outside = math.ceil(accelerators / inside)
   return (

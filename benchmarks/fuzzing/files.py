@@ -1,7 +1,7 @@
-"""Fuzzing of what reads checkpoints, workdirs, data, features and definitions.
+"""Fuzzing of checkpoints, workdirs, data, features and definitions.
 
-Each reader's seeds are a folder that this program itself has written. An input
-is that folder with one file changed.
+Each reader's seeds are a folder written by this program. An input is that
+folder with one file changed.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from benchmarks.fuzzing import mutations
 from benchmarks.fuzzing.worker import Finding
 from input_pipeline.errors import UserError
 
-# What the command line shows as a message; all else would be a traceback.
+# Errors that the command line shows as messages; others are tracebacks.
 REFUSALS = (UserError, OSError)
 _WORDS = (
     b'PK\3\4', b'PK\1\2', b'PK\5\6', b'PK\6\6', b'\x93NUMPY\1\0', b'NUMPY\3\0',
@@ -46,17 +46,17 @@ class _Folder:
         for path in sorted(self.folder.rglob('*'))
         if path.is_file()
     }
-    # That it is taken as it is, or all refusals would mean nothing.
+    # The unchanged folder must be accepted, or refusals would mean nothing.
     self.read((next(iter(self.seeds)), next(iter(self.seeds.values()))))
 
   def write(self) -> None:
     """Writes the seeds into `self.folder`."""
 
   def use(self, name: str) -> str | None:
-    """Reads the folder, of which the file `name` has been changed."""
+    """Reads the folder after the file `name` was changed."""
 
   def choose(self, rng: random.Random) -> str:
-    """Name of the file to change."""
+    """Returns the name of the file to change."""
     return rng.choice(list(self.seeds))
 
   def make(self, rng: random.Random) -> tuple[str, bytes]:
@@ -95,7 +95,7 @@ def _pictures(folder, count=3):
 
 
 class Definitions(_Folder):
-  """A layer definition and its parameters; texts in the authors' format."""
+  """A layer definition and its parameters, in the authors' format."""
 
   def write(self):
     from tests import definitions
@@ -146,7 +146,7 @@ class Definitions(_Folder):
 
 
 class Workdirs(_Folder):
-  """What is read of a run besides its checkpoints."""
+  """The files of a run besides its checkpoints."""
 
   def write(self):
     from alexnet.checkpointing import input_spec, workdir
@@ -199,7 +199,7 @@ class Workdirs(_Folder):
 
 
 class Prepared(_Folder):
-  """Prepared data, JPEG files or pixels."""
+  """Prepared data, as JPEG files or pixels."""
 
   def write(self):
     from input_pipeline import sources
@@ -233,7 +233,7 @@ class Prepared(_Folder):
 
 
 class Features(_Folder):
-  """Features, as a folder with codes and as one file."""
+  """Features, as a folder with codes and as a single file."""
 
   def write(self):
     from alexnet.analysis.features import hashing
@@ -250,7 +250,7 @@ class Features(_Folder):
       names = [f'{i}.jpg' for i in range(24)]
       writer.add(vectors, np.arange(24) % 2, np.arange(24), names)
       writer.close()
-    # Without training, which would take longer than everything else here.
+    # Codes without training, which would take longest of all.
     coder = hashing.rotated(hashing.fit_components(vectors), 16)
     found = store_lib.load(self.folder / 'set')
     hashing.save(hashing.CodeIndex(coder, coder.encode(found.vectors)), found)
@@ -313,7 +313,7 @@ class Archives(_Folder):
 
 
 class Checkpoints(_Folder):
-  """A checkpoint with one file changed: never taken for the original."""
+  """A checkpoint with one file changed, which must never be accepted as is."""
 
   step = 7
 
@@ -348,7 +348,7 @@ class Checkpoints(_Folder):
     )
 
   def _restore(self):
-    """As when a run is continued."""
+    """Restores as a continued run does."""
     from alexnet.checkpointing import manager
     from alexnet.config.errors import CheckpointError
     from alexnet.training import progress as progress_lib
@@ -379,7 +379,7 @@ class Checkpoints(_Folder):
     state, progress = self._restore()
     original = (self.folder / name).read_bytes() == self.seeds.get(name)
     manifest = name.endswith('/manifest.json')
-    # Of a manifest another line's end may change nothing of what it says.
+    # Changing a line end of a manifest may not change its meaning.
     if not self._same(state, progress) or not (original or manifest):
       raise Finding(f'taken with {name} changed')
     return f'{name}, the same state'
@@ -390,7 +390,7 @@ class Checkpoints(_Folder):
 
 
 class ForgedCheckpoints(Checkpoints):
-  """The same with a manifest to match: read by Orbax, whatever it is."""
+  """The same with a matching manifest, so that Orbax reads any change."""
 
   def choose(self, rng):
     files = [name for name in self.seeds if not name.endswith('/manifest.json')]
@@ -411,7 +411,7 @@ class ForgedCheckpoints(Checkpoints):
       manifest_lib.write(directory)
       state, _ = self._restore()
       jax.tree.map(self._check_leaf, state, self.target)
-      # As when a network is used: without what a run has besides.
+      # Restored as for inference, without the rest of the state.
       shapes = store.variable_shapes(self.step)
       wanted = {'params': self.target['params']}
       loading.check_shapes(self.folder, self.step, shapes, wanted)

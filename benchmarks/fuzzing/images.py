@@ -1,7 +1,7 @@
-"""Fuzzing of what reads images: mutated files of each format, through decode.
+"""Fuzzing of image decoding with mutated files of each format.
 
-The seeds are made by code, each kind of file of the formats, and are the same
-on every machine with the same libraries.
+The seeds are generated, one for each kind of file, and are the same on every
+machine with the same libraries.
 """
 
 import io
@@ -20,7 +20,7 @@ from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 from input_pipeline.images import containers
 
-# Segments, chunks and markers of JPEG and PNG.
+# Parts of segments, chunks and markers of JPEG and PNG.
 WORDS = (
     b'\xff\xd8', b'\xff\xd9', b'\xff\xda', b'\xff\xc0', b'\xff\xc2',
     b'\xff\xc4', b'\xff\xdb', b'\xff\xdd', b'\xff\xd0', b'\xff\xff', b'\xff\0',
@@ -34,7 +34,7 @@ _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 
 
 class Images:
-  """A file becomes a square, or is refused by name."""
+  """Decodes files to squares; each is accepted or refused by name."""
 
   refusals = (ImageError,)
   words = WORDS
@@ -44,7 +44,7 @@ class Images:
     self._seeds = self.seeds()
 
   def seeds(self) -> list[bytes]:
-    """The files that are changed."""
+    """Returns the files to mutate."""
     return seeds()
 
   def make(self, rng: random.Random) -> bytes:
@@ -70,7 +70,7 @@ class Images:
 
 
 class WebP(Images):
-  """The same of WebP files."""
+  """WebP files."""
 
   words = (
       b'RIFF', b'WEBP', b'VP8 ', b'VP8L', b'VP8X', b'ALPH', b'ANIM', b'ANMF',
@@ -91,7 +91,7 @@ class WebP(Images):
 
 
 class GIF(Images):
-  """The same of GIF files."""
+  """GIF files."""
 
   words = (
       b'GIF87a', b'GIF89a', b'!\xf9\x04', b'!\xfe', b'!\xff\x0bNETSCAPE2.0',
@@ -114,7 +114,7 @@ class GIF(Images):
 
 
 class TIFF(Images):
-  """The same of TIFF files."""
+  """TIFF files."""
 
   words = (
       b'II*\0', b'MM\0*', b'II+\0', *(
@@ -162,7 +162,7 @@ class TIFF(Images):
 
 
 class BMP(Images):
-  """The same of BMP files."""
+  """BMP files."""
 
   words = (
       b'BM', *(struct.pack('<I', size) for size in (12, 40, 64, 108, 124)),
@@ -182,7 +182,7 @@ class BMP(Images):
 
 
 def picture() -> tuple[Image.Image, Image.Image]:
-  """The picture of all seeds, with and without transparency."""
+  """The image of all seeds, with and without transparency."""
   rng = np.random.default_rng(0)
   small = rng.integers(0, 256, (5, 6, 4), np.uint8)
   smooth = Image.fromarray(small, 'RGBA').resize((37, 29), Image.BICUBIC)
@@ -190,7 +190,7 @@ def picture() -> tuple[Image.Image, Image.Image]:
 
 
 def seeds() -> list[bytes]:
-  """JPEG and PNG files."""
+  """Returns JPEG and PNG files."""
   rgba, rgb = picture()
   return [*_jpegs(rgb), *_pngs(rgba, rgb)]
 
@@ -199,13 +199,13 @@ def tiff(
     pixels: np.ndarray, order: str = '<', *, deep: bool = False,
     fields: Sequence[tuple[int, int, int, bytes]] = (),
 ) -> bytes:
-  """A TIFF file without compression, of what Pillow cannot write.
+  """Writes an uncompressed TIFF file of kinds that Pillow cannot write.
 
   Args:
     pixels: [height, width, 3] uint8.
-    order: of bytes, '<' or '>'.
-    deep: words of 16 bits.
-    fields: (tag, type, count, four bytes) besides those that pixels need.
+    order: byte order, '<' or '>'.
+    deep: whether to use 16-bit words.
+    fields: additional fields (tag, type, count, four bytes).
   """
   height, width, _ = pixels.shape
   kind = np.dtype(f'{order}u2') if deep else np.uint8
@@ -230,7 +230,7 @@ def tiff(
 
 
 def bmp_of_runs() -> bytes:
-  """A BMP file of 16 x 16 pixels, stored as run lengths."""
+  """Writes a BMP file of 16 x 16 pixels, stored as run lengths."""
   palette = b''.join(bytes((k, 255 - k, k // 2, 0)) for k in range(256))
   rows = b''.join(bytes((10, k, 6, 255 - k, 0, 0)) for k in range(16)) + b'\0\1'
   header = struct.pack(
@@ -243,7 +243,7 @@ def bmp_of_runs() -> bytes:
 
 
 def file_of(image: Image.Image, kind: str, **options) -> bytes:
-  """A file by Pillow."""
+  """Encodes a file with Pillow."""
   buffer = io.BytesIO()
   image.save(buffer, kind, **options)
   return buffer.getvalue()
@@ -288,7 +288,7 @@ def _pngs(rgba, rgb):
 
 
 def _png(pixels, depth, channels, interlaced):
-  """What Pillow cannot write: 16 bits of colours, and interlaced files."""
+  """Encodes files that Pillow cannot: 16-bit colours, and interlaced ones."""
   pixels = pixels[..., :channels]
   if depth == 16:
     pixels = (pixels.astype(np.uint16) * 257).astype('>u2')

@@ -1,7 +1,7 @@
-"""Pictures whose pixels are intact, with metadata of any content.
+"""Intact images with arbitrary metadata.
 
-Each has to be taken, and to have the pixels that it has without metadata, but
-for its orientation: metadata may say another one that exists.
+Each must be accepted, with the same pixels as without metadata, apart from the
+orientation, which the metadata may set to any valid one.
 """
 
 import io
@@ -18,7 +18,7 @@ from benchmarks.fuzzing.mutations import png_chunk
 from benchmarks.fuzzing.worker import Finding
 from input_pipeline.images import decoding
 
-# EXIF and XMP more often than others.
+# EXIF and XMP are chosen more often than others.
 _JPEG_SEGMENTS = (*[0xE1] * 9, *range(0xE2, 0xEE), 0xEF, 0xFE)
 _PNG_CHUNKS = (
     *[b'eXIf'] * 5, b'iCCP', b'zTXt', b'iTXt', b'tEXt', b'pHYs', b'gAMA',
@@ -26,7 +26,8 @@ _PNG_CHUNKS = (
     b'fcTL', b'fdAT', b'oFFs', b'pCAL', b'sCAL', b'dSIG', b'vpAg', b'caBX',
     b'noTe',
 )
-# Description to GPS, XMP, Photoshop, EXIF, profile, maker's notes, and private.
+# Fields for descriptions, GPS, XMP, Photoshop, EXIF, profiles, maker's notes,
+# and private use.
 _TIFF_FIELDS = (
     254, 269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 330, 700,
     33432, 33550, 33723, 34377, 34665, 34675, 34853, 37500, 37510, 42112, 48129,
@@ -36,7 +37,7 @@ _ORIENTATION = 274
 
 
 class Metadata:
-  """A picture keeps its pixels, whatever is said of them."""
+  """Checks that images keep their pixels, whatever their metadata."""
 
   refusals = ()
 
@@ -80,7 +81,7 @@ class Metadata:
     return kind, seed, self._writers[kind](seed, pieces, rng)
 
   def _piece(self, rng):
-    """Some metadata: a real one that is changed, or anything."""
+    """Creates metadata: a mutated real piece, or random bytes."""
     if rng.random() < 0.15:
       return rng.randbytes(rng.choice((0, 1, 2, 4, 9, 32, 500, 40_000)))
     sample = rng.choice(self._samples)
@@ -103,11 +104,11 @@ class Metadata:
 
 
 def _as_shown(file):
-  """[height, width, 3] uint8: what Pillow makes of it, on white."""
+  """Pixels as decoded by Pillow on white, [height, width, 3] uint8."""
   image = Image.open(io.BytesIO(file))
   if image.has_transparency_data:
     image = image.convert('RGBA')
-    # By the formula; in 16 bits Pillow's own function would round otherwise.
+    # By the formula, since Pillow's own function rounds 16 bits differently.
     opacity = np.asarray(image)[..., 3:] / 255
     colours = np.asarray(image)[..., :3]
     return np.rint(colours * opacity + 255 * (1 - opacity)).astype(np.uint8)
@@ -115,13 +116,13 @@ def _as_shown(file):
 
 
 def _turns(pixels):
-  """The eight orientations of EXIF, the first as it is."""
+  """The eight orientations of EXIF, the first unchanged."""
   for other in (pixels, pixels.transpose(1, 0, 2)):
     yield from (other, other[::-1], other[:, ::-1], other[::-1, ::-1])
 
 
 def _samples():
-  """Metadata of each kind, as programs write it."""
+  """Metadata of each kind, as written by programs."""
   exif = Image.Exif()
   exif[_ORIENTATION], exif[0x010F] = 6, 'maker' * 9
   exif.get_ifd(0x8769)[0x927C] = bytes(range(200))
@@ -153,7 +154,7 @@ def _jpeg(seed, pieces, rng):
     piece = piece[:65_533]
     code = rng.choice(_JPEG_SEGMENTS)
     segment = struct.pack('>BBH', 0xFF, code, len(piece) + 2) + piece
-    # The first place is the same for all, and the others are behind it.
+    # The first position is the same for all; others come after it.
     start = starts[0] if rng.random() < 0.5 else rng.choice(starts)
     seed = seed[:start] + segment + seed[start:]
     starts = [
@@ -166,13 +167,13 @@ def _png(seed, pieces, rng):
   rows = seed.index(b'IDAT') - 4
   for piece in pieces:
     chunk = png_chunk(rng.choice(_PNG_CHUNKS), piece)
-    if rng.random() < 0.1:  # Its checksum is wrong.
+    if rng.random() < 0.1:  # Breaks the checksum.
       chunk = chunk[:-1] + bytes((chunk[-1] ^ 1,))
     place = rng.choice((33, rows, len(seed) - 12))
     seed = seed[:place] + chunk + seed[place:]
     rows += len(chunk) if place <= rows else 0
   ending = rng.random()
-  if ending < 0.1:  # Cut off, behind the pixels.
+  if ending < 0.1:  # Cut off after the pixels.
     return seed[: len(seed) - rng.randint(1, 12)]
   return seed + (pieces[0] if ending < 0.3 else b'')
 
@@ -211,7 +212,7 @@ def _gif(seed, pieces, rng):
     label = rng.choice((b'\xfe', b'\xff', b'\x01', b'\x99'))
     place = rng.choice((start, len(seed) - 1))
     seed = seed[:place] + b'!' + label + blocks + b'\0' + seed[place:]
-  # As tools write it, also in files of the older version.
+  # As written by tools, also in files of the older version.
   return rng.choice((b'GIF87a', b'GIF89a')) + seed[6:]
 
 
@@ -236,7 +237,7 @@ def _tiff(seed, pieces, rng):
 
 def _bmp(seed, pieces, rng):
   changed = bytearray(seed)
-  # The file's size, what is reserved, and pixels to the metre.
+  # File size, reserved bytes, and pixels per metre.
   for start, end in ((2, 6), (6, 10), (38, 46)):
     if rng.random() < 0.5:
       changed[start:end] = (pieces[0] + bytes(8))[: end - start]

@@ -1,4 +1,4 @@
-"""Changes to a file that its reader has to survive; a function of a seed."""
+"""Mutates files; a function of a random generator."""
 
 import random
 import re
@@ -6,10 +6,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-# Lengths, counts and sizes where programs go wrong.
+# Numbers at which programs often fail.
 _WHOLE = (0, 1, 2, 7, 8, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**26,
           2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**63 - 1, 2**64 - 1)
-# What may stand for a number in a text.
+# Replacements for a number in a text.
 _NUMBERS = (
     '0', '-1', '1', '-0.0', '0.5', '1e-320', '1e308', '1e999', 'NaN', 'nan',
     'inf', '-Infinity', '1000000000000', '99999999999999999999', '9' * 5000,
@@ -31,16 +31,16 @@ def mutate(
 
   Args:
     data: the file.
-    rng: decides everything.
-    others: files to take parts of.
-    words: of the format, put anywhere.
-    text: whether it is one, with numbers and lines.
+    rng: source of all random choices.
+    others: files to take parts from.
+    words: words of the format, inserted anywhere.
+    text: whether it is a text, with numbers and lines.
 
   Returns:
     A file that differs.
   """
   shape = [_truncate, _remove, _repeat]
-  if text:  # Bytes that are no text are refused as such.
+  if text:  # Invalid UTF-8 is refused before parsing, so it is rare here.
     ways = [*[_number] * 8, *[_letter] * 3, _line, _line, _nest, _flip, *shape]
   else:
     ways = [*[_flip] * 4, *[_byte] * 2, *[_length] * 2, _insert, *shape]
@@ -56,7 +56,7 @@ def mutate(
 
 
 def _place(data, rng):
-  # Headers are at the beginning, and of most interest.
+  # Headers at the beginning are the most interesting.
   if rng.random() < 0.5:
     return rng.randrange(min(len(data), 256) + 1)
   return rng.randrange(len(data) + 1)
@@ -111,7 +111,7 @@ def _put(data, rng, piece):
 
 
 def _length(data, rng):
-  """Another number where one of 1, 2, 4 or 8 bytes may stand."""
+  """Replaces a number of 1, 2, 4 or 8 bytes."""
   kind = rng.choice('BHHIIIQ')
   size = struct.calcsize(kind)
   value = rng.choice(_WHOLE)
@@ -155,13 +155,13 @@ def _nest(data, rng):
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-  """A chunk of a PNG file, with a right checksum."""
+  """Creates a chunk of a PNG file, with a correct checksum."""
   crc = zlib.crc32(kind + data)
   return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', crc)
 
 
 def with_checksums(png: bytes) -> bytes:
-  """A PNG whose checksums are right, so that what it says is read."""
+  """Corrects a PNG's checksums, so that its contents are read."""
   pieces, place = [png[:8]], 8
   while place + 8 <= len(png):
     length = int.from_bytes(png[place : place + 4], 'big')
@@ -177,7 +177,7 @@ def with_checksums(png: bytes) -> bytes:
 
 
 def repacked(png: bytes, rng: random.Random) -> bytes:
-  """A PNG whose pixels are changed before they are compressed."""
+  """Changes a PNG's pixels before compression."""
   pieces, rows, place = [png[:8]], b'', 8
   while place + 12 <= len(png):
     length = int.from_bytes(png[place : place + 4], 'big')
@@ -194,7 +194,7 @@ def repacked(png: bytes, rng: random.Random) -> bytes:
 
 
 def resize_header(image: bytes, rng: random.Random) -> bytes:
-  """A JPEG or PNG that says it has other numbers of pixels."""
+  """Changes the number of pixels in the header of a JPEG or PNG."""
   sides = (0, 1, 8, 100, 4000, 8192, 65535)
   width, height = rng.choice(sides), rng.choice(sides)
   if image.startswith(b'\x89PNG'):

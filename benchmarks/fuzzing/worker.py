@@ -1,12 +1,12 @@
-"""A process that gives inputs to a reader, one after the other; see fuzz.py.
+"""A process that passes inputs to a reader one by one; see fuzz.py.
 
   python -m benchmarks.fuzzing.worker MODULE:TARGET SEED FOLDER
 
-reads lines 'FIRST END' and writes a line when it begins with an input, which
-then lies in FOLDER/current (a finding stays, as FOLDER/current-NUMBER), and one
-of JSON when it has ended. It dies by SIGPROF at an input that takes more than
-CPU_SECONDS of the processor, by SIGALRM at one that waits longer than
-WALL_SECONDS, and of whatever the reader dies of.
+It reads lines 'FIRST END'. It writes a line at the beginning of each input,
+which is then in FOLDER/current (a finding stays as FOLDER/current-NUMBER), and
+a line of JSON at its end. It is killed by SIGPROF if an input takes more than
+CPU_SECONDS of CPU time, and by SIGALRM if it takes more than WALL_SECONDS.
+Crashes of the reader end it too.
 """
 
 import contextlib
@@ -23,54 +23,54 @@ from typing import Any, Protocol
 
 CURRENT = 'current'
 CPU_SECONDS = 5
-# Of a machine that may have other work.
+# On a machine that may have other work.
 WALL_SECONDS = 60
 MEMORY = 2**30
-# More than may be used, so that a reader that does is seen, and less than
-# would take the machine from others.
+# Above the allowed memory, so that excess is measured, but low enough to
+# protect the machine.
 _HARD_LIMIT = 3 * MEMORY
 
 
 class Finding(Exception):
-  """A reader did what it must not do."""
+  """Raised for a forbidden behaviour of a reader."""
 
 
 class Target(Protocol):
-  """A reader, and inputs for it."""
+  """A reader, and its inputs."""
 
-  # What it may raise.
+  # Errors that it may raise.
   refusals: tuple[type[Exception], ...]
 
   def __init__(self, folder: pathlib.Path):
-    """Makes its seeds; the folder is its own."""
+    """Creates the seeds; the folder belongs to this target."""
 
   def make(self, rng: random.Random) -> Any:
-    """An input."""
+    """Returns an input."""
 
   def read(self, made: Any) -> str | None:
-    """Reads it; what it took it for.
+    """Reads an input; returns its kind.
 
     Raises:
-      Finding: it was taken, and must not be.
+      Finding: the input must not be accepted.
     """
 
   def save(self, made: Any, path: pathlib.Path) -> None:
-    """Writes an input for a person to look at."""
+    """Writes an input to a file for inspection."""
 
 
 def load(name: str, folder: pathlib.Path) -> Target:
-  """The target of 'MODULE:CLASS'."""
+  """Creates the target of 'MODULE:CLASS'."""
   module, _, kind = name.partition(':')
   return getattr(importlib.import_module(module), kind)(folder)
 
 
 def generator(name: str, seed: int, number: int) -> random.Random:
-  """What decides an input: nothing else does."""
+  """Random generator that determines an input."""
   return random.Random(f'{name} {seed} {number}')
 
 
 def _memory(field):
-  """Bytes, from the system's report on this process."""
+  """A field of the system's report on this process, in bytes."""
   for line in pathlib.Path('/proc/self/status').read_text().splitlines():
     if line.startswith(field + ':'):
       return 1024 * int(line.split()[1])
@@ -78,13 +78,13 @@ def _memory(field):
 
 
 def _forget_peak():
-  # Where it cannot be written, the peak is that of the whole process.
+  # If it cannot be written, the peak is the whole process's.
   with contextlib.suppress(OSError):
     pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
 def _read(target, made):
-  """(outcome, kind), where an outcome is accepted, refused or finding."""
+  """(outcome, kind), where the outcome is accepted, refused or finding."""
   try:
     return 'accepted', target.read(made) or 'as it is'
   except Finding as error:
@@ -114,7 +114,7 @@ def main() -> None:
   """Serves until its input ends."""
   name, seed, folder = sys.argv[1:]
   say = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print is no answer.
+  os.dup2(2, 1)  # Output of libraries must not mix with answers.
   target = load(name, pathlib.Path(folder))
   current = pathlib.Path(folder) / CURRENT
   limit = _memory('VmData') + _HARD_LIMIT
@@ -135,7 +135,7 @@ def main() -> None:
       peak = _memory('VmHWM')
       if peak > MEMORY:
         outcome, kind = 'finding', f'took {peak / 2**20:,.0f} MiB'
-      if outcome == 'finding':  # The next input will take its place.
+      if outcome == 'finding':  # The next input would overwrite it.
         current.replace(current.with_name(f'{CURRENT}-{number}'))
       result = {
           'number': number,
@@ -150,5 +150,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  # Of the module by its name, whose `Finding` is the one that targets raise.
+  # By name, since targets raise `Finding` of the imported module.
   importlib.import_module('benchmarks.fuzzing.worker').main()

@@ -1,1 +1,1 @@
-"""A GPU beside its CPU, its peak and PyTorch; the command is this package."""
+"""A GPU compared with its CPU, its peak and PyTorch."""

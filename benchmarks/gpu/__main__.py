@@ -1,18 +1,18 @@
-"""All there is to measure of a GPU, by one command, for when there is one.
+"""Measures and checks a GPU with one command.
 
   python -m benchmarks.gpu --json=results.jsonl
   python -m benchmarks.gpu --all --source=PHOTOS
   JAX_PLATFORMS=cpu python -m benchmarks.gpu --reduced
 
 It needs jax (for GPUs), flax, optax, ml_collections and numpy; PyTorch is
-measured where it is installed. Run #145's network on the first GPU: its logits
-and first updates beside those of the CPU, then steps of training and inference
-from a batch that stays on the device. Each case has a process of its own, and
-when it ends its line of JSON is written, with the error if it failed. At the
-end there are tables; docs/gpus.md explains them.
+measured if installed. It compares the logits and first updates of run #145's
+network on the first GPU with the CPU's, then times training and inference steps
+on a constant batch. Each case runs in its own process and writes a line of JSON
+when it ends, with the error if it failed. Tables follow at the end;
+docs/gpus.md explains them.
 
---all adds PyTorch without `torch.compile`, TF32 beside the CPU, and training
-from prepared data, which needs requirements-dev.txt.
+--all adds PyTorch without `torch.compile`, a comparison of TF32 with the CPU,
+and training from prepared data, which needs requirements-dev.txt.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from benchmarks.gpu import results
 from benchmarks.step import network
 from input_pipeline.files import paths
 
-# Seconds of the command, if no flag says it; --all has no end.
+# Default limit in seconds; --all has none.
 BUDGET = 350.0
 # Longest wait for a process, in seconds.
 _LONGEST = 600.0
@@ -46,15 +46,16 @@ _TRAINING = network.Case(dtype='bfloat16')
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-  """A case before it begins.
+  """A case to measure.
 
   Attributes:
-    name: of it, beside its mode and batch size.
-    call: a function of `benchmarks.gpu.measure`; 'compare' is two of them.
-    case: what to compute.
-    seconds: that it takes, by estimate.
-    arguments: of the function.
-    bounds: of a comparison: the largest 'logits', 'loss' and 'update'.
+    name: its name, besides mode and batch size.
+    call: a function of `benchmarks.gpu.measure`, or 'compare', which makes two
+      calls.
+    case: the case to compute.
+    seconds: estimated duration.
+    arguments: arguments of the function.
+    bounds: for comparisons, the largest 'logits', 'loss' and 'update'.
   """
 
   name: str
@@ -65,11 +66,11 @@ class Planned:
   bounds: dict[str, float] | None = None
 
 
-# By precision, relative differences. On a CPU the plain forms are apart from
-# those for CPUs by 2e-7, 6e-8 and 9e-4 in float32, by 2e-3, 1e-3 and 0.6 in
-# bfloat16, whose rounding moves the largest of a window; with TF32's rounding
-# in convolutions by 9e-5, 2e-5 and 0.1, so that TF32 is no float32 here. An
-# update that is not made is 1 away.
+# Bounds of relative differences, by precision. Plain forms and CPU forms on a
+# CPU differ by 2e-7, 6e-8 and 9e-4 in float32, and by 2e-3, 1e-3 and 0.6 in
+# bfloat16, whose rounding can move the maximum of a window. TF32 rounding in
+# convolutions gives 9e-5, 2e-5 and 0.1, beyond the bounds of float32. A missing
+# update gives 1.
 BOUNDS = {
     'float32': dict(logits=1e-5, loss=1e-5, update=1e-2),
     'TF32': dict(logits=1e-3, loss=1e-3, update=0.3),
@@ -80,12 +81,12 @@ BOUNDS = {
 def planned(
     everything: bool, source: str | None = None, images: int = 1024
 ) -> list[Planned]:
-  """The cases in their order, most wanted first.
+  """Lists the cases, most important first.
 
   Args:
-    everything: also those that are for --all.
-    source: of these, the folder of images; None for some that are made.
-    images: how many of those.
+    everything: whether to include the cases of --all.
+    source: folder of images for these; None to generate some.
+    images: number of generated images.
   """
 
   def compared(name, dtype, precision):
@@ -110,7 +111,7 @@ def planned(
       ours('TF32', network.Case(), 40, 'tensorfloat32'),
       ours('bfloat16', large, 40),
       ours('bfloat16', dataclasses.replace(large, mode='inference'), 30),
-      # Two forms of response normalization; the faster is the competitor.
+      # Two forms of response normalization; the faster one counts.
       pytorch('band', True, 45),
       pytorch('library', True, 45),
   ]
@@ -126,7 +127,7 @@ def planned(
 
 
 def reduced(case: network.Case) -> network.Case:
-  """A case that a CPU computes in a moment."""
+  """Reduces a case to one that a CPU computes quickly."""
   batch_size = max(2, case.batch_size // 32)
   return dataclasses.replace(
       case, batch_size=batch_size, width=0.0625, classes=10
@@ -140,16 +141,16 @@ def call(
     limit: float,
     on_cpu: bool = False,
 ) -> Any:
-  """Calls a function of `measure` in a process of its own.
+  """Calls a function of `measure` in a separate process.
 
   Args:
     function: its name.
-    arguments: as JSON has them.
-    limit: seconds that it may take.
-    on_cpu: whether JAX sees no GPU; else it sees the first.
+    arguments: its arguments, for JSON.
+    limit: time limit in seconds.
+    on_cpu: whether to hide GPUs from JAX; otherwise it uses the first.
 
   Raises:
-    CompetitorError: it failed, has no answer, or misses a package.
+    CompetitorError: it failed, gave no answer, or lacks a package.
   """
   first = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[0]
   worker = train_step.Worker(
@@ -158,7 +159,7 @@ def call(
       {'module': _MEASURE, 'call': function, 'arguments': arguments},
       environment={
           'CUDA_VISIBLE_DEVICES': first,
-          # Compiling is measured too.
+          # The cache would hide compilation times.
           'JAX_ENABLE_COMPILATION_CACHE': 'false',
           **(train_step.ON_CPU if on_cpu else {}),
       },
@@ -171,12 +172,12 @@ def call(
 def compare(
     one: Planned, limit: float, ask: Callable[..., Any]
 ) -> dict[str, Any]:
-  """The device beside the CPU: 'differences', in which 'layer', and 'agrees'.
+  """Compares the device with the CPU: 'differences', 'layer', and 'agrees'.
 
   Args:
     one: the case, with its bounds.
-    limit: seconds that both may take together.
-    ask: `call`, or a stand-in.
+    limit: time limit for both together, in seconds.
+    ask: `call`, or a replacement.
   """
   end = time.monotonic() + limit
   with tempfile.TemporaryDirectory() as folder:
@@ -200,7 +201,7 @@ def compare(
   differences = {'logits': logits, 'loss': loss, 'update': update}
   return {
       'differences': {
-          # JSON has no others.
+          # JSON has no infinity or NaN.
           name: value if math.isfinite(value) else None
           for name, value in differences.items()
       },
@@ -220,18 +221,18 @@ def measure(
     ask: Callable[..., Any] = call,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-  """Runs one case after the other.
+  """Runs the cases one by one.
 
   Args:
-    cases: in their order.
-    machine: from `measure.machine`.
-    budget: seconds that are left. A case that takes longer, by its estimate, is
-      not begun; one that does so all the same is ended.
-    seconds: that are measured of each, after its start.
-    write: is given the record of each case when it ends: its fields and what
-      was found, or 'error'.
+    cases: the cases, in order.
+    machine: result of `measure.machine`.
+    budget: time limit in seconds. A case with a longer estimate is not started;
+      a running case is ended at the limit.
+    seconds: measuring time of each case, after its start.
+    write: called with the record of each case when it ends: its fields and
+      results, or 'error'.
     ask: calls a function of `measure`.
-    clock: in seconds.
+    clock: returns seconds.
   """
   end = clock() + budget
   for one in cases:
@@ -274,7 +275,7 @@ def _result(one, machine, limit, seconds, ask):
 
 
 def main(argv):
-  """Entry point; status 1 if the device and its CPU do not agree."""
+  """Entry point; status 1 if the device and its CPU disagree."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   values = flags.FLAGS
@@ -317,7 +318,7 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_bool('all', False, 'What takes longer, or needs more, as well.')
+  flags.DEFINE_bool('all', False, 'Include cases that are long or need more.')
   flags.DEFINE_float(
       'budget', None,
       'Seconds for all: a case that would take longer by its estimate is not '
@@ -325,13 +326,15 @@ if __name__ == '__main__':
       lower_bound=0,
   )
   flags.DEFINE_bool(
-      'reduced', False, 'A narrow network and small batches, to try this.'
+      'reduced', False, 'Use a narrow network and small batches, as a trial.'
   )
   flags.DEFINE_string(
       'source', None,
       'Folder of class folders to be fed from; unset: photographs of '
       'scikit-learn.',
   )
-  flags.DEFINE_integer('images', 1024, 'Of these photographs.', lower_bound=4)
-  paths.define('json', 'File to write the lines to, besides.')
+  flags.DEFINE_integer(
+      'images', 1024, 'Number of these photographs.', lower_bound=4
+  )
+  paths.define('json', 'File to write the lines of JSON to.')
   app.run(main)

@@ -1,8 +1,8 @@
-"""What the process of a case does, on the device that JAX or PyTorch has there.
+"""Functions that run in a case's process, on the device of JAX or PyTorch.
 
-`step/worker.py` calls these functions with what came as JSON, and answers with
-what they return. Frameworks are imported by those that use them: the peer's
-process has no JAX in it, and ours no PyTorch.
+`step/worker.py` calls them with arguments from JSON, and answers with their
+results. Frameworks are imported by the functions that use them, so that
+PyTorch's process has no JAX, and ours no PyTorch.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.step import network, report, worker
 
-# Steps before the clock starts, of which the first compiles; turns after that.
+# Untimed steps, of which the first compiles; number of turns.
 WARM_UP = 3
 TURNS = 7
 _FEEDING_ROUNDS = 3
@@ -22,15 +22,15 @@ _FEEDING_ROUNDS = 3
 def turns(
     start: Callable[[], Any], wait: Callable[[Any], Any], seconds: float
 ) -> dict[str, Any]:
-  """Times steps that are started one after the other, and waited for once.
+  """Times sequences of steps, each started without waiting for the last.
 
   Args:
     start: starts a step; returns what to wait for.
-    wait: waits for that.
-    seconds: of all turns together, about.
+    wait: waits for it.
+    seconds: approximate duration of all turns.
 
   Returns:
-    'seconds_per_step', the median of the turns with the lowest and highest,
+    'seconds_per_step', the median over turns with the lowest and highest,
     'steps_per_turn' and 'first_step_seconds'.
   """
   begin = time.perf_counter()
@@ -63,7 +63,7 @@ def _jax(precision):
 
 
 def machine() -> dict[str, Any]:
-  """The devices, versions and settings; see `environment.describe`."""
+  """Describes devices, versions and settings; see `environment.describe`."""
   import jax
 
   from alexnet.runtime import compilation, environment, mesh
@@ -82,7 +82,7 @@ def machine() -> dict[str, Any]:
 
 
 def outputs(case: dict[str, Any], precision: str, file: str) -> None:
-  """Writes the logits, and losses and parameters of the first updates."""
+  """Writes the logits, and losses and parameters after the first updates."""
   _jax(precision)
   from benchmarks.step import ours
 
@@ -94,19 +94,19 @@ def outputs(case: dict[str, Any], precision: str, file: str) -> None:
 def ours(
     case: dict[str, Any], precision: str, seconds: float
 ) -> dict[str, Any]:
-  """Our step: that of training, or of inference.
+  """Measures our training or inference step.
 
   Args:
     case: fields of `network.Case`.
-    precision: of products of float32, as JAX names them.
-    seconds: to measure for.
+    precision: precision of float32 products, as named by JAX.
+    seconds: duration of the measurement.
 
   Returns:
-    What `turns` does, 'compile_seconds', 'operations' of its products and
-    convolutions, 'bytes_accessed' as XLA counts them (operands and results of
-    each kernel), 'program_bytes' (arguments, results, temporaries) and
-    'peak_bytes', the most that the process has had in use: also when compiling
-    tried kernels. None where the platform does not say.
+    The result of `turns`; 'compile_seconds'; 'operations' of products and
+    convolutions; 'bytes_accessed' as counted by XLA (operands and results of
+    each kernel); 'program_bytes' (arguments, results, temporaries); and
+    'peak_bytes', the most in use by the process, including kernels tried when
+    compiling. None where the platform has no figure.
   """
   jax = _jax(precision)
   from benchmarks.step import ours as steps
@@ -141,18 +141,18 @@ def pytorch(
     device: str,
     seconds: float,
 ) -> dict[str, Any]:
-  """PyTorch's step of training; see step/pytorch.py.
+  """Measures PyTorch's training step; see step/pytorch.py.
 
   Args:
     case: fields of `network.Case`.
-    variant: how response normalization is computed.
-    compiled: whether by `torch.compile`; else eager.
+    variant: form of response normalization.
+    compiled: whether to use `torch.compile`.
     device: 'cuda' or 'cpu'.
-    seconds: to measure for.
+    seconds: duration of the measurement.
 
   Returns:
-    What `turns` does, 'compile_seconds' (all that the first step takes),
-    'operations', and 'peak_bytes' of tensors in the turns and the steps before.
+    The result of `turns`; 'compile_seconds', the duration of the first step;
+    'operations'; and 'peak_bytes' of tensors up to the end of the turns.
   """
   import torch
 
@@ -177,25 +177,25 @@ def pytorch(
 def feeding(
     case: dict[str, Any], source: str | None, images: int, seconds: float
 ) -> dict[str, Any]:
-  """Steps from prepared data beside steps of a batch that stays, by turns.
+  """Compares steps from prepared data with steps on a constant batch.
 
   Args:
     case: fields of `network.Case`.
-    source: folder of class folders; None for photographs that are made.
-    images: how many of these.
-    seconds: of a turn.
+    source: folder of class folders; None for generated photographs.
+    images: number of generated photographs.
+    seconds: duration of a turn.
 
   Returns:
-    'input_images_per_second' of prepared pixels and JPEG files that nobody
-    trains with, 'seconds_per_step' {where the batches come from: median} and
-    'busy', the share of such a step's time that the step alone takes.
+    'input_images_per_second' of prepared pixels and JPEG files without
+    training, 'seconds_per_step' {source of the batches: median}, and 'busy',
+    the share of a step's time that the computation alone takes.
   """
   from absl import flags
 
   from benchmarks import feeding as feeding_lib
   from benchmarks import input_pipeline
 
-  flags.FLAGS.mark_as_parsed()  # This process has no command line.
+  flags.FLAGS.mark_as_parsed()  # There is no command line.
   case = network.Case(**case)
   with input_pipeline.images_to_read(source, images, None) as (source, work):
     rates = input_pipeline.measure(

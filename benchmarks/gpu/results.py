@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` says of its cases: shares of the device, and tables."""
+"""Results of `benchmarks.gpu`: shares of the device's peak, and tables."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ from benchmarks.communication.model import MACHINES, Machine
 from benchmarks.step import report
 
 _A100, _H100, _H200 = (MACHINES[name] for name in ('a100', 'h100', 'h200'))
-# By JAX's name of a device, a part of one (MIG) being another device. `flops`
-# is what NVIDIA publishes for dense products in TF32; bfloat16 has twice that.
+# By JAX's device name; parts of a device (MIG) have other names. `flops` is
+# NVIDIA's figure for dense products in TF32; bfloat16 has twice that.
 DEVICES: Mapping[str, Machine] = {
     'NVIDIA A100-SXM4-40GB': dataclasses.replace(
         _A100, memory=1555e9, source='A100 SXM 40 GB (TF32)'
@@ -34,16 +34,16 @@ DEVICES: Mapping[str, Machine] = {
 def shares(
     kind: str, dtype: str, measured: Mapping[str, Any]
 ) -> dict[str, float]:
-  """Which share of a device's peak and bandwidth a step reaches.
+  """Shares of a device's peak and bandwidth that a step reaches.
 
   Args:
-    kind: JAX's name of the device.
-    dtype: 'float32', for TF32, or 'bfloat16'.
-    measured: from `measure.ours` or `measure.pytorch`.
+    kind: JAX's device name.
+    dtype: 'float32' (for TF32) or 'bfloat16'.
+    measured: result of `measure.ours` or `measure.pytorch`.
 
   Returns:
-    'peak_share' and 'bandwidth_share'; the latter only if 'bytes_accessed' are
-    known, and neither of a device that is not in DEVICES.
+    'peak_share', and 'bandwidth_share' if 'bytes_accessed' is known; empty for
+    devices that are not in DEVICES.
   """
   machine = DEVICES.get(kind)
   if machine is None:
@@ -110,11 +110,11 @@ def _feeding(records):
 
 
 def table(machine: Mapping[str, Any], records: Iterable[dict]) -> str:
-  """Markdown of all cases that have ended, then what has failed.
+  """Formats all finished cases as Markdown, then the failed ones.
 
   Args:
-    machine: from `measure.machine`.
-    records: what was written as lines of JSON.
+    machine: result of `measure.machine`.
+    records: the records written as lines of JSON.
   """
   kind = machine['device_kind']
   source = f'shares of {DEVICES[kind].source}' if kind in DEVICES else (

@@ -1,17 +1,17 @@
-"""What XLA makes of this program for GPUs, on a machine that has none.
+"""Compiles this program for GPUs and checks it, without a GPU.
 
   make gpu-compiled
   python -m benchmarks.gpu_compiled --baseline=CHECKOUT --json=results.json
 
-XLA's CUDA plugin compiles ahead of time from the description of a device, ten
-seconds a program on two cores. Prints for each program the kernels, the bytes
-that they read and write, temporaries and collectives; --baseline prints another
-checkout's beside them. Nothing is run, so nothing is timed, and autotuning,
-which needs a device, is off.
+XLA's CUDA plugin compiles ahead of time from a device's description, in about
+ten seconds per program on two cores. For each program it prints the kernels,
+the bytes that they read and write, temporaries and collectives; --baseline adds
+another checkout's. Nothing runs, so nothing is timed, and autotuning, which
+needs a device, is off.
 
-Exit status 1 if a program is not what it should be, see rules.py: a form for
-CPUs in it, a call of the host, a scatter, more bytes than its bound. The plugin
-lies in --compiler, where the Makefile's target puts it.
+The exit status is 1 if a program breaks a rule of rules.py, such as a form for
+CPUs, a call of the host, a scatter, or more bytes than its bound. The plugin is
+in --compiler, where the Makefile's target installs it.
 """
 
 import itertools
@@ -45,7 +45,7 @@ Result = dict[str, Any]
 
 
 def environment(compiler: pathlib.Path) -> dict[str, str]:
-  """Of a process that compiles with the plugin in a folder."""
+  """Environment of a process that compiles with the plugin in a folder."""
   ours = os.environ
   path = [str(compiler), *filter(None, [ours.get('PYTHONPATH')])]
   options = (
@@ -61,7 +61,7 @@ def environment(compiler: pathlib.Path) -> dict[str, str]:
 def compiled(
     checkout: pathlib.Path, compiler: pathlib.Path, cases: list[dict[str, Any]]
 ) -> Iterator[Result]:
-  """Yields of each case what `measures.measure` says of it.
+  """Yields the result of `measures.measure` for each case.
 
   Args:
     checkout: folder of the program.
@@ -69,7 +69,7 @@ def compiled(
     cases: fields of `programs.Case`.
 
   Raises:
-    UserError: one of them cannot be compiled; the process has said why.
+    UserError: a case cannot be compiled; the process has printed why.
   """
   command = (sys.executable, '-m', 'benchmarks.gpu_compiled.worker', checkout)
   with subprocess.Popen(
@@ -88,10 +88,10 @@ def compiled(
 
 
 def row(result: Result, before: Result | None) -> tuple[str, ...]:
-  """Cells of the table; with a baseline its numbers come first.
+  """Cells of a table row; with a baseline its numbers come first.
 
-  `sent` is all collectives' MiB, `early` the MiB of the sums over replicas that
-  begin while there are convolutions to come.
+  `sent` is the MiB of all collectives; `early` is the MiB of sums over replicas
+  that start while convolutions are still to come.
   """
   both = [before, result] if before else [result]
   mib = lambda size: f'{size / 2**20:,.0f}'
@@ -112,7 +112,7 @@ def row(result: Result, before: Result | None) -> tuple[str, ...]:
 
 
 def chosen(values: flags.FlagValues) -> list[dict[str, Any]]:
-  """The fields of each case that the flags ask for."""
+  """Returns the fields of each case selected by the flags."""
   for name, known in CHOICES.items():
     if others := set(values[name].value) - set(known):
       raise app.UsageError(
@@ -157,7 +157,7 @@ if __name__ == '__main__':
   for name, known in CHOICES.items():
     flags.DEFINE_list(name, list(known), f'Some of {", ".join(known)}.')
   paths.define(
-      'compiler', f'Folder with the plugin; unset: {COMPILER}, where the '
+      'compiler', f'Folder with the plugin; default: {COMPILER}, where the '
       'Makefile installs it.'
   )
   paths.define('baseline', 'Checkout of this repository to compare with.')

@@ -1,13 +1,13 @@
-"""GPUs that are not there, by their descriptions.
+"""Descriptions of GPUs, to compile for them without a device.
 
-XLA's CUDA plugin compiles ahead of time from what it would ask a device for.
+XLA's CUDA plugin compiles ahead of time from what it would query from a device.
 """
 
 import jax
 from jax.experimental import topologies
 
-# One a device: multiprocessors, bytes of shared memory of one and of a block,
-# memory's bytes a second and size, cache, compute capability, name.
+# Fields of a device: multiprocessors, bytes of shared memory per multiprocessor
+# and per block, memory's bandwidth and size, cache, compute capability, name.
 _DESCRIPTION = """
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -50,11 +50,11 @@ NAMES = tuple(_FIGURES)
 
 
 def gpus(name: str, count: int) -> list[jax.Device]:
-  """The devices of one host, to compile for and not to run on.
+  """Returns the devices of one host, for compilation only.
 
   Args:
     name: one of NAMES.
-    count: how many.
+    count: number of devices.
 
   Raises:
     RuntimeError: JAX has no plugin for CUDA, see the Makefile's gpu-compiled.

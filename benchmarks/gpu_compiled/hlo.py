@@ -1,4 +1,4 @@
-"""Reads the text of a module that XLA has optimized for GPUs."""
+"""Parses the text of a module that XLA has optimized for GPUs."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ _BYTES = {
     'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2,
     'f32': 4, 's32': 4, 'u32': 4, 'f64': 8, 's64': 8, 'u64': 8, 'c64': 8,
 }
-# What runs nothing. Of a collective the beginning is counted, not the end.
+# Operations that run nothing. Collectives are counted by their start.
 _NOTHING = (
     'bitcast', 'constant', 'get-tuple-element', 'opt-barrier', 'parameter',
     'tuple',
@@ -23,14 +23,14 @@ _ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """One thing that a GPU starts: a kernel, a library's call, a collective.
+  """A GPU operation: a kernel, a call of a library, or a collective.
 
   Attributes:
     size: bytes of operands and results, as if each were read and written once
-      and no cache helped: to compare two programs by, not a time.
-    operation: HLO's.
-    target: of a custom call, or the kind of a fusion.
-    where: the place in the program that it is from.
+      without a cache; for comparing programs, not for times.
+    operation: name in HLO.
+    target: target of a custom call, or kind of a fusion.
+    where: place in the program that it comes from.
     line: the whole instruction.
   """
 
@@ -42,7 +42,7 @@ class Kernel:
 
 
 def kernels(text: str) -> list[Kernel]:
-  """The kernels of a module's entry, in the order in which they start.
+  """Lists the kernels of a module's entry, in order of their start.
 
   Args:
     text: HLO of a compiled program.
@@ -59,7 +59,7 @@ def kernels(text: str) -> list[Kernel]:
     operands = re.findall(r'%([\w.\-]+)', match['rest'].split('), ')[0])
     arrays = _ARRAY.findall(match['shape'])
     if operation.endswith('-start') and len(arrays) == 2 * len(operands):
-      arrays = arrays[len(operands):]  # The first ones are the operands.
+      arrays = arrays[len(operands):]  # The operands come first.
     for name in operands:
       arrays += _ARRAY.findall(shapes.get(name, ''))
     size = sum(itertools.starmap(_size, arrays))

@@ -1,4 +1,4 @@
-"""What is counted in a compiled program."""
+"""Measures compiled programs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from benchmarks.communication import compiled_step
 from benchmarks.communication.compiled_step import Collective
 from benchmarks.gpu_compiled import hlo, programs, rules
 
-# Kernels that are named, those that move most.
+# Number of kernels named: those that move most bytes.
 _LARGEST = 12
 
 
 def measure(case: programs.Case) -> dict[str, Any]:
-  """Compiles a case.
+  """Compiles and measures a case.
 
   Returns:
-    As JSON has it: the case's fields and 'name', 'kernels', their number,
-    'bytes' of them all, 'temporaries' in bytes, 'largest' kernels,
-    'collectives' and 'faults', see rules.py.
+    For JSON: the case's fields and 'name', the number of 'kernels', their
+    'bytes', 'temporaries' in bytes, the 'largest' kernels, 'collectives', and
+    'faults' (see rules.py).
   """
   program = programs.compile_program(case)
   kernels = hlo.kernels(program.compiled)
@@ -53,12 +53,12 @@ def measure(case: programs.Case) -> dict[str, Any]:
 def sends(
     kernels: Sequence[hlo.Kernel], tower: int
 ) -> list[tuple[Collective, int]]:
-  """The collectives, each with how many convolutions begin after it.
+  """Collectives, each with the number of convolutions that start after it.
 
   The backward pass ends with the convolutions' gradients.
 
   Args:
-    kernels: in the order in which they start.
+    kernels: kernels in order of their start.
     tower: size of the mesh's last axis.
   """
   found, later = [], 0

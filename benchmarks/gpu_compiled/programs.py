@@ -1,4 +1,4 @@
-"""The programs of a run, compiled for a mesh of GPUs; all arrays are shapes."""
+"""Compiles a run's programs for a mesh of GPUs, with shapes for arrays."""
 
 import dataclasses
 import functools
@@ -31,12 +31,12 @@ class Case:
   """A program to compile.
 
   Attributes:
-    program: one of PROGRAMS; evaluation and prediction are of ten views.
+    program: one of PROGRAMS; evaluation and prediction use ten views.
     recipe: one of RECIPES.
     dtype: one of DTYPES.
-    data, tower: the mesh.
+    data, tower: size of the mesh.
     device: one of devices.NAMES.
-    batch: images of a replica; of evaluation and prediction ten views of each.
+    batch: images per replica; evaluation and prediction use ten views of each.
   """
 
   program: str
@@ -49,7 +49,7 @@ class Case:
 
   @property
   def name(self) -> str:
-    """Of the case, in tables and messages."""
+    """Name of the case, for tables and messages."""
     return (
         f'{self.program} {self.recipe} {self.dtype} {self.data}x{self.tower} '
         f'{self.device}'
@@ -61,11 +61,11 @@ class Program:
   """A compiled program.
 
   Attributes:
-    lowered: StableHLO, as JAX gives it to XLA.
-    compiled: HLO, as XLA has optimized and ordered it.
-    temporaries: bytes of what lives during a call on one device.
-    state: number of the arrays that a call consumes.
-    parameters: bytes of the parameters that a device has.
+    lowered: StableHLO, as JAX passes it to XLA.
+    compiled: HLO, as optimized and scheduled by XLA.
+    temporaries: bytes of temporaries during a call, on one device.
+    state: number of arrays that a call consumes.
+    parameters: bytes of the parameters on a device.
   """
 
   lowered: str
@@ -156,7 +156,7 @@ def _evaluation(config, mesh, case):
 
 
 def _views(batch, config):
-  """The mean image is a part of the batch: an argument that has no arrays."""
+  """Views whose mean image is part of the batch, and so an argument."""
   return Views(
       batch['mean_image'], config.augmentation.mean_crop,
       mirror=config.augmentation.flip, crop=config.augmentation.crop_size,
@@ -169,7 +169,7 @@ def _batch(config, mesh, count, side):
       'image': ((count, side, side, 3), jnp.uint8),
       'label': ((count,), jnp.int32),
       'weight': ((count,), jnp.float32),
-      # One for each replica.
+      # One per replica.
       'mean_image': ((data * size, size, 3), jnp.float32),
   })
 

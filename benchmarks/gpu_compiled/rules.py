@@ -1,4 +1,4 @@
-"""What has to hold in a program that has been compiled for GPUs."""
+"""Rules for programs compiled for GPUs."""
 
 import collections
 import math
@@ -9,22 +9,22 @@ from benchmarks.communication.compiled_step import Collective
 from benchmarks.gpu_compiled.hlo import Kernel
 from benchmarks.gpu_compiled.programs import CLASSES, Case, Program
 
-# What XLA calls for a GPU. A function of the host, or of XLA's CPU backend, has
-# another name.
+# Libraries that XLA calls for GPUs. Functions of the host or of XLA's CPU
+# backend have other names.
 _LIBRARIES = re.compile(r'__(cudnn|cublas|cub|triton)')
-# In a loop over a GPU and its host.
+# Operations of a loop over a GPU and its host.
 _OF_HOST = ('infeed', 'outfeed', 'send', 'recv')
 _CONVOLUTION = re.compile(r' convolution\(|custom_call_target="__cudnn\$conv')
-# Of each: forward, and in training the kernels' gradients and the inputs', but
-# for that of the images.
+# Numbers of convolutions: forward, and in training the gradients of kernels and
+# of inputs other than the images.
 _CONVOLUTIONS = {'training': 14, 'evaluation': 5, 'prediction': 5}
 _GROUPED = {'training': 9, 'evaluation': 3, 'prediction': 3}
 # Layers that read both towers (paper, Figure 2), and the logits.
 _GATHERED = ('conv3', 'fc6', 'fc7', 'fc8', 'logits')
-# Of loss, top-1 and norms, and of sums of an evaluation: a few numbers.
+# Loss, top-1 and norms, or sums of an evaluation: a few numbers.
 _FEW_BYTES = 64
-# MiB that the kernels of a step of 128 images move, on one device: what they
-# do with jax 0.10.2, and about a hundredth more.
+# Most MiB moved by the kernels of a step of 128 images on one device: measured
+# with jax 0.10.2, plus about one percent.
 _MOST_MIB = {
     ('paper', 'float32', 'H100'): 7_400,
     ('paper', 'bfloat16', 'H100'): 4_850,
@@ -43,7 +43,7 @@ def faults(
     kernels: Sequence[Kernel],
     collectives: Sequence[Collective],
 ) -> list[str]:
-  """Says in what a compiled program is not what it should be."""
+  """Lists the rules that a compiled program breaks."""
   return [
       *_foreign(program),
       *_scatters(case, program.compiled),
@@ -55,7 +55,7 @@ def faults(
 
 
 def _foreign(program) -> Iterator[str]:
-  """What does not belong on a GPU."""
+  """Operations that do not belong on a GPU."""
   if 'LayoutConstraint' in program.lowered:
     yield 'has an operation in its form for CPUs (ops/cpu)'
   targets = re.findall(r'custom_call_target="([^"]*)"', program.compiled)
@@ -70,7 +70,7 @@ def _foreign(program) -> Iterator[str]:
 
 
 def _scatters(case, text) -> Iterator[str]:
-  """All but the loss's, which adds one number to each row."""
+  """Scatters, except the loss's, which adds one number to each row."""
   loss = f'f32[{case.batch},{CLASSES}]'
   for line in text.splitlines():
     found = re.search(r' = (\S+)\{.* ((?:select-and-)?scatter)\(', line)
@@ -96,13 +96,13 @@ def is_convolution(kernel: Kernel) -> bool:
 
 
 def _not_native(case, kernels) -> Iterator[str]:
-  """Convolutions are cuDNN's, in its order of axes, with their groups."""
+  """Convolutions that are not cuDNN's, or in another order or grouping."""
   found = [kernel for kernel in kernels if is_convolution(kernel)]
   wanted = _CONVOLUTIONS[case.program]
   if len(found) != wanted:
     yield f'has {len(found)} convolutions, wanted {wanted}'
   labels = [re.search(r'dim_labels=(\w+)', kernel.line)[1] for kernel in found]
-  # For float32 on an A100 XLA itself puts the channels first.
+  # For float32 on an A100, XLA itself puts the channels first.
   first = (case.device, case.dtype) == ('A100', 'float32')
   others = {x for x in labels if not x.startswith('bf01' if first else 'b01f')}
   if others:
@@ -117,7 +117,7 @@ def _not_native(case, kernels) -> Iterator[str]:
 
 
 def _sent(case, program, collectives) -> Iterator[str]:
-  """Between towers what Figure 2 asks for; each gradient once."""
+  """Traffic between towers beyond Figure 2; gradients not sent once."""
   large = [one for one in collectives if one.size > _FEW_BYTES]
   kinds = ['all-gather']
   if case.program == 'training':
@@ -127,7 +127,7 @@ def _sent(case, program, collectives) -> Iterator[str]:
       if case.tower > 1
   )
   if case.program == 'prediction' and case.tower > 1:
-    wanted['all-reduce', 'unknown'] = 1  # The results, made equal.
+    wanted['all-reduce', 'unknown'] = 1  # Makes the results equal.
   got = collections.Counter(
       (one.kind, one.layer) for one in large if one.axis == 'tower'
   )
@@ -138,8 +138,8 @@ def _sent(case, program, collectives) -> Iterator[str]:
   if case.data > 1 and case.program == 'training':
     wanted = program.parameters
   elif case.data > 1 and case.program == 'prediction':
-    # The results of all examples, on every device: log-probabilities, and two
-    # or three numbers of each.
+    # The results for all examples, on every device: log-probabilities, and two
+    # or three numbers each.
     examples = case.batch * case.data
     wanted, more = 4 * examples * CLASSES, 12 * examples
   if not math.isclose(reduced, wanted, abs_tol=more):

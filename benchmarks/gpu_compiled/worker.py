@@ -1,10 +1,10 @@
-"""Compiles cases, one after the other: a process of `gpu_compiled`.
+"""Compiles cases one by one; a process of `gpu_compiled`.
 
   python -m benchmarks.gpu_compiled.worker CHECKOUT < CASES
 
-CHECKOUT is the folder whose `alexnet` and `configs` are compiled, CASES a JSON
-list of the fields of `programs.Case`. Writes for each a line of JSON, see
-`measures.measure`. The environment is that of `__main__.environment`.
+CHECKOUT is the folder whose `alexnet` and `configs` are compiled; CASES is a
+JSON list of fields of `programs.Case`. It writes a line of JSON for each, see
+`measures.measure`, and expects the environment of `__main__.environment`.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 def main() -> None:
   """Entry point."""
   (checkout,) = sys.argv[1:]
-  # `benchmarks` has been imported, from this checkout; all else has not.
+  # `benchmarks` comes from this checkout, everything else from CHECKOUT.
   sys.path.insert(0, checkout)
   from benchmarks.gpu_compiled import measures, programs
 

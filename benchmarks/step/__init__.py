@@ -1,1 +1,1 @@
-"""The training step beside TensorFlow, PyTorch: a process for each."""
+"""Training steps of this project, TensorFlow and PyTorch, by process."""

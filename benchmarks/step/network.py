@@ -1,7 +1,7 @@
-"""What all competitors of `benchmarks.train_step` compute, in NumPy.
+"""The network of all competitors of `benchmarks.train_step`, in NumPy.
 
-Run #145's network by its numbers, one set of parameters, one batch. No
-competitor is imported here, so that each process has one framework only.
+Run #145's sizes, one set of parameters and one batch. It imports no competitor,
+so that each process has a single framework.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ MODES = ('training', 'inference')
 DTYPES = ('float32', 'bfloat16')
 CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
 DENSE = ('fc6', 'fc7', 'fc8')
-# Output side of each convolution, and of what fc6 reads (facts of the paper's
-# Figure 2 that follow from 224 pixels).
+# Output side of each convolution, and of fc6's input, for images of 224 pixels
+# (paper, Figure 2).
 SIDES = {'conv1': 55, 'conv2': 27, 'conv3': 13, 'conv4': 13, 'conv5': 13}
 LAST_SIDE = 6
-# Updates that are compared: the second one has a momentum.
+# Updates to compare: the second one has momentum.
 CHECKED_UPDATES = 2
 
 Parameters = dict[str, dict[str, np.ndarray]]
@@ -26,19 +26,19 @@ Parameters = dict[str, dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One thing that is measured.
+  """A case to measure.
 
   Attributes:
     mode: 'training' (forward, backward, update), 'inference' (probabilities),
       'layers' (each layer by itself) or 'product' (a square matrix product).
-    dtype: 'float32', or 'bfloat16' to compute in; parameters that are trained
-      are float32 either way.
+    dtype: dtype of the computation, 'float32' or 'bfloat16'; trained parameters
+      are float32.
     batch_size: images in a step.
-    width: factor of all features but the classes.
-    classes: of the output.
+    width: factor of all numbers of features except the classes.
+    classes: number of outputs.
     dropout: probability of dropping a unit of fc6 and fc7.
-    rate: learning rate of kernels; that of biases is twice as high. By default
-      so low that the network stays as it is, and as fast.
+    rate: learning rate of kernels; biases have twice as much. The default is so
+      low that the network, and so its speed, does not change.
   """
 
   mode: str = 'training'
@@ -51,7 +51,7 @@ class Case:
 
 
 def config_of(case: Case):
-  """The project's config of the case, `configs/alexnet_2012.py`'s."""
+  """Config of the case, from `configs/alexnet_2012.py`."""
   config = alexnet_2012.get_config('prepared')
   config.model.num_classes = case.classes
   config.model.width = case.width
@@ -69,7 +69,7 @@ def _features(case):
 
 
 def kernel_shapes(case: Case) -> dict[str, tuple[int, ...]]:
-  """Shapes in our form: [height, width, inputs read, features], [in, out]."""
+  """Shapes in our layout: [height, width, inputs read, features], [in, out]."""
   model, features = config_of(case).model, _features(case)
   shapes, channels = {}, 3
   for name in CONVOLUTIONS:
@@ -85,10 +85,10 @@ def kernel_shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 def parameters(case: Case) -> Parameters:
-  """{layer: {'kernel', 'bias'}} float32, the same on every call.
+  """Returns {layer: {'kernel', 'bias'}} float32, the same in every call.
 
-  Not the recipe's initialization: activities are near 50 in all layers, so
-  that both normalizations matter, and logits near 1.
+  Unlike the recipe's initialization, activations are near 50 in all layers, so
+  that both normalizations matter, and logits are near 1.
   """
   rng = np.random.default_rng(145)
   result = {}
@@ -104,7 +104,7 @@ def parameters(case: Case) -> Parameters:
 
 
 def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
-  """Images [batch, 224, 224, 3] float32 and labels [batch] int32: noise."""
+  """Noise: images [batch, 224, 224, 3] float32 and labels [batch] int32."""
   rng = np.random.default_rng(2012)
   shape = (case.batch_size, 224, 224, 3)
   images = np.float32(60) * rng.standard_normal(shape, np.float32)
@@ -113,7 +113,7 @@ def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def multiply_adds(case: Case) -> dict[str, int]:
-  """Of each layer's forward pass, for one image."""
+  """Multiply-adds of each layer's forward pass, per image."""
   return {
       name: int(np.prod(shape)) * SIDES.get(name, 1) ** 2
       for name, shape in kernel_shapes(case).items()
@@ -123,8 +123,8 @@ def multiply_adds(case: Case) -> dict[str, int]:
 def operations(case: Case) -> int:
   """Floating-point operations of a step's products and convolutions.
 
-  Training is three times the forward pass, less the gradient of the images,
-  which nobody needs.
+  Training takes three times the forward pass, without the gradient of the
+  images, which is not computed.
   """
   forward = multiply_adds(case)
   total = sum(forward.values())
@@ -135,16 +135,16 @@ def operations(case: Case) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """One layer by itself, both towers of it.
+  """A single layer, with both towers.
 
   Attributes:
     kind: 'convolution', 'dense', 'lrn', 'spatial_norm' or 'pool'.
     input_shape: [batch, height, width, channels], or [batch, inputs].
-    kernel_shape: in our form; None where there is none.
-    stride: of a convolution, in pixels.
+    kernel_shape: shape in our layout; None without a kernel.
+    stride: stride of a convolution, in pixels.
     padding: rows of zeros of a convolution (before, after).
-    groups: of a convolution.
-    operations: floating-point, of each of its parts; 0 where nobody counts.
+    groups: groups of a convolution.
+    operations: floating-point operations of each part; 0 if not counted.
   """
 
   kind: str
@@ -156,7 +156,7 @@ class Layer:
   operations: int = 0
 
   def parts(self) -> tuple[str, ...]:
-    """What is measured of it; the gradient of images is nobody's."""
+    """Parts to measure; the gradient of images is not computed."""
     if self.kernel_shape is None:
       return 'forward', 'input gradient'
     if self.input_shape[-1] == 3:
@@ -164,14 +164,14 @@ class Layer:
     return 'forward', 'input gradient', 'kernel gradient'
 
   def arrays(self) -> list[np.ndarray]:
-    """Noise for the input, and for the kernel if there is one: float32."""
+    """Noise for the input, and for the kernel if there is one, float32."""
     rng = np.random.default_rng(0)
     shapes = [s for s in (self.input_shape, self.kernel_shape) if s]
     return [rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
 def layers(case: Case) -> dict[str, Layer]:
-  """What takes time, in the order of the network; activations are fused."""
+  """The expensive layers, in the network's order; activations are fused."""
   model, features = config_of(case).model, _features(case)
   shapes, operations = kernel_shapes(case), multiply_adds(case)
   result, side, channels = {}, 224, 3
@@ -205,10 +205,10 @@ def layers(case: Case) -> dict[str, Layer]:
 
 
 def band(channels: int, window: int = 5, towers: int = 2) -> np.ndarray:
-  """[channels, channels] float32: 1 where two channels are in one window.
+  """[channels, channels] float32: 1 where two channels share a window.
 
-  The product with it sums over the neighbours in the same tower: the fastest
-  form of response normalization for libraries that are fast at products only.
+  A product with it sums over neighbours in the same tower: the fastest form of
+  response normalization in libraries that are fast only at products.
   """
   index = np.arange(channels)
   near = np.abs(index[:, None] - index) <= window // 2

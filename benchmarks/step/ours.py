@@ -21,11 +21,11 @@ from benchmarks.step import network
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A step with all that it reads, to be made again and again.
+  """A step with its inputs, which can be repeated.
 
   Attributes:
-    start: starts it and waits for nothing; returns what to wait for.
-    lower: of `jax.jit`, with the step's arguments.
+    start: starts the step without waiting; returns what to wait for.
+    lower: lowers the jitted step with its arguments.
   """
 
   start: Callable[[], Any]
@@ -43,7 +43,7 @@ def _rates(params, case):
 
 
 def _training(case, towers):
-  """(step, state, batch, rates) of the project's own step."""
+  """(step, state, batch, rates) of the project's training step."""
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = mesh_lib.create_mesh(config)
@@ -56,8 +56,8 @@ def _training(case, towers):
       opt_state=rule.init(params),
   )
   state = jax.device_put(state, sharding.shardings(state, mesh))
-  # As training has them: the first step cannot put its results in place of
-  # arrays that are NumPy's.
+  # As in training: the first step cannot reuse the memory of NumPy arrays for
+  # its results.
   state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(state)
   step = train_step.make_train_step(
       model=model,
@@ -73,14 +73,14 @@ def _training(case, towers):
 
 
 def _prepare():
-  """What main.py and alexnet.evaluate begin with."""
+  """Initializes the process like main.py and alexnet.evaluate."""
   heap.keep_freed()
-  flags.FLAGS.mark_as_parsed()  # This process has no command line.
+  flags.FLAGS.mark_as_parsed()  # There is no command line.
   compilation_cache.use_cache()
 
 
 def training_step(case: network.Case, *, towers: int = 1) -> Step:
-  """The update."""
+  """Returns the training step."""
   step, state, batch, rates = _training(case, towers)
 
   def start():
@@ -94,14 +94,14 @@ def training_step(case: network.Case, *, towers: int = 1) -> Step:
 def training(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
-  """A function that makes one update and waits for it."""
+  """Returns a function that makes one update and waits for it."""
   _prepare()
   start = training_step(case, towers=towers).start
   return lambda: jax.block_until_ready(start())
 
 
 def inference_step(case: network.Case, *, towers: int = 1) -> Step:
-  """The prediction of one batch."""
+  """Returns the prediction of one batch."""
   config = network.config_of(case)
   config.mesh.data, config.mesh.tower = 1, towers
   mesh = mesh_lib.create_mesh(config)
@@ -117,7 +117,7 @@ def inference_step(case: network.Case, *, towers: int = 1) -> Step:
   weight = np.ones(case.batch_size, np.float32)
   batch = {'image': images, 'label': labels, 'weight': weight}
   batch = sharding.put_batch(batch, mesh)
-  # The largest once, as users have them; peers do so with all.
+  # The largest parameters are rounded once, as for users; peers round all.
   variables = rounded(variables, jnp.dtype(case.dtype))
   return Step(
       lambda: step(variables, batch), lambda: step.lower(variables, batch)
@@ -127,14 +127,14 @@ def inference_step(case: network.Case, *, towers: int = 1) -> Step:
 def inference(
     case: network.Case, *, towers: int = 1
 ) -> Callable[[], None]:
-  """A function that predicts one batch and waits for it."""
+  """Returns a function that predicts one batch and waits for it."""
   _prepare()
   start = inference_step(case, towers=towers).start
   return lambda: jax.block_until_ready(start())
 
 
 def logits(case: network.Case) -> np.ndarray:
-  """[batch, classes] float32 of the batch, before any update."""
+  """Logits [batch, classes] float32 of the batch, before any update."""
   model = create_model(network.config_of(case).model)
   apply = compilation.jit_for(jax.devices()[0], model.dtype, model.apply)
   images, _ = network.batch(case)
@@ -154,7 +154,7 @@ def updates(
 
 
 def _function(layer):
-  """Of (input, kernel if there is one)."""
+  """Function of (input, kernel if there is one)."""
   spec = network.config_of(network.Case()).model
   if layer.kind == 'convolution':
     return lambda x, kernel: convolution.grouped_convolution(
@@ -185,7 +185,7 @@ def _function(layer):
 
 
 def _jit(function, dtype):
-  """Compiled as a step is."""
+  """Compiles a function as a step is compiled."""
   return compilation.jit_for(jax.devices()[0], dtype, function)
 
 
@@ -193,7 +193,7 @@ def _part(layer, part, dtype):
   function = _function(layer)
   arrays = [jnp.asarray(array, dtype) for array in layer.arrays()]
   if part == 'forward':
-    # As training computes it: what only predicts may take another form.
+    # As in training: for prediction alone other forms may be chosen.
     forward = lambda *arrays: jax.vjp(function, *arrays)[0]
     return _jit(forward, dtype), arrays
   index = 0 if part == 'input gradient' else 1
@@ -204,7 +204,7 @@ def _part(layer, part, dtype):
 
     return jax.vjp(of_one, arrays[index])
 
-  # Two calls: what the forward pass leaves is ready, as in training.
+  # Two calls: in training the forward pass's results are ready.
   y, transpose = _jit(pull_back, dtype)(*arrays)
   return _jit(lambda transpose, g: transpose(g), dtype), (transpose, y)
 
@@ -223,7 +223,7 @@ def layers(
 
 
 def product(dtype: str, size: int) -> Callable[[], None]:
-  """A function that multiplies two square matrices of this size."""
+  """Returns a function that multiplies two square matrices of this size."""
   one, other = (
       jax.random.normal(key, (size, size), jnp.dtype(dtype))
       for key in jax.random.split(jax.random.key(0))

@@ -1,8 +1,8 @@
-"""PyTorch's step, eager or compiled, as in `benchmarks.train_step`.
+"""PyTorch's step, eager or compiled, for `benchmarks.train_step`.
 
-Written for speed: channels last, the fused SGD, on a CPU all cores. The rule of
-`torch.optim.SGD` multiplies by the rate last, which at one rate is the same. In
-bfloat16 it is autocast with parameters in float32.
+Written for speed: channels last, the fused SGD, and all cores of a CPU.
+`torch.optim.SGD` multiplies by the rate last, which is equivalent at a constant
+rate. bfloat16 is autocast with float32 parameters.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from torch.nn import functional
 from benchmarks.step import network
 
 # 'library': functional.local_response_norm; 'band': response normalization by
-# a 1 x 1 convolution with a band matrix. The faster is the competitor.
+# a 1 x 1 convolution with a band matrix. The faster one competes.
 VARIANTS = ('library', 'band')
 
 
 def _use_all_cores():
-  # PyTorch's default leaves out those it takes for hyperthreads.
+  # PyTorch's default omits cores that it takes for hyperthreads.
   torch.set_num_threads(os.cpu_count())
 
 
@@ -56,7 +56,7 @@ class _Network:
     to_device = lambda array: _to_torch(array).to(device)
     self.params = _map(to_device, network.parameters(case))
     images, labels = network.batch(case)
-    # This view of [batch, height, width, channels] is channels last.
+    # This permuted view is in channels-last order.
     self.images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
     self.labels = torch.from_numpy(labels).long().to(device)
     shapes = network.kernel_shapes(case)
@@ -66,7 +66,7 @@ class _Network:
     }
 
   def arithmetic(self):
-    """Context of a training pass."""
+    """Context for a training pass."""
     if self._dtype == torch.float32:
       return contextlib.nullcontext()
     return torch.autocast(self._device, self._dtype)
@@ -86,13 +86,13 @@ class _Network:
     x = conv(_pool(_normalize_pixels(x)), 'conv3', 1, 1)
     x = conv(x, 'conv4', 1, 2)
     x = _pool(conv(x, 'conv5', 1, 2))
-    x = x.permute(0, 2, 3, 1).flatten(1)  # Our order, and as it lies.
+    x = x.permute(0, 2, 3, 1).flatten(1)  # Our order, without a copy.
     keep = 1 - self._case.dropout
     for name in ('fc6', 'fc7'):
       x = relu(functional.linear(x, *weights(name)))
       if training:
         x = functional.dropout(x, 1 - keep)
-      x = x * keep  # Training too: the paper's has no factor there.
+      x = x * keep  # In training too: the paper's dropout has no factor there.
     return functional.linear(x, *weights('fc8')).float()
 
   def _normalize(self, x, layer):
@@ -105,7 +105,7 @@ def _band(channels, dtype):
 
 
 def _normalize(x, band):
-  """Response normalization of two towers; no band: the library's."""
+  """Response normalization of two towers; the library's without a band."""
   if band is None:
     parts = [
         functional.local_response_norm(part, 5, alpha=1e-4, beta=0.75, k=2.0)
@@ -117,7 +117,7 @@ def _normalize(x, band):
 
 
 def _normalize_pixels(x):
-  """The mean of squares over 5 x 5 pixels, zeros outside."""
+  """Mean of squares over 5 x 5 pixels, with zeros outside."""
   d = 1 + 1e-3 * functional.avg_pool2d(x * x, 5, 1, 2)
   return x * torch.rsqrt(d * d.sqrt())
 
@@ -166,14 +166,14 @@ def _training(case, variant, compiled, device='cpu'):
 def training_step(
     case: network.Case, *, variant: str, compiled: bool, device: str
 ) -> Callable[[], torch.Tensor]:
-  """A function that starts one update; returns its loss."""
+  """Returns a function that starts one update and returns its loss."""
   return _training(case, variant, compiled, device)[0]
 
 
 def training(
     case: network.Case, *, variant: str, compiled: bool
 ) -> Callable[[], None]:
-  """A function that makes one update and waits for it."""
+  """Returns a function that makes one update and waits for it."""
   step, _ = _training(case, variant, compiled)
   return lambda: float(step())
 
@@ -181,10 +181,10 @@ def training(
 def inference(
     case: network.Case, *, variant: str, compiled: bool
 ) -> Callable[[], None]:
-  """A function that predicts one batch."""
+  """Returns a function that predicts one batch."""
   net = _Network(case, variant)
   dtype = getattr(torch, case.dtype)
-  # Once, and not in every step.
+  # Converted once, not in every step.
   params = _map(lambda p: p.to(dtype), net.params)
   net.params = None
 
@@ -212,7 +212,7 @@ def updates(
 
 
 def _function(layer, library, dtype):
-  """Of (input, kernel if there is one)."""
+  """Function of (input, kernel if there is one)."""
   if layer.kind == 'dense':
     return functional.linear
   if layer.kind == 'lrn':
@@ -271,7 +271,7 @@ def layers(
 
 
 def product(dtype: str, size: int) -> Callable[[], None]:
-  """A function that multiplies two square matrices of this size."""
+  """Returns a function that multiplies two square matrices of this size."""
   _use_all_cores()
   one, other = (
       torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2)

@@ -1,4 +1,4 @@
-"""What `benchmarks.train_step` says of its measurements."""
+"""Formats the measurements of `benchmarks.train_step`."""
 
 import pathlib
 import statistics
@@ -16,7 +16,7 @@ _TITLES = {
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-  """Their median, lowest and highest."""
+  """Median, lowest and highest of some values."""
   return {
       'median': statistics.median(values),
       'lowest': min(values),
@@ -27,18 +27,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def summary(
     results: dict[str, Any], batch_size: int, ceiling: str
 ) -> dict[str, Any]:
-  """What the turns of one case come to.
+  """Summarizes the turns of one case.
 
   Args:
-    results: of `train_step.measure`, each with the item 'step'.
+    results: result of `train_step.measure`, each with the item 'step'.
     batch_size: images in a step.
     ceiling: name of the competitor that only multiplies matrices.
 
   Returns:
     {name: {'images_per_second', 'images_per_core_second', 'ours_to_it' (ratios
-    of images a second of each round), 'ceiling_share': each with 'median',
-    'lowest' and 'highest'; 'peak_memory' in bytes; 'variant'}}. What was not
-    measured is left out.
+    of images per second, by round), 'ceiling_share': each with 'median',
+    'lowest' and 'highest'; 'peak_memory' in bytes; 'variant'}}. Missing
+    measurements are left out.
   """
   turns = {name: items['step'] for name, items in results['turns'].items()}
   rate = {
@@ -53,7 +53,7 @@ def summary(
     row = {
         'images_per_second': spread([batch_size / t['seconds'] for t in rows]),
         'images_per_core_second': spread(
-            # A turn may be too short for the clock of cores.
+            # A turn may be too short for the clock of CPU time.
             [batch_size / max(t['core_seconds'], 1e-6) for t in rows]
         ),
         'peak_memory': max(t['peak_memory'] for t in rows),
@@ -72,7 +72,7 @@ def summary(
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
-  """The first mode and dtype at the largest batch, in the shortest form."""
+  """The first mode and dtype at the largest batch, in short form."""
   first = results['cases'][0]
   alike = [
       case
@@ -92,7 +92,7 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def number(value: float) -> str:
-  """With three digits, or all that are before the point."""
+  """Formats a number with three digits, or all before the point."""
   return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
@@ -105,7 +105,7 @@ def _cell(row, field, show):
 
 
 def table(results: dict[str, Any]) -> str:
-  """Markdown: images a second, ratios, memory and shares of the ceiling."""
+  """Formats images per second, ratios, memory and shares as Markdown."""
   names = list(
       dict.fromkeys(n for case in results['cases'] for n in case['competitors'])
   )
@@ -166,14 +166,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def layer_summary(results: dict[str, Any]) -> dict[str, Any]:
-  """What the turns of single layers come to.
+  """Summarizes the turns of single layers.
 
   Args:
-    results: of `train_step.measure`.
+    results: result of `train_step.measure`.
 
   Returns:
     {'LAYER PART': {name: {'milliseconds', 'core_milliseconds': medians, and
-    'gigaflop_per_core_second' where operations are counted}}}.
+    'gigaflop_per_core_second' if operations are counted}}}.
   """
   layers = {}
   for name, items in results['turns'].items():
@@ -191,7 +191,7 @@ def layer_summary(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def layer_table(results: dict[str, Any]) -> str:
-  """Markdown: milliseconds and GFLOP per core-second of each layer's parts."""
+  """Formats milliseconds and GFLOP per CPU-second of layers as Markdown."""
   lines = []
   for dtype, layers in results['layers'].items():
     names = list(dict.fromkeys(n for row in layers.values() for n in row))
@@ -217,7 +217,7 @@ def layer_table(results: dict[str, Any]) -> str:
 
 
 def split_at_markers(file: pathlib.Path) -> tuple[str, str]:
-  """What stands before and after a file's table.
+  """Returns the text before and after a file's table.
 
   Raises:
     SystemExit: the file has no markers.
@@ -233,7 +233,7 @@ def split_at_markers(file: pathlib.Path) -> tuple[str, str]:
 
 
 def write_between_markers(file: pathlib.Path, table: str) -> None:
-  """Replaces what stands between the two marker comments of a file.
+  """Replaces the text between the two marker comments of a file.
 
   Raises:
     SystemExit: the file has no markers.

@@ -1,8 +1,8 @@
 """TensorFlow's step, as a competitor of `benchmarks.train_step`.
 
-Written for speed on a CPU: one graph, two plain convolutions where the towers
-do not read each other (TensorFlow has no gradient of grouped convolutions on
-CPUs), and the update by its own fused operation, whose rule is the paper's.
+Written for speed on a CPU: one graph; two plain convolutions where towers are
+separate, since TensorFlow has no gradient of grouped convolutions on CPUs; and
+its fused update operation, which follows the paper's rule.
 """
 
 import os
@@ -13,12 +13,12 @@ import numpy as np
 from benchmarks.step import network
 from input_pipeline.files.tensorflow_cpu import tf
 
-# Its fast kernels, which the rest of this project has no use for.
+# TensorFlow's fast kernels, which the rest of this project does not need.
 os.environ['TF_ENABLE_ONEDNN_OPTS'] = '1'
 
 
 # 'lrn': tf.nn.lrn; 'band': response normalization by a product with a band
-# matrix; 'xla': the latter, compiled by XLA. The fastest is the competitor.
+# matrix; 'xla': the latter, compiled by XLA. The fastest one competes.
 VARIANTS = ('lrn', 'band', 'xla')
 _TOWERS = 2
 
@@ -37,7 +37,7 @@ class _Network:
     return tf.nest.map_structure(lambda p: tf.cast(p, self._dtype), params)
 
   def logits(self, params, images, *, training):
-    """Takes params of the dtype to compute in, [batch, 224, 224, 3]."""
+    """Takes params of the computation's dtype, and [batch, 224, 224, 3]."""
     relu, split = tf.nn.relu, lambda x: tf.split(x, _TOWERS, axis=-1)
     join = lambda parts: tf.concat(parts, axis=-1)
 
@@ -68,7 +68,7 @@ class _Network:
       x = relu(x)
       keep = 1 - self._case.dropout
       if training and keep < 1:
-        # The paper's has no factor.
+        # The paper's dropout has no factor in training.
         x = tf.nn.dropout(x, self._case.dropout) * tf.cast(keep, x.dtype)
       else:
         x *= tf.cast(keep, x.dtype)
@@ -77,10 +77,10 @@ class _Network:
 
 
 def _normalize(x, towers, library):
-  """Response normalization of the channels of one tower, or of two."""
+  """Response normalization of the channels of one or two towers."""
   if library:
-    # A free change of shape makes pixels of the towers, so that no window
-    # crosses the seam.
+    # A reshape without a copy turns towers into pixels, so that no window
+    # crosses the border between them.
     shape = x.shape
     x = tf.reshape(x, [*shape[:2], shape[2] * towers, shape[3] // towers])
     y = tf.nn.lrn(tf.cast(x, tf.float32), 2, 2.0, 2e-5, 0.75)
@@ -93,7 +93,7 @@ def _normalize(x, towers, library):
 
 
 def _normalize_pixels(x):
-  """The mean of squares over 5 x 5 pixels, zeros outside."""
+  """Mean of squares over 5 x 5 pixels, with zeros outside."""
   squares = tf.pad(x * x, [[0, 0], [2, 2], [2, 2], [0, 0]])
   d = 1 + 1e-3 * tf.nn.avg_pool2d(squares, 5, 1, 'VALID')
   return x * tf.math.rsqrt(d * tf.sqrt(d))
@@ -132,15 +132,15 @@ def _training(case, variant):
 
 
 def training(case: network.Case, *, variant: str) -> Callable[[], None]:
-  """A function that makes one update and waits for it."""
+  """Returns a function that makes one update and waits for it."""
   step, _ = _training(case, variant)
   return lambda: step().numpy()
 
 
 def inference(case: network.Case, *, variant: str) -> Callable[[], None]:
-  """A function that predicts one batch and waits for it."""
+  """Returns a function that predicts one batch and waits for it."""
   net = _Network(case, variant)
-  # Once, and not in every step.
+  # Converted once, not in every step.
   params = tf.nest.map_structure(tf.Variable, net.cast(net.params))
   net.params = None
 
@@ -161,7 +161,7 @@ def updates(
 
 
 def _function(layer, library):
-  """Of (input, kernel if there is one)."""
+  """Function of (input, kernel if there is one)."""
   if layer.kind == 'dense':
     return tf.matmul
   if layer.kind == 'lrn':
@@ -195,8 +195,7 @@ def _part(layer, part, case, library):
   index = 0 if part == 'input gradient' else 1
   g = tf.ones_like(function(*arrays))
   if layer.kernel_shape:
-    # In a graph what is not needed of the two gradients is dropped, and so is
-    # the forward pass.
+    # A graph drops the unneeded gradient and the forward pass.
     gradient = tf.function(
         lambda *a: tf.gradients(function(*a[:-1]), a[index], a[-1])
     )
@@ -220,7 +219,7 @@ def layers(
 
 
 def product(dtype: str, size: int) -> Callable[[], None]:
-  """A function that multiplies two square matrices of this size."""
+  """Returns a function that multiplies two square matrices of this size."""
   one, other = (
       tf.cast(np.random.default_rng(i).standard_normal((size, size)), dtype)
       for i in range(2)

@@ -1,17 +1,17 @@
-"""A competitor's process in `benchmarks.train_step`: works when it is told to.
+"""A competitor's process in `benchmarks.train_step`, run by messages.
 
-It is told by lines of JSON on its standard input and answers so on its standard
-output; what a framework prints goes to standard error. The first line says what
+It reads messages as lines of JSON from standard input and answers on standard
+output; output of frameworks goes to standard error. The first message says what
 to prepare:
 
   {"module": "benchmarks.step.ours", "arguments": {}, "case": {...}}
 
-The answer is {"ready": ...}, or {"missing": ...} or {"failed": ...}. Then it
-takes turns, each at least so many steps and seconds:
+The answer is {"ready": ...}, {"missing": ...} or {"failed": ...}. Then it takes
+turns, each with at least so many steps and seconds:
 
   {"item": "step", "steps": 2, "seconds": 3.0}
 
-With "call" in the first message it calls that function instead, once, and
+If the first message has "call", the worker calls that function once instead and
 answers {"ready": {}, "result": ...}.
 """
 
@@ -25,14 +25,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Largest products tried, for the rate of the fastest.
+# Sizes of products among which the fastest is chosen.
 _SIZES = (1024, 2048, 4096)
-# Steps before the first turn: the first ones compile and find memory.
+# Steps before the first turn, which compile and allocate memory.
 _WARM_UP = 3
 
 
 def _products(module, case) -> dict[str, tuple[Callable[[], None], float]]:
-  """The size that the framework is fastest at, with its operations."""
+  """Finds the framework's fastest size; returns it with its operations."""
   best = None
   for size in _SIZES if case.width >= 1 else (64,):
     run = module.product(case.dtype, size)
@@ -69,7 +69,7 @@ def _check(message) -> None:
 
 
 def save(file: str, losses: list[float], params: Any, **others: Any) -> None:
-  """Writes losses, 'LAYER/KIND' of the parameters and other arrays."""
+  """Writes losses, parameters as 'LAYER/KIND', and other arrays."""
   import numpy as np
 
   arrays = {
@@ -81,14 +81,14 @@ def save(file: str, losses: list[float], params: Any, **others: Any) -> None:
 
 
 def _reset_peak_memory() -> None:
-  # What compiling took is not what steps take.
-  # Not on Linux, or not allowed: then the peak is that of all.
+  # Excludes compilation. Where this is impossible (not Linux, or not allowed),
+  # the peak includes everything.
   with contextlib.suppress(OSError):
     pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
 def _peak_memory() -> int:
-  """Most bytes that were resident at a time, since the reset."""
+  """Peak of resident bytes since the reset."""
   try:
     status = pathlib.Path('/proc/self/status').read_text()
     line = next(row for row in status.splitlines() if row.startswith('VmHWM'))
@@ -96,7 +96,7 @@ def _peak_memory() -> int:
   except OSError:
     import resource
 
-    # In bytes on macOS, the other system without /proc.
+    # In bytes on macOS, the other supported system, without /proc.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -133,7 +133,7 @@ def _serve(answer: Callable[[dict[str, Any]], None]) -> None:
   except ImportError as error:
     answer({'missing': f'{error}'})
     return
-  except Exception as error:  # Whatever the framework cannot do.
+  except Exception as error:  # Whatever the framework does not support.
     lines = str(error).strip().splitlines() or ['']
     answer({'failed': f'{type(error).__name__}: {lines[0]}'})
     return
@@ -143,11 +143,11 @@ def _serve(answer: Callable[[dict[str, Any]], None]) -> None:
   asleep, core_asleep = time.perf_counter(), time.process_time()
   for line in sys.stdin:
     order = json.loads(line)
-    # Whoever burns cores while the others have their turns takes from them.
+    # CPU time used during the others' turns would slow them down.
     waited = time.perf_counter() - asleep
     burnt = time.process_time() - core_asleep
     run, _ = items[order['item']]
-    run()  # Pages and caches that the others have taken meanwhile.
+    run()  # Restores pages and caches lost during the others' turns.
     result = _turn(run, order['steps'], order['seconds'])
     answer({**result, 'waited': waited, 'core_seconds_asleep': burnt})
     asleep, core_asleep = time.perf_counter(), time.process_time()
@@ -156,7 +156,7 @@ def _serve(answer: Callable[[dict[str, Any]], None]) -> None:
 def main() -> None:
   """Entry point."""
   out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # Frameworks print.
+  os.dup2(2, 1)  # Frameworks print to standard output.
 
   def answer(message):
     out.write(json.dumps(message) + '\n')
@@ -164,7 +164,7 @@ def main() -> None:
 
   _serve(answer)
   out.flush()
-  os._exit(0)  # Some wait for their threads for long.
+  os._exit(0)  # Some frameworks wait long for their threads.
 
 
 if __name__ == '__main__':

@@ -3,10 +3,10 @@
   python -m alexnet.sweep --config=configs/sweeps/activation.py --seeds=3 \
       --workdir=runs/activation
 
-Behind a colon the dataset, as for the config it varies: activation.py:folder
+Add the dataset after a colon, as for other configs: activation.py:folder
 
 §3.1 compares them on CIFAR-10 with rates tuned for each: configs/figure1.py.
-The tenth counts for schedules that start from the learning rate, not for the
+The tenth applies to schedules that start from the learning rate, not to the
 `steps` of run #145.
 """
 
@@ -19,12 +19,12 @@ from configs import alexnet_2012
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[Any, ...]]:
-  """Yields the variants' names and what they set."""
+  """Yields names of variants and their overrides."""
   yield 'ReLU (run #145)', {}
   for name in ('tanh', 'sigmoid'):
     yield name, {'model.activation': name}

@@ -3,11 +3,11 @@
   python -m alexnet.sweep --config=configs/sweeps/depth.py --seeds=3 \
       --workdir=runs/depth
 
-Behind a colon the dataset, as for the config it varies: depth.py:folder
+Add the dataset after a colon, as for other configs: depth.py:folder
 
 §7: "removing any of the middle layers results in a loss of about 2 % for the
-top-1 performance", for which the log has no run. Without conv3 its neighbour
-reads both towers in its place; without conv5 the last pooling stays.
+top-1 performance"; the log has no such run. Without conv3, conv4 reads both
+towers instead; without conv5, the last pooling stays.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from configs import alexnet_2012
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[Any, ...]]:
-  """Yields the variants' names, what they set, and the paper's differences."""
+  """Yields names of variants, overrides, and the paper's differences."""
   yield 'run #145', {}
   yield 'without conv3', {
       'model.conv3.features': 0,

@@ -1,10 +1,10 @@
-"""PCA lighting of the code, of the paper, and none.
+"""PCA lighting as in the code, as in the paper, and none.
 
   python -m alexnet.sweep --config=configs/sweeps/lighting.py:folder --seeds=3 \
       --set=dataset.train_dir=PHOTOS --workdir=runs/lighting
 
-§4.1: "over 1 %" of top-1 error, for which the log has no run. Grey images, such
-as the digits, have nothing to be lit.
+§4.1: "over 1 %" of top-1 error; the log has no such run. Lighting has no use
+for grey images, such as the digits.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from configs import alexnet_2012
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[Any, ...]]:
-  """Yields the variants' names, what they set, and the paper's differences."""
+  """Yields names of variants, overrides, and the paper's differences."""
   yield 'run #145', {}
   yield 'no lighting', {'augmentation.lighting': 'none'}, (1.0, None)
   yield "the paper's eigenvalues", {

@@ -1,13 +1,13 @@
-"""Response normalization: without it, without one of the two, across the seam.
+"""No normalization, none over pixels, and normalization across towers.
 
   python -m alexnet.sweep --config=configs/sweeps/lrn.py --seeds=3 \
       --workdir=runs/lrn
 
-Behind a colon the dataset, as for the config it varies: lrn.py:folder
+Add the dataset after a colon, as for other configs: lrn.py:folder
 
-Runs #145 and #148; the paper (§3.3) gives 1.4 and 1.2 points for all of it.
-The last variant, whose windows cross the seam between the towers as in Caffe's
-network, has one tower device.
+Runs #145 and #148. The paper (§3.3) gives 1.4 and 1.2 points for all of the
+normalization. The last variant, whose windows cross the border between the
+towers as in Caffe's network, puts both towers on one device.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from configs import alexnet_2012
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[Any, ...]]:
-  """Yields the variants' names, what they set, and the paper's differences."""
+  """Yields names of variants, overrides, and the paper's differences."""
   yield 'run #145', {}
   yield 'no normalization (run #148)', {
       'model.lrn.enabled': False,

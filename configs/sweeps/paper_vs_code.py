@@ -1,12 +1,12 @@
-"""Run #145 with one thing after the other as the paper says it.
+"""Run #145 with one setting at a time changed to the paper's.
 
   python -m alexnet.sweep --config=configs/sweeps/paper_vs_code.py --seeds=3 \
       --workdir=runs/paper_vs_code
 
-Behind a colon the dataset, as for the config it varies: paper_vs_code.py:folder
+Add the dataset after a colon, as for other configs: paper_vs_code.py:folder
 
-docs/paper_vs_code.md has the differences, their evidence and their effects. The
-schedules, which differ too, are those of the base in all runs.
+docs/paper_vs_code.md lists the differences, their evidence and their effects.
+All runs keep the base's schedule, although the schedules differ too.
 """
 
 from collections.abc import Iterator
@@ -43,12 +43,12 @@ _VARIANTS = {
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields the variants' names and what they set."""
+  """Yields names of variants and their overrides."""
   yield 'run #145', {}
   yield from _VARIANTS.items()
   together = {}

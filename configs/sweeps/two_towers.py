@@ -1,14 +1,14 @@
-"""Two towers, against one of half the kernels, and two that do not talk.
+"""Two towers, one with half the kernels, and two without communication.
 
   python -m alexnet.sweep --config=configs/sweeps/two_towers.py --seeds=3 \
       --workdir=runs/two_towers
 
-Behind a colon the dataset, as for the config it varies: two_towers.py:folder
+Add the dataset after a colon, as for other configs: two_towers.py:folder
 
 Runs #145, #145-half and #150. The half network keeps its last convolution and
 its fully connected layers whole, "because most of the net's parameters are in
-the first fully-connected layer" (§3.2, footnote); it has 59,798,312 parameters,
-the one without communication 60,714,408.
+the first fully-connected layer" (§3.2, footnote). It has 59,798,312 parameters;
+the network without communication has 60,714,408.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from configs import alexnet_2012
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[Any, ...]]:
-  """Yields the variants' names, what they set, and the paper's differences."""
+  """Yields names of variants, overrides, and the paper's differences."""
   yield 'two towers (run #145)', {}
   yield 'one tower, half the kernels (run #145-half)', {
       'model.towers': 1,

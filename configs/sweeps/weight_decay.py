@@ -1,12 +1,12 @@
-"""Weight decay: none, and ten times as much.
+"""No weight decay, and ten times as much.
 
   python -m alexnet.sweep --config=configs/sweeps/weight_decay.py --seeds=3 \
       --workdir=runs/weight_decay
 
-Behind a colon the dataset, as for the config it varies: weight_decay.py:folder
+Add the dataset after a colon, as for other configs: weight_decay.py:folder
 
 §5: "this small amount of weight decay was important for the model to learn ...
-it reduces the model's training error"; the paper has no number.
+it reduces the model's training error"; the paper gives no number.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from configs import alexnet_2012
 
 
 def get_config(data: str = 'digits') -> ml_collections.ConfigDict:
-  """The base that every run starts from."""
+  """Returns the base of all runs."""
   return alexnet_2012.get_config(data)
 
 
 def sweep() -> Iterator[tuple[Any, ...]]:
-  """Yields the variants' names and what they set."""
+  """Yields names of variants and their overrides."""
   yield 'run #145: 0.0005', {}
   yield 'none', {'optimizer.weight_decay': 0.0}
   yield '0.005', {'optimizer.weight_decay': 0.005}

@@ -1,1 +1,1 @@
-"""The parts of a chain of tf.data: what is drawn, and calls of Python."""
+"""Parts of the tf.data chain: random draws, and calls of Python."""

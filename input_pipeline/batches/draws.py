@@ -1,12 +1,11 @@
-"""Draws which image, crop, mirroring and colour an example of training has.
+"""Draws image, crop, mirroring and colour of training examples.
 
-Training is one endless stream of examples. All that is random about example i
-comes from blocks of TensorFlow's counter-based Philox generator: from number i,
-from that of its epoch, from that of the group that it shares a crop with. So
-any batch size, any division among processes and any step to resume at give the
-same stream.
+Training is one endless stream of examples. The random numbers of example i come
+from blocks of TensorFlow's counter-based Philox generator, numbered by i, by
+its epoch, or by the group that shares its crop. So the stream is the same for
+any batch size, any division among processes and any step to resume from.
 
-`example` is [count] int64, numbers that follow each other, `seed` the run's.
+`example` is [count] int64, consecutive numbers; `seed` is the run's.
 """
 
 from typing import Any, NamedTuple
@@ -16,26 +15,26 @@ import numpy as np
 
 from input_pipeline.files.tensorflow_cpu import tf
 
-# How it is done: a run goes on only with what it began with.
+# The method of shuffling; a run can only continue with its own.
 METHOD = 'index_shuffle'
-# Of the cipher that shuffles. With 4, TensorFlow's default, neighbours of an
-# epoch are neighbours in the next, 144 standard deviations more often than by
-# chance (ImageNet's 1,281,167 images); with 8 no test tells them from chance.
+# Rounds of the cipher that shuffles. With TensorFlow's default of 4, neighbours
+# in one epoch are neighbours in the next far too often; with 8 or more, tests
+# find no difference from chance.
 _ROUNDS = 16
-# What a block is for: the upper half of the counter.
+# The purpose of a block: the upper half of the counter.
 _ORDER, _CROP, _LIGHTING = range(3)
-_PHILOX = 1  # TensorFlow's number of the algorithm, Philox 4x32-10.
+_PHILOX = 1  # TensorFlow's number for Philox 4x32-10.
 
 
 class Draws(NamedTuple):
-  """What some examples of the stream are: tensors, or arrays.
+  """Random draws for some examples, as tensors or arrays.
 
   Attributes:
-    index: [count] int64, which image of the training set.
+    index: [count] int64, index of the image in the training set.
     offset: [count, 2] int32, (top, left) of its crop.
     flip: [count] bool, whether the crop is mirrored.
-    shift: [count, 3] float32, its colour shift, levels of 0..255.
-    divisor: [count] float32, what its values are divided by in the end.
+    shift: [count, 3] float32, its colour shift, in levels of 0..255.
+    divisor: [count] float32, divides the result.
   """
 
   index: Any
@@ -54,15 +53,15 @@ def draw(
     axes: np.ndarray,
     lit: tf.Tensor | bool,
 ) -> Draws:
-  """Draws all of some examples.
+  """Draws everything for some examples.
 
   Args:
     example: see above.
-    seed: likewise.
-    length: images in the training set.
-    augmentation: of the config.
-    axes: from `lighting_axes`.
-    lit: whether they have PCA lighting, if the config has any.
+    seed: see above.
+    length: number of images in the training set.
+    augmentation: section of the config.
+    axes: see `lighting_axes`.
+    lit: whether to apply the config's PCA lighting.
   """
   offset, flip = crops(
       seed,
@@ -82,9 +81,9 @@ def draw(
 
 
 def shuffled(seed: int, example: tf.Tensor, length: int) -> tf.Tensor:
-  """[count] int64: each of `length` images once an epoch, in random order."""
+  """Shuffled indices, [count] int64: each of `length` images once an epoch."""
   keys = _words(seed, _ORDER, example // length)
-  # The public wrapper takes no vector of seeds.
+  # The public wrapper does not accept a vector of seeds.
   return tf.raw_ops.RandomIndexShuffle(
       index=example % length,
       seed=keys[:, :3],
@@ -99,14 +98,14 @@ def crops(
   """Draws crops and mirrorings (paper §4.1).
 
   Args:
-    seed: of the run.
-    group: [count] int64, ascending without gaps: examples of the same group
-      share their crop.
-    offsets: number of offsets each way: 32 in the paper, 33 in the code.
+    seed: seed of the run.
+    group: [count] int64, ascending without gaps; examples of a group share
+      their crop.
+    offsets: number of offsets along each axis: 32 in the paper, 33 in the code.
     flip: whether to mirror half of them.
 
   Returns:
-    ([count, 2] int32 offsets (top, left), [count] bool whether mirrored).
+    ([count, 2] int32 offsets (top, left), [count] bool flips).
   """
   words = tf.cast(_words(seed, _CROP, group), tf.int64)
   # A 32-bit fraction times the number of offsets.
@@ -117,11 +116,11 @@ def crops(
 def colour_shifts(
     seed: int, example: tf.Tensor, axes: np.ndarray
 ) -> tf.Tensor:
-  """[count, 3] float32 colours of PCA lighting, levels of 0..255 (§4.1)."""
+  """PCA lighting's colours, [count, 3] float32, levels of 0..255 (§4.1)."""
   normal = _blocks(
       tf.raw_ops.StatelessRandomNormalV2, seed, _LIGHTING, example
   )
-  # No matrix product: its rounding may depend on the number of rows.
+  # No matrix product, whose rounding may depend on the number of rows.
   one, two, three = tf.split(normal[:, :3], 3, axis=1)
   return one * axes[0] + two * axes[1] + three * axes[2]
 
@@ -129,7 +128,7 @@ def colour_shifts(
 def lighting_axes(
     kind: str, scale: float, deviations: np.ndarray, eigenvectors: np.ndarray
 ) -> np.ndarray:
-  """What lighting adds for a draw of 1 along each principal component.
+  """Colour shift along each principal component for a draw of 1.
 
   Args:
     kind: 'standard_deviation' (run #145): sd * scale, in levels of 0..255.
@@ -140,7 +139,7 @@ def lighting_axes(
     eigenvectors: [3, 3], a component a column.
 
   Returns:
-    [3, 3] float32, a component a row, levels of 0..255.
+    [3, 3] float32, one component per row, levels of 0..255.
   """
   lengths = np.asarray(deviations, np.float64)
   if kind == 'eigenvalue':
@@ -154,7 +153,7 @@ def _words(seed, use, numbers):
 
 
 def _blocks(operation, seed, use, numbers, **options):
-  """[count, 4], the block of each number; these ascend without gaps."""
+  """[count, 4] blocks of `numbers`, which ascend without gaps."""
   first = numbers[0]
   blocks = operation(
       shape=[numbers.shape[0], 4],

@@ -1,4 +1,4 @@
-"""From what is drawn to pixels: a batch is read by one call of Python."""
+"""Reads the pixels of drawn examples, with one call of Python per batch."""
 
 import functools
 from collections.abc import Callable
@@ -17,18 +17,18 @@ def pixels(
     size: int,
     square: int,
 ) -> dict[str, tf.Tensor]:
-  """A batch with its images and labels.
+  """Makes a batch with images and labels.
 
   Args:
-    drawn: 'index' [count] int64, which images of the source; where these are
-      crops 'offset' [count, 2] int32, (top, left); and what else it has.
-    calls: of the chain.
-    read: as `reading.read`, of the source.
+    drawn: 'index' [count] int64, indices of images in the source; for crops
+      also 'offset' [count, 2] int32, (top, left); other entries are passed on.
+    calls: calls of the chain.
+    read: reads images of the source, see `reading.read`.
     size: side of the images, in pixels.
     square: side of the squares that crops are cut from, in pixels.
 
   Returns:
-    What is drawn but 'index', 'image' [count, size, size, 3] uint8 and 'label'
+    The draws except 'index', 'image' [count, size, size, 3] uint8 and 'label'
     [count] int32.
   """
   batch = dict(drawn)

@@ -1,13 +1,13 @@
-"""Calls of Python in a chain of tf.data: their errors, and the chain's end.
+"""Calls Python functions in a chain of tf.data.
 
-TensorFlow makes a text of an exception, which it also logs at length. Here a
-failure goes through the chain as a number, in its turn among the batches, and
-who reads them gets the exception itself.
+TensorFlow turns exceptions into text, which it also logs at length. Here a
+failure passes through the chain as a number, in order with the batches, and the
+reader of the batches gets the original exception.
 
-When an iterator is deleted TensorFlow waits for calls under way, and these wait
-for Python's lock, which nobody gets once Python is ending: 7 of 8 processes
-stayed for ever. So a chain that is closed begins no new calls, the last ones
-are awaited, and what is open in the end is closed before Python stops threads.
+When an iterator is deleted, TensorFlow waits for its running calls. These wait
+for Python's lock, which no thread gets while Python exits, so the process would
+hang. Therefore a closed chain starts no new calls and awaits the last ones, and
+open chains are closed before Python stops its threads.
 """
 
 import atexit
@@ -23,7 +23,7 @@ from input_pipeline.files.tensorflow_cpu import tf
 
 _FAILURE = 'failure'
 
-# For a stage: AutoGraph would read source files again while a run goes on.
+# AutoGraph would read source files again during a run.
 as_it_is = tf.autograph.experimental.do_not_convert
 
 
@@ -31,15 +31,15 @@ class Calls:
   """The calls of one chain."""
 
   def __init__(self):
-    """Of a chain that is open."""
+    """Creates an open chain."""
     self._open = True
     self._numbers = itertools.count(1)
     self._failures: dict[int, Exception] = {}
-    # TensorFlow keeps what it calls until the process ends.
+    # TensorFlow keeps the functions it calls until the process ends.
     self._functions: list[Callable[..., Sequence[np.ndarray]]] = []
 
   def while_open(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """A dataset that ends when the chain is closed."""
+    """Ends a dataset when the chain is closed."""
     is_open = lambda *_: tf.ensure_shape(
         tf.numpy_function(lambda: self._open, [], tf.bool), ()
     )
@@ -51,15 +51,15 @@ class Calls:
       inputs: Sequence[tf.Tensor],
       outputs: dict[str, tf.TensorSpec],
   ) -> dict[str, tf.Tensor]:
-    """Calls a function of arrays, in a stage of the chain.
+    """Calls a function of arrays as a stage of the chain.
 
     Args:
-      function: from an array for each input to one for each output.
+      function: function from an array per input to an array per output.
       inputs: its arguments.
-      outputs: what it returns, by name.
+      outputs: specs of its outputs, by name.
 
     Returns:
-      The outputs, and what `batches` wants to know.
+      The outputs, and entries for `batches`.
     """
     specs = {**outputs, _FAILURE: tf.TensorSpec([], tf.int64)}
     place = len(self._functions)
@@ -87,11 +87,11 @@ class Calls:
   def batches(
       self, dataset: tf.data.Dataset
   ) -> Iterator[dict[str, np.ndarray]]:
-    """What comes out of the chain; whose end closes it.
+    """Yields the chain's batches, and closes it at the end.
 
     Raises:
-      Exception: that of a call, when its batch is due.
-      DataError: TensorFlow has failed.
+      Exception: the exception of a call, when its batch is due.
+      DataError: TensorFlow failed.
     """
     stream = self._batches(dataset)
     _streams.add(stream)
@@ -118,7 +118,7 @@ _streams = weakref.WeakSet()
 @atexit.register
 def _close_streams():
   for stream in list(_streams):
-    # One whose thread waits for data cannot be closed, nor waited for.
+    # A generator whose thread waits for data cannot be closed.
     with contextlib.suppress(ValueError):
       stream.close()
 
@@ -130,4 +130,4 @@ def _drain(iterator):
     except StopIteration:
       return
     except tf.errors.OpError:
-      pass  # One of the last calls has failed, which nobody asks for any more.
+      pass  # The error of a batch that is no longer needed.

@@ -9,7 +9,7 @@ from input_pipeline import preprocessing
 from input_pipeline.files import stalls
 from input_pipeline.sources import Source
 
-# Bytes; what Eigen and XLA want of an array that they take as it is.
+# Bytes; Eigen and XLA use aligned arrays without a copy.
 _ALIGNMENT = 64
 
 
@@ -23,22 +23,22 @@ def read(
     square: int,
     images: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads some images and their labels.
+  """Reads images and their labels.
 
   Args:
-    index: [count] int64, which images of the source.
-    offset: [count, 2] int32, (top, left) of a crop of each; None: no crops.
-    source: of the images.
-    watch: told of each that is read.
+    index: [count] int64, indices of images in the source.
+    offset: [count, 2] int32, (top, left) of each crop; None for no crops.
+    source: source of the images.
+    watch: watches for slow reads.
     size: side of the images, in pixels.
     square: side of the squares that crops are cut from, in pixels.
-    images: to be filled, as what is returned; None: new memory.
+    images: array to fill and return; None allocates one.
 
   Returns:
     [count, size, size, 3] uint8 and [count] int32.
 
   Raises:
-    DataError: an image cannot be read; names it.
+    DataError: an image cannot be read; the message names it.
   """
   if images is None:
     images = _aligned((len(index), size, size, 3))
@@ -54,7 +54,7 @@ def read(
 
 
 def _aligned(shape):
-  """An uninitialized uint8 array that TensorFlow and JAX need not copy."""
+  """Uninitialized uint8 array that TensorFlow and JAX need not copy."""
   size = math.prod(shape)
   buffer = np.empty(size + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT

@@ -1,12 +1,12 @@
-"""Processes that read batches: each has a lock of Python of its own.
+"""Processes that read batches, each with its own Python lock.
 
-They are Python processes that import this file and what the sources need, not
-the main module of the program, which may be a notebook, and neither TensorFlow
-nor JAX. Each is sent the sources once; then it is asked for a batch at a time,
-and answers with labels, and with pixels in memory that both processes map. That
-memory has no name: it goes with the last of them, and /dev/shm, of which a
-container may have 64 MB, has no part in it. New memory costs as much as reading
-prepared pixels, so what nobody here refers to any more is written again.
+They import this file and what the sources need, but neither TensorFlow, JAX nor
+the program's main module, which may be a notebook. Each receives the sources
+once, then reads one batch at a time. It answers with labels, and with pixels in
+memory that both processes map. The memory is anonymous: it is freed with the
+last process that maps it, and does not need /dev/shm, which may have 64 MB in
+containers. New memory costs as much as reading prepared pixels, so memory that
+is no longer referenced is reused.
 """
 
 import collections
@@ -39,21 +39,21 @@ from input_pipeline.images import limits
 from input_pipeline.sources import Source
 
 _ROOT = pathlib.Path(__file__).parents[2]
-# What a process answers with.
+# Kinds of answers of a process.
 _REPORT, _FAILED, _DONE = range(3)
-# Seconds that the end of a process is waited for, and between two looks whether
-# its parent is there.
+# Seconds to wait for the end of a process, and between two checks that its
+# parent exists.
 _PATIENCE = 2.0
 _TICK = 0.5
-# Batches of a process whose memory is kept to be written again.
+# Batches of a process whose memory is kept for reuse.
 _KEPT = 4
 
 
 class Workers:
   """The reading processes of one pipeline.
 
-  They start with the first batch, and end with this object and with this
-  process, however that ends.
+  They start with the first batch, and end with this object or this process,
+  even if it is killed.
   """
 
   def __init__(
@@ -64,13 +64,13 @@ class Workers:
       stalled_after: float | None,
       report: Callable[[str], None],
   ):
-    """Starts nothing yet.
+    """Prepares the processes without starting them.
 
     Args:
-      sources: what batches may be of.
-      count: of processes, at least 1.
+      sources: sources of the batches.
+      count: number of processes, at least 1.
       stalled_after: see `stalls.Watch`.
-      report: likewise, called in a thread that reads a batch.
+      report: see `stalls.Watch`; called in a thread that reads a batch.
     """
     self._sources = sources
     self._count = count
@@ -90,14 +90,14 @@ class Workers:
       size: int,
       square: int,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a batch in the first process that is free, see `reading.read`.
+    """Reads a batch in the first free process, see `reading.read`.
 
     Args:
-      index: see there.
-      offset: see there.
-      source: place of the source in `sources`.
-      size: see there.
-      square: see there.
+      index: see `reading.read`.
+      offset: see `reading.read`.
+      source: index of the source in `sources`.
+      size: see `reading.read`.
+      square: see `reading.read`.
 
     Raises:
       DataError: an image cannot be read, a process has ended, cannot be
@@ -117,7 +117,7 @@ class Workers:
       sources = reduction.ForkingPickler.dumps(self._sources)
     except UserError:
       raise
-    except Exception as error:  # Anything may have its own way not to.
+    except Exception as error:  # Pickling may raise any kind.
       raise _cannot_send(error) from error
     try:
       for number in range(1, self._count + 1):
@@ -127,18 +127,18 @@ class Workers:
       _end(self._workers)
       self._workers.clear()
       raise
-    # They import at the same time, and take it when they have.
+    # All start first, so that they import at the same time.
     for worker in self._workers:
       worker.send(sources)
       self._idle.put(worker)
 
 
 class _Worker:
-  """A reading process, as this one sees it."""
+  """A reading process, seen from its parent."""
 
   def __init__(self, name, stalled_after):
     self._pipe, theirs = multiprocessing.Pipe()
-    # The child's own path would be without what this process has added.
+    # The child's own path would lack what this process has added.
     path = [str(_ROOT), *sys.path]
     options = os.getpid(), limits.MEMORY >> 20, stalled_after
     code = (
@@ -152,7 +152,7 @@ class _Worker:
             [sys.executable, '-c', code, name],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            # Ctrl-C in a terminal is for the parent, which saves its run.
+            # Ctrl-C in a terminal goes to the parent only, which saves its run.
             start_new_session=True,
         )
       except OSError as error:
@@ -161,12 +161,12 @@ class _Worker:
             '--config.dataset.processes'
         ) from error
     self.name = f'{name} (pid {self._process.pid})'
-    # By number, and those that nobody refers to, the last one last.
+    # Memories by number, and the unreferenced ones, the latest last.
     self._memories: dict[int, mmap.mmap] = {}
     self._free = collections.deque()
 
   def send(self, data):
-    """Sends bytes; that it has ended is found when its answer is awaited."""
+    """Sends bytes; if the process has ended, reading its answer fails."""
     with contextlib.suppress(OSError):
       self._pipe.send_bytes(data)
 
@@ -193,12 +193,12 @@ class _Worker:
       finally:
         os.close(descriptor)
     pixels = np.frombuffer(self._memories[number], np.uint8)
-    # What is made of it, here or in TensorFlow or JAX, refers to it.
+    # Arrays made of it, here or in TensorFlow or JAX, refer to it.
     weakref.finalize(pixels, self._free.append, number).atexit = False
     return pixels.reshape(shape), labels
 
   def _memory_of(self, size):
-    """(number of free memory of that size or None, those to be forgotten)."""
+    """(number of free memory of that size or None, numbers to forget)."""
     found, forgotten = None, []
     for number in sorted(self._free.copy(), reverse=True):
       if found is None and len(self._memories[number]) == size:
@@ -217,7 +217,7 @@ class _Worker:
         descriptor = reduction.recv_handle(self._pipe) if is_new else None
         value = *value, descriptor
       return kind, value
-    except RuntimeError as error:  # The system drops what cannot be opened.
+    except RuntimeError as error:  # The system drops files it cannot open.
       raise DataError(
           f'{self.name} cannot pass a batch on, as this process may open no '
           'more files: set a smaller --config.dataset.processes, or a larger '
@@ -243,11 +243,11 @@ class _Worker:
     )
 
   def kill(self):
-    """Ends it; it has nothing to save."""
+    """Kills the process, which has nothing to save."""
     self._process.kill()
 
   def wait(self):
-    """Awaits that, unless it waits for a disk that does not answer."""
+    """Awaits its end, unless it hangs on an unresponsive disk."""
     with contextlib.suppress(subprocess.TimeoutExpired):
       self._process.wait(_PATIENCE)
 
@@ -272,15 +272,15 @@ def _cannot_send(error):
 def serve(
     descriptor: int, parent: int, memory: int, stalled_after: float | None
 ) -> None:
-  """Is a reading process, until its parent has no more use for it.
+  """Runs a reading process until its parent closes the connection or ends.
 
   Args:
-    descriptor: of the connection to the parent.
-    parent: its process.
-    memory: MiB, see `limits.set_memory`.
+    descriptor: file descriptor of the connection to the parent.
+    parent: process id of the parent.
+    memory: limit in MiB, see `limits.set_memory`.
     stalled_after: see `stalls.Watch`.
   """
-  for number in cli.ENDING:  # A cluster sends them to all processes of a job.
+  for number in cli.ENDING:  # Clusters send them to all processes of a job.
     signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
   limits.set_memory(memory)
@@ -294,7 +294,7 @@ def serve(
 
   watch = stalls.Watch(stalled_after, lambda text: send(_REPORT, text))
   memories, numbers = {}, itertools.count()
-  with contextlib.suppress(EOFError, OSError):  # The parent has gone.
+  with contextlib.suppress(EOFError, OSError):  # The parent has ended.
     sources = _received(pipe)
     while True:
       source, what, shape, number, forgotten = pipe.recv()
@@ -323,23 +323,23 @@ def serve(
 
 
 def _end_with(parent):
-  # The connection also closes, but nobody looks at it while an image is read.
+  # A closed connection is not noticed while an image is being read.
   while os.getppid() == parent:
     time.sleep(_TICK)
   os._exit(0)
 
 
 def _received(pipe):
-  """The sources, or why they cannot be used."""
+  """The sources, or the error if they cannot be used."""
   data = pipe.recv_bytes()
   try:
     return reduction.ForkingPickler.loads(data)
-  except Exception as error:  # Such as a class of a notebook.
+  except Exception as error:  # Such as a class defined in a notebook.
     return _cannot_send(error)
 
 
 def _portable(error):
-  """An exception that the parent can be sent."""
+  """Returns an exception that can be sent to the parent."""
   if not isinstance(error, UserError):
     error.add_note(traceback.format_exc())
   try:
@@ -349,15 +349,15 @@ def _portable(error):
 
 
 def _new_memory(size):
-  """(file, mapping) of bytes without a name, which are there.
+  """Allocates anonymous memory; returns (file, mapping).
 
   Raises:
-    DataError: there is no room for them.
+    DataError: there is not enough memory.
   """
   with contextlib.ExitStack() as opened:
     try:
       file = opened.enter_context(_nameless())
-      # A file that is only made longer gets its room when it is too late.
+      # Extending the file alone would reserve no memory.
       rest = memoryview(bytes(size))
       while rest:
         rest = rest[file.write(rest) :]
@@ -379,5 +379,5 @@ def _no_room(size, reason):
 def _nameless():
   try:
     return open(os.memfd_create('images'), 'w+b', 0)
-  except (AttributeError, OSError):  # Not a system that has it, or allows it.
+  except (AttributeError, OSError):  # The system has or allows no memfd.
     return tempfile.TemporaryFile(buffering=0)

@@ -1,6 +1,6 @@
-"""Checks of config fields, to be combined.
+"""Composable checks of config fields.
 
-Each part of the program says by these what its own fields may be.
+Each part of the program declares with them what its fields may be.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ class Check:
   """A check of a field.
 
   Attributes:
-    wanted: in words.
-    accepts: whether a value is that.
+    wanted: description of valid values.
+    accepts: whether a value is valid.
   """
 
   wanted: str
   accepts: Callable[[Any], bool]
 
   def or_unset(self) -> 'Check':
-    """Accepts None as well."""
+    """Returns a check that accepts None as well."""
     return Check(
         f'{self.wanted}, or unset',
         lambda value: value is None or self.accepts(value),
@@ -51,7 +51,7 @@ def _is_number(value):
   return real and -_LARGEST <= value <= _LARGEST
 
 
-# Float32 has no larger ones; also refuses what is no number.
+# Largest float32; the comparison also refuses NaN.
 _LARGEST = 3e38
 
 
@@ -61,7 +61,7 @@ def number(wanted: str, accepts: Callable[[float], bool]) -> Check:
 
 def choice(*values: str | int) -> Check:
   wanted = 'one of ' + ', '.join(map(repr, values))
-  # Not `value in values`: 1 is equal to True and to 1.0.
+  # `value in values` would accept True and 1.0 for 1.
   return Check(
       wanted,
       lambda value: any(
@@ -97,7 +97,7 @@ PATH = Check(
     'a path on this machine',
     lambda value: is_text(value) and not paths.is_address(value),
 ).or_unset()
-# JAX takes the lower half of larger ones, and says nothing.
+# JAX silently drops the upper bits of larger seeds.
 SEED = whole(0, 2**32 - 1)
 BACKGROUND = Check(
     'three levels from 0 to 255, such as (255, 255, 255), or ()',
@@ -109,11 +109,11 @@ SIDE = whole(1, allowed.LARGEST_SQUARE)
 def complaints(
     config: ml_collections.ConfigDict, rows: Mapping[str, Check]
 ) -> Iterator[str]:
-  """Yields, of each field that is not what it may be, its name and what is.
+  """Yields a message for each field with an invalid value.
 
   Args:
-    config: the whole config, as from configs/ or a workdir.
-    rows: {dotted field: what it may be}, of the fields that it has to have.
+    config: the whole config, from configs/ or a workdir.
+    rows: {dotted field: its check} of the required fields.
   """
   for field, row in rows.items():
     value = get(config, field, _MISSING)
@@ -126,7 +126,7 @@ def complaints(
 def get(
     config: ml_collections.ConfigDict, field: str, default: Any = None
 ) -> Any:
-  """A dotted field of a config, or a default where it has none."""
+  """Returns a dotted field of a config, or a default if it is missing."""
   value = config
   for name in field.split('.'):
     if not isinstance(value, ml_collections.ConfigDict) or name not in value:

@@ -1,6 +1,6 @@
 """Checks of the fields that describe the data.
 
-One row a field of `dataset` and `augmentation`.
+One row per field of `dataset` and `augmentation`.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import ml_collections
 from input_pipeline.config import checks
 from input_pipeline.errors import DataError
 
-# {dotted field: what it may be}
+# {dotted field: its check}
 CHECKS = {
     'dataset.name': checks.TEXT,
     'dataset.train_dir': checks.PATH,

@@ -1,4 +1,4 @@
-"""Writes files atomically, whenever a process is killed."""
+"""Writes files atomically, even if the process is killed."""
 
 import contextlib
 import fcntl
@@ -16,12 +16,12 @@ def write(
     write_to: Callable[[BinaryIO], object],
     scratch: pathlib.Path,
 ) -> None:
-  """Writes a file aside and renames it.
+  """Writes a temporary file and renames it.
 
   Args:
-    path: of the file.
-    write_to: writes what it is given.
-    scratch: a folder on the same disk for the file until it is complete.
+    path: path of the file.
+    write_to: writes the contents to an open file.
+    scratch: folder on the same disk for the unfinished file.
   """
   with opened(path, scratch) as f:
     write_to(f)
@@ -31,14 +31,14 @@ def write(
 def opened(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[BinaryIO]:
   """Opens a file for writing; it appears when complete.
 
-  It gets its name, and what had that name is gone, when the context ends; if it
-  ends with an error there is nothing of it.
+  The file gets its name, replacing an earlier one, when the context ends. After
+  an error there is no new file.
 
   Args:
     path: see `write`.
     scratch: see `write`.
   """
-  # Processes of different machines may have the same number.
+  # Processes on different machines may have the same process id.
   temporary = scratch / f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}'
   try:
     with _open_locked(temporary) as f:
@@ -51,14 +51,14 @@ def opened(path: pathlib.Path, scratch: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a small file that no other process writes at the same time.
+  """Replaces a small file that no other process writes at the same time.
 
-  After a power cut it is as it was or complete; without the wait for the disk
-  it could be empty, as the new name may get there before the text.
+  After a power failure the file is unchanged or complete. It is flushed to disk
+  before it is renamed; otherwise it could be empty.
 
   Args:
-    path: of the file. The one beside it that ends in .tmp is overwritten.
-    text: of the whole file.
+    path: path of the file. The file beside it with suffix .tmp is overwritten.
+    text: contents of the file.
   """
   temporary = path.with_suffix(_SUFFIX)
   with open(temporary, 'w') as f:
@@ -72,10 +72,10 @@ def _open_locked(path: pathlib.Path) -> BinaryIO:
   """Opens a new file, locked to show that a process is writing it."""
   while True:
     f = open(path, 'wb')
-    # Some network disks cannot.
+    # Some network disks do not support locks.
     with contextlib.suppress(OSError):
       fcntl.flock(f, fcntl.LOCK_EX)
-    # Between the two lines `remove_stale` of another process may have taken it.
+    # `remove_stale` of another process may have removed the file before.
     if path.exists():
       return f
     f.close()

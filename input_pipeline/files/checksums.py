@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from input_pipeline.errors import DataError
 
-# Bytes of a file that differ where photos do.
+# Bytes at the start of a file in which photos differ.
 HEAD = 2**16
 
 
@@ -17,7 +17,7 @@ class TooMuchError(Exception):
 
 
 def of_file(path: str | os.PathLike) -> str:
-  """The SHA-256 of a file, in hexadecimal digits; OSError if it is not read."""
+  """SHA-256 of a file, as hexadecimal digits; may raise OSError."""
   with open(path, 'rb') as f:
     return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -27,21 +27,21 @@ def find_copies(
     read: Callable[[int, int | None], bytes],
     most: float = math.inf,
 ) -> list[list[int]]:
-  """Groups equal files; only those of a size that another has are read.
+  """Groups equal files, reading only files whose size another file has.
 
-  Of these the beginnings first, and the whole of those that begin equally.
+  Reads their beginnings first, then the whole of files that begin equally.
 
   Args:
-    sizes: of the files, in bytes; None of one that is equal to no other.
-    read: reads the first bytes of a file, as many as are given, or all.
-    most: bytes to read.
+    sizes: sizes of the files in bytes; None for a file to leave out.
+    read: reads a file, given its index and the number of first bytes or None.
+    most: largest number of bytes to read.
 
   Returns:
-    The indices of each group of two or more, in order of the first. Files that
-    cannot be read are in none.
+    The indices of each group of two or more, in order of the first. Unreadable
+    files are in no group.
 
   Raises:
-    TooMuchError: it takes more bytes.
+    TooMuchError: more than `most` bytes would be read.
   """
   left = most
 
@@ -54,7 +54,7 @@ def find_copies(
       try:
         yield index, hashlib.sha256(read(index, count)).digest()
       except DataError:
-        continue  # It will be told of when it is used.
+        continue  # Reported when the file is used.
 
   of_size = ((i, size) for i, size in enumerate(sizes) if size is not None)
   found = []
@@ -68,7 +68,7 @@ def find_copies(
 
 
 def _groups(pairs):
-  """Indices with equal keys, of two or more, from (index, key)."""
+  """Groups indices with equal keys, from pairs (index, key)."""
   groups = collections.defaultdict(list)
   for index, key in pairs:
     groups[key].append(index)

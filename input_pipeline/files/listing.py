@@ -24,12 +24,12 @@ _SYSTEM = frozenset((
     '@__thumb', '@recently-snapshot', '~snapshot', 'thevolumesettingsfolder',
     '_vti_cnf', '__pycache__',
 ))
-# Hidden names, and those that have a number or a part of their own. 'recycled'
-# in small letters may be a class.
+# Hidden names, and forms with a number or suffix. Lower-case 'recycled' may be
+# a class.
 _SYSTEM_FORMS = re.compile(
     r'\.|RECYCLE[RD]$|Recycled$|(?i:found\.\d{3}$|paxheaders?(\.|$)|@syno)'
 )
-# What of a long list is shown.
+# Kinds and names shown of a long list.
 _KINDS = 8
 _NAMES = 3
 
@@ -38,8 +38,7 @@ class LeftOut:
   """Counts of unused files, by kind.
 
   Attributes:
-    counts: number of files, links and folders by their kind, which is a suffix
-      or says why.
+    counts: number of files, links and folders by kind: a suffix or a reason.
   """
 
   def __init__(self):
@@ -47,7 +46,7 @@ class LeftOut:
     self._names = {}
 
   def add(self, kind: str, name: str) -> None:
-    """Counts one more, and keeps its name if it is one of the first."""
+    """Counts one file, and keeps its name if it is one of the first."""
     self.counts[kind] += 1
     names = self._names.setdefault(kind, [])
     if len(names) < _NAMES:
@@ -77,12 +76,12 @@ class LeftOut:
 
 
 def is_system(name: str) -> bool:
-  """Whether a file or folder is hidden or belongs to a system."""
+  """Whether a file or folder is hidden or belongs to the operating system."""
   return name.lower() in _SYSTEM or bool(_SYSTEM_FORMS.match(name))
 
 
 def suffix(name: str) -> str:
-  """The kind of an unused file, from its name."""
+  """Kind of an unused file: its suffix, or that it has none."""
   return pathlib.PurePath(name).suffix.lower() or 'no suffix'
 
 
@@ -94,17 +93,17 @@ def walk(
 ) -> Iterator[tuple[int, str]]:
   """Yields the files of folders and their subfolders, in no order.
 
-  Links are followed. A folder that only links lead to is read once; one that is
-  also there without a link is read there, and not again for the link.
+  Links are followed. A folder reached by several links is read once, and one
+  that is also reached without a link is read there only.
 
   Args:
-    folders: to list.
-    wanted: whether a name is that of a wanted file.
-    left_out: counts what is not wanted.
-    base: of the names there; unset: they are whole paths.
+    folders: folders to list.
+    wanted: whether a file of this name is yielded.
+    left_out: counts the other files.
+    base: folder that the yielded paths are relative to; None for whole paths.
 
   Yields:
-    (number of the folder, path).
+    (index of the folder, path).
 
   Raises:
     DataError: a folder cannot be listed.
@@ -142,7 +141,7 @@ def walk(
   for number, folder in numbered:
     if not is_link[folder]:
       yield from files_below(number, folder, False)
-  # Classes that are links themselves come before links in classes.
+  # Links to classes come before links within classes.
   links.extendleft(pair for pair in reversed(numbered) if is_link[pair[1]])
   while links:
     yield from files_below(*links.popleft(), True)
@@ -151,14 +150,14 @@ def walk(
 def entries(
     folder: str | os.PathLike, left_out: LeftOut
 ) -> tuple[list[str], list[str]]:
-  """The names of the folders and the files in a folder, in order.
+  """Names of the subfolders and files of a folder, sorted.
 
   Args:
-    folder: to list.
-    left_out: counts what belongs to a system, and links that lead nowhere.
+    folder: folder to list.
+    left_out: counts system files and broken links.
 
   Raises:
-    DataError: it cannot be listed.
+    DataError: the folder cannot be listed.
   """
   folders, files = [], []
   for entry in _entries(folder):
@@ -200,6 +199,6 @@ def _identity(folder):
 
 def _cannot_list(folder, error):
   return DataError(
-      f'cannot list {printable(str(folder))} ({error.strerror}): mend its '
-      'permissions or remove it'
+        f'cannot list {printable(str(folder))} ({error.strerror}): fix its '
+        'permissions or remove it'
   )

@@ -1,8 +1,8 @@
 """Compares names of classes, sets and files, and reads lists of names.
 
-Names that are equal to a person may differ in their bytes: macOS takes letters
-with accents apart, editors put a byte order mark before a text, disks of
-Windows and macOS do not tell capital letters from small ones.
+Names that look equal may differ in their bytes: macOS decomposes accented
+letters, editors write a byte order mark, and file systems of Windows and macOS
+ignore case.
 """
 
 import codecs
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import untrusted
 
-# Names of the folders of sets; of several evaluation sets the first counts.
+# Names of the sets' folders; of several evaluation sets the first counts.
 TRAIN_FOLDERS = ('train', 'training')
 EVALUATION_FOLDERS = (
     'val', 'valid', 'validation', 'eval', 'evaluation', 'test'
@@ -27,7 +27,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: 'utf-16',
 }
 _ENDS = re.compile('\r\n|\r|\n')
-# What names of sets may have besides.
+# What else the name of a set may contain.
 _BESIDES = re.compile(r'[\W\d_]|set|data|images?')
 
 
@@ -45,9 +45,9 @@ class Names:
     ]
 
   def find(self, name: str) -> int | None:
-    """Index of a name; None if there is none, or several that are as near.
+    """Index of a name; None if it is missing or ambiguous.
 
-    As it is written, or else as it looks, or else in capital or small letters.
+    Looks for the exact name, then for one that looks equal, then ignores case.
     """
     for make, places in self._levels:
       if (place := places.get(make(name))) is not None:
@@ -55,14 +55,14 @@ class Names:
     return None
 
   def __contains__(self, name):
-    """Whether a name is there, once or more often."""
+    """Whether a name is present, once or more often."""
     return any(make(name) in places for make, places in self._levels)
 
 
 def look_equal(names: Iterable[str]) -> tuple[str, str] | None:
-  """The first two of different names that look equal; None if there are none.
+  """Returns two different names that look equal, or None.
 
-  Capital and small letters are not equal: 'a' and 'A' may be two classes.
+  Case matters: 'a' and 'A' may be two classes.
   """
   seen = {}
   for name in names:
@@ -74,13 +74,13 @@ def look_equal(names: Iterable[str]) -> tuple[str, str] | None:
 def check_classes(
     found: Sequence[str], place: str, what: str, seen: str = ''
 ) -> None:
-  """Raises DataError for what cannot be the classes of a training set.
+  """Raises DataError for invalid classes of a training set.
 
   Args:
-    found: names of its class folders.
+    found: names of the class folders.
     place: where they are, for the message.
-    what: they are called, likewise.
-    seen: what else is there, likewise.
+    what: what they are called in the message.
+    seen: what else was found, for the message.
   """
   if len(found) < 2:
     raise DataError(
@@ -101,15 +101,15 @@ def labels_of(
   """Finds the labels of class folders.
 
   Args:
-    names: of the folders.
-    class_names: of the training set, by label.
+    names: names of the folders.
+    class_names: classes of the training set, by label.
     place: where the folders are, for the message.
 
   Returns:
-    {name: label} of those that the training set has.
+    {name: label} of the folders whose class the training set has.
 
   Raises:
-    DataError: it has none of them.
+    DataError: there is no such folder.
   """
   classes = Names(class_names)
   labels = {name: classes.find(name) for name in names}
@@ -124,12 +124,12 @@ def labels_of(
 
 
 class Looks(NamedTuple):
-  """What a folder has.
+  """Contents of a folder.
 
   Attributes:
     images: whether it has images.
-    folders: whether folders in it have some.
-    names: of the folders in it.
+    folders: whether its subfolders have images.
+    names: names of its subfolders.
   """
 
   images: bool = False
@@ -140,16 +140,16 @@ class Looks(NamedTuple):
 def find_sets(
     names: Iterable[str], look: Callable[[str], Looks], place: str
 ) -> tuple[str, str | None] | None:
-  """The folders of the training and the evaluation set among those of a level.
+  """Finds the folders of the training and the evaluation set.
 
   Args:
-    names: of all folders there, but those of a system.
-    look: says what a folder has.
+    names: names of all folders of a level, without system folders.
+    look: returns the contents of a folder.
     place: where they are, for the message.
 
   Returns:
-    Their names, the latter None if it is not there; None where the folders are
-    classes.
+    Names of the two folders, the second None if it is missing; None if the
+    folders are classes.
 
   Raises:
     DataError: some folders look like sets and others like classes, or none is
@@ -175,13 +175,13 @@ def find_sets(
   if not others and (train or len(sets) == 1):
     whole = train and (evaluation or sets[train].folders)
     return (train, evaluation) if whole else None
-  # With the classes in it that are beside it, or with nothing but folders.
+  # Sets if the others are repeated within them, or if they have only folders.
   split = any(
       looks.names & others.keys()
       or (name != train and looks.folders and not looks.images)
       for name, looks in sets.items()
   )
-  # Else kinds of trains, in a folder beside those of several other vehicles.
+  # Otherwise 'train' may be a class beside several other vehicles.
   alike = all(looks.images for looks in others.values())
   kinds = alike and len(others) > 1 and len(sets) == 1
   if others and not split and (not train or not sets[train].folders or kinds):
@@ -200,7 +200,7 @@ def find_sets(
 
 
 def sets_warning(class_names: Iterable[str]) -> str:
-  """Says which classes are called like sets; '' if none or only 'train' is."""
+  """Warns of classes that are named like sets; '' if none or only 'train'."""
   found = [
       printable(name) for name in class_names
       if _BESIDES.sub('', name.lower()) in SET_FOLDERS
@@ -214,7 +214,7 @@ def sets_warning(class_names: Iterable[str]) -> str:
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
-  """Lines of a text in UTF-8, or in UTF-16 if it says so, of any system.
+  """Reads the lines of a UTF-8 text, or UTF-16 with a byte order mark.
 
   Raises:
     OSError, ValueError: see `untrusted.read_text`.
@@ -225,7 +225,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
 
 def unquoted(text: str) -> str:
-  """Strips blanks, and quotes around the text."""
+  """Strips blanks and surrounding quotes."""
   text = text.strip()
   if len(text) > 1 and text[0] == text[-1] and text[0] in '"\'':
     return text[1:-1].strip()

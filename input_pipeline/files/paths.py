@@ -1,6 +1,6 @@
 """Resolves paths that users write in flags, configs and calls.
 
-All of them go through `local`, so that the same words name the same file in
+All of them go through `local`, so that the same text names the same file in
 every command.
 """
 
@@ -13,7 +13,7 @@ from absl import flags
 
 from input_pipeline.errors import UserError
 
-# gs://bucket/run. As a path it would be a folder called 'gs:' here.
+# gs://bucket/run, which as a path would be a local folder named 'gs:'.
 _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
 
 
@@ -23,22 +23,22 @@ def is_address(text: str) -> bool:
 
 
 class PathError(UserError):
-  """Not a path on this machine."""
+  """Raised for text that is not a path on this machine."""
 
 
 def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
-  """The absolute path of what a user has written, which need not be there.
+  """Absolute path of a user's text; it need not exist.
 
-  `~` and `~user` are home folders, and what is relative is so to the folder
-  that the program was called in. Links stay as they are.
+  `~` and `~user` are expanded. Relative paths start at the working directory.
+  Links are kept.
 
   Args:
-    given: in the user's words.
-    name: of the flag or field, for messages.
+    given: the user's text.
+    name: name of the flag or field, for messages.
 
   Raises:
-    PathError: an address, such as gs://bucket/run, nothing at all, a zero
-      byte, or a home folder that is not known.
+    PathError: the text is a URL such as gs://bucket/run, empty, has a zero
+      byte, or names an unknown home folder.
   """
   text = os.fspath(given)
   if is_address(text):
@@ -60,19 +60,19 @@ def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
 
 def cache_folder() -> pathlib.Path | None:
   """The user's cache folder; None without a home."""
-  # A relative one is to be ignored, says its specification.
+  # The specification says to ignore relative paths.
   folder = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
   if folder.is_absolute():
     return folder
   try:
     home = pathlib.Path.home()
-  except RuntimeError:  # No HOME, and a user that no file knows.
+  except RuntimeError:  # HOME is unset and the user is not in the database.
     return None
   return home / '.cache' if home.is_absolute() else None
 
 
 class _Parser(flags.ArgumentParser):
-  """Of a flag; its message names the flag."""
+  """Parses a flag's path; messages name the flag."""
 
   def parse(self, argument: str) -> pathlib.Path:
     try:
@@ -85,14 +85,14 @@ class _Parser(flags.ArgumentParser):
 
 
 def define(name: str, help: str) -> flags.FlagHolder:
-  """Defines a flag whose value is a `pathlib.Path`; unset it is None."""
+  """Defines a flag that is a `pathlib.Path`, or None if unset."""
   return flags.DEFINE(
       _Parser(), name, None, help, serializer=flags.ArgumentSerializer()
   )
 
 
 def define_several(name: str, default: Any, help: str) -> flags.FlagHolder:
-  """Defines a flag that may be repeated: a list of `pathlib.Path`."""
+  """Defines a repeatable flag: a list of `pathlib.Path`."""
   return flags.DEFINE_multi(
       _Parser(), flags.ArgumentSerializer(), name, default, help
   )

@@ -1,4 +1,4 @@
-"""Warns of files whose reading takes too long."""
+"""Warns about files that take too long to read."""
 
 import threading
 import time
@@ -6,27 +6,26 @@ from collections.abc import Callable
 
 from input_pipeline.errors import DataError, printable
 
-# Files that a message names.
+# Number of files named in a message.
 _SHOWN = 4
 
 
 class Watch:
-  """Knows what is being read, and since when.
+  """Tracks what is being read, and since when.
 
-  A thread looks now and then, and ends when nothing is read; it does not keep
-  a process from ending.
+  A daemon thread checks at intervals, and ends when nothing is being read.
   """
 
   def __init__(self, limit: float | None, report: Callable[[str], None]):
-    """Begins to watch when something is read.
+    """Does not start the thread yet.
 
     Args:
-      limit: seconds that one reading may take before it is reported, and again
-        after twice as long, and so on; None: never.
-      report: is given the message, in the watching thread.
+      limit: seconds after which a read is reported, and again after twice that
+        time, and so on; None for never.
+      report: called with the message, in the watching thread.
 
     Raises:
-      DataError: the limit is not more than 0.
+      DataError: the limit is not positive.
     """
     if limit is not None and not limit > 0:
       raise DataError(
@@ -40,15 +39,15 @@ class Watch:
     self._readings: dict[int, Reading] = {}  # By thread.
 
   def reading(self, describe: Callable[[], str]) -> 'Reading':
-    """A context, to be entered by a thread for each thing that it reads.
+    """Creates a context that a thread enters for each read.
 
     Args:
-      describe: names it.
+      describe: returns a description of what is read.
     """
     return Reading(self, describe)
 
   def begin(self, reading: 'Reading') -> None:
-    """Of `Reading`."""
+    """Called by `Reading` when it begins."""
     if self._limit is None:
       return
     reading.due = reading.since + self._limit
@@ -57,7 +56,7 @@ class Watch:
       self._start()
 
   def end(self, reading: 'Reading') -> None:
-    """Of `Reading`."""
+    """Called by `Reading` when it ends."""
     self._readings.pop(threading.get_ident(), None)
     if reading.reported:
       seconds = time.monotonic() - reading.since
@@ -81,7 +80,7 @@ class Watch:
       self.look(time.monotonic())
 
   def look(self, now: float) -> None:
-    """Reports what takes too long at a time, by `time.monotonic`."""
+    """Reports reads that take too long at a time of `time.monotonic`."""
     late = [r for r in list(self._readings.values()) if now >= r.due]
     for reading in late:
       reading.due += now - reading.since
@@ -98,12 +97,12 @@ class Watch:
 
 
 class Reading:
-  """One thing that a thread reads, from `Watch.reading`."""
+  """One read by a thread, from `Watch.reading`."""
 
   __slots__ = ('_describe', '_watch', 'due', 'reported', 'since')
 
   def __init__(self, watch: Watch, describe: Callable[[], str]):
-    """Not yet begun."""
+    """Creates a read that has not begun."""
     self._watch = watch
     self._describe = describe
     self.since = self.due = 0.0
@@ -118,8 +117,8 @@ class Reading:
     self._watch.end(self)
 
   def name(self) -> str:
-    """What is read, on one line."""
-    # What is asked for a name may be what does not answer, or be gone.
+    """Describes what is read, on one line."""
+    # The description may need a disk that does not answer, or a deleted file.
     try:
       return printable(self._describe())
     except Exception as error:

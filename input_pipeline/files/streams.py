@@ -1,7 +1,7 @@
 """Standard streams and progress display.
 
-A log that nobody reads any more (`| head`, a terminal that was closed, a full
-disk) is no reason to lose steps or results: such streams do not end a program.
+A log that cannot be written any more (`| head`, a closed terminal, a full disk)
+should not cost steps or results, so writing to it never ends the program.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from typing import Any, ClassVar, TextIO
 
 import tqdm
 
-# A pipe without a reader, a terminal that was closed.
+# A pipe without a reader, or a closed terminal.
 _GONE = (errno.EPIPE, errno.EIO)
-# Between two lines of progress in a file; what is done sooner has none.
+# Seconds between progress lines in a file; shorter work shows none.
 _SECONDS = 30
 _LINE = (
     '{desc}: {n_fmt} of {total_fmt} ({percentage:.0f} %), {rate_fmt}{postfix}, '
@@ -27,18 +27,18 @@ _LINE = (
 
 
 class _Lasting(io.FileIO):
-  """A descriptor; what cannot be written there is dropped.
+  """A descriptor that drops output that cannot be written.
 
   Attributes:
-    failure: why something that there is a reader for was dropped, if so.
+    failure: the error if output with a reader was dropped, else None.
   """
 
   failure: OSError | None = None
 
   def write(self, data) -> int:
-    """Takes all of it."""
+    """Writes or drops all of it."""
     try:
-      # None: somebody who shares the terminal does not want to wait.
+      # None: the descriptor was set to non-blocking by another process.
       while (count := super().write(data)) is None:
         select.select([], [self], [])
       return count
@@ -49,13 +49,13 @@ class _Lasting(io.FileIO):
 
 
 def make_lasting() -> None:
-  """Replaces the standard streams; those that were closed lead nowhere.
+  """Makes the standard streams drop output that cannot be written.
 
-  A name that cannot be encoded is escaped. What is no file of the system, as
-  in a notebook, stays as it is.
+  Closed streams lead nowhere, and text that cannot be encoded is escaped.
+  Streams that are not files of the system, as in a notebook, are unchanged.
   """
-  # Otherwise the next file that is opened has the number of a closed stream,
-  # and libraries write their messages there.
+  # Otherwise the next file opened takes the number of a closed stream, and
+  # libraries write their messages to it.
   for number in range(3):
     try:
       os.fstat(number)
@@ -85,7 +85,7 @@ def _lasting(stream, number):
 
 
 def failure() -> OSError | None:
-  """Reason why standard output is incomplete, or None."""
+  """Returns why standard output is incomplete, or None."""
   with contextlib.suppress(AttributeError):
     sys.stdout.flush()
     return sys.stdout.buffer.raw.failure
@@ -95,18 +95,18 @@ def failure() -> OSError | None:
 class _Lines(tqdm.tqdm):
   """Progress as lines, for output that is not a terminal."""
 
-  # Its own: `tqdm.write` would repeat the line of each.
+  # Separate, because `tqdm.write` would repeat the line of each instance.
   _instances: ClassVar = weakref.WeakSet()
-  monitor_interval = 0  # Its thread would write lines in between.
+  monitor_interval = 0  # The monitor's thread would write more lines.
 
   def display(self, msg: str | None = None, pos: int | None = None) -> None:
-    """Writes a line; there is none to clear."""
+    """Writes a line; nothing has to be cleared."""
     if msg is None:
       self.fp.write(f'{self}\n')
       self.fp.flush()
 
   def close(self) -> None:
-    """Writes how far it has come, if it has written before."""
+    """Writes the final progress if a line was written before."""
     shown = self.last_print_t >= self.start_t + self.delay
     if not self.disable and shown and self.n > self.last_print_n:
       self.display()
@@ -126,16 +126,16 @@ def progress(
   """Shows progress: a bar on a terminal, lines in a file.
 
   Args:
-    items: to go through; None: `update(count)` says what is done.
-    description: of what is done.
+    items: items to iterate over; None to call `update(count)` instead.
+    description: description of the work.
     total: number of items.
-    initial: of them done before.
-    unit: of an item.
-    leave: whether the bar stays at a terminal.
-    file: where to; None: standard error.
+    initial: number of items done before.
+    unit: unit of an item.
+    leave: whether the bar stays on a terminal.
+    file: file to write to; None for standard error.
 
   Returns:
-    The items again, and what to close, or to use in a `with` statement.
+    An iterator over the items, which is also a context manager to close it.
   """
   file = file or sys.stderr
   options = dict(

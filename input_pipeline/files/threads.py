@@ -1,4 +1,4 @@
-"""Runs tasks on several threads; NumPy and decoders release the lock."""
+"""Runs tasks on threads; NumPy and image decoders release Python's lock."""
 
 import collections
 import os
@@ -11,7 +11,7 @@ Result = TypeVar('Result')
 
 
 def cores() -> int:
-  """Number of cores that this process may use, which a cluster may limit."""
+  """Number of cores available to this process."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -23,13 +23,13 @@ def in_order(
     tasks: Iterable[Task],
     ahead: int,
 ) -> Iterator[Result]:
-  """Yields results in the order of the tasks, few of which are in memory.
+  """Yields results in the order of the tasks, with few tasks in memory.
 
   Args:
-    threads: do the work.
-    work: from a task to its result.
-    tasks: may be endless.
-    ahead: tasks that are begun while a result is in use.
+    threads: the executor.
+    work: function from a task to its result.
+    tasks: the tasks; may be endless.
+    ahead: number of tasks started while a result is in use.
   """
   waiting = collections.deque()
   for task in tasks:

@@ -1,9 +1,9 @@
 """Reads untrusted files as data, within limits.
 
-Weights, features, statistics and prepared data are handed around. What is read
-of them by these functions is text, JSON or arrays of numbers and text: no
-pickle, nothing is executed, and no more memory is taken than the file itself
-has bytes, whatever it says of its size. Images are read by decoding.py.
+Weights, features, statistics and prepared data are shared between people. These
+functions read only text, JSON, and arrays of numbers or text: no pickle and no
+code. They use no more memory than the file's size, whatever it declares. Images
+are read by decoding.py.
 """
 
 import json
@@ -15,17 +15,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-# Bytes of a text, and of a JSON file: as Python's objects it takes up to thirty
-# times as many.
+# Most bytes of a text, and of a JSON file, which takes up to thirty times as
+# many as Python objects.
 MAX_TEXT = 2**26
 MAX_JSON = 2**24
-# Bytes of all arrays that are read from one file; those that are mapped into
-# memory may be of any size.
+# Most bytes of all arrays read from one file; mapped arrays may have any size.
 MAX_ARRAYS = 2**30
 _MAX_MEMBERS = 64
-# Digits of a whole number in JSON; nothing here counts further.
+# Digits of a whole number in JSON; no field here needs more.
 _MAX_DIGITS = 20
-# Numbers, truth and text; not 'O', objects, which would need a pickle.
+# Numbers, booleans and text; not 'O', objects, which would need a pickle.
 _KINDS = 'biufU'
 _PIECE = 2**22
 
@@ -35,17 +34,17 @@ class UnreadableError(ValueError):
 
 
 def open_file(path: str | os.PathLike, limit: int | None = None) -> BinaryIO:
-  """Opens a regular file; refuses pipes and devices.
+  """Opens a regular file, and refuses pipes and devices.
 
   Args:
-    path: of the file.
-    limit: bytes that it may have; None: any number.
+    path: path of the file.
+    limit: largest allowed size in bytes; None for no limit.
 
   Raises:
-    OSError: it cannot be opened.
-    UnreadableError: it is no file, or has more bytes.
+    OSError: the file cannot be opened.
+    UnreadableError: it is not a regular file, or exceeds the limit.
   """
-  # A pipe would wait for its writer.
+  # Opening a pipe would wait for its writer.
   descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
   status = os.fstat(descriptor)
   if stat.S_ISDIR(status.st_mode):
@@ -63,18 +62,18 @@ def open_file(path: str | os.PathLike, limit: int | None = None) -> BinaryIO:
 
 
 def read_text(path: str | os.PathLike, limit: int = MAX_TEXT) -> str:
-  """Reads a text in UTF-8; see `open_file` and UnicodeDecodeError."""
+  """Reads a UTF-8 text; raises as `open_file`, and UnicodeDecodeError."""
   with open_file(path, limit) as f:
     return f.read(limit).decode('utf-8')
 
 
 def read_json(path: str | os.PathLike, limit: int = MAX_JSON) -> dict[str, Any]:
-  """Reads a JSON file that is an object.
+  """Reads a JSON file that holds an object.
 
   Raises:
-    OSError: it cannot be opened.
-    UnreadableError: it is too large, too deep, no JSON, no object, or has a
-      number that is not finite or has more than 20 digits.
+    OSError: the file cannot be opened.
+    UnreadableError: it is too large, nested too deeply, not JSON, not an
+      object, or has a number that is not finite or has more than 20 digits.
   """
   values = parse_json(read_bytes(path, limit))
   if not isinstance(values, dict):
@@ -91,11 +90,11 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
-  """Like `json.loads`, for a text of bounded length; see `read_json`.
+  """Parses JSON of bounded length; see `read_json`.
 
   Args:
     text: the JSON.
-    finite: whether all numbers have to be.
+    finite: whether all numbers have to be finite.
   """
   options = {'parse_int': _whole}
   if finite:
@@ -131,15 +130,15 @@ def _json_kind(value):
 
 
 def take(values: Any, path: str, *kinds: type) -> Any:
-  """A field of what a JSON file held.
+  """Takes a field from the object of a JSON file.
 
   Args:
     values: the object.
-    path: dotted.
+    path: dotted path of the field.
     *kinds: types that the field may have. A whole number is also a float.
 
   Raises:
-    UnreadableError: it is not there, or of another type.
+    UnreadableError: the field is missing or of another type.
   """
   for name in path.split('.'):
     if not isinstance(values, dict) or name not in values:
@@ -154,7 +153,7 @@ def take(values: Any, path: str, *kinds: type) -> Any:
 
 
 def shown(value: Any) -> str:
-  """Shortens a value to a line, for messages."""
+  """Shortens a value to one line, for messages."""
   text = repr(value)
   return text if len(text) <= 60 else text[:60] + '...'
 
@@ -165,13 +164,12 @@ def load_arrays(
   """Reads an .npz file.
 
   Args:
-    path: of the file.
-    limit: bytes of all arrays together.
+    path: path of the file.
+    limit: most bytes of all arrays together.
 
   Raises:
-    OSError, zipfile.BadZipFile, zlib.error: it cannot be read.
-    UnreadableError: it says of an array what it has not got, or holds what is
-      no array of numbers or text.
+    OSError, zipfile.BadZipFile, zlib.error: the file cannot be read.
+    UnreadableError: an array is not as declared, or not of numbers or text.
   """
   arrays = {}
   with open_file(path) as f, zipfile.ZipFile(f) as archive:
@@ -186,7 +184,7 @@ def load_arrays(
       name = member.filename.removesuffix('.npy')
       if name in arrays:
         raise UnreadableError(f'it has {shown(name)} twice')
-      # What bzip2 and LZMA decompress is not bounded piece by piece.
+      # The output of bzip2 and LZMA is not bounded chunk by chunk.
       if member.compress_type not in (
           zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
       ):
@@ -204,12 +202,12 @@ def load_array(
   """Reads an .npy file.
 
   Args:
-    path: of the file.
-    mapped: map it into memory instead, whatever its size.
-    limit: bytes that it may have.
+    path: path of the file.
+    mapped: map the file into memory instead, whatever its size.
+    limit: largest allowed size in bytes.
 
   Raises:
-    OSError: it cannot be opened.
+    OSError: the file cannot be opened.
     UnreadableError, ValueError: see `load_arrays`.
   """
   with open_file(path, None if mapped else limit) as f:
@@ -224,7 +222,7 @@ def load_array(
 
 
 def _read_header(f, size):
-  """(shape, whether Fortran's order, dtype); size: bytes of the file."""
+  """(shape, whether in Fortran order, dtype); size: bytes of the file."""
   version = np.lib.format.read_magic(f)
   readers = {
       (1, 0): np.lib.format.read_array_header_1_0,
@@ -234,7 +232,7 @@ def _read_header(f, size):
     raise UnreadableError(f'it is of version {version} of the format')
   try:
     shape, fortran, dtype = readers[version](f)
-  except Exception as error:  # NumPy takes it for Python, and raises its kinds.
+  except Exception as error:  # NumPy evaluates it, with errors of any kind.
     raise UnreadableError(
         f'its header cannot be read ({type(error).__name__})'
     ) from error
@@ -242,7 +240,7 @@ def _read_header(f, size):
     raise UnreadableError(
         f'it has elements of type {shown(dtype.str)}, wanted numbers or text'
     )
-  # Python's whole numbers do not overflow.
+  # Python's integers do not overflow.
   wanted = math.prod(shape) * dtype.itemsize
   if min(shape, default=0) < 0 or wanted != size - f.tell():
     raise UnreadableError(
@@ -270,13 +268,13 @@ def check_array(
   """Checks and returns an array.
 
   Args:
-    name: for the message.
-    array: any.
-    kinds: of its dtype, such as 'f' or 'iu'.
-    shape: None for an axis of any length.
+    name: name for the message.
+    array: the array.
+    kinds: allowed kinds of dtype, such as 'f' or 'iu'.
+    shape: expected shape; None for an axis of any length.
 
   Raises:
-    UnreadableError: another dtype or shape, or a number that is not finite.
+    UnreadableError: the dtype or shape differs, or a number is not finite.
   """
   fits = len(array.shape) == len(shape) and all(
       wanted in (None, got) for got, wanted in zip(array.shape, shape)

@@ -1,19 +1,19 @@
-"""What may be set of pictures, known without Pillow and simplejpeg."""
+"""Allowed settings of images, without importing Pillow and simplejpeg."""
 
 from typing import Any
 
-# Three levels of 0..255; (): what is transparent shows the colour that is
-# stored there, as older runs had it.
+# Three levels of 0..255. () shows the colour stored under transparent pixels,
+# as older runs did.
 Background = tuple[int, ...]
-# What viewers and editors put under a picture, and what is printed on.
+# The background of viewers, editors and paper.
 WHITE = (255, 255, 255)
-# Side of a square in pixels. Up to this one a row's sums of products are exact
-# in float32, see statistics.
+# Largest side of a square, in pixels, for which a row's sums of products are
+# exact in float32, see statistics.py.
 LARGEST_SQUARE = 258
 
 
 def is_background(value: Any) -> bool:
-  """Whether a value of a file or a config is a background."""
+  """Whether a value of a file or a config is a valid background."""
   return (
       isinstance(value, (tuple, list))
       and len(value) in (0, 3)

@@ -1,9 +1,9 @@
-"""Parses image files: what their pixels need, and their orientation.
+"""Parses image files: the data that their pixels need, and their orientation.
 
-Libraries that decode also read metadata, and refuse pictures, or take seconds,
-for what they find there. So they are given files without any: each format is
-walked through here, what its pixels do not need is left out, and what could
-take much memory or time is looked at before anything is decoded.
+Decoding libraries also read metadata, which can take them seconds or make them
+refuse an image. So they receive files without metadata: this module walks
+through each format, drops what the pixels do not need, and checks limits of
+memory and time before anything is decoded.
 """
 
 import contextlib
@@ -20,26 +20,26 @@ from input_pipeline.errors import ImageError
 from input_pipeline.images import limits, tiff
 from input_pipeline.images import orientation as orientation_lib
 
-# Passes over a progressive JPEG of this many bytes of coefficients; encoders
-# make 10, some 20. A file of a megabyte can have thousands over all of the
-# largest image.
+# Most passes over a progressive JPEG with this many bytes of coefficients;
+# encoders make 10 to 20. A file of a megabyte can have thousands of passes over
+# the largest allowed image.
 MAX_SCANS = 100
 _SCANNED = 2**29
-# Segments of a JPEG before its pixels, of which 16 MB of metadata are 256; each
-# takes a microsecond.
+# Most segments before a JPEG's pixels; 16 MB of metadata take 256. Each costs a
+# microsecond.
 MAX_SEGMENTS = 100_000
 MAX_CHUNKS = 100_000
-# Of the comments and the like before a GIF's first picture; 255 bytes each.
+# Most blocks, such as comments, of 255 bytes before a GIF's first picture.
 MAX_BLOCKS = 2**20
-# Pillow takes microseconds for each pixel of this compression of a BMP.
+# Pillow takes microseconds per pixel for run lengths in a BMP.
 MAX_RLE_PIXELS = 2**23
-# Bytes that a text of a PNG may become to be searched for an orientation; they
-# begin with what is of interest.
+# Bytes of a decompressed PNG text that are searched for an orientation, which
+# is at its beginning.
 _MAX_TEXT = 2**20
 
 _JPEG = b'\xff\xd8'
 _PNG = b'\x89PNG\r\n\x1a\n'
-# What files that are called .jpg turn out to be; (place, bytes there).
+# Formats that are often named .jpg by mistake: (offset, bytes there).
 _OTHERS = {
     'HEIC': (4, b'ftyphei'), 'HEIF': (4, b'ftypmif'), 'AVIF': (4, b'ftypavi'),
     'PDF': (0, b'%PDF'), 'ZIP': (0, b'PK\3\4'), 'gzip': (0, b'\x1f\x8b'),
@@ -50,19 +50,18 @@ _OTHERS = {
 
 
 class Parts(NamedTuple):
-  """A file without what its pixels do not need.
+  """A file reduced to what its pixels need.
 
   Attributes:
     kind: its format, one of `KINDS`.
-    data: the file.
+    data: the reduced file.
     orientation: 1 to 8, as in EXIF.
-    reduction: what sides are to be divided by in decoding: 1, 2, 4 or 8.
-    bits: of the words that have levels of 16 bits: how many have a meaning, as
-      the file says.
-    transparent: levels of the one colour that is, as stored.
+    reduction: factor by which decoding has to divide the sides: 1, 2, 4 or 8.
+    bits: number of significant bits of 16-bit words, as declared by the file.
+    transparent: stored levels of the one transparent colour.
     paired: whether a pixel's four bytes are a level and an opacity of 16 bits.
-    inverted: whether the least level is white.
-    more_pages: whether there are others than the first, which is used.
+    inverted: whether the lowest level is white.
+    more_pages: whether pages follow the first, which is the one used.
   """
 
   kind: str
@@ -77,10 +76,10 @@ class Parts(NamedTuple):
 
 
 def take_apart(encoded: bytes, name: str) -> Parts:
-  """Identifies a file's format by its content, and what its pixels need.
+  """Identifies a file's format by its content, and extracts its parts.
 
   Raises:
-    ImageError: it is none of `KINDS`, or beyond a limit.
+    ImageError: the format is none of `KINDS`, or the file exceeds a limit.
   """
   limits.check_bytes(len(encoded), name)
   for pattern, parts in _FORMATS.values():
@@ -100,7 +99,7 @@ def _what(encoded):
 
 
 def _told(exif, xmp):
-  """The orientation that EXIF data tells, or else XMP data, or else 1."""
+  """Orientation from EXIF data, or else from XMP data, or else 1."""
   of_exif = orientation_lib.of_exif(exif or b'')
   return of_exif or orientation_lib.of_xmp(xmp or b'') or 1
 
@@ -108,28 +107,28 @@ def _told(exif, xmp):
 # --- JPEG ---
 
 _SCAN = 0xDA
-# No length follows these: TEM, RST0 to RST7, SOI and EOI.
+# Markers without a length: TEM, RST0 to RST7, SOI and EOI.
 _ALONE = frozenset([0, 0x01, *range(0xD0, 0xDA)])
-# Those of segments that say how large the image is.
+# Markers of frames, which hold the image's size.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-# What decoding needs: frames, tables, and what is between.
+# Segments needed for decoding: frames, tables, and those between them.
 _NEEDED = frozenset([*range(0xC0, 0xD0), *range(0xDB, 0xE0)]) - {0xC8}
-# What says how colours are stored, by its name and least length.
+# Segments that specify colours, by name and least length.
 _COLOURS = {0xE0: (b'JFIF\0', 14), 0xEE: (b'Adobe', 12)}
 _EXIF = b'Exif\0\0'
 _XMP = b'http://ns.adobe.com/xap/1.0/\0'
-# A marker behind a scan's data; FF00 is data, FFD0 to FFD7 lie between.
+# A marker after a scan's data, in which FF00 and FFD0 to FFD7 may occur.
 _MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 
 
 def jpeg(encoded: bytes, name: str) -> Parts:
-  """Takes a JPEG apart; raises ImageError for one that is beyond a limit."""
+  """Extracts a JPEG's parts; raises ImageError if it exceeds a limit."""
   place, segments, all_kept = 2, 0, True
   kept, frame, marker = [_JPEG], None, None
   exif = xmp = None
   while True:
-    # Bytes that belong to nothing are passed over, as decoders do.
+    # Stray bytes are skipped, as in decoders.
     place = encoded.find(b'\xff', place)
     if place < 0 or place + 1 >= len(encoded):
       break
@@ -185,7 +184,7 @@ def _check_frame(encoded, frame, marker, name):
 
 
 def _coefficients(frame):
-  """Bytes of them: two for each of a block's 64."""
+  """Bytes of all coefficients: two for each of a block's 64."""
   height, width = struct.unpack('>HH', frame[1:5].ljust(4, b'\0'))
   factors = [divmod(pair, 16) for pair in frame[7 :: 3]]
   most = [max(1, *factor) for factor in zip(*factors, (1, 1))]
@@ -197,23 +196,23 @@ def _coefficients(frame):
 
 
 def _memory(encoded, coefficients, width, height, reduction):
-  """(pixels at a reduction, bytes that it takes to have them)."""
+  """(pixels at a reduction, bytes of memory for decoding them)."""
   pixels = math.ceil(width / reduction) * math.ceil(height / reduction)
-  # In decoding, and then in its conversion to RGB.
+  # First for decoding, then for converting to RGB.
   wanted = max(coefficients + 4 * pixels, 8 * pixels) + 2 * len(encoded)
   return pixels, wanted
 
 
 def _reduction(encoded, place, frame, marker, name):
-  """By how much the codec itself has to make it smaller; checks its scans."""
+  """Reduction that the codec has to apply; also checks the scans."""
   height, width = struct.unpack('>HH', frame[1:5])
   coefficients = 0
-  # All of them are in memory where one pass does not have all of a pixel.
+  # All coefficients are in memory if several passes make up a pixel.
   if marker in _PROGRESSIVE or encoded[place + 4 : place + 5] != frame[5:6]:
     coefficients = _coefficients(frame)
     allowed = int(MAX_SCANS * min(1, _SCANNED / max(1, coefficients)))
-    # Other pictures and films may lie behind the end, so that a file can have
-    # these bytes more often than scans.
+    # Thumbnails and videos after the end also contain these bytes, so scans are
+    # counted exactly only if there are too many markers.
     if (
         _count_scan_markers(encoded) > allowed
         and _count_scans(encoded, place, allowed) > allowed
@@ -239,7 +238,7 @@ def _count_scan_markers(encoded):
 
 
 def _count_scans(encoded, place, allowed):
-  """Scans from one on, up to one more than allowed."""
+  """Number of scans from `place` on, at most one more than allowed."""
   scans = segments = 0
   while scans <= allowed and segments <= MAX_SEGMENTS:
     found = _MARKER.search(encoded, place)
@@ -261,7 +260,7 @@ _END = b'\0\0\0\0IEND\xaeB`\x82'
 
 
 def _png_chunks(encoded, name) -> Iterator[tuple[bytes, slice]]:
-  """Yields (kind, where the chunk lies) of all but IEND."""
+  """Yields (kind, position of the chunk) for all chunks except IEND."""
   place, chunks = len(_PNG), 0
   while place + 8 <= len(encoded):
     start, kind = place, encoded[place + 4 : place + 8]
@@ -298,7 +297,7 @@ def _png(encoded, name):
     elif kind == b'eXIf':
       exif = bytes(data) if exif is None else exif
     elif kind in (b'tEXt', b'zTXt', b'iTXt'):
-      # The first of each, as one takes milliseconds.
+      # Only the first of each kind: parsing one takes milliseconds.
       keyword = bytes(data[:80]).partition(b'\0')[0]
       if keyword in _PROFILES and exif is None:
         exif = _raw_profile(_text(kind, data))
@@ -310,7 +309,7 @@ def _png(encoded, name):
   pieces = [_PNG, header]
   paired = (depth, colours) == (16, _GREY_ALPHA) and _is_right(header)
   if paired:
-    # Of as many bytes a pixel, so that Pillow keeps all of both.
+    # A type with as many bytes per pixel, so that Pillow keeps all of them.
     fields = header[8:16] + bytes((8, _RGB_ALPHA)) + header[18:21]
     pieces = [_PNG, _chunk(b'IHDR', fields)]
   transparent = None
@@ -322,7 +321,7 @@ def _png(encoded, name):
     count = 1 if colours == _GREY else 3
     if len(transparency) >= 2 * count:
       transparent = struct.unpack(f'>{count}H', transparency[: 2 * count])
-      if depth < 8:  # Which Pillow makes levels of 8 bits.
+      if depth < 8:  # Pillow scales these to 8 bits.
         transparent = tuple(t * 255 // (2**depth - 1) for t in transparent)
   return Parts(
       'PNG',
@@ -344,7 +343,7 @@ def _is_right(chunk):
 
 
 def _text(kind, data):
-  """A text of a PNG; the beginning of one that is long."""
+  """Text of a PNG's chunk; only the beginning of a long one."""
   text = bytes(data[: 2 * _MAX_TEXT]).partition(b'\0')[2]
   compressed = text[1:] if kind == b'zTXt' else b''
   if kind == b'iTXt' and text[:1] == b'\1':
@@ -357,8 +356,8 @@ def _text(kind, data):
 
 
 def _raw_profile(text):
-  """EXIF data that ImageMagick has written as hexadecimal digits."""
-  # Behind three lines: an empty one, its name and its length.
+  """EXIF data that ImageMagick wrote as hexadecimal digits."""
+  # After three lines: an empty one, the name and the length.
   digits = b''.join(text.split(b'\n')[3:])
   with contextlib.suppress(ValueError):
     return bytes.fromhex(digits[: len(digits) // 2 * 2].decode('latin-1'))
@@ -395,7 +394,7 @@ def _gif(encoded, name):
         place += 1 + encoded[place]
         blocks += 1
       place += 1
-      # Of this extension the last counts, if it has its four bytes.
+      # The last of these extensions counts, if it has its four bytes.
       if encoded[start + 1 : start + 3] == b'\xf9\x04':
         control = encoded[start:place]
     if blocks > MAX_BLOCKS:
@@ -432,10 +431,10 @@ def _bmp(encoded, name):
 
 # --- WebP ---
 
-# Bytes for each pixel: two canvases of libwebp, what VP8L is decoded in, and
-# twice the result.
+# Bytes per pixel: two canvases of libwebp, the buffer of VP8L, and twice the
+# result.
 _WEBP_PIXEL = 22
-# Animated, and with alpha.
+# Flags of animation and alpha.
 _WEBP_FLAGS = 0x02 | 0x10
 
 
@@ -446,12 +445,12 @@ def _webp(encoded, name):
     kind = encoded[place : place + 4]
     length = int.from_bytes(encoded[place + 4 : place + 8], 'little')
     end = place + 8 + length + length % 2
-    # An odd one is filled up, which is no part of its pixels.
+    # Chunks of odd length are padded.
     piece = (encoded[place:end] + b'\0' * (length % 2))[: end - place]
     chunks += 1
     if kind == b'VP8X' and not kept and min(length, len(piece) - 8) >= 10:
       size = _webp_size(kind, piece[8:])
-      # No profile, EXIF and XMP any more.
+      # Clears the flags of profile, EXIF and XMP.
       kept.append(
           piece[:8] + bytes((piece[8] & _WEBP_FLAGS,)) + piece[9:]
       )
@@ -460,7 +459,7 @@ def _webp(encoded, name):
     elif kind == b'XMP ' and xmp is None:
       xmp = piece[8:]
     elif data is not None:
-      pass  # Of an animation the first picture counts.
+      pass  # The first picture of an animation counts.
     elif kind in (b'ANIM', b'ALPH'):
       kept.append(piece)
     elif kind in (b'VP8 ', b'VP8L', b'ANMF'):
@@ -477,7 +476,7 @@ def _webp(encoded, name):
 
 
 def _webp_size(kind, body):
-  """(width, height) as a chunk says; (0, 0) if it is too short."""
+  """(width, height) from a chunk; (0, 0) if it is too short."""
   whole = lambda place, size: int.from_bytes(
       body[place : place + size], 'little'
   )
@@ -493,8 +492,8 @@ def _webp_size(kind, body):
 # --- TIFF ---
 
 _ORIENTATION = 274
-# None, fax, LZW, JPEG, Deflate (two numbers) and PackBits. LZMA takes the
-# memory that a file says; others are rare.
+# None, fax, LZW, JPEG, Deflate (two numbers) and PackBits. LZMA would allocate
+# as much memory as the file declares; others are rare.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773)
 _FLOAT = 3
 
@@ -523,7 +522,7 @@ def _tiff(encoded, name):
   lengths = fields.values(325 if 325 in fields else 279)
   if compression != 1 and sum(lengths) > 2 * len(encoded):
     raise ImageError(name, tiff.BROKEN)
-  # A strip or tile, the picture twice, the file twice.
+  # A strip or tile, the picture twice, and the file twice.
   wanted = (
       -(-across * rows * of_pixel // 8) + 8 * width * height + 2 * len(encoded)
   )
@@ -537,7 +536,7 @@ def _tiff(encoded, name):
       fields.needed_only(),
       turned,
       bits=bits[0] if bits and 8 < bits[0] < 16 else None,
-      # Of these depths Pillow leaves it to others to invert them.
+      # Pillow does not invert these depths itself.
       inverted=fields.value(262, 0) == 0 and bool(bits) and bits[0] > 8,
       more_pages=fields.more,
   )

@@ -1,9 +1,8 @@
 """Decodes image files within limits.
 
-Every image file that this program has not just made itself is decoded here, and
-nowhere else. What could take much memory or time is known from the file's
-headers, and is looked at before anything is decoded: no file takes more than
-`limits.MEMORY`, or more than seconds.
+All image files that this program did not write itself are decoded here. Costs
+in memory and time are checked from a file's headers before decoding: no file
+takes more than `limits.MEMORY`, or more than seconds.
 """
 
 import io
@@ -27,8 +26,8 @@ from input_pipeline.images.allowed import WHITE, Background
 
 check_bytes = limits.check_bytes
 
-# By what `containers` has found a file to be: Pillow's own search would try
-# formats that are not looked at there.
+# By the format that `containers` found. Pillow's own detection would try
+# formats that are not checked there.
 _OPENERS = {
     'JPEG': JpegImagePlugin.JpegImageFile,
     'PNG': PngImagePlugin.PngImageFile,
@@ -38,8 +37,8 @@ _OPENERS = {
     'BMP': BmpImagePlugin.BmpImageFile,
 }
 
-# Pillow warns of each broken field of the metadata, of which one file can have
-# thousands; none is of interest here.
+# Pillow warns about each broken field of the metadata, which is not used here;
+# a file can have thousands.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
@@ -48,18 +47,18 @@ def decode(
 ) -> Image.Image:
   """Decodes an image file to an upright RGB image.
 
-  The file's name says nothing about what it is. docs/images.md tells what
-  becomes of each kind of picture; a JPEG of more pixels than `MAX_PIXELS` is
-  decoded at a half, a quarter or an eighth of its size.
+  The format is taken from the content, not the name. docs/images.md describes
+  the conversion of each kind of image. A JPEG of more than `MAX_PIXELS` pixels
+  is decoded at a half, a quarter or an eighth of its size.
 
   Args:
     encoded: the file's bytes: JPEG, PNG, WebP, GIF, TIFF or BMP.
-    name: of the file, for the error.
-    background: what lies under transparent pixels, levels of 0..255.
+    name: name of the file, for the error.
+    background: colour behind transparent pixels, levels of 0..255.
 
   Raises:
-    ImageError: truncated, not an image, too small, too long, or beyond the
-      limits above; says what was got and what is wanted.
+    ImageError: the file is truncated, not an image, too small, too elongated,
+      or exceeds a limit; the message says what was found and expected.
   """
   parts = containers.take_apart(encoded, name)
   image = _decode_plain_jpeg(parts)
@@ -71,7 +70,7 @@ def decode(
 
 
 def has_more_pages(encoded: bytes) -> bool:
-  """Whether a file that `decode` takes is a TIFF with pages left out."""
+  """Whether a file that `decode` accepts is a TIFF with unused pages."""
   return (
       encoded[:2] in (b'II', b'MM')
       and containers.take_apart(encoded, '').more_pages
@@ -79,7 +78,7 @@ def has_more_pages(encoded: bytes) -> bool:
 
 
 def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
-  """Decodes a JPEG that is known to be a square, as prepared data has them.
+  """Decodes a JPEG of a square, from prepared data.
 
   Args:
     encoded: the file.
@@ -89,7 +88,7 @@ def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
     [size, size, 3] uint8.
 
   Raises:
-    ValueError: it is something else, or beyond the limits above.
+    ValueError: it is not such a JPEG, or exceeds a limit.
   """
   try:
     check_bytes(len(encoded), '')
@@ -108,9 +107,9 @@ def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
 
 
 def _decode_plain_jpeg(parts):
-  """The usual file in half of Pillow's time; None for all others.
+  """Decodes a common JPEG in half of Pillow's time; None for other files.
 
-  Both use libjpeg-turbo in the same way, and give the same pixels.
+  Both use libjpeg-turbo with the same options, and give the same pixels.
   """
   if parts.kind != 'JPEG' or parts.reduction > 1:
     return None
@@ -119,7 +118,7 @@ def _decode_plain_jpeg(parts):
       return None
     return Image.fromarray(simplejpeg.decode_jpeg(parts.data))
   except ValueError:
-    return None  # Pillow has the better message, or decodes it after all.
+    return None  # Pillow has a clearer message, or can decode it.
 
 
 def _decode_any(parts, name, background):
@@ -134,7 +133,7 @@ def _decode_any(parts, name, background):
     return levels.to_rgb(open_image, parts, background)
   except ImageError:
     raise
-  except SyntaxError as error:  # Of Pillow, for what it does not know.
+  except SyntaxError as error:  # Pillow's error for unsupported kinds.
     raise ImageError(
         name,
         f'it begins like a {parts.kind} file, but its headers are broken or of '

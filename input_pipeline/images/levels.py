@@ -1,8 +1,8 @@
 """Converts all kinds of pixels to 8-bit RGB, see docs/images.md.
 
-What is stored is kept as far as eight bits can: levels of more bits are shifted
-by what they really have, those without a natural white are stretched, and what
-is transparent lies over a background.
+Keeps as much as fits into eight bits: levels of more bits are shifted by their
+actual depth, those without a natural white are stretched, and transparent
+pixels are blended with a background.
 """
 
 import re
@@ -15,12 +15,12 @@ from PIL import Image, ImageCms, ImageFile
 from input_pipeline.images.allowed import Background
 from input_pipeline.images.containers import Parts
 
-# Bits of the converters in cameras, scanners and X-ray machines, and of words.
-# Few, so that the pictures of one machine are shifted alike.
+# Bit depths of cameras, scanners, X-ray machines, and of words. There are few,
+# so that all images of a machine are shifted alike.
 _DEPTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32)
-# Rows of an image that are converted at a time.
+# Number of rows converted at a time.
 _ROWS = 256
-# Pillow's names for words of 16 bits, of which it keeps one byte.
+# Pillow's names for 16-bit words, of which it keeps one byte.
 _WORDS = re.compile(r'(RGB|RGBX|RGBA);16([BLN])')
 _OTHER_BYTE = {
     'B': 'L', 'L': 'B', 'N': 'B' if sys.byteorder == 'little' else 'L'
@@ -32,15 +32,15 @@ def to_rgb(
     parts: Parts,
     background: Background,
 ) -> Image.Image:
-  """Decodes a file.
+  """Decodes a file to 8-bit RGB.
 
   Args:
-    open_image: opens it in Pillow; may be called again.
+    open_image: opens the file in Pillow; may be called again.
     parts: the file.
-    background: for what is transparent.
+    background: colour behind transparent pixels.
 
   Returns:
-    8-bit RGB, as it is stored: not yet upright.
+    8-bit RGB as stored, not yet turned upright.
   """
   image = open_image()
   area = image.tile[0][1] if parts.kind == 'GIF' and image.tile else None
@@ -66,7 +66,7 @@ def to_rgb(
         outputMode='RGB',
     )
   if parts.kind == 'BMP' and image.mode == 'RGBA':
-    # Programs that know of no opacity leave zeros there.
+    # Programs without support for opacity leave zeros there.
     image = image if image.getextrema()[3][1] else image.convert('RGB')
   image = _flattened(image, background)
   if area and area != (0, 0, *image.size):
@@ -77,7 +77,7 @@ def to_rgb(
 
 
 def _flattened(image, background):
-  """A picture over a background, RGB."""
+  """Blends an image with a background, to RGB."""
   if not background or not image.has_transparency_data:
     return image.convert('RGB')
   if image.mode == 'La':
@@ -89,12 +89,12 @@ def _flattened(image, background):
 
 
 def _depth(largest, bits=None):
-  """How many bits levels have that are stored in words of more.
+  """Number of significant bits of levels stored in larger words.
 
   Args:
-    largest: of the levels.
-    bits: as the file says. By the standard of PNG it speaks of the upper bits,
-      so that levels may be larger; then it says nothing here.
+    largest: the largest level.
+    bits: depth declared by the file. In PNG it counts from the upper bits, so
+      that levels may exceed it; it is ignored then.
   """
   if bits and bits <= 16 and largest < 1 << bits:
     return max(8, bits)
@@ -102,20 +102,20 @@ def _depth(largest, bits=None):
 
 
 def _shifted(levels, bits):
-  """Levels of more than eight bits as uint8."""
+  """Converts levels of more than eight bits to uint8."""
   shift = _depth(int(levels.max()), bits) - 8
   return _by_rows(levels, lambda rows: rows >> shift)
 
 
 def _stretched(levels):
-  """Numbers without a natural black and white as uint8."""
+  """Converts numbers without a natural black and white to uint8."""
   low, high = _range(levels)
   if levels.dtype.kind == 'f' and low >= 0 and high <= 1:
     low, high = 0.0, 1.0
   factor = 255 / (high - low) if high > low else 0.0
 
   def convert(rows):
-    # Also of infinities, and of what is no number.
+    # Also converts infinities and NaN.
     rows = np.nan_to_num(rows.astype(np.float64), nan=low)
     return np.rint((rows.clip(low, high) - low) * factor)
 
@@ -134,7 +134,7 @@ def _range(levels):
 
 
 def _by_rows(levels, convert):
-  """[height, width] uint8: what a function makes of rows, few at a time."""
+  """Applies a function to a few rows at a time; [height, width] uint8."""
   result = np.empty(levels.shape, np.uint8)
   for top in range(0, len(levels), _ROWS):
     result[top : top + _ROWS] = convert(levels[top : top + _ROWS])
@@ -142,7 +142,7 @@ def _by_rows(levels, convert):
 
 
 def _from_numbers(image, parts):
-  """A picture of one number a pixel: grey, of 16 or 32 bits, or float."""
+  """Converts one-channel images: grey, 16 or 32 bits, or float."""
   levels = np.asarray(image)
   if levels.dtype.kind == 'f' or int(levels.min()) < 0:
     grey = _stretched(levels)
@@ -158,7 +158,7 @@ def _from_numbers(image, parts):
 
 
 def _words(image):
-  """Pillow's name for the words of 16 bits that a file has; None: none."""
+  """Pillow's name for a file's 16-bit words, or None."""
   if not image.tile:
     return None
   args = image.tile[0][3]
@@ -167,9 +167,9 @@ def _words(image):
 
 
 def _from_words(high, open_image, parts):
-  """Colours of 16 bits, of which Pillow has read the upper bytes."""
+  """Converts 16-bit colours of which Pillow has read the upper bytes."""
   largest = [256 * most + 255 for _, most in high.getextrema()]
-  # Opacity is for itself.
+  # Opacity has its own depth.
   depths = [_depth(max(largest[:3]), parts.bits)] * 3
   depths += [_depth(most, parts.bits) for most in largest[3:]]
   if set(depths) == {16} and not parts.transparent:

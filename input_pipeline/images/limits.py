@@ -1,7 +1,7 @@
 """Limits of the size of images, checked from their headers.
 
-All follows from the memory that decoding one picture may take, which the flag
---image_memory of every command sets.
+All limits follow from the memory for decoding one image, which every command's
+flag --image_memory sets.
 """
 
 from absl import flags
@@ -9,20 +9,20 @@ from PIL import Image
 
 from input_pipeline.errors import DataError, ImageError
 
-# MiB for one picture, in each of the threads that read.
+# MiB for one image, in each reading thread.
 DEFAULT_MEMORY = 1024
-# Below and beyond these, a square would be made of next to nothing. The
-# smallest images that are worth something are scikit-learn's digits.
+# Images beyond these have too few pixels for a square. The smallest useful
+# images are scikit-learn's digits.
 SMALLEST_SIDE = 8
 LARGEST_ASPECT = 100
-# Bytes that decoding takes for each pixel, and for each byte of the file: the
-# worst is 12 bytes of a progressive CMYK JPEG, and the file twice.
+# Bytes for decoding per pixel, and per byte of the file. The worst case is a
+# progressive CMYK JPEG, with 12 bytes per pixel and the file twice.
 _PIXEL = 16
 _FILE = 8
-# Bytes that a process has before it decodes anything.
+# Bytes of a process before it decodes anything.
 _PROCESS = 2**26
-# A JPEG may have more pixels than are decoded, see `jpeg.reduction`: the time
-# to read them is what limits these.
+# Factor by which a JPEG may exceed the pixels decoded (see `jpeg.reduction`);
+# it limits the time for reading them.
 _REDUCED = 8
 
 MEMORY = MAX_PIXELS = MAX_BYTES = MAX_JPEG_PIXELS = 0
@@ -32,10 +32,10 @@ def set_memory(mib: int) -> None:
   """Sets the limits of this process.
 
   Args:
-    mib: memory that decoding one picture may take, in MiB.
+    mib: memory for decoding one image, in MiB.
 
   Raises:
-    DataError: less than the default, by which other limits are chosen.
+    DataError: less than the default, on which other limits depend.
   """
   global MEMORY, MAX_PIXELS, MAX_BYTES, MAX_JPEG_PIXELS
   if mib < DEFAULT_MEMORY:
@@ -54,17 +54,17 @@ set_memory(DEFAULT_MEMORY)
 
 
 def define_flag() -> None:
-  """Defines --image_memory, unless a command has done so."""
+  """Defines --image_memory unless it is defined already."""
   if 'image_memory' not in flags.FLAGS:
     flags.DEFINE_integer(
         'image_memory', DEFAULT_MEMORY,
-        'MiB that decoding one image may take, in each thread. More of it lets '
-        'larger images and files in; see docs/images.md.',
+        'MiB for decoding one image, in each thread. More allows larger images '
+        'and files; see docs/images.md.',
     )
 
 
 def check_bytes(count: int, name: str) -> None:
-  """Raises ImageError for a file of so many bytes, before it is read."""
+  """Raises ImageError for a file that is too large, before it is read."""
   if count > MAX_BYTES:
     raise ImageError(
         name,
@@ -76,15 +76,15 @@ def check_bytes(count: int, name: str) -> None:
 def check_pixels(
     width: int, height: int, name: str, most: int | None = None, wanted: int = 0
 ) -> None:
-  """Raises ImageError for a picture of so many pixels, before it is decoded.
+  """Raises ImageError for an image with too many pixels, before decoding.
 
   Args:
-    width: as its header says.
-    height: likewise.
-    name: of the file.
-    most: pixels that are allowed; None: MAX_PIXELS.
-    wanted: bytes that decoding takes, where that may be the higher limit; the
-      memory that the message names allows both.
+    width: width in the header.
+    height: height in the header.
+    name: name of the file.
+    most: allowed number of pixels; None for MAX_PIXELS.
+    wanted: bytes needed for decoding, if this limit may be stricter; the memory
+      that the message advises satisfies both.
   """
   most = MAX_PIXELS if most is None else most
   if width * height > most:
@@ -99,12 +99,12 @@ def check_pixels(
 
 
 def fits(wanted: int) -> bool:
-  """Whether there is memory for decoding that takes so many bytes."""
+  """Whether decoding that needs so many bytes fits into the memory."""
   return wanted + _PROCESS <= MEMORY
 
 
 def check_memory(wanted: int, name: str) -> None:
-  """Raises ImageError for a picture that takes so many bytes to decode."""
+  """Raises ImageError if decoding needs more than the allowed bytes."""
   if not fits(wanted):
     raise ImageError(
         name,
@@ -114,7 +114,7 @@ def check_memory(wanted: int, name: str) -> None:
 
 
 def check_shape(width: int, height: int, name: str) -> None:
-  """Raises ImageError for a picture of which no square can be made."""
+  """Raises ImageError for an image too small or too elongated."""
   shorter, longer = sorted((width, height))
   if shorter < SMALLEST_SIDE or longer > LARGEST_ASPECT * shorter:
     raise ImageError(

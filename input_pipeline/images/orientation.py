@@ -1,7 +1,7 @@
 """Reads and applies the orientation of images.
 
-EXIF and XMP are read for this one number, and whatever else they have in them
-is not looked at: what cannot be read is not there.
+Only this number is read from EXIF and XMP. Data that cannot be read counts as
+missing.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from PIL import Image
 
 _TAG = 274
-# Bytes of the whole numbers of EXIF: byte, short and long.
+# Bytes of EXIF's integers: byte, short and long.
 _SIZES = {1: 1, 3: 2, 4: 4}
 _XMP = re.compile(rb'tiff:Orientation\s*(?:=\s*["\']|>)\s*([1-8])(?!\d)')
 # EXIF 2.3, 4.6.4.
@@ -25,7 +25,7 @@ _TURNS = {
 
 
 def of_exif(data: bytes) -> int | None:
-  """The orientation that EXIF data tells, 1 to 8; None if it tells none."""
+  """Orientation in EXIF data, 1 to 8, or None."""
   data = data.removeprefix(b'Exif\0\0')
   order = {b'II': 'little', b'MM': 'big'}.get(data[:2])
   if order is None:
@@ -41,13 +41,13 @@ def of_exif(data: bytes) -> int | None:
 
 
 def of_xmp(data: bytes) -> int | None:
-  """The orientation that XMP data tells, 1 to 8; None if it tells none."""
+  """Orientation in XMP data, 1 to 8, or None."""
   found = _XMP.search(data)
   return int(found[1]) if found else None
 
 
 def valid(value: int) -> int | None:
-  """An orientation that exists, or None."""
+  """Returns a valid orientation unchanged, else None."""
   return value if 1 <= value <= 8 else None
 
 

@@ -4,33 +4,33 @@ from collections.abc import Sequence
 
 from input_pipeline.errors import ImageError
 
-# Strips or tiles of a TIFF, each of which takes tens of microseconds, and bytes
-# of each tile's side; files have hundreds of them.
+# Most strips or tiles of a TIFF, each of which takes tens of microseconds;
+# files have hundreds of them.
 MAX_TILES = 50_000
 BROKEN = 'it begins like a TIFF file, but its headers are broken'
 
-# What pixels need of the fields (TIFF 6.0): sizes, samples, compression and its
+# Fields that pixels need (TIFF 6.0): sizes, samples, compression and its
 # tables, palette, strips, tiles, inks, colours.
 _NEEDED = frozenset((
     256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320,
     322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532,
 ))
-# Of the types of whole numbers, in bytes.
+# Bytes of the integer types.
 _SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
 
 
 class Directory:
-  """Reads the fields of a file, classic TIFF or BigTIFF.
+  """Reads the fields of a classic TIFF or BigTIFF file.
 
   Attributes:
-    more: whether the file says that other directories follow.
+    more: whether other directories follow.
   """
 
   def __init__(self, encoded: bytes, name: str):
-    """Finds the fields, whose values are read by `values`.
+    """Finds the fields; `values` reads them.
 
     Raises:
-      ImageError: there are none.
+      ImageError: there are no fields.
     """
     self._encoded, self._name = encoded, name
     self._order = 'little' if encoded.startswith(b'II') else 'big'
@@ -52,10 +52,10 @@ class Directory:
     return tag in self._places
 
   def values(self, tag: int, default: Sequence[int] = ()) -> list[int]:
-    """The whole numbers of a field.
+    """Reads the integers of a field.
 
     Raises:
-      ImageError: it has others, too many, or they are not there.
+      ImageError: the values are not integers, too many, or missing.
     """
     if tag not in self._places:
       return list(default)
@@ -76,16 +76,16 @@ class Directory:
     return [self._number(start + k * size, size) for k in range(length)]
 
   def value(self, tag: int, default: int) -> int:
-    """The first number of a field; see `values`."""
+    """Reads the first integer of a field; see `values`."""
     return (self.values(tag) or [default])[0]
 
   def needed_only(self) -> bytes:
-    """The file with a directory of what pixels need, and no other."""
+    """Returns the file with a single directory of the needed fields."""
     kept = b''.join(
         self._encoded[place : place + self._entry]
         for tag, place in sorted(self._places.items()) if tag in _NEEDED
     )
-    # Directories lie at even places.
+    # Directories begin at even offsets.
     padding = bytes(len(self._encoded) % 2)
     place = len(self._encoded) + len(padding)
     return b''.join((
@@ -100,7 +100,7 @@ class Directory:
 
   @property
   def _counted(self):
-    """Bytes of the number of fields."""
+    """Size in bytes of the number of fields."""
     return 8 if self._large else 2
 
   def _number(self, place, size):

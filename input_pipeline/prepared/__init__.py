@@ -1,1 +1,1 @@
-"""Prepared data: its format, and what writes it."""
+"""Prepared data: its format and its writer."""

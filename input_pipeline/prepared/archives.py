@@ -1,4 +1,4 @@
-"""Images in tar and zip files, read in any order without unpacking them."""
+"""Reads images in tar and zip files in any order, without unpacking them."""
 
 import bisect
 import bz2
@@ -26,12 +26,12 @@ _COMPRESSED = {
     '.txz': lzma,
 }
 
-# Of zip files. LZMA's decoder takes the memory that a member says, up to 4 GB,
-# and zipfile decompresses 4 kB at once, of which bzip2 can make 4 GB.
+# Compressions of zip files. LZMA's decoder allocates what a member declares, up
+# to 4 GB; zipfile decompresses 4 kB at once, of which bzip2 can make 4 GB.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# The flag of a member whose name is UTF-8.
+# Flag of a member whose name is UTF-8.
 _ZIP_UTF8 = 0x800
-# What damaged archives raise, by their kind.
+# Errors raised for damaged archives, by kind.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError,
     OverflowError, ValueError, zlib.error,
@@ -41,24 +41,24 @@ _ERRORS = (
     IndexError, MemoryError, OverflowError, RecursionError, NotImplementedError,
     ValueError, lzma.LZMAError, zlib.error,
 )
-# Bytes that LZMA may take; `xz -9` makes files that want 65 MiB.
+# Bytes of memory for LZMA; files of `xz -9` need 65 MiB.
 _LZMA_MEMORY = 2**28
-# Bytes that are asked for at a time.
+# Bytes read at a time.
 _PIECE = 2**16
 _COPIED = 2**22
-# A tar file of images is compressed by next to nothing; one of tiny images, by
-# the zeros that tar puts between them.
+# Tar files of images hardly compress. Those of tiny images do, by the zeros
+# between members.
 LARGEST_RATIO = 100
 _SMALLEST_LIMIT = 2**26
-# Bytes of the long names and attributes of one member of a tar file, and of
-# those for all members together. tarfile has them in memory several times.
+# Most bytes of long names and attributes, for one member of a tar file and for
+# all together. tarfile keeps several copies in memory.
 MAX_EXTENSIONS = 2**20
 _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
     tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )
-# Characters of what a link leads to, links that it may lead through, and files
-# that links to folders may add to those that are there.
+# Characters of a link's target, links in a chain, and files that links to
+# folders may add.
 _LONGEST_LINK = 1024
 _MOST_HOPS = 8
 MAX_LINKED = 2**20
@@ -72,8 +72,8 @@ class _Listed(NamedTuple):
 
   Attributes:
     name: its path.
-    place: where it lies; None of a link or a device.
-    target: path that a link leads to; None of a file or a device.
+    place: its position; None for a link or a device.
+    target: path of a link's target; None for a file or a device.
     linked: see `Entry`.
   """
 
@@ -95,7 +95,7 @@ class Archive(Files):
 
 
 class Tar(Archive):
-  """Files of an uncompressed tar file, and of tar files in it."""
+  """Files of an uncompressed tar file, and of tar files within it."""
 
   def __init__(self, root, class_names, entries):
     super().__init__(root, class_names, entries)
@@ -105,7 +105,7 @@ class Tar(Archive):
     start, size = entry.place
     decoding.check_bytes(size, str(self.root / entry.path))
     size = min(size, most or size)
-    # Threads share the file; this read has no position of its own.
+    # Threads share the file; pread does not use its position.
     data = os.pread(self._file.fileno(), size, start)
     if len(data) < size:
       name = str(self.root / entry.path)
@@ -133,14 +133,13 @@ class Zip(Archive):
       )
     try:
       with self._file.open(entry.place) as member:
-        # What is asked for is decompressed at once, whatever size the archive
-        # says it has.
+        # Decompresses only as much as requested, whatever size is declared.
         if most is not None:
           return member.read(most)
         return b''.join(iter(lambda: member.read(_PIECE), b''))
     except _ZIP_ERRORS as error:
       if getattr(error, 'errno', None) not in (None, errno.EINVAL):
-        raise  # Not of the archive: of the disk that it lies on.
+        raise  # An error of the disk, not of the archive.
       reason = str(error) or type(error).__name__
       raise ImageError(name, reason) from error
 
@@ -149,27 +148,27 @@ class Zip(Archive):
 
 
 def is_archive(path: pathlib.Path) -> bool:
-  """Whether a file is a tar or zip file by its name, compressed or not."""
+  """Whether a file's name is that of a tar or zip file."""
   return path.name.lower().endswith(('.tar', '.zip', *_COMPRESSED))
 
 
 def open_archive(path: pathlib.Path, scratch: pathlib.Path) -> Archive:
-  """Lists the images of an archive; their labels are still 0.
+  """Lists the images of an archive; their labels are 0.
 
-  A tar file in a tar file is taken for a folder of its name, as in ImageNet's
-  training archive. Nothing is ever written under a name of the archive's: names
-  say the class and are shown, and those with a part that begins with a dot,
-  `..` among them, are left out, as are devices. A link to a file or a folder of
-  the archive is what it leads to, another one is left out.
+  A tar file within a tar file counts as a folder of its name, as in ImageNet's
+  training archive. No file is ever written under an archive's names, which only
+  give classes and are shown. Names with a part that begins with a dot,
+  including `..`, are left out, as are devices. Links within the archive are
+  followed; others are left out.
 
   Args:
     path: a tar file (.tar, or compressed by gzip, bzip2 or xz) or a zip file.
-    scratch: where a compressed tar file, which cannot be read in any order, is
-      decompressed to.
+    scratch: folder for decompressing a tar file, which cannot be read in any
+      order otherwise.
 
   Raises:
-    DataError: it cannot be read, has a name twice, or decompresses to more than
-      LARGEST_RATIO times its size.
+    DataError: the archive cannot be read, has a name twice, or decompresses to
+      more than LARGEST_RATIO times its size.
   """
   try:
     if path.name.lower().endswith('.zip'):
@@ -227,7 +226,7 @@ def _parts(name):
 
 
 def _follow(members, ignored):
-  """The files of an archive, those that links lead to included."""
+  """Files of an archive, including those that links lead to."""
   found = [member for member in members if member.place is not None]
   links = {}
   for member in members:
@@ -251,7 +250,7 @@ def _follow(members, ignored):
   names, linked = sorted(places), 0
   for name, target in folders.items():
     below = f'{target}/' if target else ''
-    # Names from "folder/" on, up to "folder0", the character behind "/".
+    # Names from "folder/" to before "folder0": "0" follows "/" in ASCII.
     first = bisect.bisect_left(names, below)
     last = bisect.bisect_left(names, f'{target}0') if below else len(names)
     if first == last:
@@ -278,10 +277,10 @@ def _plain(name):
 
 
 def _target(path, links):
-  """The path that a link leads to, through others; None if that is outside.
+  """Path of a link's target, through other links; None if it is outside.
 
   Args:
-    path: of the link's target.
+    path: path of the link's target.
     links: {path: path of the target} of all links.
   """
   for _ in range(_MOST_HOPS):
@@ -315,7 +314,7 @@ def _zip_members(path):
 
 
 def _zip_link(archive, member):
-  """What a link leads to; '/', which is outside, if it cannot be read."""
+  """Target of a link; '/', which is outside, if it cannot be read."""
   if member.compress_type not in _METHODS:
     return '/'
   try:
@@ -328,7 +327,7 @@ def _zip_link(archive, member):
 
 def _zip_name(member):
   name = member.filename
-  # Some programs write the bytes of UTF-8 and do not say so.
+  # Some programs write UTF-8 without the flag.
   if not member.flag_bits & _ZIP_UTF8:
     with contextlib.suppress(UnicodeError):
       name = name.encode('cp437').decode('utf-8')
@@ -336,12 +335,12 @@ def _zip_name(member):
 
 
 def _slashed(name):
-  """The path that a name is, if an older program of Windows has written it."""
+  """Replaces backslashes written by old Windows programs."""
   return name if '/' in name else name.replace('\\', '/')
 
 
 def _from(name, target):
-  """The path of a link's target, from the root of the archive."""
+  """Path of a link's target, from the root of the archive."""
   return posixpath.join(posixpath.dirname(_plain(name)), target)
 
 
@@ -364,7 +363,7 @@ def _tar_member(member, prefix='', start=0):
     return _Listed(name, (start + member.offset_data, member.size))
   if member.issym():
     return _Listed(name, None, _from(name, member.linkname))
-  if member.islnk():  # Its path is that from the root.
+  if member.islnk():  # Its target starts at the root.
     return _Listed(name, None, f'{prefix}{_plain(_slashed(member.linkname))}')
   return _Listed(name)
 
@@ -372,7 +371,7 @@ def _tar_member(member, prefix='', start=0):
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
   place = -1
   while (member := archive.next()) is not None:
-    archive.members.clear()  # It keeps all that it has seen.
+    archive.members.clear()  # tarfile keeps all members otherwise.
     if member.size < 0 or archive.offset <= place:
       raise tarfile.ReadError(f'{member.size} bytes at byte {place:,}')
     place = archive.offset
@@ -380,7 +379,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
       raise _sparse(member)
     if not member.isdir():
       yield member
-  # It takes a header that is damaged or cut off for the end, which is zeros.
+  # tarfile takes a damaged header for the end, which is zeros.
   archive.fileobj.seek(archive.offset)
   if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     raise tarfile.ReadError(
@@ -389,16 +388,16 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 class _Member(tarfile.TarInfo):
-  """Refuses what tarfile would read into memory as a whole, of any size."""
+  """A member that refuses extensions too large to read into memory."""
 
   def _proc_member(self, archive):
-    """Called for each header, with the file at what follows it."""
+    """Called for each header, with the file positioned after it."""
     if self.type == tarfile.GNUTYPE_SPARSE:
       raise _sparse(self)
     if self.type not in _EXTENSIONS:
       archive.extensions = archive.lasting_extensions
       return super()._proc_member(archive)
-    # Of several in a row each is kept until the last has been read.
+    # Consecutive extensions are all kept until the last has been read.
     archive.extensions += self.size
     if self.type == tarfile.XGLTYPE:
       archive.lasting_extensions += self.size
@@ -415,20 +414,20 @@ class _Member(tarfile.TarInfo):
 
 
 class _TarFile(tarfile.TarFile):
-  """With the bytes that `_Member` has counted."""
+  """Adds counters of the bytes of extensions."""
 
   tarinfo = _Member
-  extensions = 0  # Of the member that is being read.
+  extensions = 0  # Of the current member.
   lasting_extensions = 0  # Of all members.
 
 
 def _sparse(member):
-  # Its bytes are not in one piece, and no image has holes.
+  # Its bytes are not contiguous, and images have no holes.
   return tarfile.ReadError(f'{printable(member.name)} is a sparse file')
 
 
 class _Xz:
-  """An xz file, as `lzma.open` reads it, in bounded memory."""
+  """Reads an xz file as `lzma.open` does, with bounded memory."""
 
   def __init__(self, path):
     self._file = open(path, 'rb')
@@ -452,7 +451,7 @@ class _Xz:
       if self._decompressor is None:
         self._decompressor = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
       piece = self._decompressor.decompress(data, count)
-      if self._decompressor.eof:  # Another file may follow.
+      if self._decompressor.eof:  # Another stream may follow.
         rest = self._decompressor.unused_data
         self._file.seek(-len(rest), 1)
         self._decompressor = None

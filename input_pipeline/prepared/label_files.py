@@ -15,14 +15,14 @@ from input_pipeline.files import untrusted
 from input_pipeline.sources import Entry, Files
 
 _IMAGENET_NAME = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
-# In the package of TensorFlow Datasets: a WordNet id for each image, in order.
+# In TensorFlow Datasets' package: a WordNet id per image, in order.
 _IMAGENET_LABELS = 'datasets/imagenet2012/validation_labels.txt'
-# Bytes of the two files in ImageNet's development kit; what SciPy reads of the
-# larger may be compressed, to a thousandth.
+# Most bytes of a file in ImageNet's development kit; SciPy may decompress the
+# larger one, to a thousand times its size.
 _LARGEST_MEMBER = 2**20
 
 _DELIMITERS = '\t;,|:'
-# Columns that are looked at, and characters of a label in a message.
+# Most columns searched, and characters of a label in a message.
 _MOST_COLUMNS = 20
 _SHOWN = 60
 _WANTED = (
@@ -43,24 +43,24 @@ class _Row(NamedTuple):
 def read(
     path: pathlib.Path, files: Files, class_names: Sequence[str]
 ) -> Labelled:
-  """Labels images by a file: ImageNet's development kit, or a text.
+  """Labels images from a text, or from ImageNet's development kit.
 
-  A text has a class in each line, in the order of the images' names; or the
-  name of an image and its class, parted by blanks (Caffe), or as columns of a
-  CSV file with commas, semicolons or tabs, with a header or without.
+  Each line of a text is a class, in the order of the images' names, or an image
+  name and a class: separated by blanks (Caffe), or as columns of a CSV file
+  with commas, semicolons or tabs, with or without a header.
 
   Args:
     path: the file.
-    files: the images; those without a label are counted in its `ignored`, and
-      labels without an image.
-    class_names: of the training set.
+    files: the images. Its `ignored` counts images without a label, and labels
+      without an image.
+    class_names: classes of the training set.
 
   Returns:
     [(class, image)].
 
   Raises:
-    DataError: it cannot be read, or nothing or not all in it fits; names the
-      line.
+    DataError: the file cannot be read, or does not fit the images and classes;
+      the message names the line.
   """
   place, paths = printable(str(path)), [entry.path for entry in files.entries]
   images, classes = _Images(paths), names_lib.Names(class_names)
@@ -74,7 +74,7 @@ def read(
   except Exception as error:  # tarfile, csv and SciPy raise many kinds.
     raise DataError(
         f'cannot read the labels {printable(str(path))} '
-        f'({type(error).__name__}: {error}): wanted a text in UTF-8 with a '
+        f'({type(error).__name__}: {error}): wanted a UTF-8 text with a '
         "class name for each image, or ImageNet's development kit"
     ) from error
 
@@ -85,7 +85,7 @@ def read(
     known = row.file is None or is_here(row)
     return known and classes.find(row.label) is not None
 
-  # Of forms that fit equally well the one that names images, or the first.
+  # The best fit; among equals one with image names, or else the first.
   rows = max(forms, key=lambda rows: (
       sum(map(fits, rows)), sum(map(is_here, rows))
   ))
@@ -108,7 +108,7 @@ def read(
 
 
 def _by_name(rows, place, files, images, classes, class_names):
-  """The labels of the images that rows name."""
+  """Labels of the images named in rows."""
   if images.find(rows[0].file) is None and classes.find(rows[0].label) is None:
     rows = rows[1:]  # A header.
   here = []
@@ -138,7 +138,7 @@ def _by_name(rows, place, files, images, classes, class_names):
 
 
 def _refuse_files(forms, place, images, classes):
-  """Raises DataError if files are named that are not there."""
+  """Raises DataError if rows name files that do not exist."""
   named = [
       row for rows in forms for row in rows
       if row.file is not None and classes.find(row.label) is not None
@@ -189,7 +189,7 @@ def _shown(text):
 
 
 class _Images:
-  """Finds images by what a file calls them."""
+  """Finds images by the names used in a file."""
 
   def __init__(self, paths):
     names = [path.split('/')[-1] for path in paths]
@@ -207,13 +207,13 @@ class _Images:
     return self._stems.find(name) if found is None else found
 
   def is_ambiguous(self, text):
-    """Whether it is a name, without a folder, of several images."""
+    """Whether a name without a folder fits several images."""
     several = text in self._names or text in self._stems
     return several and self.find(text) is None
 
 
 def _texts(lines):
-  """What lines without columns may mean, each a list of rows."""
+  """Interpretations of lines without columns, each a list of rows."""
   filled = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
   yield [_Row(n, None, names_lib.unquoted(line)) for n, line in filled]
   for split in (str.split, str.rsplit):
@@ -225,14 +225,14 @@ def _texts(lines):
 
 
 def _tables(lines, images, classes):
-  """What lines of CSV mean, for each delimiter that they have."""
+  """Interpretations of CSV lines, for each delimiter in them."""
   for delimiter in _DELIMITERS:
     if not any(delimiter in line for line in lines):
       continue
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
       table = [(reader.line_num, fields) for fields in reader if any(fields)]
-    except csv.Error:  # A quote without an end is of another form.
+    except csv.Error:  # An unclosed quote belongs to another format.
       continue
     columns = range(min(
         _MOST_COLUMNS, max((len(fields) for _, fields in table), default=0)
@@ -248,7 +248,7 @@ def _tables(lines, images, classes):
 
 
 def _best(table, columns, names):
-  """The column that has the most names that are known."""
+  """The column with the most known names."""
   fits = lambda column: sum(
       len(fields) > column and names.find(fields[column]) is not None
       for _, fields in table
@@ -284,10 +284,10 @@ def _member(archive, name):
 def of_imagenet(files: Files) -> Labelled:
   """Labels ImageNet-2012's validation images by the numbers in their names.
 
-  From TensorFlow Datasets' copy of the labels.
+  The labels are TensorFlow Datasets' copy.
 
   Raises:
-    DataError: an image has another name.
+    DataError: an image has a different name.
   """
   spec = importlib.util.find_spec('tensorflow_datasets')
   path = pathlib.Path(spec.submodule_search_locations[0]) / _IMAGENET_LABELS

@@ -25,7 +25,7 @@ from input_pipeline.sources import (
   split_files,
 )
 
-# What messages about TensorFlow Datasets name, and what it is called here.
+# Fields in messages about TensorFlow Datasets, and the flags for them here.
 _TFDS_FLAGS = {
     '--config.dataset.dir': '--data_dir',
     '--config.dataset.train_split': '--train_split',
@@ -49,29 +49,29 @@ def open_origin(
     train_split: str = 'train',
     eval_split: str = 'validation',
 ) -> tuple[Source, Source | None]:
-  """Opens a training set and, where there is one, an evaluation set.
+  """Opens a training set and, if there is one, an evaluation set.
 
   Args:
-    source: 'digits', 'tfds:NAME', or the path of a folder or an archive of
-      class folders, of a folder or an archive with a folder for each set
-      (train, val), or of ImageNet's training archive or its folder.
-    scratch: for what has to be unpacked.
-    eval_source: path of the evaluation set, if it is elsewhere; may have no
-      class folders, and has its labels in eval_labels then.
-    eval_labels: a file with the labels of eval_source, see `labels.read`, or
+    source: 'digits', 'tfds:NAME', or a path: a folder or archive of class
+      folders, a folder or archive with a folder for each set (train, val), or
+      ImageNet's training archive or the folder with it.
+    scratch: folder for unpacked files.
+    eval_source: path of the evaluation set, if it is elsewhere. Without class
+      folders, its labels are in eval_labels.
+    eval_labels: file with the labels of eval_source, see `label_files.read`, or
       ImageNet's development kit (ILSVRC2012_devkit_t12.tar.gz). Not needed for
       ImageNet-2012.
-    eval_fraction: share of each class to hold out where there is no evaluation
+    eval_fraction: share of each class to hold out if there is no evaluation
       set, as in training from a folder; 0 for none. A class of one image keeps
       it.
-    seed: decides which images are held out.
+    seed: selects the images to hold out.
     copies: see `sources.split_files`.
-    data_dir: of TensorFlow Datasets.
-    train_split: of TensorFlow Datasets.
-    eval_split: of TensorFlow Datasets.
+    data_dir: folder of TensorFlow Datasets.
+    train_split: training split of TensorFlow Datasets.
+    eval_split: evaluation split of TensorFlow Datasets.
 
   Raises:
-    DataError: it is not there, or its sets, classes or labels are unclear.
+    DataError: data is missing, or its sets, classes or labels are unclear.
   """
   known = source == 'digits' or source.startswith('tfds:')
   if known and (eval_source or eval_labels):
@@ -107,7 +107,7 @@ def open_origin(
     evaluation = _open_evaluation(place, scratch, train, eval_labels)
   elif eval_labels:
     raise DataError(
-        f'{train.name} has no evaluation set that --eval_labels could be of: '
+        f'{train.name} has no evaluation set for --eval_labels: '
         'give one with --eval_source'
     )
   elif eval_fraction:
@@ -156,7 +156,7 @@ def _tell_folders(names, sets, ignored):
 
 
 def _looks(files):
-  """{folder: what it has} of the first level of an archive."""
+  """{folder: its contents} for the first level of an archive."""
   looks = {}
   for entry in files.entries:
     name, *rest = entry.path.split('/')
@@ -197,7 +197,7 @@ def _open_evaluation(place, scratch, train, eval_labels):
     files = files.select(
         entry for entry in files.entries if entry.path.startswith(f'{folder}/')
     )
-    files.ignored = listing.LeftOut()  # The training set has the archive's.
+    files.ignored = listing.LeftOut()  # Counted for the training set.
   elif place.is_dir():
     ignored = listing.LeftOut()
     folders, _ = listing.entries(place, ignored)
@@ -229,7 +229,7 @@ def _open_evaluation(place, scratch, train, eval_labels):
 
 
 def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
-  """Strips folders that contain the whole archive, except class folders."""
+  """Removes folders around the whole archive, except class folders."""
   classes = names_lib.Names(class_names)
   entries = [(entry.path.split('/'), entry) for entry in files.entries]
   while (
@@ -246,10 +246,10 @@ def _strip(files: Files, class_names: Sequence[str] = ()) -> Files:
 def _by_class(
     files: Files, class_names: Sequence[str] | None, folder: str = ''
 ) -> Files:
-  """Labels an archive's files by their folder below a folder."""
+  """Labels an archive's files by their subfolder of a folder."""
   prefix = f'{folder}/' if folder else ''
   of_set = [entry for entry in files.entries if entry.path.startswith(prefix)]
-  # What a link leads to is read once, where it is without the link.
+  # A link's target is read once, in its own folder.
   own = {entry.place for entry in of_set if not entry.linked}
   named = []
   for entry in of_set:

@@ -1,22 +1,20 @@
 """Prepared data: square images on disk, written by `prepare.py`.
 
-A directory holds, for each of its sets ('train' and 'evaluation'):
+A directory holds for each of its sets ('train' and 'evaluation'):
 
   train-00000-of-00005.npy  pixels [images, size, size, 3] uint8 ('raw'), or
-                            JPEG files one after the other, [bytes] uint8
-                            ('jpeg')
-  train.npz                 labels [images] int32, shards [shards] int32, the
-                            number of images in each, and for JPEG files sizes
+                            concatenated JPEG files, [bytes] uint8 ('jpeg')
+  train.npz                 labels [images] int32; shards [shards] int32, the
+                            number of images in each; for JPEG files sizes
                             [images] int32, in bytes
-  train.txt                 the images' names in their source, one a line
+  train.txt                 the images' names in their source, one per line
 
-and statistics.npz of the training set, rejected.txt, the images that could not
-be used, and manifest.json, which is written last.
+It also holds statistics.npz of the training set; rejected.txt, a list of
+unusable images; and manifest.json, which is written last.
 
-Arrays in NumPy's own format are mapped into memory: any image is read without
-parsing anything, nothing is copied before its pixels are wanted, and processes
-on one machine share what the system has in its cache. A format of records would
-copy each one first, and check it, which costs more than cropping it.
+NumPy arrays are mapped into memory: images are read without parsing or copying,
+and processes on one machine share the system's cache. A record format would
+copy and check each image first, which costs more than cropping it.
 """
 
 import bisect
@@ -49,7 +47,7 @@ def shard_name(set_name: str, number: int, shards: int) -> str:
 
 
 def is_prepared(directory: pathlib.Path) -> bool:
-  """Whether a directory has prepared data, completely written."""
+  """Whether a directory has completely prepared data."""
   return (directory / MANIFEST).is_file()
 
 
@@ -57,7 +55,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a directory's manifest.
 
   Raises:
-    DataError: there is none, or not one that this program can read.
+    DataError: there is no manifest, or this program cannot read it.
   """
   path = directory / MANIFEST
   try:
@@ -83,7 +81,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_manifest(manifest):
-  """Raises ValueError for what `Prepared` and `verify` could not use."""
+  """Raises ValueError for values that `Prepared` or `verify` cannot use."""
   take = untrusted.take
   if take(manifest, 'settings.storage', str) not in ('jpeg', 'raw'):
     raise untrusted.UnreadableError('settings.storage is neither jpeg nor raw')
@@ -120,7 +118,7 @@ def _check_manifest(manifest):
             f'a shard is {untrusted.shown(shard["file"])}, wanted {name}'
         )
   for name in (name for of_set in files for name in of_set):
-    # Also on a system where the other stroke parts folders.
+    # Checked on all systems, whichever slash separates folders.
     if not name or {'/', '\\'} & set(name) or name in ('.', '..'):
       raise untrusted.UnreadableError(
           f'{untrusted.shown(name)} is not the name of a file beside it'
@@ -133,7 +131,7 @@ class Prepared(Source):
   def __init__(
       self, directory: pathlib.Path, manifest: dict[str, Any], set_name: str
   ):
-    """Use `open_prepared`."""
+    """Use `open_prepared` instead."""
     about = manifest['sets'][set_name]
     self.name = f'{printable(str(directory))} ({set_name})'
     self.directory = directory
@@ -150,10 +148,10 @@ class Prepared(Source):
       self._labels, shards, sizes = self._checked(arrays, about)
     except Exception as error:  # zipfile and NumPy raise many kinds.
       raise _unreadable(path, error) from error
-    # Place of each shard's first image in the set.
+    # Index of each shard's first image in the set.
     self._first = [0, *itertools.accumulate(shards)][:-1]
     if not self._raw:
-      # Where each file begins and ends in its shard.
+      # Offsets of each file in its shard.
       self._ends = np.cumsum(sizes, dtype=np.int64)
       self._starts = self._ends - sizes
       for first, count in zip(self._first, shards):
@@ -166,7 +164,7 @@ class Prepared(Source):
       self._check_size(number, shard['bytes'])
 
   def _checked(self, arrays, about):
-    """(labels, shards, sizes or None) that fit each other and the manifest."""
+    """Returns (labels, shards, sizes or None), checked against the manifest."""
     read = lambda name: untrusted.check_array(
         name, arrays[name], 'iu', (None,)
     )
@@ -186,7 +184,7 @@ class Prepared(Source):
           f'labels are not those of {len(self.class_names)} classes'
       )
     if sizes is not None:
-      # Of a whole shard, so that no sum of them in int64 overflows.
+      # At most a whole shard each, so that sums in int64 cannot overflow.
       most = np.array([shard['bytes'] for shard in about['shards']], np.int64)
       most = most.repeat(np.array(shards, np.int64))
       if wrong := sizes[(sizes < 1) | (sizes > most)][:1].tolist():
@@ -196,7 +194,7 @@ class Prepared(Source):
     return labels, shards, sizes
 
   def __getstate__(self):
-    # Another process maps the shards itself, and reads names if it needs them.
+    # Another process maps the shards itself, and reads names on demand.
     state = {**vars(self), '_shards': [None] * len(self._shards)}
     state.pop('_names', None)
     return state
@@ -265,7 +263,7 @@ class Prepared(Source):
   def _map(self, number):
     path = self._path(number)
     try:
-      # An ndarray of the mapping: a memmap object is slow to index.
+      # An ndarray of the mapping: memmap objects are slow to index.
       shard = np.asarray(untrusted.load_array(path, mapped=True))
       if self._raw:
         shape = self._counts[number], self.size, self.size, 3
@@ -307,13 +305,13 @@ def open_prepared(
   """Opens prepared data.
 
   Args:
-    directory: that `prepare.py` has written.
+    directory: folder written by `prepare.py`.
 
   Returns:
     (training source, evaluation source or None).
 
   Raises:
-    DataError: not finished, incomplete, or of another format.
+    DataError: the data is unfinished, incomplete, or of another format.
   """
   manifest = read_manifest(directory)
   train, evaluation = (
@@ -359,5 +357,5 @@ def _damaged(path, got, wanted):
 
 
 def to_json(values: dict[str, Any]) -> bytes:
-  """A manifest as it is written."""
+  """Encodes a manifest as in its file."""
   return (json.dumps(values, indent=1) + '\n').encode()

@@ -1,9 +1,9 @@
-"""Writes prepared data: shard after shard, from several threads, to the byte.
+"""Writes prepared data shard by shard, from several threads, reproducibly.
 
-The unit of work is a shard. It is written aside, renamed, and then noted in
-`unfinished/` with its labels and the sums for the statistics; what is noted is
-never done again. Sums are integers, so no order of adding them makes a
-difference. The manifest comes last, and turns the directory into data.
+The unit of work is a shard. It is written to a temporary file, renamed, and
+then noted in `unfinished/` with its labels and sums for the statistics. Noted
+shards are never done again. Sums are integers, so their order does not matter.
+The manifest is written last, and makes the directory valid.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from input_pipeline.prepared import reader
 from input_pipeline.sources import Source
 
 STORAGES = ('jpeg', 'raw')
-# 44 dB from the pixels on Imagenette, 26 kB an image.
+# JPEG quality; measured on Imagenette: 44 dB, 26 kB per image.
 DEFAULT_QUALITY = 95
 
-# Images in a shard, the least that is done again after a stop; larger sets
-# have larger shards, so that their files can all be open at once.
+# Images in a shard, the least to be repeated after a stop. Larger sets have
+# larger shards, so that all their files can be open at once.
 _SHARD = 2048
 _MOST_SHARDS = 512
-# Images that a thread works on at a time.
+# Images that a thread processes at a time.
 _CHUNK = 16
 _NPY_HEADER = 128
 _FIRST_PAGE = 'file(s) of which only the first page is used'
@@ -45,14 +45,14 @@ _FIRST_PAGE = 'file(s) of which only the first page is used'
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Settings that determine the result, besides the source.
+  """Settings that, with the source, determine the result.
 
   Attributes:
     storage: 'jpeg' or 'raw'.
-    quality: of JPEG files, 1 to 100; None for pixels.
-    aspect: 'keep' the image's and cut the centre, or 'warp' it into a square.
+    quality: quality of JPEG files, 1 to 100; None for pixels.
+    aspect: 'keep' crops the centre square, 'warp' squeezes the image into it.
     size: side of the squares, in pixels.
-    background: of transparent pixels, see `decoding.decode`.
+    background: colour behind transparent pixels, see `decoding.decode`.
   """
 
   storage: str = 'jpeg'
@@ -64,7 +64,7 @@ class Settings:
 
 @dataclasses.dataclass
 class _Done:
-  """Images of a chunk or a shard that are finished."""
+  """Finished images of a chunk or a shard."""
 
   sums: statistics.Accumulator
   files: list[bytes] = dataclasses.field(default_factory=list)
@@ -75,7 +75,7 @@ class _Done:
   paged: list[str] = dataclasses.field(default_factory=list)
 
   def merge(self, other: '_Done') -> None:
-    """Adds another one's images, without their files."""
+    """Adds the images of another chunk, without their files."""
     for name in ('sizes', 'labels', 'names', 'rejected'):
       getattr(self, name).extend(getattr(other, name))
     self.sums.merge(other.sums)
@@ -87,12 +87,12 @@ def unfinished(output: pathlib.Path) -> pathlib.Path:
 
 
 def _begun(output):
-  """What was begun there."""
+  """Path of the settings of an unfinished preparation."""
   return unfinished(output) / 'begun.json'
 
 
 def check_output(output: pathlib.Path) -> None:
-  """Raises DataError if a directory has files of something else."""
+  """Raises DataError if a directory has other files."""
   if reader.is_prepared(output) or _begun(output).exists():
     return
   others = {path.name for path in output.iterdir()}
@@ -109,8 +109,8 @@ class Preparation:
 
   Attributes:
     finished: whether nothing is left to do.
-    rejected: images that were found to be of no use so far.
-    left_out: of the files that were read so far.
+    rejected: unusable images found so far.
+    left_out: counts of unused files among those read so far.
   """
 
   def __init__(
@@ -123,18 +123,18 @@ class Preparation:
       strict: bool = False,
       workers: int | None = None,
   ):
-    """Begins, or continues what was begun there with the same settings.
+    """Starts a preparation, or continues one with the same settings.
 
     Args:
       sets: 'train' and, if there is one, 'evaluation'.
       output: directory to write.
-      settings: what to write.
-      origin: of the sets, for the manifest.
-      strict: stop at the first image that cannot be used.
-      workers: threads; None for one a core.
+      settings: settings of the result.
+      origin: origin of the sets, for the manifest.
+      strict: whether to stop at the first unusable image.
+      workers: number of threads; None for one per core.
 
     Raises:
-      DataError: the directory has something else in it.
+      DataError: the directory has other contents.
     """
     self._sets = sets
     self._output = output
@@ -168,7 +168,7 @@ class Preparation:
     self.finished = self._begin()
 
   def _begin(self) -> bool:
-    """Whether all is done already."""
+    """Starts or continues; returns whether everything is done already."""
     if reader.is_prepared(self._output):
       self._compare(reader.read_manifest(self._output), 'prepared data')
       self._clean()
@@ -210,7 +210,7 @@ class Preparation:
       )
 
   def shards(self, set_name: str) -> int:
-    """Number of shards of a set."""
+    """Returns the number of shards of a set."""
     return -(-len(self._sets[set_name]) // self._shard_size(set_name))
 
   def _shard_size(self, set_name):
@@ -223,7 +223,7 @@ class Preparation:
     return range(start, min(start + size, len(self._sets[set_name])))
 
   def _note(self, set_name, number):
-    """The file that says that a shard is complete, and has its labels."""
+    """File that marks a shard as complete and holds its labels."""
     return self._unfinished / f'{set_name}-{number:05d}.npz'
 
   def _read_note(self, set_name, number):
@@ -250,20 +250,20 @@ class Preparation:
     return there and self._path(set_name, number).exists()
 
   def run(self, part: int = 0, parts: int = 1) -> None:
-    """Writes the shards of a part that are not yet there.
+    """Writes the missing shards of a part.
 
     Args:
-      part: number of the part, from 0.
-      parts: number of all parts.
+      part: index of the part, from 0.
+      parts: number of parts.
 
     Raises:
-      ImageError: strict, and an image cannot be used.
-      OSError: the disk is full; what is complete stays.
+      ImageError: `strict` is set, and an image cannot be used.
+      OSError: the disk is full; complete shards are kept.
     """
     try:
       self._run(part, parts)
     except FileNotFoundError:
-      # Another process may have finished, and removed what this one needs.
+      # Another process may have finished and removed files used here.
       if not reader.is_prepared(self._output):
         raise
 
@@ -349,7 +349,7 @@ class Preparation:
     return (set_name, number), done
 
   def _encode(self, square):
-    """The bytes to store, and the pixels that will be read from them."""
+    """Returns the bytes to store, and the pixels that reading them gives."""
     if self._settings.storage == 'raw':
       return square.tobytes(), square
     buffer = io.BytesIO()
@@ -374,7 +374,7 @@ class Preparation:
     path = self._path(set_name, number)
     self._write(path, write)
     sums = all_done.sums
-    # Written last: with it the shard is complete.
+    # Written last: it marks the shard as complete.
     note = dict(
         labels=np.array(all_done.labels, np.int32),
         sizes=np.array(all_done.sizes, np.int32),
@@ -449,7 +449,7 @@ class Preparation:
         'statistics': _describe_statistics(values),
         'sha256': self._hashes(reader.STATISTICS, reader.REJECTED),
     }
-    # Of all the rest of it.
+    # Hash of the rest of the manifest.
     text = reader.to_json(manifest)
     manifest['manifest_sha256'] = hashlib.sha256(text).hexdigest()
     self._write(
@@ -478,7 +478,7 @@ class Preparation:
     if not len(labels):
       raise DataError(
           f'none of the {set_name} images could be used, see '
-          f'{self._output / reader.REJECTED}: mend them or give another '
+          f'{self._output / reader.REJECTED}: fix them or give another '
           '--source, and set --output to a new folder'
       )
     arrays = {
@@ -516,7 +516,7 @@ class Preparation:
     self._write(self._output / name, write)
 
   def _write(self, path, write):
-    # Aside, so that nothing is left over where the result is.
+    # Through the unfinished folder, so that no partial file is left here.
     atomic.write(path, write, self._unfinished)
 
   def _clean(self):

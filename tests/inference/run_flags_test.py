@@ -54,7 +54,8 @@ class ClassNamesTest(parameterized.TestCase):
     with self.assertLogs(level='WARNING') as logs:
       self.assertEqual(self.read(line), {'red panda': 'Roter Panda'})
     self.assertIn(
-        'no name for 3 of 4 classes (n01, n02, caf\u00e9), which are called as',
+        'no name for 3 of 4 classes (n01, n02, caf\u00e9), which keep '
+        'their names',
         logs.output[0],
     )
 

@@ -3,13 +3,13 @@
   python -m alexnet.analysis.features --workdir=RUN --layer=fc7 \
       --source=train --output=features/train
 
-of the centre crop of each image, for `retrieve` and for any other program:
-plain NumPy arrays, see `store.py`. The source is 'train' or 'evaluation' of the
-run, the path of a folder of photos or class folders, of an archive or of
-prepared data, 'digits' or 'tfds:NAME'. With --output=FILE.npz everything is in
-one file, and in memory until then.
+The features are those of each image's centre crop, as plain NumPy arrays (see
+`store.py`) for `retrieve` and other programs. The source is 'train' or
+'evaluation' of the run; the path of a folder of photos or class folders, of an
+archive or of prepared data; 'digits'; or 'tfds:NAME'. --output=FILE.npz writes
+a single file, and keeps the features in memory until the end.
 
-Images that cannot be read are told of and left out; the exit status is 1 then.
+Unreadable images are reported and left out; the exit status is 1 then.
 """
 
 import sys
@@ -21,7 +21,7 @@ from alexnet.inference import run_flags
 from input_pipeline import cli
 from input_pipeline.files import paths
 
-# As in store.py and images.py, which import more than --help needs.
+# As in store.py and images.py, which are slow to import.
 _DTYPES = ('float32', 'float16')
 _SETS = ('train', 'evaluation')
 
@@ -29,7 +29,7 @@ _SETS = ('train', 'evaluation')
 def main(argv: list[str]) -> int | None:
   """Entry point of `python -m alexnet.analysis.features`."""
   values = run_flags.start(argv)
-  # JAX, which --help does not need.
+  # These import JAX, which --help does not need.
   from alexnet.analysis.features import extract, store
   from alexnet.analysis.features import images as images_lib
   from alexnet.metrics.console import Console, format_duration
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int | None:
   console = Console()
   network = run_flags.load_network()
   run_flags.check_layer(network, values.layer)
-  # A run's own sets have their name as their source.
+  # The run's own sets are named by their source.
   which = values.source if values.source in _SETS else values.set
   images = images_lib.open_images(
       values.source, which, config=network.config, inputs=network.inputs
@@ -86,14 +86,14 @@ if __name__ == '__main__':
       "data, 'digits' or 'tfds:NAME'.",
   )
   flags.DEFINE_enum(
-      'set', 'train', _SETS, 'Of a source other than the run that has two sets.'
+      'set', 'train', _SETS, 'Set to use, if the source is not the run\'s own.'
   )
   paths.define('output', 'Folder to write, or file that ends in .npz.')
-  flags.DEFINE_enum('dtype', 'float32', _DTYPES, 'To write the features in.')
+  flags.DEFINE_enum('dtype', 'float32', _DTYPES, 'Data type of the features.')
   flags.DEFINE_integer(
       'limit',
       None,
-      'The first images only: of class folders, the first classes.',
+      'Only the first images: of class folders, the first classes.',
       lower_bound=1,
   )
   flags.mark_flags_as_required(['source', 'output'])

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Of a block as float32.
+# Bytes of a block as float32.
 _BYTES = 2**26
 
 
 def rows_of(dimensions: int) -> int:
-  """Number of rows of one block, for rows of so many numbers."""
+  """Number of rows in a block, for rows of a number of dimensions."""
   return max(1, _BYTES // (4 * dimensions))
 
 
@@ -25,8 +25,8 @@ def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
   Args:
     vectors: [rows, dimensions].
-    count: rows wanted.
-    seed: decides which.
+    count: number of rows.
+    seed: seed of the selection.
 
   Returns:
     [at most count, dimensions] float32, in their order.
@@ -38,7 +38,7 @@ def sample(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
   )
   out = np.empty((count, vectors.shape[1]), np.float32)
   chosen.sort()
-  # A part at a time: what an index by numbers gives is a copy.
+  # Block by block, because indexing by numbers copies.
   step = rows_of(vectors.shape[1])
   for start in range(0, count, step):
     out[start : start + step] = vectors[chosen[start : start + step]]

@@ -23,19 +23,19 @@ def extract(
 ) -> list[str]:
   """Writes a layer's features of images in bounded memory.
 
-  Of the first `limit` images if it is given; the writer is not closed.
+  Uses only the first `limit` images if given. Does not close the writer.
 
   Returns:
-    What is to be said of each image that was left out.
+    A message for each image that was left out.
 
   Raises:
-    ConfigError: no such layer.
+    ConfigError: there is no such layer.
     DataError: the images cannot be read at all.
   """
   count = len(images) if limit is None else min(limit, len(images))
   left_out = []
   batch = min(count, network.config.evaluation_batch_size)
-  # Not a list, which would be of a million.
+  # A generator: a list could have a million entries.
   readers = (functools.partial(images.square, i) for i in range(count))
   results = enumerate(network.stream(readers, layer=layer, batch_size=batch))
   with (console or Silence()).bar(layer, count) as bar:

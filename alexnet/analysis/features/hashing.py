@@ -4,13 +4,13 @@
   index = coder.encode(features)          # [images, 16] uint8
 
 The paper proposes to train one on the features, so that similar images have
-codes that differ in few bits. The code is that of Krizhevsky and Hinton, "Using
+codes that differ in few bits. The code follows Krizhevsky and Hinton, "Using
 very deep autoencoders for content-based image retrieval" (2011): logistic
-units that are rounded on the way forward, while the gradient ignores it.
+units, rounded in the forward pass; the gradient ignores the rounding.
 
-What the autoencoder reads is the first principal components of the features:
-they hold nearly all of the distances, and training on all 4,096 dimensions
-would take many times as long.
+The autoencoder reads the first principal components of the features. These
+preserve nearly all of the distances, and training on all 4,096 dimensions would
+take many times as long.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from alexnet.analysis.features.store import FeaturesError
 from input_pipeline.files import atomic, untrusted
 
 BITS = (32, 64, 128, 256)
-# Vectors that components and autoencoder are fitted to.
+# Most vectors to fit components and autoencoder to.
 SAMPLE = 20_000
 COMPONENTS = 256
 HIDDEN = 512
@@ -44,8 +44,8 @@ class Components:
 
   Attributes:
     mean: [dimensions] float32.
-    directions: [components, dimensions] float32, orthonormal, the one of the
-      greatest variance first.
+    directions: [components, dimensions] float32, orthonormal, by descending
+      variance.
     deviations: [components] float32, standard deviations along them.
   """
 
@@ -54,7 +54,7 @@ class Components:
   deviations: np.ndarray
 
   def first(self, count: int) -> 'Components':
-    """The components with the largest variances."""
+    """Returns the components with the largest variances."""
     return Components(
         self.mean, self.directions[:count], self.deviations[:count]
     )
@@ -62,9 +62,9 @@ class Components:
   def project(
       self, vectors: np.ndarray, count: int | None = None
   ) -> np.ndarray:
-    """[vectors, dimensions] on the first `count`: [vectors, count] float32."""
+    """Projects [vectors, dimensions] to [vectors, count] float32."""
     directions = self.directions[:count]
-    # The mean afterwards, so that the vectors need no copy.
+    # The mean is subtracted afterwards, which avoids copying the vectors.
     offset = directions @ self.mean
     out = np.empty((len(vectors), len(directions)), np.float32)
     for start, block in blocks.each(vectors):
@@ -75,16 +75,16 @@ class Components:
 def fit_components(
     vectors: np.ndarray, count: int = COMPONENTS, seed: int = 0
 ) -> Components:
-  """The first `count` principal components of vectors, or all if fewer.
+  """Fits the first `count` principal components, or all if fewer.
 
-  Of a sample of SAMPLE if there are more, [vectors, dimensions] float32 or
-  float16; the seed is that of the sample and of the randomized algorithm.
+  Uses a sample of SAMPLE vectors [vectors, dimensions], float32 or float16. The
+  seed is for the sample and the randomized algorithm.
   """
   from sklearn import decomposition  # Slow to import.
 
   some = blocks.sample(vectors, SAMPLE, seed)
   count = min(count, *some.shape)
-  # Exact where that is no work.
+  # The exact solver is fast enough for small problems.
   solver = 'full' if max(some.shape) <= 1000 else 'randomized'
   fit = decomposition.PCA(count, svd_solver=solver, random_state=seed).fit(some)
   found = fit.mean_, fit.components_, np.sqrt(fit.explained_variance_)
@@ -93,10 +93,10 @@ def fit_components(
 
 @dataclasses.dataclass(frozen=True)
 class Coder:
-  """Encodes vectors in bits: bit i tells whether output i is positive.
+  """Encodes vectors in bits: bit i is whether output i is positive.
 
   Attributes:
-    components: what is read of a vector.
+    components: components to project vectors to.
     kernel: [components, bits] float32.
     bias: [bits] float32.
   """
@@ -107,11 +107,11 @@ class Coder:
 
   @property
   def bits(self) -> int:
-    """Length of the codes."""
+    """Number of bits of a code."""
     return len(self.bias)
 
   def encode(self, vectors: np.ndarray) -> np.ndarray:
-    """Codes [vectors, bits / 8] uint8 of [vectors, dimensions] floats."""
+    """Encodes [vectors, dimensions] floats as [vectors, bits / 8] uint8."""
     matrix, offset = self._from_vectors
     return np.concatenate([
         nearest.pack(block @ matrix + offset > 0)
@@ -120,7 +120,7 @@ class Coder:
 
   @functools.cached_property
   def _from_vectors(self):
-    """Merges components and kernel: [dimensions, bits], and an offset."""
+    """Merges components and kernel to [dimensions, bits] and an offset."""
     matrix = self.components.directions.T @ self.kernel
     return matrix, self.bias - self.components.mean @ matrix
 
@@ -137,17 +137,17 @@ def train(
 
   The loss is the squared error of the decoded components, which are divided by
   the standard deviation of the first one, plus BALANCE times the mean squared
-  mean of the bits, -1 and 1, in a batch: a bit that is always 1 says nothing.
+  mean of the bits (-1 or 1) in a batch, which penalizes constant bits.
 
   Args:
     vectors: [vectors, dimensions] float32 or float16.
-    bits: of a code, divisible by 16.
-    components: of the vectors, if they have been fitted already.
-    seed: of sample, weights and order.
-    steps: of Adam, of BATCH vectors each; None: STEPS.
+    bits: length of a code, divisible by 16.
+    components: components of the vectors, if already fitted.
+    seed: seed of the sample, the weights and the order.
+    steps: steps of Adam, with BATCH vectors each; None for STEPS.
 
   Raises:
-    FeaturesError: bits cannot be stored.
+    FeaturesError: the number of bits is invalid.
   """
   _check_bits(bits)
   if components is None:
@@ -160,10 +160,10 @@ def train(
 
 
 def rotated(components: Components, bits: int, seed: int = 0) -> Coder:
-  """Codes without training: signs of randomly rotated principal components.
+  """Makes codes without training: signs of rotated principal components.
 
   Raises:
-    FeaturesError: bits cannot be stored, or there are too few components.
+    FeaturesError: the number of bits is invalid or exceeds the components.
   """
   _check_bits(bits)
   count = len(components.directions)
@@ -206,7 +206,7 @@ def _fit(inputs, bits, seed, steps):
 
 @dataclasses.dataclass(frozen=True)
 class CodeIndex:
-  """A coder, and the codes [images, bits / 8] uint8 of a set of features."""
+  """A coder, and the codes [images, bits / 8] uint8 of a feature set."""
 
   coder: Coder
   codes: np.ndarray
@@ -218,15 +218,15 @@ class CodeIndex:
   def search(
       self, queries: np.ndarray, count: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest codes of vectors [queries, dimensions], as `nearest.Hamming`."""
+    """Nearest codes of [queries, dimensions], see `nearest.Hamming.search`."""
     return self._hamming.search(self.coder.encode(queries), count)
 
 
 def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
-  """Opens the codes of a set; trains and saves them on first use.
+  """Opens a set's codes; on first use trains and saves them.
 
   Raises:
-    FeaturesError: what is kept is damaged, or bits cannot be stored.
+    FeaturesError: the file is damaged, or the number of bits is invalid.
   """
   path = found.path / store.code_file(bits)
   if path.exists():
@@ -246,7 +246,7 @@ def open_index(found: store.FeatureSet, bits: int) -> CodeIndex:
 
 
 def save(index: CodeIndex, found: store.FeatureSet) -> None:
-  """Writes codes into the folder of their set."""
+  """Writes codes to the folder of their set."""
   coder = index.coder
   path = found.path / store.code_file(coder.bits)
   with atomic.opened(path, path.parent) as file:
@@ -286,7 +286,7 @@ def _unreadable(path, why):
 
 
 class Autoencoder(nn.Module):
-  """Encodes by one layer, decodes by two with `hidden` units between."""
+  """Encodes with one layer; decodes with two, with `hidden` units between."""
 
   dimensions: int
   bits: int
@@ -294,17 +294,17 @@ class Autoencoder(nn.Module):
 
   @nn.compact
   def __call__(self, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encodes and decodes.
+    """Encodes and decodes vectors.
 
     Args:
       vectors: [vectors, dimensions] float32.
 
     Returns:
-      (the vectors as decoded, their codes of -1 and 1 [vectors, bits]). A bit
-      is 1 where what the layer 'encoder' makes of the vector is positive.
+      (decoded vectors, codes of -1 and 1 [vectors, bits]). A bit is 1 if the
+      output of the layer 'encoder' is positive.
     """
     units = nn.sigmoid(nn.Dense(self.bits, name='encoder')(vectors))
-    # Straight through: the value is rounded, the gradient is the unit's own.
+    # Straight-through: the value is rounded, the gradient is the unit's.
     code = 2 * (units + lax.stop_gradient(jnp.round(units) - units)) - 1
     hidden = nn.relu(nn.Dense(self.hidden, name='hidden')(code))
     return nn.Dense(self.dimensions, name='decoder')(hidden), code

@@ -1,4 +1,4 @@
-"""Opens images for a trained network: those of its run, or others."""
+"""Opens images for a trained network: its run's own, or others."""
 
 import functools
 import pathlib
@@ -24,18 +24,17 @@ class Images:
   """A source's images as squares.
 
   Attributes:
-    source: of the images.
-    labels: [images] int64 of those that have been read; else, and of those of
-      no class, -1.
+    source: source of the images.
+    labels: [images] int64; -1 for images not read yet, or without a class.
   """
 
   def __init__(self, source: Source, size: int, aspect: str = 'keep'):
-    """Reads nothing yet.
+    """Creates the images without reading them.
 
     Args:
-      source: of the images.
+      source: source of the images.
       size: side of the squares, in pixels.
-      aspect: how other images than prepared ones become squares, see
+      aspect: how images that are not prepared become squares, see
         `preprocessing.ASPECTS`.
     """
     self.source = source
@@ -47,14 +46,14 @@ class Images:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """The classes' names by label; none of photos without class folders."""
+    """Names of the classes by label; empty for photos without class folders."""
     return tuple(self.source.class_names)
 
   def square(self, index: int) -> np.ndarray:
-    """[size, size, 3] uint8; its label is then in `labels`.
+    """Reads a square, [size, size, 3] uint8, and stores its label in `labels`.
 
     Raises:
-      DataError: the image cannot be read; `ImageError` if that is its fault.
+      DataError: the image cannot be read; `ImageError` if its file is bad.
     """
     index, source = int(index), self.source
     if source.size is not None:
@@ -67,7 +66,7 @@ class Images:
     )
 
   def lazily(self, indices: Iterable[int]) -> list[Callable[[], np.ndarray]]:
-    """Squares as functions, for `TrainedNetwork.stream`."""
+    """Returns functions that read squares, for `TrainedNetwork.stream`."""
     return [functools.partial(self.square, index) for index in indices]
 
 
@@ -77,23 +76,23 @@ def open_sets(
     config: ml_collections.ConfigDict,
     inputs: input_spec.Inputs | None = None,
 ) -> dict[str, Images]:
-  """Opens images by the name on the command line.
+  """Opens images by their name on the command line.
 
   Args:
     source: 'train' or 'evaluation' for the run's own; the path of a folder of
       photos or of class folders, of an archive of these, or of prepared data;
-      'digits' or 'tfds:NAME'.
-    config: of the run.
-    inputs: what the run's network has to know of its images, which say how
-      others become squares, and which classes its own must have; None: as for
-      a run of today, and any.
+      'digits'; or 'tfds:NAME'.
+    config: config of the run.
+    inputs: how the run prepared its images: it gives the aspect of others, and
+      the classes that its own must have. None uses today's defaults and accepts
+      any classes.
 
   Returns:
-    {'train': ..., 'evaluation': ...}, or the one that the source has.
+    {'train': ..., 'evaluation': ...}, or the only set of the source.
 
   Raises:
-    DataError: there are no such images, they are squares of another size than
-      the run's, or the run's classes are other ones now; says what to do.
+    DataError: there are no such images, their size differs from the run's, or
+      the run's classes have changed; the message says what to do.
   """
   if source in SETS:
     pair = datasets.create_sources(config.dataset, config.seed)
@@ -116,7 +115,7 @@ def open_sets(
 
 
 def open_images(source: str, which: str = 'train', **options) -> Images:
-  """Opens one set of a source, of its own name or `which`; see `open_sets`."""
+  """Opens the source's only set, or else the set `which`; see `open_sets`."""
   sets = open_sets(source, **options)
   if (found := sets.get(source if source in SETS else which)) is None:
     raise DataError(
@@ -148,12 +147,12 @@ def _open(source):
 
 @functools.cache
 def _scratch():
-  """Keeps unpacked archives until the process ends."""
+  """Folder for unpacked archives, kept until the process ends."""
   return tempfile.TemporaryDirectory(prefix='alexnet-')
 
 
 def _loose_photos(path):
-  """The photos of a folder without folders; None if it has some."""
+  """The photos of a folder without subfolders, else None."""
   ignored = listing.LeftOut()
   folders, names = listing.entries(path, ignored)
   if folders:

@@ -1,4 +1,4 @@
-"""Features of several layers at once, with any parameters."""
+"""Features of several layers at once, for any parameters."""
 
 import functools
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from alexnet.runtime import compilation
 from alexnet.runtime.gpu import precision
 from input_pipeline.errors import DataError, ImageError
 
-# The network's input, in the place of a layer.
+# Name of the network's input among layers.
 PIXELS = 'pixels'
 
 
 class Layers:
-  """Several layers of a network at once, compiled once for any parameters."""
+  """Computes several layers at once; compiled once for any parameters."""
 
   def __init__(
       self,
@@ -35,10 +35,10 @@ class Layers:
     """Chooses the layers.
 
     Args:
-      network: whose module and input are used.
-      names: of `network.layers`, and 'pixels' for the crop itself.
+      network: provides the module and its input.
+      names: names from `network.layers`, and 'pixels' for the crop itself.
       largest: see `average_cells`.
-      batch_size: None: as in the config's evaluation.
+      batch_size: None for that of the config's evaluation.
     """
     def outputs(variables, squares, views):
       crops = views.centre({'image': squares})[:, 0]
@@ -67,20 +67,20 @@ class Layers:
       indices: np.ndarray,
       left_out: dict[str, str] | None = None,
   ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Features of the centre crops.
+    """Computes features of centre crops.
 
     Args:
-      variables: of the network, or others.
-      images: from which to read.
-      indices: of the images.
-      left_out: where to put {file: what is to be said of it} of those that
-        cannot be used, which are left out; None: they are an error.
+      variables: the network's variables, or others of the same shapes.
+      images: images to read from.
+      indices: indices of the images.
+      left_out: receives {file: message} for unusable images, which are left
+        out; None raises an error for them.
 
     Returns:
       ({layer: [images, dimensions] float32}, labels [images]).
 
     Raises:
-      DataError: an image cannot be read; names it. Or none of them can.
+      DataError: an image cannot be read (the message names it), or none can.
     """
     variables = rounded(variables, self._dtype)
 
@@ -114,7 +114,7 @@ class Layers:
 
 
 def initial(network: TrainedNetwork, seed: int) -> Any:
-  """Variables as at the start of a run like the network's."""
+  """Variables at the start of a run like the network's."""
   (device,) = jax.tree.leaves(network.params)[0].devices()
   image = jnp.zeros((1, *input_shape(network.config)), jnp.float32)
   init = jax.jit(network.model.init)
@@ -122,23 +122,23 @@ def initial(network: TrainedNetwork, seed: int) -> Any:
 
 
 def average_cells(maps: jax.Array, largest: int) -> jax.Array:
-  """Averages maps over a grid of cells, so that few numbers are left.
+  """Averages maps over a grid of cells to reduce their size.
 
   Args:
-    maps: [images, height, width, channels], or [images, dimensions], which are
-      left as they are.
-    largest: number of numbers of an image; but one cell is left at least.
+    maps: [images, height, width, channels]; or [images, dimensions], which are
+      unchanged.
+    largest: most numbers per image; at least one cell remains.
 
   Returns:
-    [images, dimensions] float32. Cells overlap by a row or column where their
-    number does not divide that of the pixels.
+    [images, dimensions] float32. Cells overlap by a row or column if their
+    number does not divide the pixels.
   """
   if maps.ndim == 4:
     _, height, width, channels = maps.shape
     side = min(height, width)
     while side > 1 and side * side * channels > largest:
       side -= 1
-    # As it is, if it is small enough.
+    # Small maps stay as they are.
     if height * width * channels > largest:
       rows, columns = _averaging(height, side), _averaging(width, side)
       maps = jnp.einsum(
@@ -149,7 +149,7 @@ def average_cells(maps: jax.Array, largest: int) -> jax.Array:
 
 @functools.cache
 def _averaging(pixels, cells):
-  """[cells, pixels], from pixels in a row to means over cells."""
+  """[cells, pixels] matrix from pixels in a row to means over cells."""
   matrix = np.zeros((cells, pixels), np.float32)
   for cell in range(cells):
     start, end = cell * pixels // cells, -(-(cell + 1) * pixels // cells)

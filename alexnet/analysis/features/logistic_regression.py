@@ -7,10 +7,10 @@ import numpy as np
 
 from input_pipeline.errors import UserError
 
-# Inverse strengths of the regularization to choose from, for vectors whose
+# Candidates for the inverse strength of the regularization, for vectors whose
 # squares sum to about one.
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))
-# Of the training images, to choose among them.
+# Share of training images for choosing among them.
 HELD_OUT = 0.2
 _ITERATIONS = 1000
 
@@ -24,9 +24,9 @@ class Result:
   """Result of a probe.
 
   Attributes:
-    accuracy: on the test images, 0..1.
-    strength: that was chosen, of STRENGTHS.
-    dimensions: of the features.
+    accuracy: accuracy on the test images, 0..1.
+    strength: the chosen value of STRENGTHS.
+    dimensions: dimensions of the features.
   """
 
   accuracy: float
@@ -44,19 +44,19 @@ def fit(
 ) -> Result:
   """Trains and tests a probe with scikit-learn.
 
-  Each feature is standardized by the training images. The strength of the
-  regularization is the one that does best on a fifth of these, the strongest if
-  several do; then all of them are used.
+  Features are standardized by the training images. The strength is chosen by
+  accuracy on a held-out fifth of these, with ties for the strongest
+  regularization; then the probe is trained on all of them.
 
   Args:
     train: [images, dimensions] float32.
     train_labels: [images] integers.
     test: [images, dimensions] float32.
     test_labels: [images] integers.
-    seed: decides which fifth is held out.
+    seed: seed of the held-out fifth.
 
   Raises:
-    ProbeError: too few images, or of one class.
+    ProbeError: there are too few images or classes.
   """
   from sklearn import linear_model  # Slow to import.
 
@@ -70,11 +70,11 @@ def fit(
         'classes with several images each'
     )
   train, test = rotated(*standardized(train, test))
-  # One split: five folds take five times as long and choose as well.
+  # One split: five folds take five times as long and choose no better.
   model = linear_model.LogisticRegressionCV(
       Cs=STRENGTHS, cv=[(rest, held_out)], max_iter=_ITERATIONS
   )
-  # Of what C_ will be in other versions.
+  # The warning announces a future change of C_.
   with warnings.catch_warnings(action='ignore', category=FutureWarning):
     model.fit(train, train_labels)
   strength = float(np.ravel(model.C_)[0])
@@ -84,22 +84,22 @@ def fit(
 def standardized(
     train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Subtracts means, divides by standard deviations and by sqrt(features).
+  """Subtracts means, divides by standard deviations and by sqrt(dimensions).
 
-  Mean and standard deviation are of the training images. By the square root,
-  the squares of a vector sum to about one, however many features there are, and
-  one list of strengths serves all layers. What does not vary becomes 0.
+  Both are those of the training images. The square root makes the squares of a
+  vector sum to about one, so that one list of strengths serves all layers.
+  Constant features become 0.
 
   Args:
     train: [images, dimensions] float32.
     test: [images, dimensions] float32.
 
   Returns:
-    The same, float32.
+    Both arrays standardized, float32.
   """
   mean = train.mean(axis=0, dtype=np.float64)
   deviation = train.std(axis=0, dtype=np.float64)
-  # Rounding alone makes such a difference.
+  # Smaller deviations may come from rounding alone.
   varies = deviation > 1e-6 * np.abs(mean)
   factor = np.where(varies, 1 / np.where(varies, deviation, 1), 0)
   factor /= np.sqrt(max(1, train.shape[1]))
@@ -110,11 +110,10 @@ def standardized(
 def rotated(
     train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Projects vectors to the span of the training images, if that is smaller.
+  """Projects vectors to the span of the training images if it is smaller.
 
-  The weights of a regression with a penalty on their squares lie in it, so
-  nothing changes but the work: 10,000 dimensions and 2,000 images are 2,000
-  dimensions.
+  The weights of a regression with an L2 penalty lie in this span, so the result
+  is the same in less time: with 2,000 images, 10,000 dimensions become 2,000.
   """
   images, dimensions = train.shape
   if dimensions <= images:

@@ -1,17 +1,17 @@
 """Nearest-neighbour search of vectors or binary codes, block by block.
 
-Memory is for one block of vectors and the best so far, whatever their number.
+Memory holds one block of vectors and the best results so far.
 """
 
 import numpy as np
 
 from alexnet.analysis.features import blocks
 
-# Codes that are compared at a time.
+# Number of codes compared at a time.
 _CODES = 2**18
-# Of vectors that are kept as float32 if they are not mapped as such.
+# Largest size at which vectors are kept converted to float32.
 _CONVERTED_BYTES = 2**30
-# Bits of a row's number below its distance, in one number to be sorted by.
+# Low bits for the row in a sort key whose high bits are the distance.
 _ROW_BITS = 40
 
 
@@ -26,8 +26,8 @@ class Euclidean:
         memory.
     """
     self._index = index
-    # What is float32 is searched where it lies. Half-precision numbers have to
-    # be converted, and are kept so if they are few.
+    # Float32 is searched in place. Half precision has to be converted, and
+    # stays converted if it is small.
     kept = index.dtype == np.float32 or 4 * index.size <= _CONVERTED_BYTES
     self._parts = [*self._prepare()] if kept else None
 
@@ -38,7 +38,7 @@ class Euclidean:
 
     Args:
       queries: [queries, dimensions].
-      count: of neighbours; at most the number of vectors.
+      count: number of neighbours; at most the number of vectors.
 
     Returns:
       (distances [queries, count] float32, ascending; rows of the index
@@ -60,7 +60,7 @@ class Euclidean:
     return distances, rows
 
   def _prepare(self):
-    """Yields (first row, rows, searcher) of each part."""
+    """Yields (first row, rows, searcher) for each block."""
     from sklearn import neighbors  # Slow to import.
 
     for start, block in blocks.each(self._index):
@@ -69,7 +69,7 @@ class Euclidean:
 
 
 def pack(bits: np.ndarray) -> np.ndarray:
-  """[codes, bits] booleans as [codes, bits / 8] uint8."""
+  """Packs [codes, bits] booleans into [codes, bits / 8] uint8."""
   return np.packbits(bits, axis=1)
 
 
@@ -78,7 +78,7 @@ class Hamming:
 
   def __init__(self, index: np.ndarray):
     """Prepares the search for codes [codes, bytes] uint8, as from `pack`."""
-    # One array for each word, which is faster to go through than rows.
+    # One array per word, which is faster to scan than rows.
     self._parts = [
         np.ascontiguousarray(_words(index[start : start + _CODES]).T)
         for start in range(0, len(index), _CODES)
@@ -91,10 +91,10 @@ class Hamming:
 
     Args:
       queries: [queries, bytes] uint8.
-      count: of neighbours; at most the number of codes.
+      count: number of neighbours; at most the number of codes.
 
     Returns:
-      (bits that differ [queries, count] uint16, ascending; rows of the index
+      (Hamming distances [queries, count] uint16, ascending; rows of the index
       [queries, count] int64).
     """
     best = np.full((len(queries), count), np.iinfo(np.int64).max)
@@ -103,7 +103,7 @@ class Hamming:
         differ = np.zeros(words.shape[1], np.uint16)
         for word, wanted in zip(words, query):
           differ += np.bitwise_count(word ^ wanted)
-        # Of those equally near the earlier ones are there already.
+        # Among equal distances the earlier ones are kept.
         near = np.flatnonzero(differ < best[number, -1] >> _ROW_BITS)
         if len(near):
           keys = differ[near].astype(np.int64) << _ROW_BITS
@@ -127,7 +127,7 @@ def precision(
 
   Args:
     found: [queries, k] rows of the index.
-    labels: [vectors] of the index.
-    wanted: [queries] labels.
+    labels: [vectors] labels of the index.
+    wanted: [queries] labels of the queries.
   """
   return float((labels[found] == wanted[:, None]).mean())

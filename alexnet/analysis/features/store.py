@@ -2,15 +2,15 @@
 
 A folder holds
 
-  features.npy   [images, ...] float32 or float16, the features of each image
-  labels.npy     [images] int32, its class; -1 where a photo is of none
-  indices.npy    [images] int64, its place in its source
-  names.txt      its name in its source, one a line
+  features.npy   [images, ...] float32 or float16, features of the images
+  labels.npy     [images] int32, their classes; -1 for photos without a class
+  indices.npy    [images] int64, their indices in the source
+  names.txt      their names in the source, one per line
   manifest.json  layer, run, source, class names; written last
-  code-128.npz   binary codes, if some have been asked for; see `hashing.py`
+  code-128.npz   binary codes, once they were used; see `hashing.py`
 
-Features are mapped into memory, so that a set may be larger than that. A small
-set can be one .npz file with the same arrays. Neither holds Python objects:
+Features are mapped into memory, so a set may be larger than memory. A small set
+can be one .npz file with the same arrays. Neither holds Python objects, and
 nothing is executed when they are read.
 """
 
@@ -34,9 +34,9 @@ FORMAT = 2
 MANIFEST = 'manifest.json'
 DTYPES = ('float32', 'float16')
 NO_LABEL = -1
-# Of the folders in which sets are written.
+# Prefix of the folders in which sets are written.
 _PARTIAL = '.partial-'
-# What a manifest says, if it does.
+# Types of the manifest's optional fields.
 _ABOUT = {
     'format': int, 'images': int, 'layer': str, 'step': int, 'source': str,
     'set': str, 'workdir': str, 'class_names': list,
@@ -53,7 +53,7 @@ class Names(Sequence):
   """The lines of a text file, kept as bytes to save memory."""
 
   def __init__(self, text: bytes):
-    """Takes the file's bytes; each line has an end."""
+    """Takes the file's bytes, in which each line ends with a newline."""
     self._text = text
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord('\n'))
     self._starts = np.concatenate([[0], ends + 1])
@@ -74,14 +74,14 @@ class FeatureSet:
   """Features of images, with their labels, indices and names.
 
   Attributes:
-    features: [images, ...] float32 or float16, mapped into memory if they come
+    features: [images, ...] float32 or float16, mapped into memory if loaded
       from a folder.
-    labels: [images] int32, -1 where an image is of no class.
-    indices: [images] int64, places in the source.
+    labels: [images] int32, -1 for images without a class.
+    indices: [images] int64, indices in the source.
     names: [images] names in the source.
     about: the manifest: 'layer', 'step', 'parameters' (see
       `TrainedNetwork.fingerprint`), 'source', 'set', 'class_names', ...
-    path: where the set was read from.
+    path: path that the set was loaded from.
   """
 
   features: np.ndarray
@@ -96,36 +96,35 @@ class FeatureSet:
 
   @property
   def vectors(self) -> np.ndarray:
-    """[images, dimensions], the same features, maps in rows."""
+    """The features as [images, dimensions], with maps flattened."""
     return self.features.reshape(len(self), -1)
 
 
 def code_file(bits: int | str) -> str:
-  """Name of the file of a set's codes."""
+  """File name of a set's codes."""
   return f'code-{bits}.npz'
 
 
 class Writer:
   """Writes a set part by part, to a folder or an .npz file.
 
-  A folder takes no memory for the parts that are written. It is written aside,
-  and a set that was there before stays until `close` puts the new one in its
-  place. To be used in a `with` statement, which removes what was written if an
-  exception leaves it.
+  Parts written to a folder take no memory. The folder is temporary: an earlier
+  set stays until `close` replaces it. As a context manager, the writer removes
+  what was written if there is an exception.
   """
 
   def __init__(
       self, path: pathlib.Path, about: dict[str, Any], dtype: str = 'float32'
   ):
-    """Begins a set.
+    """Starts writing a set.
 
     Args:
-      path: of a folder, or of a file that ends in .npz.
-      about: what the manifest is to say.
+      path: path of a folder, or of a file with suffix .npz.
+      about: contents of the manifest.
       dtype: one of DTYPES.
 
     Raises:
-      FeaturesError: something else is there already.
+      FeaturesError: the path exists and is something else.
     """
     self._path, self._about, self._dtype = path, about, np.dtype(dtype)
     self._shape: tuple[int, ...] | None = None
@@ -165,10 +164,10 @@ class Writer:
     """Adds images.
 
     Args:
-      features: [images, ...], of the same shape for all images.
+      features: [images, ...], with the same shape in all calls.
       labels: [images] integers, -1 for no class.
-      indices: [images] integers, places in the source.
-      names: [images].
+      indices: [images] integers, indices in the source.
+      names: [images] names.
     """
     features = np.ascontiguousarray(features, self._dtype)
     if self._shape is None:
@@ -186,7 +185,7 @@ class Writer:
     """Completes the set.
 
     Raises:
-      FeaturesError: it has no image.
+      FeaturesError: there are no images.
     """
     if self._shape is None:
       self.discard()
@@ -211,7 +210,7 @@ class Writer:
     self._names.close()
     for name, array in arrays.items():
       np.save(self._partial / f'{name}.npy', array, allow_pickle=False)
-    # Without a manifest neither the old set nor half of the new one is read.
+    # Without a manifest neither set counts as complete during the exchange.
     for old in (self._path / MANIFEST, *self._path.glob(code_file('*'))):
       old.unlink(missing_ok=True)
     for file in self._partial.iterdir():
@@ -229,7 +228,7 @@ class Writer:
         self._path.rmdir()
 
   def _write_header(self, count):
-    """Writes the header first, with room for any number of images."""
+    """Writes a header with room for any number of images."""
     self._features.seek(0)
     descr = np.lib.format.dtype_to_descr(self._dtype)
     shape = (count, *self._shape)
@@ -244,13 +243,13 @@ def _is_empty(path):
 
 
 def load(path: pathlib.Path) -> FeatureSet:
-  """Opens a set that a `Writer` has closed.
+  """Loads a set written by a `Writer`.
 
   Args:
-    path: of the folder or the .npz file.
+    path: path of the folder or the .npz file.
 
   Raises:
-    FeaturesError: there is none, or not all of it.
+    FeaturesError: there is no set, or it is incomplete.
   """
   try:
     found = (_load_folder if path.is_dir() else _load_file)(path)
@@ -269,7 +268,7 @@ def load(path: pathlib.Path) -> FeatureSet:
 
 
 def _check(found):
-  """Raises ValueError for arrays that are no features or do not match."""
+  """Raises ValueError for arrays that are not features or do not match."""
   features, about = found.features, found.about
   for name in ('labels', 'indices'):
     untrusted.check_array(name, getattr(found, name), 'i', (None,))
@@ -284,7 +283,7 @@ def _check(found):
   names = about.get('class_names', [])
   if not all(isinstance(name, str) for name in names):
     raise untrusted.UnreadableError('class_names are no texts')
-  # Not of a set that says nothing of its classes.
+  # Labels are only checked if the set names its classes.
   classes = len(names) if 'class_names' in about else math.inf
   labels = found.labels
   if labels.min(initial=-1) < -1 or labels.max(initial=-1) >= classes:

@@ -1,1 +1,1 @@
-"""The paper's numbers, and experiments beside them."""
+"""The paper's numbers, and experiments that compare with them."""

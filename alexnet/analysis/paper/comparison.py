@@ -18,7 +18,7 @@ from alexnet.checkpointing import workdir
 from alexnet.config.errors import CheckpointError
 
 CONFIDENCE = 0.95
-# Evaluated images of the sets of ImageNet that have reported numbers.
+# ImageNet sets with reported numbers, by their number of images.
 _IMAGES = {
     50_000: references.ILSVRC_2012,
     150_000: references.ILSVRC_2010,
@@ -41,8 +41,7 @@ class Measured:
 def measure(accuracy: float, count: int) -> Measured:
   """Error rate of `count` images with its 95 % Wilson interval.
 
-  The interval is of the share of errors among images like these; it says
-  nothing of how runs with other seeds differ.
+  The interval covers other images like these, but not other seeds.
   """
   from scipy import stats  # Slow to import.
 
@@ -53,7 +52,7 @@ def measure(accuracy: float, count: int) -> Measured:
 
 
 def place(measured: Measured, reference: tuple[float, float]) -> str:
-  """Where a reported error or range lies relative to the interval."""
+  """Describes where a reported error or range lies relative to the interval."""
   lowest, highest = reference
   if lowest <= measured.high and highest >= measured.low:
     return 'inside'
@@ -65,23 +64,23 @@ def place(measured: Measured, reference: tuple[float, float]) -> str:
 def evaluated_on(
     config: ml_collections.ConfigDict, results: dict[str, Any]
 ) -> str | None:
-  """Name of the evaluation set, if numbers are reported for it; else None.
+  """Name of the evaluation set if it has reported numbers, else None.
 
-  Known by the name of the dataset or, of a folder or prepared data, guessed by
+  Taken from the name of the dataset; for folders and prepared data guessed from
   1,000 classes and the set's number of images.
   """
   name = config.dataset.name
   data = _IMAGES.get(results['centre']['count'])
   known = name in ('folder', 'prepared') and config.model.num_classes == 1000
   if _is_imagenet2012(name):
-    # As many images of its training set are not the validation set.
+    # A part of the training set of the same size is not the validation set.
     validation = config.dataset.eval_split.startswith('validation')
     known = validation and data == references.ILSVRC_2012
   return data if known else None
 
 
 def _is_imagenet2012(name):
-  """Whether it is ImageNet itself, not imagenet2012_corrupted, _subset, ..."""
+  """Whether a name is ImageNet's, not imagenet2012_corrupted, _subset, ..."""
   return name == 'imagenet2012' or name.startswith('imagenet2012:')  # Version.
 
 
@@ -165,7 +164,7 @@ def _references(data, measured):
 
 
 def _places(data, measured):
-  """(reference, where its top-1 and top-5 errors lie) of the same images."""
+  """(reference, position of its top-1 and top-5 errors) for the same images."""
   return [
       (one, [*map(place, measured[one.views], (one.top1, one.top5))])
       for one in references.REFERENCES
@@ -190,7 +189,7 @@ def _gain(data, results, measured):
   rows = []
   for index, name in enumerate(('top-1', 'top-5')):
     if name == 'top-5' and measured['centre'][1].error == 0:
-      continue  # Five classes, or a set that is too easy: nothing to gain.
+      continue  # Five classes or an easy set: there is nothing to gain.
     centre, ten = (measured[views][index] for views in ('centre', 'ten'))
     gain = centre.error - ten.error
     width = math.hypot(*((m.high - m.low) / 2 for m in (centre, ten)))
@@ -251,7 +250,7 @@ def load(
   """Reads the config and the results of a finished run.
 
   Raises:
-    CheckpointError: no run there, or it is not finished.
+    CheckpointError: there is no run, or it is not finished.
   """
   config = workdir.load_config(folder)
   results = workdir.load_results(folder)

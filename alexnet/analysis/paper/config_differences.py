@@ -9,7 +9,7 @@ from alexnet.analysis.tables import Item, Table
 from alexnet.checkpointing import workdir
 from configs import alexnet, alexnet_2012
 
-# They say where a run was made and how often it was looked at, not what it is.
+# Fields about where a run is made and how often it is saved, not its recipe.
 _NOT_THE_RECIPE = (
     'accumulation', 'checkpoint_every', 'evaluate_every',
     'evaluation_batch_size', 'keep_checkpoints', 'layer_statistics_images',
@@ -19,14 +19,14 @@ _NOT_THE_RECIPE = (
     'dataset.train_dir', 'dataset.train_split', 'mesh.data', 'mesh.tower',
     'model.num_classes',
 )
-# What a run of configs/cuda_convnet.py has from its files. The texts of these
-# are fields too, of thousands of characters.
+# Fields of configs/cuda_convnet.py that come from its files, including their
+# long texts.
 _OF_A_DEFINITION = (
     'ignore_init_functions', 'layer_params', 'layers', 'model.',
     'optimizer.bias_decay_multiplier', 'optimizer.layer_decay_factors',
     'optimizer.weight_decay', 'restart_rates',
 )
-# With schedule.name = 'definition'.
+# The same for schedule.name = 'definition'.
 _RATES_OF_A_DEFINITION = (
     'optimizer.bias_rate_multiplier', 'schedule.learning_rate', 'schedule.name',
 )
@@ -40,7 +40,7 @@ class Field:
   run: Any
   paper: Any
   code: Any
-  present: bool = True  # Whether the run has it at all; if not, `run` is None.
+  present: bool = True  # False if the run lacks the field; `run` is None then.
 
   @property
   def own(self) -> bool:
@@ -49,10 +49,10 @@ class Field:
 
 
 def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
-  """Fields in which a config differs from the two recipes for its dataset.
+  """Finds fields in which a config differs from the two recipes.
 
-  A field that one of them has not got is None there. Settings that the run
-  does not use are left out, and so is what it has from a definition file.
+  A field that is missing in one of them is None there. Fields that the run does
+  not use or takes from a definition file are left out.
   """
   data = config.dataset.name
   recipes = alexnet.get_config(data), alexnet_2012.get_config(data)
@@ -61,7 +61,7 @@ def differing_fields(config: ml_collections.ConfigDict) -> list[Field]:
   left_out = _without_use(config)
   if is_definition(config):
     left_out += _from_files(config)
-  # Its own tower and both are the same.
+  # With one tower, 'own' and 'both' are the same.
   if config.model.towers == 1:
     left_out += tuple(name for name in own if name.endswith('.reads'))
   fields = (
@@ -77,7 +77,7 @@ def _without_use(config):
   schedule = config.schedule
   used = {schedule.name}
   if schedule.name in ('geometric', 'definition') and schedule.steps:
-    used.add('steps')  # They come on top of these.
+    used.add('steps')  # These are applied on top.
   if schedule.batch_scaling != 'none':
     used.add('reference_batch_size')
   return tuple(
@@ -88,7 +88,7 @@ def _without_use(config):
 
 
 def is_definition(config: ml_collections.ConfigDict) -> bool:
-  """Whether one of the authors' definition files describes the network."""
+  """Whether the network comes from one of the authors' definition files."""
   return 'layers' in config
 
 

@@ -2,11 +2,11 @@
 
   python -m alexnet.analysis.paper.dense_table --workdir=RUN --output=dense.md
 
-evaluates a run on its whole evaluation set: how far a place of the dense map
-is from the crop of the same pixels; what dense views of each of --scales, and
-of the first ones together, are worth beside ten views; and which mean to
-subtract. Differences of accuracy are of the same images, with intervals of
-95 %.
+It evaluates a run on its whole evaluation set and measures three things: how
+far a position of the dense map is from a crop of the same pixels; how accurate
+dense views are at each of --scales and at several together, compared with ten
+views; and the effect of the subtracted mean. Accuracy differences are for the
+same images, with 95 % intervals.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
   from alexnet.metrics.console import Console
 
 _SCALES = ('224', '256', '288', '320')
-# Of a normal distribution, for intervals of 95 %.
+# Standard deviations of a 95 % interval.
 _DEVIATIONS = 1.96
 
 
@@ -37,24 +37,24 @@ _DEVIATIONS = 1.96
 class Places:
   """Predictions at all positions of squares, without mirror images.
 
-  Each array but the labels is [images, places down, places across, classes]
-  float32, of probabilities.
+  All arrays but the labels are probabilities, [images, positions down,
+  positions across, classes] float32.
   """
 
   dense: 'np.ndarray'  # Of the dense map.
-  crops: 'np.ndarray'  # Of the crops of the same pixels, less the same mean.
-  centre_mean: 'np.ndarray'  # ... less the mean image's centre (run #145).
-  colour: 'np.ndarray'  # Of the dense map, less the mean colour.
+  crops: 'np.ndarray'  # Of crops of the same pixels, minus the same mean.
+  centre_mean: 'np.ndarray'  # ... minus the mean image's centre (run #145).
+  colour: 'np.ndarray'  # Of the dense map, minus the mean colour.
   labels: 'np.ndarray'  # [images] int32.
-  distance: int  # Of two places, in pixels.
+  distance: int  # Between neighbouring positions, in pixels.
 
 
 class Row(NamedTuple):
-  """Predictions of all images with one kind of views."""
+  """Predictions for all images with one kind of views."""
 
   name: str
-  predictions: 'Predictions'  # In the order of other rows.
-  crops: float  # Pixels that the convolutions read of an image, in crops.
+  predictions: 'Predictions'  # In the same order in all rows.
+  crops: float  # Pixels that the convolutions read per image, in crops.
 
 
 def places(
@@ -169,10 +169,10 @@ def means(found: Places) -> list[Row]:
 def rows(
     session: 'Session', scales: Sequence[int], console: 'Console'
 ) -> list[Row]:
-  """Predictions with crops, dense views, and dense views at several scales.
+  """Predicts with crops, dense views, and dense views at several scales.
 
-  'ten views' first, then the centre crop, each scale, and the first two, three,
-  ... of them together.
+  The rows are ten views, the centre crop, each scale, and the first two, three,
+  ... scales together.
   """
   from alexnet.evaluation import dense_views
 
@@ -200,7 +200,7 @@ def rows(
 
 
 def table(found: Sequence[Row]) -> Table:
-  """Table of results, with the difference of each row from the first."""
+  """Table of results, with each row's difference from the first."""
   import numpy as np
 
   from alexnet.evaluation import evaluator
@@ -231,7 +231,7 @@ def table(found: Sequence[Row]) -> Table:
 def main(argv: list[str]) -> None:
   """Entry point of `python -m alexnet.analysis.paper.dense_table`."""
   values = run_flags.start(argv)
-  # JAX and TensorFlow, which --help does not need.
+  # These import JAX and TensorFlow, which --help does not need.
   from alexnet.checkpointing import manager
   from alexnet.evaluation.session import open_run
   from alexnet.inference import fully_convolutional
@@ -271,5 +271,5 @@ if __name__ == '__main__':
   flags.DEFINE_list(
       'scales', list(_SCALES), 'Sides of the squares for dense views, pixels.'
   )
-  paths.define('output', 'File to write, as Markdown.')
+  paths.define('output', 'Markdown file to write.')
   cli.run(main, finishes=True)

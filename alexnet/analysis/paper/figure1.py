@@ -3,9 +3,9 @@
   python -m alexnet.analysis.paper.figure1 --workdir=runs/figure1 \
       --output=figure1.png
 
-For each activation the learning rate that reaches a training error of 25 % in
-the fewest epochs is chosen, as in the paper's caption; the picture shows its
-runs, the table all.
+For each activation it chooses the learning rate that reaches a training error
+of 25 % in the fewest epochs, as in the paper's caption. The picture shows the
+runs with this rate, the table all runs.
 """
 
 import collections
@@ -37,13 +37,13 @@ class Curve:
   activation: str
   rate: float
   seed: int
-  epochs: Sequence[float]  # End of each line of its log.
-  errors: Sequence[float]  # Mean training error, 0..1, since the line before.
+  epochs: Sequence[float]  # Epoch of each line of its log.
+  errors: Sequence[float]  # Mean training error since the previous line, 0..1.
 
   def epochs_to(self, goal: float = GOAL) -> float | None:
     """Epochs until the error is at most `goal`, interpolated linearly.
 
-    None if it never is.
+    None if it is never reached.
     """
     points = list(zip(self.epochs, self.errors))
     if points and points[0][1] <= goal:
@@ -58,13 +58,13 @@ def read_curves(workdir: pathlib.Path) -> list[Curve]:
   """Reads the runs in a sweep's folder.
 
   Raises:
-    ConfigError: there is none.
+    ConfigError: there are no runs.
   """
   curves = []
   for file in sorted(workdir.glob(f'*/{CONFIG}')):
     config = load_config(file.parent)
     if config.until_train_error != GOAL:
-      continue  # Of another sweep.
+      continue  # A run of another sweep.
     records = read_records(file.parent / FILE)
     lines = [record for record in records if record['kind'] == 'train']
     curves.append(Curve(
@@ -81,7 +81,7 @@ def read_curves(workdir: pathlib.Path) -> list[Curve]:
 
 
 def best(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-  """The runs at each activation's fastest rate that reached the goal."""
+  """Selects the runs at each activation's fastest rate."""
   groups = collections.defaultdict(list)
   for curve in curves:
     groups[curve.activation, curve.rate].append(curve)

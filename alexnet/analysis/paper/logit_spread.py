@@ -4,10 +4,10 @@
       --config=configs/sweeps/paper_vs_code.py:folder \
       --set=dataset.train_dir=PHOTOS --seeds=3
 
-A network whose logits are the same for all images learns nothing from their
+If the logits are the same for all images, a network learns nothing from their
 differences until its weights have grown: the "flat loss" at the beginning of
 training. The spread is the standard deviation of a logit over images, as the
-root of its mean square over the logits.
+root mean square over logits.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from input_pipeline import cli, datasets
 
 
 def spread(logits: np.ndarray) -> float:
-  """The spread of logits [images, classes]."""
+  """Spread of logits [images, classes]."""
   return float(np.sqrt(np.var(logits, axis=0, dtype=np.float64).mean()))
 
 
@@ -37,7 +37,7 @@ def initial_logits(
   Returns:
     [images, classes] float32 for each seed of the initialization.
   """
-  # Seconds that --help can save.
+  # These take seconds that --help does not need.
   import jax
 
   from alexnet import models
@@ -45,7 +45,7 @@ def initial_logits(
   from alexnet.runtime import mesh
   from input_pipeline.pipeline import Pipeline
 
-  mesh.devices()  # That JAX can start.
+  mesh.devices()  # Checks that JAX can start.
   config = config.copy_and_resolve_references()
   models.check(config)
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('config', None, 'File of the sweep, FILE[:DATASET].')
   flags.DEFINE_multi_string('set', [], 'field=value for all variants.')
-  flags.DEFINE_integer('seeds', 1, 'Networks to make of every variant.')
-  flags.DEFINE_integer('images', 64, 'Images to look at.')
+  flags.DEFINE_integer('seeds', 1, 'Number of networks of each variant.')
+  flags.DEFINE_integer('images', 64, 'Number of evaluation images.')
   flags.mark_flag_as_required('config')
   cli.run(main)

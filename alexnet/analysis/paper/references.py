@@ -14,12 +14,12 @@ ILSVRC_2012 = 'ILSVRC-2012 validation'
 class Reference:
   """A reported error rate."""
 
-  name: str  # Of the run, with its source.
-  data: str  # What it was evaluated on.
+  name: str  # Name of the run, with its source.
+  data: str  # Name of the evaluation set.
   views: str  # 'centre' or 'ten'.
   top1: tuple[float, float]  # Lowest and highest, in percent.
   top5: tuple[float, float]  # The same.
-  same_network: bool = True  # Whether it is the paper's, trained alone.
+  same_network: bool = True  # Whether it is the paper's single network.
 
 
 def _one(name, data, views, top1, top5, same_network=True):
@@ -51,7 +51,7 @@ REFERENCES = (
          same_network=False),
 )
 
-# What ten views gain over the centre crop on ImageNet: points of top-1, top-5.
+# Gain of ten views over the centre crop on ImageNet: points of top-1, top-5.
 GAIN_OF_TEN_VIEWS = ((1.5, 2.1), (1.3, 1.5))
 
 
@@ -59,16 +59,16 @@ GAIN_OF_TEN_VIEWS = ((1.5, 2.1), (1.3, 1.5))
 class Effect:
   """Known effect of a field's value on the ImageNet error."""
 
-  field: str  # The beginning of its name.
-  holds: Callable[[Any], bool]  # Of a value, which is not None.
-  text: str  # With its source; points are of top-1 / top-5 error.
+  field: str  # Prefix of the field's name.
+  holds: Callable[[Any], bool]  # Whether it applies to a value (not None).
+  text: str  # Effect, with its source; points are of top-1 / top-5 error.
 
 
 _ANY = lambda value: True
 _ZERO = lambda value: value == 0
 _OFF = lambda value: value is False
 _PAPER = alexnet.get_config('imagenet2012')
-# Layers that are smaller on their own were not tried; it says what was.
+# Smaller single layers were not tried, so the text names what was.
 _HALF = (
     'one tower of half the kernels, in conv1 to conv4, costs 1.7 / 1.2 points '
     '(paper §3.2; run #145-half)'
@@ -88,12 +88,12 @@ _END = (
 
 
 def _less_than(reference):
-  """Matches smaller positive values; the effect of larger ones is unknown."""
+  """Matches smaller positive values; larger ones have no known effect."""
   return lambda value: 0 < value < reference
 
 
-# The first that fits a field and its value counts. A change that nobody has
-# reported, such as more features or one tower of all kernels, is not here.
+# The first match of field and value counts. Changes without reported effects,
+# such as more features or one tower with all kernels, are not listed.
 EFFECTS = (
     Effect('model.lrn.enabled', _OFF,
            'no response normalization costs 1.4 / 1.2 points (paper §3.3; run '
@@ -143,7 +143,7 @@ EFFECTS = (
 
 
 def effect_of(field: str, value: Any) -> str | None:
-  """Known effect of a field with this value, or None."""
+  """Returns the known effect of a field with this value, or None."""
   if value is None:
     return None
   found = (

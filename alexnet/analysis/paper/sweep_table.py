@@ -1,4 +1,4 @@
-"""Table of a sweep: errors of its variants beside the paper's."""
+"""Formats the results of a sweep as a table, beside the paper's."""
 
 import math
 import pathlib
@@ -10,11 +10,11 @@ from alexnet.config.sweep import FAILED, Sweep
 
 
 def table(sweep: Sweep, workdir: pathlib.Path) -> str:
-  """Markdown table of the results, one row per variant.
+  """Formats a Markdown table of the results, one row per variant.
 
-  Errors are in percent, mean ± standard deviation over the seeds that are
-  finished; differences to the base are in points, ± their standard error.
-  With ten views where all finished runs have them, else of the centre crop.
+  Errors are in percent, mean ± standard deviation over the finished seeds;
+  differences to the base are in points, ± their standard error. Errors are for
+  ten views if all finished runs have them, else for the centre crop.
   """
   count = len(sweep.variants)
   folders = [

@@ -30,7 +30,7 @@ class Report:
   def add(
       self, title: str, make: Callable[[], list[Block] | examples.Shown]
   ) -> None:
-    """Adds a section, or the reason why it cannot be made."""
+    """Adds a section, or a note why it cannot be made."""
     try:
       blocks = make()
       if isinstance(blocks, examples.Shown):
@@ -56,7 +56,7 @@ class Report:
 
 
 def _files_of(path):
-  """Names of the picture files of an existing page, which may be replaced."""
+  """Names of an existing page's picture files, which may be replaced."""
   try:
     text = path.read_text(encoding='utf-8')
   except (OSError, UnicodeError):
@@ -73,15 +73,15 @@ def of_one(
     evaluation_images: int = 50_000,
     training_images: int = 10_000,
 ) -> Report:
-  """Report of one run.
+  """Builds the report of one run.
 
   Args:
-    run: from `run_history.read`.
-    overrides: {dotted field: value} of the config: where the data lies now.
-    class_names: file of what classes are to be called, see
+    run: history from `run_history.read`.
+    overrides: {dotted field: value} of the config, for data that has moved.
+    class_names: file with names of the classes, see
       `run_flags.read_class_names`.
-    evaluation_images: to look at, at most.
-    training_images: to search for neighbours, at most.
+    evaluation_images: most evaluation images to use.
+    training_images: most training images to search for neighbours.
   """
   report = Report()
   of = Lazily(run.folder, overrides, class_names)
@@ -108,7 +108,7 @@ def of_one(
 
 
 def of_several(runs: Sequence[History]) -> Report:
-  """Report that compares several runs."""
+  """Builds a report that compares several runs."""
   report = Report()
   report.add('The runs', lambda: sections.comparison(runs))
   report.add('Curves', lambda: sections.curves(runs))
@@ -129,13 +129,13 @@ class Lazily:
       overrides: dict[str, Any] | None = None,
       class_names: str | None = None,
   ):
-    """Opens nothing yet; takes the arguments of `of_one`."""
+    """Takes the arguments of `of_one`; opens nothing yet."""
     self._folder = folder
     self._overrides, self._class_names = overrides or {}, class_names
 
   @functools.cached_property
   def network(self) -> TrainedNetwork:
-    """Network of the newest checkpoint."""
+    """The network of the newest checkpoint."""
     network = loading.load(self._folder, overrides=self._overrides)
     return run_flags.renamed(network, self._class_names)
 
@@ -145,21 +145,21 @@ class Lazily:
     return images.open_sets('train', config=config, inputs=inputs)
 
   def reader(self, train: bool) -> images.Images:
-    """The images of the training or of the evaluation set.
+    """Opens the images of the training or the evaluation set.
 
     Raises:
-      DataError: they are not there, or have other classes than the network.
+      DataError: they are missing, or have other classes than the network.
     """
     return self._sets['train' if train else 'evaluation']
 
   def inputs(self):
-    """Contents of inputs.npz, or None."""
+    """Returns the contents of inputs.npz, or None."""
     found = input_spec.load(self._folder)
     if found is None and manager.newest_step(self._folder) is not None:
       found = self.network.inputs
     return found
 
   def kernels(self, run: History):
-    """(name, kernels of the first layer or None, towers)."""
+    """Returns (name, kernels of the first layer or None, towers)."""
     towers = run.config.model.towers or 1
     return run.name, colours.load_kernels(self._folder), towers

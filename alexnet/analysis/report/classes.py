@@ -1,4 +1,4 @@
-"""Accuracy of each class, confusions, and images of them."""
+"""Accuracy of each class, confusions, and images of these."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from alexnet.inference.predictor import TrainedNetwork
 from alexnet.visualization import charts, images
 from alexnet.visualization.charts import Picture
 
-# Confusions that are shown as images, and images of each.
+# Number of confusions shown as images, and of images for each.
 _PAIRS, _OF_PAIR = 6, 4
-# With more classes a chart cannot name each, and lists the best and worst.
+# Most classes named in a chart, and classes listed as best and worst beyond.
 _NAMED, _LISTED = 32, 12
-# Of more, numbers do not fit the cells of a matrix.
+# Most classes for which numbers fit into a matrix.
 _ROOMY = 12
-# Rows of a matrix that a screen can show.
+# Most rows of a matrix on a screen.
 _CELLS = 250
 
 
 def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
-  """Accuracy of each class and confusions (centre crop).
+  """Shows accuracy by class and confusions (centre crop).
 
-  Of at most `limit` images; DataError if none of them can be read.
+  Uses at most `limit` images; DataError if none of them can be read.
   """
   indices, left_out = examples.places(limit, len(reader)), []
   kept, guesses, certain = map(np.array, zip(*(
@@ -131,7 +131,7 @@ def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
 def _best_and_worst(
     table: confusion.Confusion, names: Sequence[str]
 ) -> list[Block]:
-  """The best and worst classes, where a chart cannot name all."""
+  """Lists the best and worst classes if a chart cannot name all."""
   if len(names) <= _NAMED:
     return []
   order = _from_the_best(table.accuracies)

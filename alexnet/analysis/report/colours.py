@@ -13,14 +13,14 @@ from alexnet.checkpointing.input_spec import Inputs
 from alexnet.visualization import charts, filters, images
 from alexnet.visualization.charts import Picture
 
-# Standard deviations that a strip of colours goes to, each way; its pixels and
-# those between two of them.
+# Standard deviations on each side of a strip of colours; its pixels, and those
+# between two strips.
 _REACH = 3
 _STRIP, _GAP = (44, 720), 8
 
 
 def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
-  """Reads the first layer's kernels of a run's newest checkpoint.
+  """Reads the first layer's kernels from a run's newest checkpoint.
 
   Returns:
     [size, size, 3, kernels] float32; None without a checkpoint or such a layer.
@@ -28,7 +28,7 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
   Raises:
     CheckpointError: all checkpoints are damaged.
   """
-  import jax  # Seconds that a page without kernels can save.
+  import jax  # Takes seconds, and only pages with kernels need it.
 
   from alexnet.checkpointing import manager
 
@@ -56,7 +56,7 @@ def load_kernels(workdir: pathlib.Path) -> np.ndarray | None:
 def kernels(
     named: Sequence[tuple[str, np.ndarray | None, int]],
 ) -> list[Block]:
-  """The kernels of the first layer, as in Figure 3, of each of several runs.
+  """Shows the first layer's kernels of several runs, as in Figure 3.
 
   Args:
     named: (name of the run, [size, size, 3, kernels] or None, towers).
@@ -104,11 +104,11 @@ def kernels(
 
 
 def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
-  """The principal components of the colours, around the mean colour.
+  """Shows the principal components of the colours around the mean colour.
 
   Args:
-    inputs: of the run.
-    of_imagenet: whether its components are ImageNet's, which are built in.
+    inputs: inputs of the run.
+    of_imagenet: whether the components are ImageNet's, which are built in.
   """
   if inputs is None:
     return [Missing(
@@ -156,7 +156,7 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
 
 
 def _strip(mean, direction):
-  """[height, width, 4] uint8, with a transparent gap above."""
+  """[height, width, 4] uint8 strip, with a transparent gap above."""
   height, width = _STRIP
   steps = np.linspace(-_REACH, _REACH, width)
   colours = np.clip(mean + steps[:, None] * direction, 0, 255)
@@ -166,7 +166,7 @@ def _strip(mean, direction):
 
 
 def _picture(name, title, alt, pixels, room='wide') -> Picture:
-  """One picture for both themes."""
+  """Creates one picture for both themes."""
   file = images.encode(pixels)
   url = charts.data_url('image/png', file)
   return Picture(name, title, alt, file, url, url, room=room)

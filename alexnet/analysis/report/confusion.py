@@ -11,9 +11,9 @@ class Pair(NamedTuple):
 
   true: int
   predicted: int
-  count: int  # Of such images.
-  of: int  # Images of the true class.
-  images: tuple[int, ...]  # Their places, the most confident mistake first.
+  count: int  # Number of such images.
+  of: int  # Number of images of the true class.
+  images: tuple[int, ...]  # Their indices, most confident mistake first.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Confusion:
 
   @property
   def totals(self) -> np.ndarray:
-    """[classes] images of each class."""
+    """[classes] number of images of each class."""
     return self.counts.sum(axis=1)
 
   @property
@@ -34,18 +34,18 @@ class Confusion:
 
   @property
   def accuracies(self) -> np.ndarray:
-    """[classes] float64 top-1 of each class; NaN for one without images."""
+    """[classes] float64 top-1 accuracies; NaN for classes without images."""
     return np.where(self.totals > 0, np.diag(self.shares), np.nan)
 
   def in_blocks(self, largest: int) -> np.ndarray:
-    """The shares in blocks, so that many classes can be drawn.
+    """Reduces the shares to blocks, so that many classes can be drawn.
 
     Args:
-      largest: rows and columns to have at most.
+      largest: most rows and columns of the result.
 
     Returns:
-      [blocks, blocks] float64, the greatest share of each block of
-      neighbouring classes: a mean would hide a single cell.
+      [blocks, blocks] float64, the largest share in each block of neighbouring
+      classes; a mean would hide single cells.
     """
     block = -(-len(self.counts) // largest)
     starts = np.arange(0, len(self.counts), block)
@@ -68,19 +68,19 @@ def worst_pairs(
     pairs: int,
     images: int,
 ) -> list[Pair]:
-  """Pairs of classes with the largest shares of confusions.
+  """Finds the pairs of classes with the largest shares of confusions.
 
   Args:
-    confusion: of these images.
+    confusion: confusions of these images.
     labels: [images] int, the true classes.
-    predicted: [images] int.
+    predicted: [images] int, the predicted classes.
     confidence: [images] probability of the predicted class.
-    pairs: to return at most, each of one image or more.
-    images: of each pair at most.
+    pairs: most pairs to return; each has at least one image.
+    images: most images of each pair.
   """
   wrong = confusion.shares
   np.fill_diagonal(wrong, 0)
-  # Of equal shares the one with more images.
+  # Ties are broken by the number of images.
   order = np.lexsort((-confusion.counts.ravel(), -wrong.ravel()))
   chosen = []
   for true, guess in zip(*np.unravel_index(order[:pairs], wrong.shape)):

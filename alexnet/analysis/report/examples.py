@@ -1,8 +1,7 @@
 """Predictions and nearest neighbours of images (paper, Figure 4).
 
-The parts of a report that need the trained network and its data. Images are
-chosen by their places in the set, at equal distances, before anything is known
-of them.
+These parts of a report need the trained network and its data. Images are chosen
+at equal distances in the set, independent of the results.
 """
 
 import dataclasses
@@ -21,15 +20,15 @@ from input_pipeline.files import streams
 
 # Figure 4 has eight images, and five with six neighbours.
 PREDICTIONS, QUERIES, NEIGHBOURS = 8, 5, 6
-# Pixels of an image on the page, two for one of a screen.
+# Pixels of an image on the page, two per pixel of a screen.
 _CARD, TILE = 280, 180
-# Images that could not be read and are named.
+# Most unreadable images to name.
 _ERRORS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """A part of the page, and the same as PNG files {name: file}."""
+  """A part of the page, and its pictures as PNG files {name: contents}."""
 
   blocks: list[Block]
   files: dict[str, bytes]
@@ -44,18 +43,18 @@ def places(count: int, length: int) -> np.ndarray:
 def chosen(
     images: Images, count: int
 ) -> tuple[list[int], np.ndarray, list[str]]:
-  """Evenly spaced images; an unreadable one is replaced by the next.
+  """Chooses evenly spaced images; the next one replaces an unreadable one.
 
   Returns:
-    (indices of `count` images, [images, size, size, 3] uint8, what is to be
-    said of each image that was left out).
+    (indices of `count` images, [images, size, size, 3] uint8, messages about
+    unreadable images).
 
   Raises:
-    DataError: no image can be read, or the disk cannot.
+    DataError: no image can be read, or the disk fails.
   """
   indices, squares, left_out = [], [], []
   wanted = places(count, len(images))
-  # From each place on, but not to the next one.
+  # Tries each index up to the next chosen one.
   for start, end in zip(wanted, [*wanted[1:], len(images)]):
     for index in range(start, end):
       try:
@@ -71,7 +70,7 @@ def chosen(
 
 
 def left_out_text(errors: Sequence[str]) -> list[Block]:
-  """Text about images that were left out; '' if there are none."""
+  """Text about unreadable images; empty if there are none."""
   if not errors:
     return []
   more = f' and {len(errors) - _ERRORS:,} more' if len(errors) > _ERRORS else ''
@@ -82,7 +81,7 @@ def left_out_text(errors: Sequence[str]) -> list[Block]:
 
 
 def predictions(network: TrainedNetwork, images: Images) -> Shown:
-  """Images of the evaluation set with the five most probable classes."""
+  """Shows evaluation images with their five most probable classes."""
   indices, squares, left_out = chosen(images, PREDICTIONS)
   probabilities = network.predict(squares)
   labels = images.labels[indices].tolist()
@@ -103,10 +102,10 @@ def predictions(network: TrainedNetwork, images: Images) -> Shown:
 def neighbours(
     network: TrainedNetwork, evaluation: Images, train: Images, *, limit: int
 ) -> Shown:
-  """Images of the evaluation set with the nearest ones of the training set.
+  """Shows evaluation images with their nearest training images.
 
-  Nearest by Euclidean distance in the features of fc7 (paper §6.1), or, of
-  another network, of what its last layer reads; of `limit` training images.
+  Distances are Euclidean in the features of fc7 (paper §6.1), or in the input
+  of another network's last layer. Searches `limit` training images.
   """
   layer = 'fc7' if 'fc7' in network.layers else network.layers[-2]
   queries, squares, left_out = chosen(evaluation, QUERIES)
@@ -158,10 +157,10 @@ def read_along(
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Yields (index, result) of images, and shows progress.
 
-  What is to be said of each image that could not be read goes to `left_out`.
+  Messages about unreadable images are added to `left_out`.
 
   Raises:
-    DataError: none could be read.
+    DataError: no image could be read.
   """
   count = 0
   pairs = zip(indices, results)
@@ -176,5 +175,5 @@ def read_along(
 
 
 def jpeg(square: np.ndarray, size: int) -> str:
-  """An image as a data URL, with sides of at most `size` pixels."""
+  """Encodes an image as a data URL, with sides of at most `size` pixels."""
   return charts.data_url('image/jpeg', images_lib.encode(square, 'JPEG', size))

@@ -1,7 +1,7 @@
 """Parts and rendering of an HTML page without external files.
 
-Texts, tables and lists are those of `tables.py`, pictures those of
-`charts.py`; the rest is here. The template is `page.html`.
+Texts, tables and lists are defined in `tables.py`, pictures in `charts.py`,
+and the other parts here. The template is `page.html`.
 """
 
 import functools
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
 
 
 class Figures(NamedTuple):
-  """Charts and other pictures, side by side where there is room."""
+  """Pictures, side by side if there is room."""
 
   pictures: tuple[Picture, ...]
 
@@ -39,11 +39,11 @@ class Tile(NamedTuple):
 
   image: str  # Data URL.
   text: str
-  mark: str = ''  # 'right', 'wrong' or '' for its frame.
+  mark: str = ''  # Its frame: 'right', 'wrong' or ''.
 
 
 class Card(NamedTuple):
-  """An image with bars: (name, share from 0 to 1, whether it is the truth)."""
+  """An image with bars: (name, share from 0 to 1, whether it is true)."""
 
   tile: Tile
   bars: tuple[tuple[str, float, bool], ...]
@@ -95,7 +95,7 @@ class Section(NamedTuple):
 
   @property
   def anchor(self) -> str:
-    """Its fragment identifier."""
+    """The section's fragment identifier."""
     return re.sub('[^a-z0-9]+', '-', self.title.lower()).strip('-')
 
 
@@ -107,7 +107,7 @@ def render(
 ) -> str:
   """Renders the page, which refers to no external resource.
 
-  `files` are the names of the pictures that are written beside it, to be noted.
+  `files` are the names of the pictures written beside it, noted in the page.
   """
   return _template().render(
       title=title, subtitle=subtitle, sections=sections, files=' '.join(files)
@@ -116,7 +116,7 @@ def render(
 
 @functools.cache
 def _template():
-  import jinja2  # Not needed by --help.
+  import jinja2  # Slow to import, and not needed by --help.
 
   environment = jinja2.Environment(
       autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -127,7 +127,7 @@ def _template():
 
 
 def pictures(sections: Sequence[Section | Details]) -> list[Picture]:
-  """All pictures of a page, in their order."""
+  """Lists all pictures of a page, in order."""
   found = []
   for section in sections:
     for block in section.blocks:

@@ -1,7 +1,7 @@
 """Reads the history of a run from its workdir, in any state.
 
-Nothing here needs JAX or the data: a workdir that has been copied elsewhere, a
-run that is under way and one that has been stopped can be read all the same.
+This needs neither JAX nor the data, and works for copied, running and stopped
+runs.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from alexnet.checkpointing import workdir
 from alexnet.config.errors import CheckpointError
 from alexnet.metrics.writer import FILE, read_records
 
-# Points of a curve, in epochs where these are known and in steps otherwise.
+# Points of a curve, by epoch if known, else by step.
 Points = list[tuple[float, float]]
 
 
@@ -28,11 +28,11 @@ class History:
 
   Attributes:
     folder: its workdir.
-    name: short, and another one for each of several runs.
-    config: that it was made by.
-    sessions: of environment.json: commands, versions, devices.
-    records: of metrics.jsonl, with the names that kinds have today.
-    results: of results.json; None if the run has not come to its end.
+    name: short name, unique among several runs.
+    config: its config.
+    sessions: commands, versions and devices from environment.json.
+    records: records of metrics.jsonl, with today's names of kinds.
+    results: contents of results.json; None if the run is unfinished.
   """
 
   folder: pathlib.Path
@@ -43,12 +43,12 @@ class History:
   results: dict[str, Any] | None
 
   def of_kind(self, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind, in order."""
+    """Returns the records of one kind, in order."""
     return [record for record in self.records if record['kind'] == kind]
 
   @functools.cached_property
   def epochs_per_step(self) -> float | None:
-    """From the last line of the log; None if there is none yet."""
+    """Epochs per step from the last line of the log; None without lines."""
     for line in reversed(self.of_kind('train')):
       epoch = line.get('epoch')
       if isinstance(epoch, (int, float)) and epoch and line['step']:
@@ -61,7 +61,7 @@ class History:
     return max((record['step'] for record in self.records), default=0)
 
   def points(self, kind: str, key: str) -> Points:
-    """A number over the epochs, without unknown values."""
+    """Returns a number over the epochs, without unknown values."""
     per_step = self.epochs_per_step or 1
     return [
         (record['step'] * per_step, float(record[key]))
@@ -70,7 +70,7 @@ class History:
     ]
 
   def last(self, kind: str) -> dict[str, Any] | None:
-    """The last record of one kind; for evaluations the final one, if any."""
+    """Last record of a kind; for evaluations the final one, if any."""
     final = (self.results or {}).get(kind.removeprefix('eval_'))
     return final or next(reversed(self.of_kind(kind)), None)
 
@@ -87,7 +87,7 @@ def read(folder: pathlib.Path, name: str | None = None) -> History:
   try:
     sessions = workdir.read_sessions(folder / workdir.ENVIRONMENT)
   except (OSError, ValueError):
-    sessions = []  # Killed while it wrote it, or not copied.
+    sessions = []  # Missing, or the run was killed while writing it.
   records = [_renamed(record) for record in read_records(folder / FILE)]
   return History(
       folder, name or folder.resolve().name, config, sessions, records,
@@ -96,17 +96,17 @@ def read(folder: pathlib.Path, name: str | None = None) -> History:
 
 
 def _renamed(record):
-  """Renames records of older runs, which have 'eval' and the views."""
+  """Renames records of older runs: kind 'eval', and the names of views."""
   if record['kind'] == 'eval':
     return {**record, 'kind': f'eval_{record.get("views", "centre")}'}
   return record
 
 
 def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
-  """Reads several workdirs, or all in a folder of workdirs.
+  """Reads several workdirs, or all workdirs in a folder.
 
   Raises:
-    CheckpointError: there is no run in one of them.
+    CheckpointError: a folder has no run.
   """
   runs = []
   for folder in folders:
@@ -125,7 +125,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
 
 
 def _names(folders):
-  """The shortest ends of the paths that distinguish them."""
+  """Shortest ends of the paths that distinguish them."""
   for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
     names = [os.sep.join(folder.parts[-parts:]) for folder in folders]
     if len(set(names)) == len(names):

@@ -1,7 +1,6 @@
 """Sections of a report that need neither data nor network.
 
-Each is made of what runs have left in their workdirs, for one run or for
-several beside each other.
+Each section is made from the workdirs of one run, or of several for comparison.
 """
 
 import itertools
@@ -30,7 +29,7 @@ from alexnet.visualization.charts import Line, Picture
 Runs = Sequence[History]
 
 _VIEWS = {'centre': 'centre crop', 'ten': 'ten views'}
-# Of layers: (number of a record, title, whether it is a share).
+# Layer statistics: (key in a record, title, whether it is a share).
 _OF_LAYERS = (
     ('deviation', 'Standard deviation of the output', False),
     ('mean', 'Mean of the output', False),
@@ -41,14 +40,14 @@ _OF_LAYERS = (
     ('kernel_update', 'Last update / kernel, by their norms', False),
 )
 _EPOCHS = 'epochs'
-# What is best of a curve's values, where one is.
+# The best of a curve's values, if defined.
 _BEST = {'loss': min, 'error': min, 'top5_error': min, 'speed': max}
-# The layer that does it in files of the authors.
+# The dropout layer of the authors' files.
 _DROPOUT = re.compile(r'^\s*type\s*=\s*hs\s*$', re.MULTILINE)
 
 
 def facts(run: History) -> list[Block]:
-  """The most important numbers of a run."""
+  """Shows the most important numbers of a run."""
   config, items = run.config, []
   for views, name in _VIEWS.items():
     if result := run.last(f'eval_{views}'):
@@ -81,7 +80,7 @@ def facts(run: History) -> list[Block]:
 
 
 def comparison(runs: Runs) -> list[Block]:
-  """Table of several runs and the fields in which they differ."""
+  """Compares several runs in a table, with the fields in which they differ."""
   views = [
       (f'eval_{name}', text) for name, text in _VIEWS.items()
       if any(run.last(f'eval_{name}') for run in runs)
@@ -117,7 +116,7 @@ def comparison(runs: Runs) -> list[Block]:
 
 
 def curves(runs: Runs) -> list[Block]:
-  """Loss, error, learning rate and speed over the epochs."""
+  """Charts of loss, error, learning rate and speed over the epochs."""
   several = len(runs) > 1
 
   def lines(*of):
@@ -175,7 +174,7 @@ def curves(runs: Runs) -> list[Block]:
 
 
 def _seen_in_training(config):
-  """Describes augmentation and dropout, which evaluation does not have."""
+  """Describes augmentation and dropout, which evaluation does not use."""
   augmentation, model = config.augmentation, config.model
   crop = 'at random' if augmentation.crop_offsets > 1 else 'in the centre'
   done = [f'cropped {crop}']
@@ -192,7 +191,7 @@ def _seen_in_training(config):
 
 
 def layers(run: History) -> list[Block]:
-  """Statistics of the layers over the epochs."""
+  """Charts of the layers' statistics over the epochs."""
   records = run.of_kind('layers')
   if not records:
     return [Missing(
@@ -236,7 +235,7 @@ def _of_layers(run, record, key, title, percent) -> Picture | None:
 
 
 def results(run: History) -> list[Block]:
-  """Final results beside reported ones."""
+  """Shows final results beside reported ones."""
   if not run.results:
     return [Missing('There is no result yet: results.json is written last.')]
   blocks: list[Block] = []
@@ -247,7 +246,7 @@ def results(run: History) -> list[Block]:
 
 
 def config(runs: Runs) -> list[Block]:
-  """Fields in which each run differs from the paper and run #145."""
+  """Shows fields in which each run differs from the paper and run #145."""
   blocks: list[Block] = []
   for run in runs:
     if len(runs) > 1:
@@ -261,7 +260,7 @@ def config(runs: Runs) -> list[Block]:
 
 
 def environment(runs: Runs) -> list[Block]:
-  """Commands, versions and devices of each session."""
+  """Lists commands, versions and devices of each session."""
   blocks: list[Block] = []
   for run in runs:
     blocks.append(Heading(str(run.folder)))

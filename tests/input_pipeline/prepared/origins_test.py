@@ -500,7 +500,7 @@ class LabelErrorsTest(ImageNetCase):
     source = self.write('in', CLASSES)
     labels = self.write('labels.txt', 'ant\n')
     self.assert_message(
-        'no evaluation set that --eval_labels could be of', source,
+        'no evaluation set for --eval_labels', source,
         eval_labels=labels,
     )
 

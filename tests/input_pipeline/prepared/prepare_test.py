@@ -311,7 +311,7 @@ class FlagsTest(preparing.PreparingTest):
     self.assertFalse(self.out.exists())
 
   def test_no_source(self):
-    self.assert_refused('--source is not given')
+    self.assert_refused('--source is not set')
 
   def test_no_output(self):
     result = run('--source=digits')
@@ -334,7 +334,7 @@ class FlagsTest(preparing.PreparingTest):
     photos = preparing.write_photos(self.root / 'in', 2)
     before = preparing.snapshot(photos)
     self.assert_refused(
-        f'{photos / place} lies in the source.*set --output',
+        f'{photos / place} is in the source.*set --output',
         f'--source={photos}', f'--output={photos / place}',
     )
     self.assertEqual(preparing.snapshot(photos), before)
