@@ -34,7 +34,7 @@ SHOWN = 20
 
 def _check(values):
   if values.top < 1:
-    raise ConfigError(f'--top is {values.top}: wanted at least 1')
+    raise ConfigError(f'--top is {values.top}: expected at least 1')
   if values.scales is not None and values.views != 'dense':
     raise ConfigError(
         f"--scales is of dense views, but --views is '{values.views}': set "
@@ -44,7 +44,7 @@ def _check(values):
   for output in outputs:
     if output.suffix.lower() not in _OUTPUTS:
       raise ConfigError(
-          f'--output is {output}: wanted a name that ends in '
+          f'--output is {output}: expected a name that ends in '
           + ', '.join(_OUTPUTS)
       )
   files = [output.resolve() for output in outputs]

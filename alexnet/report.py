@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
   for name in ('evaluation_images', 'training_images'):
     if values[name].value < 1:
-      raise ConfigError(f'--{name} is {values[name].value}: wanted 1 or more')
+      raise ConfigError(f'--{name} is {values[name].value}: expected 1 or more')
   folders = values.workdir
   runs = run_history.read_all(folders)
   if len(runs) == 1:

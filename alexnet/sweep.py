@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
   console = Console()
   values = flags.FLAGS
   if values.seeds < 1:
-    raise ConfigError(f'--seeds is {values.seeds}: wanted at least 1')
+    raise ConfigError(f'--seeds is {values.seeds}: expected at least 1')
   overrides = parse_settings(values['set'].value)
   sweeps = [Sweep(spec, overrides, values.seeds) for spec in values.config]
   if values.list:
@@ -107,13 +107,13 @@ def main(argv: list[str]) -> int:
         console.print(f'{index}: {sweep.describe(index)}')
     return 0
   if values.workdir is None:
-    raise ConfigError('--workdir is not set: wanted a folder for the runs')
+    raise ConfigError('--workdir is not set: expected a folder for the runs')
   if values.index is not None:
     if len(sweeps) > 1:
       raise ConfigError('--index is of one sweep: give one --config with it')
     if not 0 <= values.index < len(sweeps[0]):
       raise ConfigError(
-          f'--index is {values.index}: wanted 0 to {len(sweeps[0]) - 1}, see '
+          f'--index is {values.index}: expected 0 to {len(sweeps[0]) - 1}, see '
           '--list'
       )
   workdir = values.workdir

@@ -305,7 +305,7 @@ def main(argv: list[str]) -> int:
   readers = IMAGES | FILES
   names = _ONLY.value or list(readers)
   if unknown := set(names) - set(readers):
-    raise app.UsageError(f'--only is {unknown}: wanted some of {[*readers]}')
+    raise app.UsageError(f'--only is {unknown}: expected some of {[*readers]}')
   files = [name for name in names if name in FILES]
   reports = []
   for name in names:

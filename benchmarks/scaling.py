@@ -60,7 +60,7 @@ def parse_meshes(names: list[str]) -> list[tuple[int, int]]:
   matches = [_MESH.fullmatch(name) for name in names]
   if None in matches:
     raise ConfigError(
-        f"--meshes is {','.join(names)}: wanted DATAxTOWER, such as 1x1,4x2"
+        f"--meshes is {','.join(names)}: expected DATAxTOWER, such as 1x1,4x2"
     )
   return [(int(match[1]), int(match[2])) for match in matches]
 

@@ -591,11 +591,11 @@ def _check_flags(values):
     for value in values[flag].value:
       if value not in wanted:
         raise app.UsageError(
-            f'--{flag} has {value!r}: wanted some of {", ".join(wanted)}'
+            f'--{flag} has {value!r}: expected some of {", ".join(wanted)}'
         )
   if not all(size.isdigit() and int(size) for size in values.batch_sizes):
     raise app.UsageError(
-        f'--batch_sizes is {values.batch_sizes}: wanted numbers from 1'
+        f'--batch_sizes is {values.batch_sizes}: expected numbers from 1'
     )
   if values.tables:
     if values.layers:

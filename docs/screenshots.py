@@ -60,7 +60,7 @@ def main(argv):
   if len(argv) < 3 or not pathlib.Path(argv[1]).is_file():
     sys.exit(__doc__)
   if unknown := [name for name in argv[2:] if name not in PICTURES]:
-    sys.exit(f'error: {unknown[0]}: wanted some of {", ".join(PICTURES)}')
+    sys.exit(f'error: {unknown[0]}: expected some of {", ".join(PICTURES)}')
   if installed() is None:
     sys.exit(f'error: none of {", ".join(_BROWSERS)} is installed')
   address = pathlib.Path(argv[1]).resolve().as_uri()

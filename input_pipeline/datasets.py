@@ -143,8 +143,8 @@ def _tfds_builder(config):
   # namespace:name; the version in mnist:3.0.1 begins with a digit.
   if re.match(r'[\w-]+:[A-Za-z]', config.name):
     raise DataError(
-        f"dataset '{config.name}' is not known: wanted 'digits', 'folder' or a "
-        'name of TensorFlow Datasets itself; names with a namespace, for '
+        f"dataset '{config.name}' is not known: expected 'digits', 'folder' or "
+        'a name of TensorFlow Datasets itself; names with a namespace, for '
         'datasets of others, are not supported'
     )
   tfds = _import_tfds()
@@ -165,8 +165,8 @@ def _tfds_builder(config):
           ' or set --config.dataset.dir to another folder'
       ) from error
     raise DataError(
-        f"dataset '{config.name}' is not known ({_first_line(error)}): wanted "
-        "'digits', 'folder' or a name of TensorFlow Datasets"
+        f"dataset '{config.name}' is not known ({_first_line(error)}): "
+        "expected 'digits', 'folder' or a name of TensorFlow Datasets"
     ) from error
 
 
@@ -176,12 +176,12 @@ def _check_features(config, features):
   if features is None or not {'image', 'label'} <= set(features):
     raise DataError(
         f"dataset '{config.name}' is not for image classification: it has "
-        f"{sorted(features or ())}, wanted 'image' and 'label'"
+        f"{sorted(features or ())}, expected 'image' and 'label'"
     )
   if not isinstance(features['label'], tfds.features.ClassLabel):
     raise DataError(
         f"dataset '{config.name}' is not for image classification: its label "
-        f"is {type(features['label']).__name__}, wanted ClassLabel"
+        f"is {type(features['label']).__name__}, expected ClassLabel"
     )
 
 

@@ -45,7 +45,7 @@ def _parse_part(text):
     part, parts = 0, 0
   if not 0 <= part < parts:
     raise DataError(
-        f"--part is '{text}': wanted I/N, the number of the part from 0 and "
+        f"--part is '{text}': expected I/N, the number of the part from 0 and "
         'that of all parts'
     )
   return part, parts
@@ -58,8 +58,8 @@ def _parse_background(text):
     background = ()
   if not (background and allowed.is_background(background)):
     raise DataError(
-        f"--background is '{text}': wanted three levels from 0 to 255, such as "
-        '255,255,255'
+        f"--background is '{text}': expected three levels from 0 to 255, such "
+        'as 255,255,255'
     )
   return background
 
@@ -67,20 +67,20 @@ def _parse_background(text):
 def _check_flags(values):
   _parse_background(values.background)
   if not 1 <= values.quality <= 100:
-    raise DataError(f'--quality is {values.quality}: wanted 1 to 100')
+    raise DataError(f'--quality is {values.quality}: expected 1 to 100')
   if not 0 <= values.eval_fraction < 1:
     raise DataError(
-        f'--eval_fraction is {values.eval_fraction}: wanted at least 0 and '
+        f'--eval_fraction is {values.eval_fraction}: expected at least 0 and '
         'less than 1'
     )
   if values.workers is not None and values.workers < 1:
-    raise DataError(f'--workers is {values.workers}: wanted at least 1')
+    raise DataError(f'--workers is {values.workers}: expected at least 1')
   if not 1 <= values.size <= allowed.LARGEST_SQUARE:
     raise DataError(
-        f'--size is {values.size}: wanted 1 to {allowed.LARGEST_SQUARE}'
+        f'--size is {values.size}: expected 1 to {allowed.LARGEST_SQUARE}'
     )
   if values.seed < 0:
-    raise DataError(f'--seed is {values.seed}: wanted at least 0')
+    raise DataError(f'--seed is {values.seed}: expected at least 0')
   if values.part:
     _parse_part(values.part)
   if values.part and values.merge:
@@ -228,7 +228,7 @@ def main(argv: list[str]) -> None:
     print(f'{count} files of {printable(str(output))} are as they were written')
     return
   if not values.source:
-    raise DataError('--source is not set: wanted the data to prepare')
+    raise DataError('--source is not set: expected the data to prepare')
   _check_flags(values)
   try:
     _prepare(values, output)

@@ -201,10 +201,10 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   for name in ('images', 'epochs'):
     if values[name].value < 1:
-      raise DataError(f'--{name} is {values[name].value}: wanted at least 1')
+      raise DataError(f'--{name} is {values[name].value}: expected at least 1')
   config, output = values.config, values.output
   if output.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-    raise DataError(f'--output is {output}: wanted a .png or .jpg file')
+    raise DataError(f'--output is {output}: expected a .png or .jpg file')
   if values.set == 'train':
     rows = training_rows(config, values.images, values.epochs)
     title = describe(config)

@@ -303,7 +303,7 @@ def open_folder(
       ignored.add(listing.EMPTY, name)
   if not named:
     raise DataError(
-        f'{directory} has no image of a class: wanted subfolders called like '
+        f'{directory} has no image of a class: expected subfolders called like '
         'those of the training set, with an image in one of them'
         f'{f"; left out: {ignored}" if ignored else ""}'
     )
@@ -439,7 +439,7 @@ def split_files(
   """
   if not 0 < eval_fraction < 1:
     raise DataError(
-        f'dataset.eval_fraction is {eval_fraction}: wanted more than 0 and '
+        f'dataset.eval_fraction is {eval_fraction}: expected more than 0 and '
         'less than 1'
     )
   together, followers = {}, set()

@@ -272,7 +272,7 @@ class SweepTest(absltest.TestCase):
         '--index=2',
     )
     self.assertEqual(status, 1)
-    self.assertIn('--index is 2: wanted 0 to 1', error)
+    self.assertIn('--index is 2: expected 0 to 1', error)
 
   def test_command(self):
     runs = self.directory / 'runs'
@@ -305,7 +305,7 @@ class SweepTest(absltest.TestCase):
     # A variant's own setting counts.
     self.assertEqual(config.schedule.learning_rate, 0.0002)
     self.assertLen({one.folder(index) for index in range(6)}, 6)
-    with self.assertRaisesRegex(ConfigError, "'duration': wanted field=value"):
+    with self.assertRaisesRegex(ConfigError, "'duration': expected field="):
       sweep.parse_settings(['duration'])
 
   def test_equal_runs_of_two_sweeps_share_a_folder(self):

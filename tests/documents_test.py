@@ -106,11 +106,11 @@ class DocumentsTest(parameterized.TestCase):
   def test_readme(self):
     self.check('README.md')
 
-  @pytest.mark.full
   @parameterized.parameters(
       document for document in DOCUMENTS[1:]
       if any(map(is_run, documented(document)))
   )
+  @pytest.mark.full
   def test_docs(self, document):
     self.check(document)
 

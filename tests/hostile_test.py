@@ -103,7 +103,8 @@ class ImagesTest(parameterized.TestCase):
   def test_dimensions_of_a_png(self, height, width):
     limit = '67,108,864 in all'
     peak = self.peak(
-        png(height, width), f'{width} x {height} pixels, wanted at most {limit}'
+        png(height, width),
+        f'{width} x {height} pixels, expected at most {limit}',
     )
     self.assertLess(peak, MIB)
 
@@ -115,7 +116,7 @@ class ImagesTest(parameterized.TestCase):
     encoded = jpeg(progressive=progressive, **options)
     self.assertLess(
         self.peak(
-            with_sides(encoded, 65535, 65534), '65534 x 65535 pixels, wanted'
+            with_sides(encoded, 65535, 65534), '65534 x 65535 pixels, expected'
         ),
         MIB,
     )
@@ -132,14 +133,14 @@ class ImagesTest(parameterized.TestCase):
       image = decoding.decode(png(100, 90, data=rows), 'x')
       self.assertEqual(image.size, (90, 100))
       self.refused(
-          png(101, 90, data=rows), '90 x 101 pixels, wanted at most 9,000'
+          png(101, 90, data=rows), '90 x 101 pixels, expected at most 9,000'
       )
 
   def test_more_bytes_than_allowed(self):
     with absltest.mock.patch.object(limits, 'MAX_BYTES', 500):
       large = png(64, 64, png_chunk(b'noTe', bytes(999)))
       for encoded in (jpeg(64, 64), large):
-        self.refused(encoded, 'bytes, wanted at most 500')
+        self.refused(encoded, 'bytes, expected at most 500')
       # And before it is read.
       path = pathlib.Path(self.create_tempdir()) / 'x.jpg'
       path.write_bytes(jpeg(64, 64))
@@ -147,7 +148,7 @@ class ImagesTest(parameterized.TestCase):
           absltest.mock.patch.object(
               pathlib.Path, 'read_bytes', side_effect=AssertionError('read')
           ),
-          self.assertRaisesRegex(ImageError, 'bytes, wanted at most 500'),
+          self.assertRaisesRegex(ImageError, 'bytes, expected at most 500'),
       ):
         sources.read_file(path)
 
@@ -184,7 +185,7 @@ class ImagesTest(parameterized.TestCase):
     encoded = jpeg()
     self.refused(
         encoded[:20] + b'\xff\xfe\0\2' * 200_000 + encoded[20:],
-        'before its pixels, wanted',
+        'before its pixels, expected',
     )
 
   def test_chunks(self):
@@ -307,7 +308,8 @@ class ArraysTest(parameterized.TestCase):
     """64 MiB of zeros, which its header says, in 64 kB."""
     self.zip_of(self.header((2**26,), '|u1', bytes(2**26)))
     self.refused(
-        'wanted at most', lambda path: untrusted.load_arrays(path, limit=2**24)
+        'expected at most',
+        lambda path: untrusted.load_arrays(path, limit=2**24),
     )
 
   def test_other_compression(self):
@@ -352,9 +354,9 @@ class JsonTest(parameterized.TestCase):
   @parameterized.parameters(
       ('[' * 100_000, 'nested too deeply|Expecting'),
       ('{"a":' * 100_000 + '1' + '}' * 100_000, 'nested too deeply'),
-      ('[]', 'a list, wanted an object'), ('3', 'a number'), ('""', 'a text'),
-      ('{"a": NaN}', 'NaN, wanted finite'), ('{"a": -Infinity}', 'Infinity'),
-      ('{"a": 1e999}', '1e999, wanted finite'),
+      ('[]', 'a list, expected an object'), ('3', 'a number'), ('""', 'a text'),
+      ('{"a": NaN}', 'NaN, expected finite'), ('{"a": -Infinity}', 'Infinity'),
+      ('{"a": 1e999}', '1e999, expected finite'),
       ('{"a": ' + '9' * 5000 + '}', '5000 digits'),
       ('{"a": 1', 'delimiter'), ('', 'Expecting'), (b'{"\xff": 1}', 'not text'),
   )
@@ -554,7 +556,7 @@ class ArchivesTest(parameterized.TestCase):
       data = tar({'a.tar': data})
     packed = gzip.compress(data, 1)
     self.assertLess(len(packed), MIB)
-    message = 'attributes of 8,388,608 bytes at byte 0, wanted at most 1,048'
+    message = 'attributes of 8,388,608 bytes at byte 0, expected at most 1,048'
     self.assertLess(self.peak('x.tar.gz', packed, message), 2 * MIB)
 
   @parameterized.parameters(*'LKxg')
@@ -617,7 +619,7 @@ class ArchivesTest(parameterized.TestCase):
     source = self.open('x.zip', data)
     tracemalloc.start()
     try:
-      with self.assertRaisesRegex(ImageError, '134,217,729 bytes, wanted'):
+      with self.assertRaisesRegex(ImageError, '134,217,729 bytes, expected'):
         source.read(0)
       self.assertLess(tracemalloc.get_traced_memory()[1], MIB)
     finally:
@@ -725,10 +727,10 @@ class DefinitionsTest(parameterized.TestCase):
     for index in range(40):
       layers[f'l{index}'] = dict(type='concat', inputs=f'{reads},{reads}')
       reads = f'l{index}'
-    self.refused('outputs of 224 x 224 pixels: wanted at most', layers)
+    self.refused('outputs of 224 x 224 pixels: expected at most', layers)
 
   def test_lines(self):
-    self.refused('wanted at most 2,000', lines='#' * 5000)
+    self.refused('expected at most 2,000', lines='#' * 5000)
     self.refused(
         'and 1,000', lines=''.join(f'[x{i}]\n' for i in range(1100))
     )
@@ -741,7 +743,7 @@ class DefinitionsTest(parameterized.TestCase):
     path.write_text('#' * 2**21)
     config = recipe.get_config(str(path))
     config.layer_params = str(path)
-    with self.assertRaisesRegex(ConfigError, '2,097,152 bytes, wanted at most'):
+    with self.assertRaisesRegex(ConfigError, '2,097,152 bytes, expected'):
       config_lib.complete(config)
 
 
@@ -776,7 +778,7 @@ class PreparedTest(preparing.PreparingTest):
         (dict(settings=3), 'no field settings.storage'),
         (dict(settings__size=10**9), 'settings.size is 1000000000'),
         (dict(settings__storage='gif'), 'neither jpeg nor raw'),
-        (dict(class_names='abc'), "class_names is 'abc', wanted list"),
+        (dict(class_names='abc'), "class_names is 'abc', expected list"),
         (dict(sets__train__files={'../../etc/passwd': ''}), 'not the name of'),
         (dict(sets__train__shards=[{'file': '/etc/passwd', 'bytes': 1,
                                     'sha256': ''}]), "is '/etc/passwd'"),
@@ -794,7 +796,7 @@ class PreparedTest(preparing.PreparingTest):
     place = data.find(b'\xff\xc0') + 5
     data[place : place + 4] = struct.pack('>HH', 4000, 5000)
     shard.write_bytes(data)
-    self.refused('5000 x 4000 pixels, wanted 256 x 256')
+    self.refused('5000 x 4000 pixels, expected 256 x 256')
 
   def test_scans(self):
     """An image that is refused when it is prepared is no better later."""
@@ -831,7 +833,7 @@ class PreparedTest(preparing.PreparingTest):
 
   def test_segments(self):
     encoded = jpeg(256, 256)
-    with self.assertRaisesRegex(ValueError, 'before its pixels, wanted'):
+    with self.assertRaisesRegex(ValueError, 'before its pixels, expected'):
       decoding.decode_square(
           encoded[:20] + b'\xff\xfe\0\2' * 200_000 + encoded[20:], 256
       )
@@ -840,7 +842,7 @@ class PreparedTest(preparing.PreparingTest):
     encoded = jpeg(256, 256)
     with (
         absltest.mock.patch.object(limits, 'MAX_BYTES', len(encoded) - 1),
-        self.assertRaisesRegex(ValueError, 'bytes, wanted at most'),
+        self.assertRaisesRegex(ValueError, 'bytes, expected at most'),
     ):
       decoding.decode_square(encoded, 256)
 
@@ -943,7 +945,7 @@ class CheckpointShapesTest(absltest.TestCase):
     values['model']['fc6']['features'] = 2**20
     values['model']['fc7']['features'] = 2**20
     path.write_text(json.dumps(values))
-    with self.assertRaisesRegex(ConfigError, 'parameters, wanted at most'):
+    with self.assertRaisesRegex(ConfigError, 'parameters, expected at most'):
       loading.load(self.workdir)
 
 

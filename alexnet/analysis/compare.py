@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     return
   output = values.output
   if output.suffix != '.md':
-    raise ConfigError(f'--output is {output}: wanted a file that ends in .md')
+    raise ConfigError(f'--output is {output}: expected a file that ends in .md')
   text = f'# {folder}\n\n{tables.to_markdown(sections)}'
   output.write_text(text, encoding='utf-8')
   print(f'wrote {output}')

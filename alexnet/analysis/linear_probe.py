@@ -145,7 +145,7 @@ def _open(values, network):
   layers = [*dict.fromkeys(values.layers or known)]  # Without duplicates.
   if unknown := [name for name in layers if name not in known]:
     raise ConfigError(
-        f"--layers has '{unknown[0]}': wanted some of {', '.join(known)}"
+        f"--layers has '{unknown[0]}': expected some of {', '.join(known)}"
     )
   sets = images.open_sets(
       values.source, config=network.config, inputs=network.inputs

@@ -168,7 +168,7 @@ def _check(index, queries, neighbours):
 
   if len(index) < neighbours:
     raise FeaturesError(
-        f'{index.path} has {len(index)} images: wanted at least {neighbours}'
+        f'{index.path} has {len(index)} images: expected at least {neighbours}'
     )
   names = ('layer', 'step', 'parameters', 'shape')
   about = [{n: one.about.get(n) for n in names} for one in (index, queries)]
@@ -219,7 +219,7 @@ def _numbers(flag):
     numbers = [0]
   if min(numbers, default=1) < 1:
     raise ConfigError(
-        f'--{flag} is {",".join(given)}: wanted positive integers, such as '
+        f'--{flag} is {",".join(given)}: expected positive integers, such as '
         f'--{flag}=32,64'
     )
   return numbers
@@ -238,7 +238,7 @@ def main(argv: list[str]) -> None:
   components, bits = _numbers('components'), _numbers('bits')
   if wrong := [count for count in bits if count % 16]:
     raise ConfigError(
-        f'--bits is {values.bits}: wanted multiples of 16, got {wrong[0]}'
+        f'--bits is {values.bits}: expected multiples of 16, got {wrong[0]}'
     )
   index, queries = map(store.load, (values.features, values.queries))
   found = measure(

@@ -111,7 +111,7 @@ def check_picture(output: pathlib.Path) -> None:
   """Raises ConfigError unless a picture can be written to a file."""
   if output.suffix not in _PICTURES:
     raise ConfigError(
-        f'--output is {output}: wanted a file that ends in one of '
+        f'--output is {output}: expected a file that ends in one of '
         f'{", ".join(_PICTURES)}'
     )
 

@@ -59,7 +59,7 @@ def parse_step(value: str | None) -> int | str:
   if value.isdecimal():
     return int(value)
   raise CheckpointError(
-      f"--step is '{value}': wanted the step of a checkpoint, 'newest' or "
+      f"--step is '{value}': expected the step of a checkpoint, 'newest' or "
       "'best'"
   )
 
@@ -152,7 +152,7 @@ class Checkpoints:
       if not top1:
         raise CheckpointError(
             f'{self._workdir} has no checkpoint of a step that was evaluated: '
-            "wanted 'newest', or one of " + ', '.join(map(str, steps))
+            "expected 'newest', or one of " + ', '.join(map(str, steps))
         )
       which = max(sorted(top1), key=top1.get)
     elif which not in steps:

@@ -44,7 +44,7 @@ class Pretrained:
     self.workdir = paths.local(config.workdir, 'pretrained.workdir')
     if manager.newest_step(self.workdir) is None:
       raise CheckpointError(
-          f'pretrained.workdir {self.workdir} has no checkpoint: wanted the '
+          f'pretrained.workdir {self.workdir} has no checkpoint: expected the '
           'workdir of a run that has saved one'
       )
     self._store = manager.Checkpoints(self.workdir, read_only=True)

@@ -110,7 +110,7 @@ def to_steps(
   parsed = _parse(duration)
   if parsed is None:
     raise ConfigError(
-        f"{field} is '{duration}': wanted {WANTED}, or 'never'"
+        f"{field} is '{duration}': expected {WANTED}, or 'never'"
     )
   number, unit = parsed
   examples_per = {'epoch': examples, 'step': batch_size, 'example': 1}[unit]

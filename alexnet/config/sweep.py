@@ -132,7 +132,7 @@ def _name_of(overrides):
 def _load(path):
   if not path.is_file():
     raise ConfigError(
-        f'{path} is not a file: wanted one such as '
+        f'{path} is not a file: expected one such as '
         'configs/sweeps/learning_rate.py'
     )
   # Sweeps import the config they vary as `configs.NAME`.
@@ -156,7 +156,7 @@ def parse_settings(texts: Iterable[str]) -> Overrides:
   for text in texts:
     field, equals, value = text.partition('=')
     if not field or not equals:
-      raise ConfigError(f"--set is '{text}': wanted field=value")
+      raise ConfigError(f"--set is '{text}': expected field=value")
     try:
       settings[field] = ast.literal_eval(value)
     except (ValueError, SyntaxError):

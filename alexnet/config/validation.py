@@ -139,7 +139,7 @@ def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
   if config.until_train_error is not None and config.log_every == 'never':
     yield (
         f"until_train_error is {config.until_train_error} and log_every is "
-        "'never': wanted lines of the log to have the error"
+        "'never': expected lines of the log to have the error"
     )
   if config.schedule.name == 'plateau' and config.evaluate_every == 'never':
     yield (
@@ -156,6 +156,6 @@ def check_size(parameters: int) -> None:
   """
   if parameters > MAX_PARAMETERS:
     raise ConfigError(
-        f'the network has {parameters:,} parameters, wanted at most '
+        f'the network has {parameters:,} parameters, expected at most '
         f'{MAX_PARAMETERS:,}: set fewer features'
     )

@@ -110,7 +110,7 @@ class _Reader:
     build = getattr(self, '_' + kind.replace('.', '_'), None)
     if kind not in _TYPES or build is None:
       raise section.error(
-          f"unknown type '{kind}': wanted one of {', '.join(_TYPES)}", 'type'
+          f"unknown type '{kind}': expected one of {', '.join(_TYPES)}", 'type'
       )
     section.get('gpu', whole, 0)  # Ignored: the mesh assigns devices.
     layer = build(section, Layer(section.name, kind, *self._common(section)))
@@ -124,7 +124,7 @@ class _Reader:
     side = layer.side or 1
     if layer.channels > _MOST_CHANNELS or layer.channels * side**2 > _MOST:
       raise section.error(
-          f'has {layer.channels:,} outputs of {side} x {side} pixels: wanted '
+          f'has {layer.channels:,} outputs of {side} x {side} pixels: expected '
           f'at most {_MOST_CHANNELS:,}, and {_MOST:,} numbers in all'
       )
     for matrix, name in zip(layer.matrices, layer.inputs):
@@ -139,7 +139,7 @@ class _Reader:
       self._parameters += layer.channels * side**2
     if self._parameters > MAX_PARAMETERS:
       raise section.error(
-          f'brings the network to {self._parameters:,} parameters: wanted at '
+          f'brings the network to {self._parameters:,} parameters: expected at '
           f'most {MAX_PARAMETERS:,}'
       )
 
@@ -147,14 +147,14 @@ class _Reader:
     """Checks the whole network."""
     if self._cost is None:
       raise ConfigError(
-          f'{self._files[0]}: has no layer of type cost.logreg: wanted one, '
+          f'{self._files[0]}: has no layer of type cost.logreg: expected one, '
           'at the end'
       )
     section, output = self._cost
     if output.side is not None:
       raise section.error(
-          f'reads {output.name}, which has pixels: wanted the outputs of an fc '
-          'layer'
+          f'reads {output.name}, which has pixels: expected the outputs of an '
+          'fc layer'
       )
     for name, unused in self._sections.items():
       if name not in self._used and self._layers[name].type != 'cost.logreg':
@@ -180,7 +180,7 @@ class _Reader:
     for name in names:
       if name not in self._layers:
         raise section.error(
-            f"reads '{name}', which is not defined above it: wanted one of "
+            f"reads '{name}', which is not defined above it: expected one of "
             + ', '.join(self._layers), 'inputs'
         )
       if name in self._labels and section.get('type') != 'cost.logreg':
@@ -200,7 +200,7 @@ class _Reader:
     if section.get('type') in _OUTSIDE:
       if section.has('neuron'):
         raise section.error(
-            f"neuron is '{section.get('neuron')}': wanted none, since layers "
+            f"neuron is '{section.get('neuron')}': expected none, since layers "
             f"of type '{section.get('type')}' have no activation function",
             'neuron'
         )
@@ -210,7 +210,7 @@ class _Reader:
   def _only_input(self, section, layer):
     if len(layer.inputs) != 1:
       raise section.error(
-          f'has {len(layer.inputs)} inputs, wanted 1', 'inputs'
+          f'has {len(layer.inputs)} inputs, expected 1', 'inputs'
       )
     return self._layers[layer.inputs[0]]
 
@@ -228,7 +228,7 @@ class _Reader:
     if channels != source.channels:
       raise section.error(
           f'channels is {channels}, but {source.name} has {source.channels}: '
-          'wanted the same', 'channels'
+          'expected the same', 'channels'
       )
 
   def _params_of(self, section):
@@ -250,7 +250,7 @@ class _Reader:
     index = section.get('dataIdx', whole)
     if index not in (0, 1):
       raise section.error(
-          f'dataIdx is {index}: wanted 0, the images, or 1, their labels',
+          f'dataIdx is {index}: expected 0, the images, or 1, their labels',
           'dataIdx'
       )
     if index == 1:
@@ -323,12 +323,12 @@ class _Reader:
     if groups * read > _MOST_CHANNELS:
       raise section.error(
           f'randSparse: {groups} groups of {read} channels are too many: '
-          f'wanted at most {_MOST_CHANNELS:,} in all', 'randSparse'
+          f'expected at most {_MOST_CHANNELS:,} in all', 'randSparse'
       )
     if groups == 1 or read < 1 or channels % read or groups * read % channels:
       raise section.error(
           f'randSparse: {groups} groups cannot read {read} of {channels} '
-          'channels each: wanted several groups, a divisor of the channels, '
+          'channels each: expected several groups, a divisor of the channels, '
           'and each channel read equally often', 'randSparse'
       )
     rng = np.random.default_rng((zlib.crc32(section.name.encode()), index))
@@ -408,7 +408,7 @@ class _Reader:
     for low, high, norm in zip(*values):
       if low > high:
         raise params.error(
-            f'wcNormMin is {low} and wcNormMax {high}: wanted wcNormMin <= '
+            f'wcNormMin is {low} and wcNormMax {high}: expected wcNormMin <= '
             'wcNormMax', 'wcNormMin'
         )
       bounds.append(Bounds(low, high, norm) if high or norm else None)
@@ -416,13 +416,15 @@ class _Reader:
 
   def _check_momentum(self, params, option, value):
     if not 0 <= value < 1:
-      raise params.error(f'{option} is {value}: wanted 0 <= value < 1', option)
+      raise params.error(
+          f'{option} is {value}: expected 0 <= value < 1', option
+      )
     where = f'[{params.name}] {option}'
     self._momentum = self._momentum or (value, where)
     if value != self._momentum[0]:
       raise params.error(
           f'{option} is {value}, but {self._momentum[1]} is '
-          f'{self._momentum[0]}: wanted one momentum for all', option
+          f'{self._momentum[0]}: expected one momentum for all', option
       )
 
   def _pool(self, section, layer):
@@ -430,11 +432,11 @@ class _Reader:
     size, stride = section.get('sizeX', whole), section.get('stride', whole)
     kind = section.get('pool')
     if kind not in ('max', 'avg'):
-      raise section.error(f"pool is '{kind}': wanted max or avg", 'pool')
+      raise section.error(f"pool is '{kind}': expected max or avg", 'pool')
     if not 1 <= stride <= size <= source.side:
       raise section.error(
           f'sizeX is {size} and stride {stride}, for {source.side} pixels of '
-          f'{source.name}: wanted 1 <= stride <= sizeX <= pixels', 'sizeX'
+          f'{source.name}: expected 1 <= stride <= sizeX <= pixels', 'sizeX'
       )
     side = -(-(source.side - size) // stride) + 1
     section.must_be('start', whole, (0,), 'windows begin at the first pixel')
@@ -472,7 +474,7 @@ class _Reader:
     source = self._only_input(section, layer)
     keep = section.get('keep', number)
     if not 0 < keep <= 1:
-      raise section.error(f'keep is {keep}: wanted 0 < keep <= 1', 'keep')
+      raise section.error(f'keep is {keep}: expected 0 < keep <= 1', 'keep')
     params = self._params_of(section)
     enabled = params.get('enable', boolean)
     params.finish()
@@ -489,7 +491,7 @@ class _Reader:
     )
     if size not in (3, 5, 7, 9) or deviation <= 0:
       raise section.error(
-          f'filterSize is {size} and stdev {deviation}: wanted 3, 5, 7 or 9, '
+          f'filterSize is {size} and stdev {deviation}: expected 3, 5, 7 or 9, '
           'and a deviation above 0', 'filterSize'
       )
     return self._without_weights(layer, source, size=size, stdev=deviation)
@@ -542,10 +544,10 @@ class _Reader:
     if self._cost:
       raise section.error(
           f'is a second cost: [{self._cost[0].name}] is in line '
-          f'{self._cost[0].line}, wanted one'
+          f'{self._cost[0].line}, expected one'
       )
     if len(layer.inputs) != 2 or layer.inputs[0] not in self._labels:
-      raise section.error('wanted inputs=labels,softmax', 'inputs')
+      raise section.error('expected inputs=labels,softmax', 'inputs')
     softmax = self._layers[layer.inputs[1]]
     if softmax.type != 'softmax':
       raise section.error(

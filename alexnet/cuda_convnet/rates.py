@@ -136,7 +136,7 @@ def parse_schedule(text: str) -> Schedule:
   match = re.fullmatch(r'\s*(\w+)\s*(?:\[([^\[\]]*)\])?\s*', text)
   form = match and match[1].lower()
   if form not in _FORMS:
-    raise ValueError(f'wanted one of {", ".join(_FORMS)}')
+    raise ValueError(f'expected one of {", ".join(_FORMS)}')
   if form == 'default' and match[2] is None:
     return Schedule()
   values = [] if match[2] is None else match[2].split(',')
@@ -146,16 +146,18 @@ def parse_schedule(text: str) -> Schedule:
     names = tuple(name for name in names if name != 'noisestdev')
   if form == 'default' or len(values) != len(names):
     wanted = ('factor', 'noise', 'stages')[: 2 + staged]
-    raise ValueError(f'wanted {form}[{",".join(wanted)}], or without the noise')
+    raise ValueError(
+        f'expected {form}[{",".join(wanted)}], or without the noise'
+    )
   numbers = dict.fromkeys(_NAMES, 0.0)
   for name, value in zip(names, values):
     given, _, number = value.rpartition('=')
     if given and given.strip().lower() != name:
-      raise ValueError(f"wanted {name} where it has '{given.strip()}'")
+      raise ValueError(f"expected {name} where it has '{given.strip()}'")
     numbers[name] = _finite(number)
   stages = numbers['numsteps'] if staged else 1.0
   if not stages.is_integer():
-    raise ValueError(f'wanted a whole number of stages, not {stages}')
+    raise ValueError(f'expected a whole number of stages, not {stages}')
   factor, noise = numbers['tgtfactor'], numbers['noisestdev']
   if not (
       1 / _LARGEST <= factor <= _LARGEST
@@ -163,7 +165,7 @@ def parse_schedule(text: str) -> Schedule:
       and 1 <= stages <= _MOST_STAGES
   ):
     raise ValueError(
-        'wanted a factor above 0, noise >= 0 and stages >= 1, at most '
+        'expected a factor above 0, noise >= 0 and stages >= 1, at most '
         f'{_LARGEST:g}, {_LARGEST:g} and {_MOST_STAGES:,}'
     )
   return Schedule(
@@ -177,5 +179,5 @@ def _finite(text):
   except ValueError:
     value = math.nan
   if not math.isfinite(value):
-    raise ValueError(f"wanted a finite number where it has '{text.strip()}'")
+    raise ValueError(f"expected a finite number where it has '{text.strip()}'")
   return value

@@ -43,10 +43,10 @@ def neuron(text: str) -> Neuron:
   """Parses an activation function, such as relu or tanh[1.7,0.6]."""
   match = re.fullmatch(r'(\w+)\s*(?:\[([^\[\]]*)\])?', text)
   if not match or match[1] not in NEURONS:
-    raise ValueError(f'wanted one of {", ".join(NEURONS)}')
+    raise ValueError(f'expected one of {", ".join(NEURONS)}')
   values = [] if match[2] is None else match[2].split(',')
   if len(values) != NEURONS[match[1]]:
-    raise ValueError(f'wanted {NEURONS[match[1]]} numbers in [] behind it')
+    raise ValueError(f'expected {NEURONS[match[1]]} numbers in [] behind it')
   return Neuron(match[1], tuple(number(value) for value in values))
 
 
@@ -86,7 +86,7 @@ class Section:
     try:
       return kind(text)
     except ValueError as error:
-      wanted = f'wanted {_KINDS[kind]}' if kind in _KINDS else error
+      wanted = f'expected {_KINDS[kind]}' if kind in _KINDS else error
       raise self.error(
           f"{option} is '{_shown(text)}': {wanted}", option
       ) from error
@@ -103,12 +103,13 @@ class Section:
       values = tuple(kind(value.strip()) for value in values)
     except ValueError as error:
       raise self.error(
-          f"{option} is '{_shown(text)}': wanted {_KINDS[kind]} for each input",
+          f"{option} is '{_shown(text)}': expected {_KINDS[kind]} for each "
+          'input',
           option
       ) from error
     if len(values) != count:
       raise self.error(
-          f'{option} has {len(values)} values for {count} inputs: wanted one '
+          f'{option} has {len(values)} values for {count} inputs: expected one '
           'for each', option
       )
     return values
@@ -122,7 +123,7 @@ class Section:
   def at_least(self, option: str, value: Any, low: float):
     """Refuses values that are too small."""
     if min(value if isinstance(value, tuple) else (value,)) < low:
-      raise self.error(f'{option} is {value}: wanted at least {low}', option)
+      raise self.error(f'{option} is {value}: expected at least {low}', option)
 
   def finish(self):
     """Refuses unknown options."""
@@ -131,7 +132,7 @@ class Section:
       if option not in known:
         raise ConfigError(
             f'{self.file}:{line}: [{self.name}] unknown option {option}=: '
-            + 'wanted '
+            + 'expected '
             + ('one of ' + ', '.join(sorted(self._known))
                if self._known else 'none for this layer')
         )
@@ -162,7 +163,7 @@ def read_sections(
     if len(line) > _LONGEST_LINE or len(sections) > _MOST_SECTIONS:
       raise ConfigError(
           f'{file}:{number}: the line has {len(line):,} characters and '
-          f'{len(sections):,} sections are above it: wanted at most '
+          f'{len(sections):,} sections are above it: expected at most '
           f'{_LONGEST_LINE:,} and {_MOST_SECTIONS:,}'
       )
     line = line.rstrip()
@@ -172,7 +173,7 @@ def read_sections(
       if match[1] == 'DEFAULT':
         raise ConfigError(
             f"{file}:{number}: [DEFAULT] cannot be read, which gives its "
-            'options to all sections: wanted them written out in each'
+            'options to all sections: expected them written out in each'
         )
       if match[1] in sections and not repeated:
         raise ConfigError(
@@ -185,7 +186,7 @@ def read_sections(
     match = re.fullmatch(r'(\w+)\s*[=:]\s*(.*)', line)
     if not match or current is None:
       raise ConfigError(
-          f"{file}:{number}: '{line[:60]}' is not understood: wanted [name], "
+          f"{file}:{number}: '{line[:60]}' is not understood: expected [name], "
           'key=value, or # and a comment'
           + (' (the first line has to be a [name])' if match else '')
       )

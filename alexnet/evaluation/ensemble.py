@@ -78,8 +78,8 @@ def parse_weights(given: Sequence[str] | None, runs: int) -> list[float]:
     weights = []
   if len(weights) != runs or not all(0 < w < math.inf for w in weights):
     raise ConfigError(
-        f'--weights is {",".join(given)}: wanted a positive number for each of '
-        f'the {runs} --workdir, such as '
+        f'--weights is {",".join(given)}: expected a positive number for each '
+        f'of the {runs} --workdir, such as '
         + ','.join(['1'] * runs)
     )
   return [weight / sum(weights) for weight in weights]

@@ -73,7 +73,7 @@ def parse_scales(given: Sequence[str] | None) -> tuple[int, ...] | None:
     return tuple(map(int, given)) if given is not None else None
   except ValueError as error:
     raise ConfigError(
-        f'--scales is {",".join(given)}: wanted numbers of pixels, such as '
+        f'--scales is {",".join(given)}: expected numbers of pixels, such as '
         '256,288'
     ) from error
 
@@ -99,12 +99,12 @@ def check_scales(
   crop = config.augmentation.crop_size
   if min(scales) < crop:
     raise ConfigError(
-        f'--scales is {",".join(map(str, scales))}: wanted at least {crop} '
+        f'--scales is {",".join(map(str, scales))}: expected at least {crop} '
         'pixels, which the network reads at once'
     )
   if max(scales) > LARGEST:
     raise ConfigError(
-        f'--scales is {",".join(map(str, scales))}: wanted at most {LARGEST} '
+        f'--scales is {",".join(map(str, scales))}: expected at most {LARGEST} '
         'pixels'
     )
   return scales

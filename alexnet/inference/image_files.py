@@ -39,7 +39,7 @@ def open_image(
   if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
     raise DataError(
         f'an image is {type(pixels).__name__} of shape {shape} and dtype '
-        f'{dtype}: wanted a path, or an array [height, width, 3] of uint8, '
+        f'{dtype}: expected a path, or an array [height, width, 3] of uint8, '
         '0..255'
     )
   return Image.fromarray(np.asarray(pixels))

@@ -197,7 +197,7 @@ class TrainedNetwork:
       views = 'centre'
     elif views not in (*VIEWS, 'dense'):
       raise ConfigError(
-          f"views is '{views}': wanted 'dense' or one of {tuple(VIEWS)}"
+          f"views is '{views}': expected 'dense' or one of {tuple(VIEWS)}"
       )
     if scales is not None and views != 'dense':
       raise ConfigError(
@@ -263,7 +263,7 @@ class TrainedNetwork:
     """
     if views not in VIEWS:
       raise ConfigError(
-          f"views is '{views}': wanted one of {tuple(VIEWS)} to export"
+          f"views is '{views}': expected one of {tuple(VIEWS)} to export"
       )
     (batch,) = jax_export.symbolic_shape(str(batch_size or 'batch'))
     squares = jax.ShapeDtypeStruct(

@@ -103,8 +103,8 @@ def read_class_names(
       class without a name.
   """
   wanted = (
-      "wanted lines with a class and its name, such as 'n01440764 tench, Tinca "
-      "tinca' or 'n01440764,tench'"
+      "expected lines with a class and its name, such as 'n01440764 tench, "
+      "Tinca tinca' or 'n01440764,tench'"
   )
   place, known = printable(str(file)), names_lib.Names(classes)
   try:
@@ -115,7 +115,7 @@ def read_class_names(
     ]
   except (ValueError, csv.Error) as error:
     raise ConfigError(
-        f'--class_names: cannot read {place} ({error}): wanted a UTF-8 text'
+        f'--class_names: cannot read {place} ({error}): expected a UTF-8 text'
     ) from error
   found = {}
   for number, line, label, name in parsed:
@@ -214,6 +214,6 @@ def check_layer(network: 'TrainedNetwork', layer: str) -> None:
   """Raises ConfigError if a network has no such layer."""
   if layer not in network.layers:
     raise ConfigError(
-        f"--layer is '{layer}', which this network does not have: wanted one "
+        f"--layer is '{layer}', which this network does not have: expected one "
         f'of {", ".join(network.layers)}'
     )

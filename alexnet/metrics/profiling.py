@@ -27,8 +27,8 @@ def parse(text: str | None) -> range:
   steps = range(*map(int, found.groups())) if found else range(0)
   if not steps:
     raise ConfigError(
-        f"--profile_steps is '{text}': wanted two steps, the first one before "
-        'the second, such as 100:105'
+        f"--profile_steps is '{text}': expected two steps, the first one "
+        'before the second, such as 100:105'
     )
   return steps
 
@@ -53,7 +53,7 @@ class Profiler:
     if steps and steps.stop > total_steps:
       raise ConfigError(
           f'--profile_steps is {steps.start}:{steps.stop}, but the run has '
-          f'{total_steps} steps: wanted steps of the run'
+          f'{total_steps} steps: expected steps of the run'
       )
     if steps and steps.stop <= step:
       self._console.print(

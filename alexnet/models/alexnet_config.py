@@ -77,14 +77,14 @@ def _conflicts(config):
   if model.pool.stride > model.pool.window:
     yield (
         f'model.pool has window {model.pool.window} and stride '
-        f'{model.pool.stride}: wanted 1 <= stride <= window'
+        f'{model.pool.stride}: expected 1 <= stride <= window'
     )
   for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE):
     features = model[name].features
     if features % model.towers:
       yield (
           f'model.{name}.features is {features}, which cannot be shared '
-          f'equally by {model.towers} towers: wanted 0 (no such layer) or a '
+          f'equally by {model.towers} towers: expected 0 (no such layer) or a '
           f'positive multiple of {model.towers}'
       )
   exist = [name for name in alexnet.CONVOLUTIONS if model[name].features]
@@ -108,7 +108,7 @@ def _create(config):
   if head.reads == 'own' and head.features % config.towers:
     raise ConfigError(
         f"model.{alexnet.HEAD}.reads is 'own', but {head.features} classes "
-        f"cannot be shared by {config.towers} towers: wanted 'both'"
+        f"cannot be shared by {config.towers} towers: expected 'both'"
     )
   convolutions = []
   for name in alexnet.CONVOLUTIONS:

@@ -33,7 +33,7 @@ def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   """
   if not 1 <= stride <= window:
     raise ValueError(
-        f'max_pool got {window=}, {stride=}: wanted 1 <= stride <= window'
+        f'max_pool got {window=}, {stride=}: expected 1 <= stride <= window'
     )
 
   def plain(x):

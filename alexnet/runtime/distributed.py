@@ -129,13 +129,13 @@ def _arguments() -> dict[str, Any] | None:
     )
   if not _is_address(_COORDINATOR.value):
     raise ConfigError(
-        f'--coordinator is {_COORDINATOR.value}: wanted HOST:PORT, such as '
+        f'--coordinator is {_COORDINATOR.value}: expected HOST:PORT, such as '
         'node1:8476'
     )
   if _PROCESS_ID.value >= _NUM_PROCESSES.value:
     raise ConfigError(
         f'--process_id is {_PROCESS_ID.value} and --num_processes is '
-        f'{_NUM_PROCESSES.value}: wanted an id from 0 to '
+        f'{_NUM_PROCESSES.value}: expected an id from 0 to '
         f'{_NUM_PROCESSES.value - 1}'
     )
   return {

@@ -110,7 +110,7 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
   if shared := [owners for owners in rows if len(owners) > 1]:
     raise ConfigError(
         f'the towers of a replica lie in the processes {sorted(shared[0])}: '
-        'wanted each replica within one process'
+        'expected each replica within one process'
     )
   counts = collections.Counter(owner for owners in rows for owner in owners)
   parts, part = len(rows) // len(mine), mine[0] // len(mine)
@@ -118,8 +118,8 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
   if mine != block or len(set(counts.values())) > 1:
     raise ConfigError(
         f'process {process} has the rows {mine} of {len(rows)} of the mesh: '
-        'wanted equal blocks, one after the other; start processes with equal '
-        'numbers of devices'
+        'expected equal blocks, one after the other; start processes with '
+        'equal numbers of devices'
     )
   return part, parts
 

@@ -90,7 +90,7 @@ def verify(
   if last > total and not (twice and steps is None):
     raise ConfigError(
         f'--steps would end at step {last}, the run ends at '
-        f'{total}: wanted at most {total - first}, or '
+        f'{total}: expected at most {total - first}, or '
         '--checkpoint of an earlier one'
     )
   reference = 'a second replay' if twice else f'the checkpoint of step {last}'
@@ -262,7 +262,7 @@ def describe_difference(wanted: np.ndarray, got: np.ndarray) -> str | None:
   return (
       f'{int(differs.sum()):,} of {wanted.size:,} numbers, by at most '
       f'{apart.max():.3g} ({int(steps.max()):,} units in the last place); the '
-      f'first at {place}, {wanted[place]!s} was wanted, {got[place]!s} is got'
+      f'first at {place}, {wanted[place]!s} was expected, {got[place]!s} is got'
   )
 
 

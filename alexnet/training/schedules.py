@@ -202,14 +202,14 @@ def check_paths(config: ml_collections.ConfigDict, params: Any) -> None:
     for entry in optimizer.get(field, ()):
       if not any(matches(entry[0], path) for path in paths):
         raise ConfigError(
-            f'optimizer.{field} has {entry!r}: wanted (layer, factor), or for '
-            "a layer the path of parameters, such as 'LAYER/bias', with one of "
-            f'{layers}'
+            f'optimizer.{field} has {entry!r}: expected (layer, factor), or '
+            "for a layer the path of parameters, such as 'LAYER/bias', with one "
+            f'of {layers}'
         )
   for entry in config.schedule.steps:
     if not _paths_of(*entry[1:3], paths):
       raise ConfigError(
-          f'schedule.steps has {entry!r}: wanted (epoch, layer or path of '
+          f'schedule.steps has {entry!r}: expected (epoch, layer or path of '
           "parameters or 'all', 'kernel' or 'bias' or 'both', rate) with a "
           f'layer of {layers}'
       )

@@ -254,7 +254,9 @@ def _shapes(text) -> list[tuple[tuple[int, ...], int]]:
   arrays = re.findall(r'(\w+)\[([\d,]*)\]', re.sub(r'/\*.*?\*/', '', text))
   unknown = {dtype for dtype, _ in arrays} - _BYTES.keys()
   if unknown or not arrays:
-    raise ValueError(f'a collective of {text}: wanted arrays of {list(_BYTES)}')
+    raise ValueError(
+        f'a collective of {text}: expected arrays of {list(_BYTES)}'
+    )
   return [
       (tuple(int(side) for side in shape.split(',') if side), _BYTES[dtype])
       for dtype, shape in arrays

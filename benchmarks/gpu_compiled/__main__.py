@@ -116,7 +116,7 @@ def chosen(values: flags.FlagValues) -> list[dict[str, Any]]:
   for name, known in CHOICES.items():
     if others := set(values[name].value) - set(known):
       raise app.UsageError(
-          f'--{name} has {", ".join(sorted(others))}: wanted some of '
+          f'--{name} has {", ".join(sorted(others))}: expected some of '
           + ', '.join(known)
       )
   cases = itertools.product(*(values[name].value for name in CHOICES))

@@ -87,7 +87,9 @@ def _not_donated(program) -> Iterator[str]:
   header = program.compiled.split('\n', 1)[0]
   donated = len(re.findall(r'\(\d+, \{\}, (?:may|must)-alias\)', header))
   if donated != program.state:
-    yield f'{donated} arrays are donated, wanted the {program.state} of a state'
+    yield (
+        f'{donated} arrays are donated, expected the {program.state} of a state'
+    )
 
 
 def is_convolution(kernel: Kernel) -> bool:
@@ -100,7 +102,7 @@ def _not_native(case, kernels) -> Iterator[str]:
   found = [kernel for kernel in kernels if is_convolution(kernel)]
   wanted = _CONVOLUTIONS[case.program]
   if len(found) != wanted:
-    yield f'has {len(found)} convolutions, wanted {wanted}'
+    yield f'has {len(found)} convolutions, expected {wanted}'
   labels = [re.search(r'dim_labels=(\w+)', kernel.line)[1] for kernel in found]
   # For float32 on an A100, XLA itself puts the channels first.
   first = (case.device, case.dtype) == ('A100', 'float32')
@@ -113,7 +115,7 @@ def _not_native(case, kernels) -> Iterator[str]:
   grouped = sum('feature_group_count=2' in kernel.line for kernel in found)
   wanted = _GROUPED[case.program] if case.tower == 1 else 0
   if grouped != wanted:
-    yield f'{grouped} convolutions are of two groups, wanted {wanted}'
+    yield f'{grouped} convolutions are of two groups, expected {wanted}'
 
 
 def _sent(case, program, collectives) -> Iterator[str]:
@@ -132,7 +134,7 @@ def _sent(case, program, collectives) -> Iterator[str]:
       (one.kind, one.layer) for one in large if one.axis == 'tower'
   )
   for one in (wanted - got) | (got - wanted):
-    yield f'{got[one]} x {" of ".join(one)}, wanted {wanted[one]}'
+    yield f'{got[one]} x {" of ".join(one)}, expected {wanted[one]}'
   reduced = sum(one.size for one in large if one.axis == 'data')
   wanted, more = 0, _FEW_BYTES
   if case.data > 1 and case.program == 'training':
@@ -143,7 +145,7 @@ def _sent(case, program, collectives) -> Iterator[str]:
     examples = case.batch * case.data
     wanted, more = 4 * examples * CLASSES, 12 * examples
   if not math.isclose(reduced, wanted, abs_tol=more):
-    yield f'{reduced:,} bytes are sent between replicas, wanted {wanted:,}'
+    yield f'{reduced:,} bytes are sent between replicas, expected {wanted:,}'
 
 
 def _too_many_bytes(case, kernels) -> Iterator[str]:
@@ -152,4 +154,4 @@ def _too_many_bytes(case, kernels) -> Iterator[str]:
   most = _MOST_MIB[case.recipe, case.dtype, case.device]
   mib = sum(kernel.size for kernel in kernels) / 2**20
   if mib > most:
-    yield f'its kernels move {mib:,.0f} MiB, wanted at most {most:,}'
+    yield f'its kernels move {mib:,.0f} MiB, expected at most {most:,}'

@@ -118,9 +118,9 @@ def complaints(
   for field, row in rows.items():
     value = get(config, field, _MISSING)
     if value is _MISSING:
-      yield f'{field} is not there: wanted {row.wanted}'
+      yield f'{field} is not there: expected {row.wanted}'
     elif not row.accepts(value):
-      yield f'{field} is {shown(value)}: wanted {row.wanted}'
+      yield f'{field} is {shown(value)}: expected {row.wanted}'
 
 
 def get(

@@ -48,13 +48,13 @@ def conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
   size, crop = config.dataset.size, config.augmentation.crop_size
   if crop > size:
     yield (
-        f'augmentation.crop_size is {crop} and dataset.size is {size}: wanted '
-        'a crop that is not larger than the image'
+        f'augmentation.crop_size is {crop} and dataset.size is {size}: '
+        'expected a crop that is not larger than the image'
     )
   if config.augmentation.crop_offsets > size - crop + 1:
     yield (
         f'augmentation.crop_offsets is {config.augmentation.crop_offsets}: '
-        f'wanted 1 to {size - crop + 1}, which fit a {crop} crop into {size} '
+        f'expected 1 to {size - crop + 1}, which fit a {crop} crop into {size} '
         'pixels'
     )
 

@@ -85,7 +85,7 @@ def check_classes(
   if len(found) < 2:
     raise DataError(
         f'{place} has {len(found)} {what} ({", ".join(found) or "none"}): '
-        f'wanted at least 2, each with the images of one class{seen}'
+        f'expected at least 2, each with the images of one class{seen}'
     )
   if equal := look_equal(found):
     raise DataError(
@@ -117,7 +117,7 @@ def labels_of(
   if names and not known:
     raise DataError(
         f'{place} has classes that the training set does not have: '
-        f'{", ".join(sorted(names)[:5])}: wanted one or more of '
+        f'{", ".join(sorted(names)[:5])}: expected one or more of '
         f'{", ".join(class_names[:5])}{", ..." * (len(class_names) > 5)}'
     )
   return known

@@ -43,11 +43,11 @@ def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
   text = os.fspath(given)
   if is_address(text):
     raise PathError(
-        f'{name} is {text}, an address: wanted a path on this machine. Copy '
+        f'{name} is {text}, an address: expected a path on this machine. Copy '
         'what is there to a disk, or mount it as a folder'
     )
   if not text or '\0' in text:
-    raise PathError(f'{name} is {text!r}: wanted a path')
+    raise PathError(f'{name} is {text!r}: expected a path')
   try:
     path = pathlib.Path(text).expanduser()
   except RuntimeError as error:

@@ -29,8 +29,8 @@ class Watch:
     """
     if limit is not None and not limit > 0:
       raise DataError(
-          f'dataset.stalled_after is {limit}: wanted a number of seconds > 0, '
-          'or no value'
+          f'dataset.stalled_after is {limit}: expected a number of seconds > '
+          '0, or no value'
       )
     self._limit = limit
     self._report = report

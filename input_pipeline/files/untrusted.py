@@ -56,7 +56,7 @@ def open_file(path: str | os.PathLike, limit: int | None = None) -> BinaryIO:
   if limit is not None and status.st_size > limit:
     os.close(descriptor)
     raise UnreadableError(
-        f'it has {status.st_size:,} bytes, wanted at most {limit:,}'
+        f'it has {status.st_size:,} bytes, expected at most {limit:,}'
     )
   return os.fdopen(descriptor, 'rb')
 
@@ -78,7 +78,7 @@ def read_json(path: str | os.PathLike, limit: int = MAX_JSON) -> dict[str, Any]:
   values = parse_json(read_bytes(path, limit))
   if not isinstance(values, dict):
     raise UnreadableError(
-        f'it holds {_json_kind(values)}, wanted an object, {{...}}'
+        f'it holds {_json_kind(values)}, expected an object, {{...}}'
     )
   return values
 
@@ -108,7 +108,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
 
 def _refuse_constant(name):
-  raise UnreadableError(f'it has {name}, wanted finite numbers')
+  raise UnreadableError(f'it has {name}, expected finite numbers')
 
 
 def _finite(text):
@@ -148,7 +148,7 @@ def take(values: Any, path: str, *kinds: type) -> Any:
   wrong = isinstance(values, bool) and bool not in kinds
   if wrong or not isinstance(values, allowed):
     wanted = ' or '.join(kind.__name__ for kind in kinds)
-    raise UnreadableError(f'{path} is {shown(values)}, wanted {wanted}')
+    raise UnreadableError(f'{path} is {shown(values)}, expected {wanted}')
   return values
 
 
@@ -177,8 +177,8 @@ def load_arrays(
     total = sum(member.file_size for member in members)
     if total > limit or len(members) > _MAX_MEMBERS:
       raise UnreadableError(
-          f'it has {total:,} bytes in {len(members):,} arrays, wanted at most '
-          f'{limit:,} in {_MAX_MEMBERS}'
+          f'it has {total:,} bytes in {len(members):,} arrays, expected at '
+          f'most {limit:,} in {_MAX_MEMBERS}'
       )
     for member in members:
       name = member.filename.removesuffix('.npy')
@@ -238,7 +238,7 @@ def _read_header(f, size):
     ) from error
   if dtype.kind not in _KINDS or not dtype.itemsize:
     raise UnreadableError(
-        f'it has elements of type {shown(dtype.str)}, wanted numbers or text'
+        f'it has elements of type {shown(dtype.str)}, expected numbers or text'
     )
   # Python's integers do not overflow.
   wanted = math.prod(shape) * dtype.itemsize
@@ -281,8 +281,8 @@ def check_array(
   )
   if array.dtype.kind not in kinds or not fits:
     raise UnreadableError(
-        f'{name} is {array.dtype} of shape {shown(array.shape)}, wanted shape '
-        f'{shape} of kind {kinds}'
+        f'{name} is {array.dtype} of shape {shown(array.shape)}, expected '
+        f'shape {shape} of kind {kinds}'
     )
   if array.dtype.kind == 'f' and not np.isfinite(array).all():
     raise UnreadableError(f'{name} has numbers that are not finite')

@@ -143,7 +143,7 @@ def jpeg(encoded: bytes, name: str) -> Parts:
       raise ImageError(
           name,
           f'there are more than {MAX_SEGMENTS:,} segments in the {place:,} '
-          'bytes before its pixels, wanted at most that',
+          'bytes before its pixels, expected at most that',
       )
     end = place + 2
     if code not in _ALONE:
@@ -218,7 +218,7 @@ def _reduction(encoded, place, frame, marker, name):
         and _count_scans(encoded, place, allowed) > allowed
     ):
       raise ImageError(
-          name, f'it has more than {allowed} scans, wanted at most that'
+          name, f'it has more than {allowed} scans, expected at most that'
       )
   for reduction in (1, 2, 4, 8):
     pixels, wanted = _memory(encoded, coefficients, width, height, reduction)
@@ -268,7 +268,7 @@ def _png_chunks(encoded, name) -> Iterator[tuple[bytes, slice]]:
     chunks += 1
     if chunks > MAX_CHUNKS:
       raise ImageError(
-          name, f'it has more than {MAX_CHUNKS:,} chunks, wanted at most that'
+          name, f'it has more than {MAX_CHUNKS:,} chunks, expected at most that'
       )
     if kind == b'IEND':
       return
@@ -401,7 +401,7 @@ def _gif(encoded, name):
       raise ImageError(
           name,
           f'it has more than {MAX_BLOCKS:,} blocks before its first picture, '
-          'wanted at most that',
+          'expected at most that',
       )
   raise ImageError(name, _BROKEN.format('GIF'))
 
@@ -423,7 +423,7 @@ def _bmp(encoded, name):
     raise ImageError(
         name,
         f'it has {abs(width)} x {abs(height)} pixels and {len(encoded):,} '
-        f'bytes as run lengths, wanted at most {MAX_RLE_PIXELS:,} of each: '
+        f'bytes as run lengths, expected at most {MAX_RLE_PIXELS:,} of each: '
         'store it without run lengths',
     )
   return Parts('BMP', encoded)
@@ -504,7 +504,7 @@ def _tiff(encoded, name):
   if (compression := fields.value(259, 1)) not in _COMPRESSIONS:
     raise ImageError(
         name,
-        f'its compression is TIFF\'s number {compression}, wanted none, LZW, '
+        f'its compression is TIFF\'s number {compression}, expected none, LZW, '
         'Deflate, JPEG, PackBits or fax',
     )
   bits, samples = fields.values(258, [1]), fields.value(277, 1)
@@ -516,7 +516,7 @@ def _tiff(encoded, name):
   if len(offsets) > tiff.MAX_TILES:
     raise ImageError(
         name,
-        f'it has {len(offsets):,} strips or tiles, wanted at most '
+        f'it has {len(offsets):,} strips or tiles, expected at most '
         f'{tiff.MAX_TILES:,}',
     )
   lengths = fields.values(325 if 325 in fields else 279)

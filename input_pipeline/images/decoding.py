@@ -99,10 +99,10 @@ def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
   height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
   if (height, width) != (size, size):
     raise ValueError(
-        f'it has {width} x {height} pixels, wanted {size} x {size}'
+        f'it has {width} x {height} pixels, expected {size} x {size}'
     )
   if space not in ('YCbCr', 'Gray'):
-    raise ValueError(f'its colours are {space}, wanted YCbCr')
+    raise ValueError(f'its colours are {space}, expected YCbCr')
   return simplejpeg.decode_jpeg(encoded)
 
 

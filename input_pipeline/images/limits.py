@@ -40,7 +40,7 @@ def set_memory(mib: int) -> None:
   global MEMORY, MAX_PIXELS, MAX_BYTES, MAX_JPEG_PIXELS
   if mib < DEFAULT_MEMORY:
     raise DataError(
-        f'--image_memory is {mib}: wanted at least {DEFAULT_MEMORY} (MiB)'
+        f'--image_memory is {mib}: expected at least {DEFAULT_MEMORY} (MiB)'
     )
   MEMORY = mib * 2**20
   MAX_PIXELS = MEMORY // _PIXEL
@@ -68,7 +68,7 @@ def check_bytes(count: int, name: str) -> None:
   if count > MAX_BYTES:
     raise ImageError(
         name,
-        f'it has {count:,} bytes, wanted at most {MAX_BYTES:,}; '
+        f'it has {count:,} bytes, expected at most {MAX_BYTES:,}; '
         + _advice(count * _FILE),
     )
 
@@ -91,7 +91,7 @@ def check_pixels(
     times = most / MAX_PIXELS
     raise ImageError(
         name,
-        f'it has {width} x {height} pixels, wanted at most {most:,} in all; '
+        f'it has {width} x {height} pixels, expected at most {most:,} in all; '
         + _advice(
             max(int(width * height / times) * _PIXEL, wanted + _PROCESS)
         ),
@@ -108,7 +108,7 @@ def check_memory(wanted: int, name: str) -> None:
   if not fits(wanted):
     raise ImageError(
         name,
-        f'decoding it may take {-(-wanted // 2**20):,} MiB, wanted at most '
+        f'decoding it may take {-(-wanted // 2**20):,} MiB, expected at most '
         f'{(MEMORY - _PROCESS) >> 20:,}; {_advice(wanted + _PROCESS)}',
     )
 
@@ -119,8 +119,8 @@ def check_shape(width: int, height: int, name: str) -> None:
   if shorter < SMALLEST_SIDE or longer > LARGEST_ASPECT * shorter:
     raise ImageError(
         name,
-        f'it has {width} x {height} pixels, wanted at least {SMALLEST_SIDE} on '
-        f'each side and no side more than {LARGEST_ASPECT} times the other',
+        f'it has {width} x {height} pixels, expected at least {SMALLEST_SIDE} '
+        f'on each side and no side more than {LARGEST_ASPECT} times the other',
     )
 
 

@@ -65,7 +65,7 @@ class Directory:
     if length > 2 * MAX_TILES or not size:
       raise ImageError(
           self._name,
-          f'its field {tag} has {length:,} values, wanted whole numbers, at '
+          f'its field {tag} has {length:,} values, expected whole numbers, at '
           f'most {MAX_TILES:,}',
       )
     start = place + 4 + self._word

@@ -129,7 +129,7 @@ class Zip(Archive):
     if entry.place.compress_type not in _METHODS:
       raise ImageError(
           name,
-          'its compression is not read here: wanted deflate, or none',
+          'its compression is not read here: expected deflate, or none',
       )
     try:
       with self._file.open(entry.place) as member:
@@ -404,7 +404,7 @@ class _Member(tarfile.TarInfo):
     if self.size < 0 or archive.extensions > MAX_EXTENSIONS:
       raise tarfile.ReadError(
           f'a name or attributes of {archive.extensions:,} bytes at byte '
-          f'{self.offset:,}, wanted at most {MAX_EXTENSIONS:,}'
+          f'{self.offset:,}, expected at most {MAX_EXTENSIONS:,}'
       )
     return super()._proc_member(archive)
 

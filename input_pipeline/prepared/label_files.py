@@ -26,8 +26,8 @@ _DELIMITERS = '\t;,|:'
 _MOST_COLUMNS = 20
 _SHOWN = 60
 _WANTED = (
-    "wanted a line for each image with a class of the training set: 'ant', in "
-    "the order of the images' names; or 'x.jpg ant'; or CSV with columns of "
+    "expected a line for each image with a class of the training set: 'ant', "
+    "in the order of the images' names; or 'x.jpg ant'; or CSV with columns of "
     'file names and classes'
 )
 
@@ -74,7 +74,7 @@ def read(
   except Exception as error:  # tarfile, csv and SciPy raise many kinds.
     raise DataError(
         f'cannot read the labels {printable(str(path))} '
-        f'({type(error).__name__}: {error}): wanted a UTF-8 text with a '
+        f'({type(error).__name__}: {error}): expected a UTF-8 text with a '
         "class name for each image, or ImageNet's development kit"
     ) from error
 
@@ -126,7 +126,7 @@ def _by_name(rows, place, files, images, classes, class_names):
     if labels.setdefault(index, label) != label:
       raise DataError(
           f'{place} has {_shown(row.file)} with another class in line '
-          f'{row.line:,}: wanted one for each image'
+          f'{row.line:,}: expected one for each image'
       )
   named = []
   for index, entry in enumerate(files.entries):
@@ -167,7 +167,7 @@ def _check_known(rows, fits, place):
     row = unknown[0]
     if not row.label:
       raise DataError(
-          f'{place} has no class in line {row.line:,}: wanted one in each'
+          f'{place} has no class in line {row.line:,}: expected one in each'
       )
     numbers = all(row.label.isdecimal() for row in unknown)
     raise DataError(
@@ -275,7 +275,7 @@ def _member(archive, name):
   member = archive.getmember(name)
   if member.size > _LARGEST_MEMBER:
     raise untrusted.UnreadableError(
-        f'{printable(name)} has {member.size:,} bytes, wanted at most '
+        f'{printable(name)} has {member.size:,} bytes, expected at most '
         f'{_LARGEST_MEMBER:,}'
     )
   return archive.extractfile(member).read()

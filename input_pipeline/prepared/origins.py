@@ -173,12 +173,12 @@ def _looks(files):
 def _open_file(path, scratch):
   if not path.exists():
     raise DataError(
-        f"{printable(str(path))} does not exist: wanted a folder, an archive, "
-        "'digits' or 'tfds:NAME'"
+        f"{printable(str(path))} does not exist: expected a folder, an "
+        "archive, 'digits' or 'tfds:NAME'"
     )
   if not archives.is_archive(path):
     raise DataError(
-        f'{printable(str(path))} is neither a folder nor an archive: wanted '
+        f'{printable(str(path))} is neither a folder nor an archive: expected '
         '.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz or .zip'
     )
   files = archives.open_archive(path, scratch)

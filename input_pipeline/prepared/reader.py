@@ -90,7 +90,7 @@ def _check_manifest(manifest):
   size = take(manifest, 'settings.size', int)
   if not 1 <= size <= allowed.LARGEST_SQUARE:
     raise untrusted.UnreadableError(
-        f'settings.size is {size}, wanted 1 to {allowed.LARGEST_SQUARE}'
+        f'settings.size is {size}, expected 1 to {allowed.LARGEST_SQUARE}'
     )
   if not allowed.is_background(manifest['settings'].get('background', ())):
     raise untrusted.UnreadableError('settings.background is no colour')
@@ -115,7 +115,7 @@ def _check_manifest(manifest):
       name = shard_name(set_name, number, len(shards))
       if take(shard, 'file', str) != name:
         raise untrusted.UnreadableError(
-            f'a shard is {untrusted.shown(shard["file"])}, wanted {name}'
+            f'a shard is {untrusted.shown(shard["file"])}, expected {name}'
         )
   for name in (name for of_set in files for name in of_set):
     # Checked on all systems, whichever slash separates folders.
@@ -230,7 +230,7 @@ class Prepared(Source):
       names = untrusted.read_text(path, untrusted.MAX_ARRAYS).split('\n')
       if len(names) < len(self):
         raise untrusted.UnreadableError(
-            f'it has {len(names):,} lines, wanted {len(self):,}'
+            f'it has {len(names):,} lines, expected {len(self):,}'
         )
       return names
     except (OSError, ValueError) as error:
@@ -272,7 +272,7 @@ class Prepared(Source):
         shape = (int(self._ends[first + count - 1]) if count else 0,)
       if shard.dtype != np.uint8 or shard.shape != shape:
         raise untrusted.UnreadableError(
-            f'it has {shard.dtype} of shape {shard.shape}, wanted uint8 of '
+            f'it has {shard.dtype} of shape {shard.shape}, expected uint8 of '
             f'{shape}'
         )
       return shard
@@ -287,7 +287,7 @@ class Prepared(Source):
       raise _unreadable(path, error) from error
     if got != wanted:
       raise DataError(
-          f'{path} has {got:,} bytes, wanted {wanted:,}: copy the directory '
+          f'{path} has {got:,} bytes, expected {wanted:,}: copy the directory '
           'again, or prepare again'
       )
 
@@ -351,8 +351,8 @@ def verify(directory: pathlib.Path) -> int:
 
 def _damaged(path, got, wanted):
   return DataError(
-      f'{path} is damaged (SHA-256 {got}, wanted {wanted}): copy it again, or '
-      'prepare again'
+      f'{path} is damaged (SHA-256 {got}, expected {wanted}): copy it again, '
+      'or prepare again'
   )
 
 

@@ -141,7 +141,7 @@ class LinearProbeTest(absltest.TestCase):
     )
     status, _, error = run_command(*arguments, '--layers=fc7,bogus')
     self.assertEqual(status, 1)
-    self.assertIn("--layers has 'bogus': wanted some of pixels, po", error)
+    self.assertIn("--layers has 'bogus': expected some of pixels, po", error)
     status, text, error = run_command(*arguments, '--layers=fc8,fc8')
     self.assertEqual(status, 0, error)
     self.assertEqual(text.count('fc8 '), 1)

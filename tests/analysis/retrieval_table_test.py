@@ -165,8 +165,8 @@ class RetrievalTableTest(parameterized.TestCase):
       )
 
   @parameterized.parameters(
-      ('--components=abc', 'components is abc: wanted positive integers'),
-      ('--components=0', 'components is 0: wanted positive'),
+      ('--components=abc', 'components is abc: expected positive integers'),
+      ('--components=0', 'components is 0: expected positive'),
       ('--bits=33', 'multiples of 16, got 33'),
   )
   def test_flags_are_checked_first(self, flag, message):

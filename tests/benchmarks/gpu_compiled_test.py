@@ -138,7 +138,7 @@ class RulesTest(parameterized.TestCase):
       ('order', _CONVOLUTION.format(n=20, group='').replace(
           'b01f_o01i->b01f', 'bf01_oi01->bf01'), 'bf01_oi01'),
       ('too many', _CONVOLUTION.format(n=20, group=''), '15 convolutions'),
-      ('bytes', '  %b = f32[2000000000]{0} negate(%x)', 'MiB, wanted at most'),
+      ('bytes', '  %b = f32[2000000000]{0} negate(%x)', 'MiB, expected'),
   )
   def test_planted(self, line, message):
     self.assertRegex('\n'.join(faults(line)), message)
@@ -148,10 +148,10 @@ class RulesTest(parameterized.TestCase):
     text = module(_GATHER, _GATHER, _SCATTER)
     text = text.replace('feature_group_count=2,', '')
     self.assertCountEqual(faults(case=case, text=text), [
-        '2 x all-gather of conv3, wanted 1',
-        *(f'0 x all-gather of {layer}, wanted 1'
+        '2 x all-gather of conv3, expected 1',
+        *(f'0 x all-gather of {layer}, expected 1'
           for layer in ('fc6', 'fc7', 'fc8', 'logits')),
-        *(f'0 x reduce-scatter of {layer}, wanted 1'
+        *(f'0 x reduce-scatter of {layer}, expected 1'
           for layer in ('conv3', 'fc6', 'fc7', 'fc8')),
     ])
 
@@ -162,11 +162,11 @@ class RulesTest(parameterized.TestCase):
   def test_a_state_that_is_copied(self):
     text = module().replace('{0}: (0, {}, may-alias)', '')
     (fault,) = faults(text=text)
-    self.assertIn('0 arrays are donated, wanted the 1', fault)
+    self.assertIn('0 arrays are donated, expected the 1', fault)
 
   def test_groups_that_are_split(self):
     (fault,) = faults(text=module().replace('feature_group_count=2,', ''))
-    self.assertIn('0 convolutions are of two groups, wanted 9', fault)
+    self.assertIn('0 convolutions are of two groups, expected 9', fault)
 
   def test_gradients_are_summed_once(self):
     case = dataclasses.replace(CASE, data=2)
@@ -174,7 +174,7 @@ class RulesTest(parameterized.TestCase):
     self.assertEqual(faults(_REDUCE.replace('4096', '1024'), case=case), [])
     for lines in (), (_REDUCE,):
       (fault,) = faults(*lines, case=case)
-      self.assertRegex(fault, 'bytes are sent between replicas, wanted 4,096')
+      self.assertRegex(fault, 'bytes are sent between replicas, expected 4,096')
 
   def test_predictions_go_to_every_device(self):
     case = dataclasses.replace(CASE, program='prediction', data=2)
@@ -188,7 +188,7 @@ class RulesTest(parameterized.TestCase):
     self.assertEmpty(sent(results))
     for lines in (), (results, results):
       (fault,) = sent(*lines)
-      self.assertIn('sent between replicas, wanted 1,024,000', fault)
+      self.assertIn('sent between replicas, expected 1,024,000', fault)
 
 
 class CommandTest(absltest.TestCase):
@@ -231,7 +231,7 @@ class CommandTest(absltest.TestCase):
         cwd=ROOT, capture_output=True, text=True,
     )
     self.assertEqual(done.returncode, 1)
-    self.assertIn('K20: wanted some of H100, A100', done.stderr + done.stdout)
+    self.assertIn('K20: expected some of H100, A100', done.stderr + done.stdout)
 
 
 if __name__ == '__main__':

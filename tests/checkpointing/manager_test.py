@@ -351,7 +351,7 @@ class KeptTest(CheckpointsTestCase):
     self.assertEqual(manager.parse_step(value), wanted)
 
   def test_bad_flag(self):
-    with self.assertRaisesRegex(CheckpointError, "--step is 'last': wanted"):
+    with self.assertRaisesRegex(CheckpointError, "--step is 'last': expected"):
       manager.parse_step('last')
 
 

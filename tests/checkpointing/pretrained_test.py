@@ -255,15 +255,15 @@ class MessageTest(PretrainedTestCase):
       ),
       (
           dict(optimizer__layer_rate_factors=(('conv9', 0.1),)),
-          r"layer_rate_factors has \('conv9', 0.1\): wanted",
+          r"layer_rate_factors has \('conv9', 0.1\): expected",
       ),
       (
           dict(optimizer__layer_rate_factors=(('conv1', -0.1),)),
-          r"layer_rate_factors is \(\('conv1', -0.1\),\): wanted",
+          r"layer_rate_factors is \(\('conv1', -0.1\),\): expected",
       ),
       (
           dict(optimizer__layer_rate_factors=('conv1', 0.1)),
-          r"layer_rate_factors is \('conv1', 0.1\): wanted",
+          r"layer_rate_factors is \('conv1', 0.1\): expected",
       ),
       (
           dict(optimizer__layer_rate_factors=(('conv1', 0.1), ('conv1', 2))),

@@ -109,7 +109,7 @@ class ConfigChecksTest(parameterized.TestCase):
         config = CONFIGS[name]()
         put(config, field, value)
         with self.assertRaisesRegex(
-            ConfigError, rf'^{field} is .*: wanted ', msg=f'{field} {value}'
+            ConfigError, rf'^{field} is .*: expected ', msg=f'{field} {value}'
         ):
           models.check(config)
 
@@ -134,13 +134,13 @@ class ConfigChecksTest(parameterized.TestCase):
       config = alexnet.get_config()
       put(config, field, value)
       with self.assertRaisesRegex(
-          ConfigError, rf'^{field} is .*wanted', msg=f'{value!r}'
+          ConfigError, rf'^{field} is .*expected', msg=f'{value!r}'
       ):
         models.check(config)
 
   @parameterized.parameters(
       (dict(dataset__size=200), 'crop_size is 224 and dataset.size is 200'),
-      (dict(augmentation__crop_offsets=40), 'crop_offsets is 40: wanted 1 to'),
+      (dict(augmentation__crop_offsets=40), 'crop_offsets is 40: expected 1'),
       (dict(batch_size=10, accumulation=3), 'batch_size 10 cannot be divided'),
       (dict(until_train_error=0.5, log_every='never'), 'until_train_error is'),
       (dict(schedule__name='plateau', evaluate_every='never'), 'plateau'),
@@ -190,7 +190,7 @@ class ConfigChecksTest(parameterized.TestCase):
 
   def test_a_config_that_is_none(self):
     config = ml_collections.ConfigDict({'model': {'name': 'cuda_convnet'}})
-    with self.assertRaisesRegex(ConfigError, 'is not there: wanted'):
+    with self.assertRaisesRegex(ConfigError, 'is not there: expected'):
       models.check(config)
 
 

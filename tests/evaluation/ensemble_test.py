@@ -274,7 +274,7 @@ class WeightsTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         ConfigError,
         re.escape(
-            f'--weights is {",".join(given)}: wanted a positive number for '
+            f'--weights is {",".join(given)}: expected a positive number for '
             'each of the 2 --workdir, such as 1,1'
         ),
     ):

@@ -373,7 +373,7 @@ class RunTest(absltest.TestCase):
 
   def test_negative_number(self):
     with self.assertRaisesRegex(
-        ConfigError, 'images is -1: wanted a whole number'
+        ConfigError, 'images is -1: expected a whole number'
     ):
       self.run_in('negative', {'layer_statistics_images': -1})
 

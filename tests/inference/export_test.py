@@ -90,7 +90,7 @@ class ExportTest(parameterized.TestCase):
     np.testing.assert_array_equal(network_of().predict(squares_of(2)), before)
 
   def test_other_views(self):
-    with self.assertRaisesRegex(ConfigError, "is 'dense': wanted one of"):
+    with self.assertRaisesRegex(ConfigError, "is 'dense': expected one of"):
       network_of().export(views='dense')
 
   def test_a_definition(self):

@@ -327,7 +327,7 @@ class StreamTest(absltest.TestCase):
     self.assertEqual([[one.size for one in maps] for maps in results],
                      [[(256, 256), (288, 288)]] * 2)
     self.assertEqual(sorted(self.batches), [(4, 256, 256, 3), (4, 288, 288, 3)])
-    with self.assertRaisesRegex(ConfigError, '--scales is 256,2049: wanted at'):
+    with self.assertRaisesRegex(ConfigError, '--scales is 256,2049: expected'):
       next(self.stream([(256, 256)], scales=(256, 2049)))
 
 
@@ -420,9 +420,9 @@ class RunTest(parameterized.TestCase):
     parse = fully_convolutional.parse_scales
     self.assertEqual(parse(['224', '300']), (224, 300))
     self.assertIsNone(parse(None))
-    with self.assertRaisesRegex(ConfigError, '--scales is 256,200: wanted at'):
+    with self.assertRaisesRegex(ConfigError, '--scales is 256,200: expected'):
       fully_convolutional.check_scales((256, 200), config)
-    with self.assertRaisesRegex(ConfigError, '--scales is large: wanted num'):
+    with self.assertRaisesRegex(ConfigError, '--scales is large: expected num'):
       fully_convolutional.parse_scales(['large'])
 
 

@@ -324,12 +324,12 @@ class CommandTest(parameterized.TestCase):
     self.assertEqual(label, results[0].classes[0][0])
 
   @parameterized.parameters(
-      (['x.jpg', '--output=a.gif'], r'--output is /.*/a\.gif: wanted a name'),
+      (['x.jpg', '--output=a.gif'], r'--output is /.*/a\.gif: expected a name'),
       (['x.jpg', '--output=a.csv', '--output=./a.csv'],
        r'--output is /.*/a\.csv more than once'),
       (['x.jpg', '--scales=256'], "--views is 'centre': set --views=dense"),
-      (['x.jpg', '--top=0'], '--top is 0: wanted at least 1'),
-      (['x.jpg', '--views=dense', '--scales=100'], 'wanted at least 224 pixe'),
+      (['x.jpg', '--top=0'], '--top is 0: expected at least 1'),
+      (['x.jpg', '--views=dense', '--scales=100'], 'expected at least 224'),
       (['EMPTY'], 'no image .*in /'),
       ([], 'no image is named: give files or folders'),
   )

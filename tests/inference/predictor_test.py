@@ -188,7 +188,7 @@ class TrainedTest(parameterized.TestCase):
         self.network.predict([image])
 
   def test_unknown_views(self):
-    with self.assertRaisesRegex(ConfigError, "views is 'nine': wanted 'dense'"):
+    with self.assertRaisesRegex(ConfigError, "is 'nine': expected 'dense'"):
       self.network.predict(self.squares[:1], views='nine')
 
   def test_scales_of_other_views(self):

@@ -69,10 +69,10 @@ class ClassNamesTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('tench\na dog\n', r'names none of the classes \(n01, n02, red panda, '
-                         r"\.\.\.\), line 1 is 'tench': wanted lines with"),
-      ('\n\nn77 tench\n', "line 3 is 'n77 tench': wanted"),
+                         r"\.\.\.\), line 1 is 'tench': expected lines with"),
+      ('\n\nn77 tench\n', "line 3 is 'n77 tench': expected"),
       ('', 'names none of the classes'),
-      ('n01 tench\nn02\n', "line 2, has a class without a name, 'n02': wanted"),
+      ('n01 tench\nn02\n', "line 2, has a class without a name, 'n02':"),
       ('n01 tench\nn02,\n', 'line 2, has a class without a name'),
   )
   def test_errors(self, text, message):

@@ -85,7 +85,7 @@ class BackgroundTest(preparing.PreparingTest):
   @parameterized.parameters('white', '1,2', '1,2,256', '1,2,-3', '')
   def test_flags_that_are_no_colour(self, text):
     self.assert_refused(
-        '--background is .*wanted three levels from 0 to 255',
+        '--background is .*expected three levels from 0 to 255',
         f'--source={self.photos}', f'--background={text}',
     )
 

@@ -290,7 +290,7 @@ class EvaluationTest(ListingTest):
     (self.root / 'eval/ant').mkdir(parents=True)
     self.write('eval/0.jpg')
     with self.assertRaisesRegex(
-        DataError, r'eval has no image of a class: wanted .*left out: 1 image'
+        DataError, r'eval has no image of a class: expected .*left out: 1 image'
     ):
       sources.open_folder(self.root / 'eval', ('ant', 'newt'))
 

@@ -929,13 +929,13 @@ class ErrorsTest(parameterized.TestCase):
       next(batches)
 
   @parameterized.parameters(
-      ('dataset.mean', 'pixel', "wanted one of .*'image', 'channels'"),
-      ('dataset.pca', 'none', "wanted one of .*'imagenet', 'dataset'"),
-      ('augmentation.mean_crop', 'center', "wanted one of .*'centre'"),
-      ('augmentation.lighting', 'on', "wanted one of .*'none'"),
+      ('dataset.mean', 'pixel', "expected one of .*'image', 'channels'"),
+      ('dataset.pca', 'none', "expected one of .*'imagenet', 'dataset'"),
+      ('augmentation.mean_crop', 'center', "expected one of .*'centre'"),
+      ('augmentation.lighting', 'on', "expected one of .*'none'"),
       ('augmentation.crop_offsets', 34, '1 to 33'),
-      ('augmentation.crop_size', 257, 'dataset.size is 256: wanted a crop'),
-      ('augmentation.crop_size', 0, 'wanted a whole number from 1'),
+      ('augmentation.crop_size', 257, 'dataset.size is 256: expected a crop'),
+      ('augmentation.crop_size', 0, 'expected a whole number from 1'),
       ('dataset.size', 259, 'from 1 to 258'),
       ('augmentation.crop_offsets', 0, 'a whole number from 1'),
       ('augmentation.images_per_crop', 0, 'a whole number from 1'),

@@ -208,7 +208,7 @@ class DecodeErrorsTest(parameterized.TestCase):
           lambda: encode(noise(90, 90, 3), 'JPEG')[:-2000],
           r'\(OSError: .*truncated',
       ),
-      ('huge', huge_png, r'30000 x 30000 pixels, wanted at most 67,108,864'),
+      ('huge', huge_png, r'30000 x 30000 pixels, expected at most 67,108,864'),
       ('empty', lambda: b'', r'\(it is empty\)'),
       ('text', lambda: b'text', r'\(it is not a JPEG, PNG, .* file\)'),
       ('html', lambda: b'<html>', r'it is HTML, not a JPEG, PNG, .* file'),
@@ -241,7 +241,7 @@ class DecodeErrorsTest(parameterized.TestCase):
   def test_too_small_or_too_long(self, size, kind):
     height, width = size
     with self.assertRaisesRegex(
-        ImageError, rf'{width} x {height} pixels, wanted at least 8 .* 100 time'
+        ImageError, rf'{width} x {height} pixels, expected at least 8 .* 100'
     ):
       preprocessing.to_square(encode(noise(*size, 3), kind), 'x')
 

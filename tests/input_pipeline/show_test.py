@@ -113,7 +113,7 @@ class ShowTest(parameterized.TestCase):
     self.assertGreater(tile.std(), 1)
 
   @parameterized.parameters(
-      ('--output=seen.gif', r'seen\.gif: wanted a \.png'),
+      ('--output=seen.gif', r'seen\.gif: expected a \.png'),
       ('--images=0', '--images is 0'),
   )
   def test_messages(self, flag, message):

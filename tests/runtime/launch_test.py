@@ -69,15 +69,15 @@ class FlagsTest(parameterized.TestCase):
       (dict(process_id=0, distributed=True), 'without --coordinator and --num'),
       (
           dict(coordinator='a', num_processes=2, process_id=0),
-          'coordinator is a: wanted HOST:PORT',
+          'coordinator is a: expected HOST:PORT',
       ),
       (
           dict(coordinator='a:0', num_processes=2, process_id=0),
-          'coordinator is a:0: wanted',
+          'coordinator is a:0: expected',
       ),
       (
           dict(coordinator='a:1', num_processes=2, process_id=2),
-          'process_id is 2 and --num_processes is 2: wanted .* 0 to 1',
+          'process_id is 2 and --num_processes is 2: expected .* 0 to 1',
       ),
   )
   def test_refused(self, values, message):

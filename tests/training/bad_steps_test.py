@@ -428,10 +428,10 @@ class BadStepsTest(faulty.RunTestCase):
     self.assertNotIn(spike + 1, self.steps())
 
   @parameterized.parameters(
-      (dict(action='ignore'), "action is 'ignore': wanted one of"),
-      (dict(spike=1.0), 'spike is 1.0: wanted a number > 1'),
-      (dict(spike=math.nan), 'spike is nan: wanted a number > 1'),
-      (dict(limit=0), 'limit is 0: wanted a whole number from 1'),
+      (dict(action='ignore'), "action is 'ignore': expected one of"),
+      (dict(spike=1.0), 'spike is 1.0: expected a number > 1'),
+      (dict(spike=math.nan), 'spike is nan: expected a number > 1'),
+      (dict(limit=0), 'limit is 0: expected a whole number from 1'),
   )
   def test_bad_fields(self, fields, message):
     config = self.config()

@@ -129,7 +129,7 @@ class ParseTest(parameterized.TestCase):
 
   @parameterized.parameters('', '10', '3:3', '5:3', '-1:3', '1:2:3', 'a:b')
   def test_others(self, text):
-    with self.assertRaisesRegex(ConfigError, f"is '{text}': wanted two steps"):
+    with self.assertRaisesRegex(ConfigError, f"is '{text}': expected two"):
       profiling.parse(text)
 
 

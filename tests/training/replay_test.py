@@ -276,7 +276,7 @@ class VerifyTest(parameterized.TestCase):
   def test_what_cannot_be(self):
     with self.assertRaisesRegex(CheckpointError, 'of step 5: it has 4, 6'):
       self.verify(checkpoint=5)
-    with self.assertRaisesRegex(ConfigError, 'ends at 6: wanted at most 0'):
+    with self.assertRaisesRegex(ConfigError, 'ends at 6: expected at most 0'):
       self.verify(checkpoint=6, steps=1)
     shutil.rmtree(self.workdir / 'checkpoints')
     with self.assertRaisesRegex(CheckpointError, 'has no checkpoint yet'):

@@ -164,7 +164,7 @@ class FinishedRunTest(RunTestCase):
 
   @parameterized.parameters((25.0, '1 step'), (-0.1, '1 step'), (0.2, 'never'))
   def test_an_end_that_cannot_come(self, goal, log_every):
-    with self.assertRaisesRegex(ConfigError, 'until_train_error is .*wanted'):
+    with self.assertRaisesRegex(ConfigError, 'until_train_error is .*expected'):
       self.run_here(until_train_error=goal, log_every=log_every)
 
   def test_files(self):

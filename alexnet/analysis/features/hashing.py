@@ -168,7 +168,7 @@ def rotated(components: Components, bits: int, seed: int = 0) -> Coder:
   _check_bits(bits)
   count = len(components.directions)
   if bits > count:
-    raise FeaturesError(f'{bits} bits of {count} components: wanted fewer')
+    raise FeaturesError(f'{bits} bits of {count} components: expected fewer')
   noise = np.random.default_rng(seed).standard_normal((bits, bits))
   kernel = np.zeros((count, bits), np.float32)
   kernel[:bits] = np.linalg.qr(noise)[0]
@@ -177,7 +177,7 @@ def rotated(components: Components, bits: int, seed: int = 0) -> Coder:
 
 def _check_bits(bits):
   if bits < 16 or bits % 16:
-    raise FeaturesError(f'a code of {bits} bits: wanted a multiple of 16')
+    raise FeaturesError(f'a code of {bits} bits: expected a multiple of 16')
 
 
 def _fit(inputs, bits, seed, steps):

@@ -139,7 +139,7 @@ def _open(source):
     if path.exists() or source == 'digits' or source.startswith('tfds:'):
       raise
     raise DataError(
-        f"{printable(source)} does not exist: wanted 'train' or 'evaluation' "
+        f"{printable(source)} does not exist: expected 'train' or 'evaluation' "
         "of the run, a folder, an archive, prepared data, 'digits' or "
         "'tfds:NAME'"
     ) from error

@@ -66,7 +66,7 @@ def fit(
   if len({*train_labels[rest].tolist()}) < 2 or not len(test):
     raise ProbeError(
         f'{len(train)} images to train a probe on, {len(test)} to test it, of '
-        f'{len({*train_labels.tolist()})} class(es): wanted at least two '
+        f'{len({*train_labels.tolist()})} class(es): expected at least two '
         'classes with several images each'
     )
   train, test = rotated(*standardized(train, test))

@@ -274,7 +274,7 @@ def _check(found):
     untrusted.check_array(name, getattr(found, name), 'i', (None,))
   if features.dtype.name not in DTYPES or features.ndim < 2:
     raise untrusted.UnreadableError(
-        f'features are {features.dtype} of shape {features.shape}, wanted '
+        f'features are {features.dtype} of shape {features.shape}, expected '
         f'{" or ".join(DTYPES)} of shape (images, ...)'
     )
   for field, kind in _ABOUT.items():
@@ -294,7 +294,7 @@ def _check(found):
   if about.get('format') != FORMAT or {*counts} != {about.get('images')}:
     raise untrusted.UnreadableError(
         f'it has {counts} features, labels, indices and names, its manifest '
-        f'says {about.get("images")} (format {about.get("format")}, wanted '
+        f'says {about.get("images")} (format {about.get("format")}, expected '
         f'{FORMAT})'
     )
 

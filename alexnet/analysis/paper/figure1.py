@@ -135,7 +135,7 @@ def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
   from matplotlib.figure import Figure  # Slow to import.
 
   if output.suffix not in ('.png', '.svg'):
-    raise ConfigError(f'--output is {output}: wanted a .png or .svg file')
+    raise ConfigError(f'--output is {output}: expected a .png or .svg file')
   chosen = best(curves)
   if not chosen:
     raise ConfigError(

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
   values = run_flags.start(argv)
   if values.images < 2 or values.seeds < 1:
     raise ConfigError(
-        f'--images is {values.images} and --seeds is {values.seeds}: wanted '
+        f'--images is {values.images} and --seeds is {values.seeds}: expected '
         'at least 2 images and 1 seed'
     )
   console = Console()

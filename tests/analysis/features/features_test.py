@@ -163,7 +163,7 @@ class FeaturesTest(parameterized.TestCase):
         f'--output={output}', '--layer=fc9',
     )
     self.assertEqual(status, 1)
-    self.assertRegex(error, "'fc9'.*wanted one of pool1, pool2, .*fc8")
+    self.assertRegex(error, "'fc9'.*expected one of pool1, pool2, .*fc8")
     store.load(output)  # As it was.
 
 
@@ -212,7 +212,7 @@ class RetrieveTest(absltest.TestCase):
       retrieve.pictures(found, fewer, [neighbour])
 
   def test_picture_of_an_unknown_type(self):
-    with self.assertRaisesRegex(ConfigError, 'wanted a file that ends in'):
+    with self.assertRaisesRegex(ConfigError, 'expected a file that ends in'):
       retrieve.check_picture(pathlib.Path('neighbours.txt'))
 
 

@@ -532,7 +532,7 @@ class CommandTest(absltest.TestCase):
     )
     status, _, error = self.run_command('--output=x.txt')
     self.assertEqual(status, 1)
-    self.assertIn('wanted a file that ends in .md', error)
+    self.assertIn('expected a file that ends in .md', error)
 
 
 class DocumentTest(absltest.TestCase):

@@ -143,7 +143,7 @@ class RunTest(absltest.TestCase):
         'paper.dense_table', f'--workdir={self.workdir}', '--scales=200'
     )
     self.assertEqual(status, 1)
-    self.assertIn('--scales is 200: wanted at least 224 pixels', error)
+    self.assertIn('--scales is 200: expected at least 224 pixels', error)
     self.assertNotIn('Traceback', error)
 
 

@@ -335,7 +335,7 @@ class OldRunTest(PageTestCase):
     )
     file.write_text('\nn01440764\n')
     with self.assertRaisesRegex(
-        ConfigError, "names.txt, line 2, has a class without .*'n01440764': wan"
+        ConfigError, "names.txt, line 2, has a class without .*'n01440764': exp"
     ):
       run_flags.read_class_names(str(file), classes)
 

@@ -56,13 +56,13 @@ class LocalTest(parameterized.TestCase):
   @parameterized.parameters(*ADDRESSES)
   def test_an_address(self, given):
     with self.assertRaisesRegex(
-        paths.PathError, rf'--output is {given[:4]}.*an address: wanted a path'
+        paths.PathError, rf'--output is {given[:4]}.*an address: expected'
     ):
       paths.local(given, '--output')
 
   @parameterized.parameters('', 'a\0b')
   def test_no_path(self, given):
-    with self.assertRaisesRegex(paths.PathError, 'wanted a path'):
+    with self.assertRaisesRegex(paths.PathError, 'expected a path'):
       paths.local(given)
 
   def test_no_home(self):
@@ -141,7 +141,7 @@ class ConfigFileTest(parameterized.TestCase):
     text = result.stdout + result.stderr
     self.assertNotIn('Traceback', text)
     missing = f'error: --config is {home}/none.py: there is no such file'
-    expected = 'batch_size is 0|the variant|images is 1|x.gif: wanted a .png'
+    expected = 'batch_size is 0|the variant|images is 1|x.gif: expected a .png'
     self.assertRegex(text, expected if there else missing)
 
 

@@ -102,7 +102,7 @@ class WatchTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, -1.0, float('nan'))
   def test_bad_limit(self, limit):
-    with self.assertRaisesRegex(DataError, 'dataset.stalled_after is .*wanted'):
+    with self.assertRaisesRegex(DataError, 'stalled_after is .*expected'):
       stalls.Watch(limit, print)
 
 

@@ -152,7 +152,7 @@ class FormatsTest(parameterized.TestCase):
         struct.pack('<HHIHH', 259, 3, 1, 1, 0),
         struct.pack('<HHIHH', 259, 3, 1, number, 0),
     )
-    with self.assertRaisesRegex(ImageError, f'{number}, wanted none, LZW'):
+    with self.assertRaisesRegex(ImageError, f'{number}, expected none, LZW'):
       decode(encoded)
 
   @parameterized.parameters('WEBP', 'GIF', 'TIFF', 'PNG')
@@ -608,8 +608,8 @@ class LimitsTest(parameterized.TestCase):
         self.assertEqual(decode(encoded).shape[0], 400 // expected)
     with (
         mock.patch.object(limits, 'MEMORY', limits._PROCESS + 2**10),
-        self.assertRaisesRegex(ImageError, 'may take .* MiB, wanted at most 0; '
-                               '--image_memory=65 allows it'),
+        self.assertRaisesRegex(ImageError, 'may take .* MiB, expected at most '
+                               '0; --image_memory=65 allows it'),
     ):
       decode(encoded)
 
@@ -623,7 +623,7 @@ class LimitsTest(parameterized.TestCase):
         # Before there is any memory for it.
         mock.patch.object(ImageFile.ImageFile, '__init__') as opened,
         self.assertRaisesRegex(
-            ImageError, '90 x 100 pixels, wanted at most 8,999 in all; '
+            ImageError, '90 x 100 pixels, expected at most 8,999 in all; '
             r'--image_memory=\d+ allows it',
         ),
     ):
@@ -638,7 +638,7 @@ class LimitsTest(parameterized.TestCase):
     with (
         mock.patch.object(limits, 'MEMORY', limits._PROCESS + 2**20),
         self.assertRaisesRegex(
-            ImageError, 'may take .* MiB, wanted at most 1; --image_memory=6'
+            ImageError, 'may take .* MiB, expected at most 1; --image_memory=6'
         ),
     ):
       decode(encoded)
@@ -663,7 +663,7 @@ class LimitsTest(parameterized.TestCase):
     self.addCleanup(limits.set_memory, limits.DEFAULT_MEMORY)
     with mock.patch.object(limits, 'DEFAULT_MEMORY', 1):
       limits.set_memory(80)
-      with self.assertRaisesRegex(ImageError, 'wanted at most') as raised:
+      with self.assertRaisesRegex(ImageError, 'expected at most') as raised:
         containers.take_apart(forged, 'x')
       advised = re.search(r'--image_memory=(\d+)', str(raised.exception))[1]
       limits.set_memory(int(advised))
@@ -674,7 +674,7 @@ class LimitsTest(parameterized.TestCase):
 
   def test_tiles_that_would_take_all_memory(self):
     fields = (322, 65535), (323, 65535), (324, 8), (325, 1)
-    with self.assertRaisesRegex(ImageError, 'may take .* MiB, wanted'):
+    with self.assertRaisesRegex(ImageError, 'may take .* MiB, expected'):
       decode(tiff(pixels(9, 9, 3), *fields, bits=8))
 
   def test_strips_that_are_the_file_many_times(self):
@@ -703,7 +703,7 @@ class LimitsTest(parameterized.TestCase):
     self.assertEqual(decode(encoded).shape, (16, 16, 3))
     large = bytearray(encoded)
     large[18:26] = struct.pack('<ii', 4000, 4000)
-    with self.assertRaisesRegex(ImageError, 'run lengths, wanted at most'):
+    with self.assertRaisesRegex(ImageError, 'run lengths, expected at most'):
       decode(bytes(large))
 
   def test_blocks_of_a_gif(self):
@@ -720,7 +720,7 @@ class LimitsTest(parameterized.TestCase):
     self.assertEqual(limits.MAX_PIXELS, 2**28)
     self.assertEqual(limits.MAX_BYTES, 2**29)
     limits.check_pixels(16384, 16384, 'x')
-    with self.assertRaisesRegex(DataError, 'image_memory is 5: wanted'):
+    with self.assertRaisesRegex(DataError, 'image_memory is 5: expected'):
       limits.set_memory(5)
 
   def test_the_flag_that_a_message_names(self):

@@ -308,7 +308,7 @@ class PartsTest(preparing.PreparingTest):
   @parameterized.parameters('1', '2/2', '-1/2', '0/0', 'a/b', '1/2/3', '0.5/2')
   def test_bad_part(self, part):
     self.assert_refused(
-        f"--part is '{part}': wanted I/N", f'--source={self.photos}',
+        f"--part is '{part}': expected I/N", f'--source={self.photos}',
         f'--part={part}',
     )
     self.assertFalse(self.out.exists())

@@ -109,10 +109,10 @@ class LabelsTest(OriginsTest):
   @parameterized.parameters(
       # Nothing fits: one line for each image, and another number of them.
       ('gnu\nyak\nokapi\n',
-       r'does not have: gnu \(line 1\): wanted a line for'),
-      ('gnu\nyak\n', 'has 2 labels, but there are 3 images: wanted .*; line 1 '
-                     'has gnu'),
-      ('a,b,c\nd,e,f\n', 'labels.txt has 2 labels.*wanted.*line 1 has a,b,c'),
+       r'does not have: gnu \(line 1\): expected a line for'),
+      ('gnu\nyak\n', 'has 2 labels, but there are 3 images: expected .*; line '
+                     '1 has gnu'),
+      ('a,b,c\nd,e,f\n', 'labels.txt has 2 labels.*expected.*line 1 has a,b,c'),
       # One line does not.
       ('bee\nyak\nbee\n', r'does not have: yak \(line 2\)'),
       ('x0.jpg bee\nx1.jpg gnu\nx2.jpg bee\n', r'have: gnu \(line 2\)'),
@@ -127,8 +127,8 @@ class LabelsTest(OriginsTest):
        'an image: line 1 has y0.jpg,'),
       ('y0.jpg: ant\n', r'line 1 has y0\.jpg:?, the'),
       # No class.
-      ('x0.jpg,bee\nx1.jpg,\nx2.jpg,bee\n', 'no class in line 2: wanted one'),
-      ('x0.jpg\tbee\nx2.jpg\t \n', 'no class in line 2: wanted one'),
+      ('x0.jpg,bee\nx1.jpg,\nx2.jpg,bee\n', 'no class in line 2: expected one'),
+      ('x0.jpg\tbee\nx2.jpg\t \n', 'no class in line 2: expected one'),
       # It is not known where their numbers begin.
       ('x0.jpg 0\nx1.jpg 1\nx2.jpg 2\n',
        r'have: 0 \(line 1\).*numbers of classes are not read'),

@@ -509,7 +509,7 @@ class ErrorsTest(OriginsTest):
 
   def test_nothing_there(self):
     self.assert_message(
-        "nowhere does not exist: wanted a folder, an archive, 'digits'",
+        "nowhere does not exist: expected a folder, an archive, 'digits'",
         self.root / 'nowhere',
     )
     self.assert_message(

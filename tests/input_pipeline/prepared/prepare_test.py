@@ -297,14 +297,14 @@ class SamplesTest(preparing.PreparingTest):
 class FlagsTest(preparing.PreparingTest):
 
   @parameterized.parameters(
-      ('--quality=0', '--quality is 0: wanted 1 to 100'),
+      ('--quality=0', '--quality is 0: expected 1 to 100'),
       ('--quality=101', '--quality is 101'),
-      ('--eval_fraction=1', '--eval_fraction is 1.0: wanted'),
+      ('--eval_fraction=1', '--eval_fraction is 1.0: expected'),
       ('--eval_fraction=-0.1', '--eval_fraction is -0.1'),
-      ('--workers=0', '--workers is 0: wanted at least 1'),
-      ('--seed=-1', '--seed is -1: wanted at least 0'),
-      ('--size=0', '--size is 0: wanted 1 to 258'),
-      ('--size=259', '--size is 259: wanted 1 to 258'),
+      ('--workers=0', '--workers is 0: expected at least 1'),
+      ('--seed=-1', '--seed is -1: expected at least 0'),
+      ('--size=0', '--size is 0: expected 1 to 258'),
+      ('--size=259', '--size is 259: expected 1 to 258'),
   )
   def test_bad_value(self, flag, message):
     self.assert_refused(message, '--source=digits', flag)
@@ -395,7 +395,7 @@ class FaultsTest(preparing.PreparingTest):
         (b'long.jpg', 'long.jpg', preparing.picture(0, 20000, 10),
          '20000 x 10 pixels'),
         (b'bomb.png', 'bomb.png', png_that_claims(20000, 20000),
-         'it has 20000 x 20000 pixels, wanted at most'),
+         'it has 20000 x 20000 pixels, expected at most'),
         (b'bad\t\xfe\n\\.jpg', r'bad\t\udcfe\n\\.jpg', b'', 'it is empty'),
     ]:
       self.write(b'newt/' + name, content)

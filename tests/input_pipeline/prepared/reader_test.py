@@ -236,7 +236,8 @@ class RefusedTest(PreparedTest):
     with open(path, 'r+b') as f:
       f.truncate(size + change)
     self.assert_not_opened(
-        f'{path} has {size + change:,} bytes, wanted {size:,}: copy', directory
+        f'{path} has {size + change:,} bytes, expected {size:,}: copy',
+        directory,
     )
 
   def test_missing_shard(self):
