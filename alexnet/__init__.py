@@ -5,8 +5,8 @@
   probabilities = network.predict(['photo.jpg'])  # [images, classes]
   features = network.features(['photo.jpg'], 'fc7')
 
-`load` is the documented way into a trained network; everything else below this
-package may move.
+`load` is the stable entry point to a trained network; everything else in this
+package may change.
 """
 
 import os
@@ -24,21 +24,24 @@ def load(
     step: int | str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> 'TrainedNetwork':
-  """Loads the network of a run, finished or under way.
+  """Loads the network of a run, finished or still in progress.
 
   Args:
-    workdir: of the run; a copy on another machine will do, without its data.
-    step: of the checkpoint; 'best' for that of the best evaluation; None or
-      'newest' for the newest that is not damaged.
-    overrides: {dotted field: value} of the config, see `inference.loading`.
+    workdir: folder of the run. A copy on another machine works, without its
+      data.
+    step: step of the checkpoint to load; 'best' for the best evaluation's; None
+      or 'newest' for the newest undamaged one.
+    overrides: {dotted field: value} to change in the config; see
+      `inference.loading`.
 
   Returns:
     A network with `predict`, `features`, `layers` and `class_names`.
 
   Raises:
-    CheckpointError: no run there, no such checkpoint, or it is damaged.
-    ConfigError: a field of the config has a value that cannot work.
-    DataError: a run of an older version, whose data is not there.
+    CheckpointError: the workdir has no run or no such checkpoint, or the
+      checkpoint is damaged.
+    ConfigError: a field of the config has an invalid value.
+    DataError: the run was made by an older version and its data is missing.
   """
   from alexnet.inference import loading
 

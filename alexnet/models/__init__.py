@@ -1,17 +1,17 @@
 """Networks by name.
 
-The file of a network has a `NETWORK`, see `Network`, which makes its module.
-Called with images, [batch, height, width, channels], and for training also with
-`dropout_keys`, the module gives logits, [batch, classes]. It has
+Each network file defines a `NETWORK` (see `Network`), which builds its module.
+The module maps images [batch, height, width, channels] to logits
+[batch, classes]; in training it also takes `dropout_keys`. Its attributes are
 
-* `layer_names`, of the layers whose outputs it keeps, see `layers.keep`;
-* `head`, the path of the layer that gives the logits;
-* `dtype` and `tower_axis`, see `alexnet.AlexNet`; a network of one tower, as
-  `config.model.towers` says, need not look at the latter;
-* `precision`, if it is to heed the field, see `alexnet.AlexNet`;
-* `data_axis`, if it needs numbers of the whole batch, see `on_mesh`;
-* `everywhere` and `stride`, if it can be computed at every place of an image of
-  any size, see `everywhere`.
+* `layer_names`: the layers whose outputs it keeps, see `layers.keep`;
+* `head`: path of the layer that computes the logits;
+* `dtype` and `tower_axis`, see `alexnet.AlexNet`; a network with one tower
+  (`config.model.towers`) may ignore `tower_axis`;
+* `precision`, if it supports that field, see `alexnet.AlexNet`;
+* `data_axis`, if it needs statistics of the whole batch, see `on_mesh`;
+* `everywhere` and `stride`, if it can be applied at every position of an image
+  of any size, see `everywhere`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _MODULES = {
     'cuda_convnet': 'alexnet.cuda_convnet.config',
 }
 
-# For the types of those who use a model without knowing linen.
+# Type aliases, so that callers need not import linen.
 Module = nn.Module
 Config = ml_collections.ConfigDict
 
@@ -47,19 +47,18 @@ def _crop(config):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What a network's file must provide.
+  """Definition of a network: how to build it and how to check its config.
 
   Attributes:
-    create: makes the module of `config.model`.
-    checks: {dotted field: what it may be} of the fields that its configs have
-      beside those of all configs, or that may be something else in them; None
-      for one that they have not got.
-    conflicts: yields what cannot be together in a config.
-    complete: fills in what other files say of the network.
-    outputs_are_given: whether other files say how many outputs there are.
-    parameter_rules: how each parameter is trained, as a tree of
-      `schedules.Rule`; None where the config says it.
-    input_shape: (height, width, channels) of what the module reads.
+    create: builds the module from `config.model`.
+    checks: {dotted field: check} for fields added to or different from those of
+      all configs; None removes a common field.
+    conflicts: yields a message for each conflict between fields.
+    complete: fills in fields of the config that other files define.
+    outputs_are_given: whether other files define the number of outputs.
+    parameter_rules: returns how each parameter is trained, as a tree of
+      `schedules.Rule`; None if the config defines it.
+    input_shape: returns (height, width, channels) of the module's input.
   """
 
   create: Callable[[Config], Module]
@@ -84,12 +83,12 @@ def fields(config: Config) -> dict[str, checks.Check]:
   """Checks of the fields that a config must have.
 
   Args:
-    config: the whole config; `model.name` says of which network.
+    config: the whole config; `model.name` selects the network.
 
   Raises:
     ConfigError: there is no such network.
   """
-  # First the name, by which it is known which fields there have to be.
+  # The name comes first, since it determines the other fields.
   name = {'model.name': checks.choice(*_MODULES)}
   validation.check(config, name)
   rows = name | validation.COMMON | network_of(config).checks
@@ -100,10 +99,10 @@ def check(config: Config) -> None:
   """Checks every field of a config, and conflicts between them.
 
   Args:
-    config: the whole config, as from configs/ or a workdir.
+    config: the whole config, from configs/ or a workdir.
 
   Raises:
-    ConfigError: names the field, what it is and what is wanted.
+    ConfigError: names the field, its value and the expected one.
   """
   validation.check(config, fields(config))
   for conflicts in (validation.conflicts, network_of(config).conflicts):
@@ -115,38 +114,37 @@ def create_model(config: Config) -> Module:
   """Builds the module that `config.model` describes.
 
   Args:
-    config: the `model` part of a config that `check` has seen, with
-      `num_classes` set; its fields are explained in configs/alexnet.py and
-      configs/cuda_convnet.py.
+    config: the `model` part of a config checked by `check`, with `num_classes`
+      set. configs/alexnet.py and configs/cuda_convnet.py explain its fields.
 
   Returns:
     An unbound linen module from [batch, height, width, 3] images to
     [batch, num_classes] logits.
 
   Raises:
-    ConfigError: no network has so many outputs.
+    ConfigError: the network cannot have this number of outputs.
   """
   return _network(config.name).create(config)
 
 
 def input_shape(config: Config) -> tuple[int, int, int]:
-  """(height, width, channels) of the network's input, for a whole config."""
+  """Returns (height, width, channels) of the input, for a whole config."""
   return network_of(config).input_shape(config)
 
 
 def variable_shapes(model: Module, shape: tuple[int, int, int]) -> Any:
-  """Shapes of a network's variables.
+  """Returns the shapes of a network's variables.
 
   Args:
-    model: from `create_model`.
-    shape: of its input, from `input_shape`.
+    model: module from `create_model`.
+    shape: input shape, from `input_shape`.
 
   Returns:
-    {'params': tree of `jax.ShapeDtypeStruct`}, and in the same way the other
-    collections that the network has, such as 'batch_stats'.
+    {collection: tree of `jax.ShapeDtypeStruct`}: 'params' and any other
+    collections of the network, such as 'batch_stats'.
 
   Raises:
-    ConfigError: there are more parameters than anything here could hold.
+    ConfigError: the network has too many parameters to be stored.
   """
   image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -155,16 +153,16 @@ def variable_shapes(model: Module, shape: tuple[int, int, int]) -> Any:
 
 
 def number(params: Any) -> int:
-  """Number of parameters in a tree of arrays or shapes."""
+  """Returns the number of parameters in a tree of arrays or shapes."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def on_mesh(model: Module) -> Module:
-  """The network that each device of a mesh computes in `jax.shard_map`.
+  """Returns the module that each device of a mesh runs in `jax.shard_map`.
 
-  A module has `tower_axis`, the mesh axis that features are split over. One
-  that needs numbers of the whole batch, as batch normalization does, also has
-  `data_axis`, that examples are split over. Outside they are None.
+  Sets `tower_axis`, the mesh axis that features are split over, and, for
+  modules that need statistics of the whole batch (batch normalization),
+  `data_axis`, the axis that examples are split over. Both are None elsewhere.
   """
   axes = {'tower_axis': TOWER, 'data_axis': DATA}
   return model.clone(**{
@@ -173,12 +171,12 @@ def on_mesh(model: Module) -> Module:
 
 
 def everywhere(model: Module) -> Module:
-  """The same network with its fully connected layers as convolutions.
+  """Returns the network with its fully connected layers as convolutions.
 
   Returns:
-    A module from [batch, height, width, 3] images of any size from that of
-    training on to [batch, places down, places across, classes] logits, with the
-    parameters of `model`.
+    A module that uses the parameters of `model` and maps
+    [batch, height, width, 3] images, at least as large as those of training, to
+    [batch, places down, places across, classes] logits.
 
   Raises:
     ConfigError: the network has no such form, as those of definition files.

@@ -28,7 +28,7 @@ OPERATIONS = ('activation', 'lrn', 'spatial_norm', 'pool')
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionSpec:
-  """One convolution and what follows it; see configs/alexnet.py."""
+  """One convolution and the operations after it; see configs/alexnet.py."""
 
   features: int
   size: int
@@ -84,24 +84,24 @@ class PoolSpec:
 
 
 class AlexNet(nn.Module):
-  """AlexNet with one or two towers, on one device or a tower to each of two.
+  """AlexNet with one or two towers, on one device or one device per tower.
 
   Attributes:
-    convolutions: (name, spec) of each convolution that exists, in order.
+    convolutions: (name, spec) of each convolution, in order.
     dense: (name, spec) of the hidden fully connected layers, then the head.
-    towers: 2 as in the paper, or 1.
+    towers: number of towers: 2 as in the paper, or 1.
     activation: a key of ACTIVATIONS.
-    lrn, spatial_norm, pool: the settings of these operations, for all layers.
+    lrn, spatial_norm, pool: settings of these operations, for all layers.
     dropout_kind: one of DROPOUT_KINDS.
-    dtype: dtype to compute in. Parameters and response normalization's sums
-      are float32, and the logits are returned as such.
-    precision: of products, see runtime/gpu/precision.py; for whoever compiles
-      the network.
+    dtype: dtype of the computation. Parameters, the sums of response
+      normalization and the returned logits are always float32.
+    precision: precision of matrix products, applied where the network is
+      compiled; see runtime/gpu/precision.py.
     tower_axis: mesh axis that the towers are split over, inside a mapped step;
-      None means that this device holds the whole network.
-    everywhere: compute the fully connected layers as convolutions, 6 x 6 and
-      then 1 x 1, on images of any size from that of training on, with the same
-      parameters.
+      None if this device holds the whole network.
+    everywhere: computes the fully connected layers as 6 x 6 and then 1 x 1
+      convolutions with the same parameters, on images at least as large as
+      those of training.
   """
 
   convolutions: tuple[tuple[str, ConvolutionSpec], ...]
@@ -124,7 +124,7 @@ class AlexNet(nn.Module):
 
   @property
   def layer_names(self) -> tuple[str, ...]:
-    """Names of the layers whose outputs are kept, see `__call__`."""
+    """Names of the layers whose outputs are kept; see `__call__`."""
     return (
         *(_output_name(name, spec) for name, spec in self.convolutions),
         *(name for name, _ in self.dense),
@@ -132,7 +132,7 @@ class AlexNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Pixels between neighbouring positions of `everywhere`."""
+    """Distance of neighbouring positions of `everywhere`, in pixels."""
     distance = 1
     for _, spec in self.convolutions:
       if spec.features:
@@ -146,16 +146,16 @@ class AlexNet(nn.Module):
   ) -> jax.Array:
     """Computes the logits of a batch of images.
 
-    Where the collection `layers.OUTPUTS` is mutable, it gets each layer's
-    output, by `layers.keep`: of a convolution what is left after all that
-    follows it, called pool1 instead of conv1 if pooling does; of a hidden fully
-    connected layer its activity, before dropout; of the head the logits.
+    If the collection `layers.OUTPUTS` is mutable, `layers.keep` stores each
+    layer's output in it: for a convolution, after its normalization and pooling
+    (named pool1 instead of conv1 if it is pooled); for a hidden fully connected
+    layer, after the activation and before dropout; for the head, the logits.
 
     Args:
       images: [batch, height, width, 3] float32, 0..255 minus the training
         set's mean; 224 x 224 pixels in the paper.
-      dropout_keys: [batch] random keys, one an example: a training pass. None:
-        a test pass.
+      dropout_keys: [batch] random keys, one per example, for training; None in
+        testing.
 
     Returns:
       [batch, classes] float32 logits of all classes, on every tower's device;
@@ -247,5 +247,5 @@ class AlexNet(nn.Module):
 
 
 def _output_name(name, spec):
-  """What Figure 2 calls the place: 'pool1' where 'conv1' is pooled."""
+  """Returns the name of the output: 'pool1' if 'conv1' is pooled."""
   return name.replace('conv', 'pool') if 'pool' in spec.after else name

@@ -10,7 +10,7 @@ from alexnet.models.layers import DTYPES
 from input_pipeline.config import checks
 from input_pipeline.images.allowed import LARGEST_SQUARE
 
-# Of zeros at a border.
+# Rows or columns of zero padding.
 _ROWS = checks.whole(0, LARGEST_SQUARE)
 _LAYER = {
     'reads': checks.choice(*alexnet.READS),
@@ -116,8 +116,8 @@ def _create(config):
     if spec.features:
       convolutions.append((name, spec))
     elif 'pool' in spec.after:
-      # A layer left out takes its activation and normalization with it, but
-      # not the pooling: the layers behind it keep their sizes.
+      # A removed layer also loses its activation and normalization, but not
+      # its pooling, so that later layers keep their sizes.
       spec = alexnet.ConvolutionSpec(**{**config[name], 'after': ('pool',)})
       convolutions.append((name, spec))
   off = [n for n in ('lrn', 'spatial_norm') if not config[n].enabled]
@@ -139,14 +139,14 @@ def _create(config):
 
 
 def _narrowed(config):
-  """A copy with `width` times the features.
+  """Returns a copy with `width` times the features.
 
-  A kernel that reads 1 / width as many features draws its weights from a
-  distribution so much wider that its outputs keep their size. At the paper's
-  0.01 a network of a quarter of the features would say the same of all images.
+  Initial weights are scaled by 1 / sqrt(width), so that outputs keep their
+  scale. With the paper's 0.01, a network of a quarter of the width would
+  predict the same for all images.
   """
   config = config.copy_and_resolve_references()
-  # A whole number in a file, which no fraction may replace.
+  # Whole numbers of the file may become fractions here.
   config = ml_collections.ConfigDict(config.to_dict(), type_safe=False)
   for name in (*alexnet.CONVOLUTIONS, *alexnet.DENSE, alexnet.HEAD):
     layer = config[name]

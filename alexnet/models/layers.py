@@ -1,8 +1,8 @@
-"""Convolutions and dense layers with parameters, each aware of the two towers.
+"""Convolution and dense layers, whose features can be split over two towers.
 
-Shapes are those that one device sees. Outside a mapped step that is the whole
-network; inside `jax.shard_map` it is one tower's share, and a layer that reads
-both towers first gathers its input over the mesh axis `tower_axis`.
+Shapes are those on one device: the whole network outside a mapped step, one
+tower's share inside `jax.shard_map`. A layer that reads both towers first
+gathers its input over the mesh axis `tower_axis`.
 """
 
 import math
@@ -17,40 +17,40 @@ from alexnet.ops.collectives import devices_of, input_and_groups
 from alexnet.ops.convolution import Padding, grouped_convolution
 from alexnet.ops.dense import dense_everywhere, grouped_dense
 
-# What `model.dtype` may be.
+# Values of `model.dtype`.
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-# Collection of variables that `keep` puts layers' outputs in.
+# Collection of variables in which `keep` stores outputs of layers.
 OUTPUTS = 'intermediates'
-# Behind their names: a variable cannot have the name of a submodule.
+# Suffix of their names: a variable cannot have the name of a submodule.
 _OUTPUT = ' output'
 
 
 def keep(module: nn.Module, name: str, x: jax.Array) -> None:
-  """Keeps a layer's output for `kept`, if the collection OUTPUTS is mutable.
+  """Stores a layer's output for `kept`, if the collection OUTPUTS is mutable.
 
-  Otherwise, as in training, this is nothing, and leaves nothing in what is
-  compiled.
+  Otherwise, as in training, it does nothing and adds nothing to the compiled
+  program.
   """
   module.sow(OUTPUTS, name + _OUTPUT, x)
 
 
 def kept(variables: Any, name: str) -> jax.Array:
-  """What `keep` has kept under a name in the variables that `apply` gave."""
+  """Returns the output stored by `keep` in the variables that `apply` gave."""
   (output,) = variables[OUTPUTS][name + _OUTPUT]
   return output
 
 
 class _TowerLayer(nn.Module):
-  """What convolutions and dense layers share.
+  """Base of convolutions and dense layers.
 
   Attributes:
-    features: output features of the whole network, all towers together.
-    reads: what an output reads: 'image', an input that is not split by towers;
-      'own', its own tower's features; 'both', those of both towers.
-    towers: towers of the network.
+    features: number of output features of all towers together.
+    reads: input of each output: 'image', an input that is not split by towers;
+      'own', the features of its own tower; 'both', those of both towers.
+    towers: number of towers of the network.
     stddev: standard deviation of the kernel's Gaussian initialization.
     bias: initial value of the biases.
-    dtype: dtype to compute in; parameters are float32.
+    dtype: dtype of the computation; parameters are float32.
     tower_axis: mesh axis the towers are split over; None outside a mapped step.
   """
 
@@ -89,9 +89,9 @@ class _TowerLayer(nn.Module):
 
 
 class Convolution(_TowerLayer):
-  """Convolution with biases: [batch, height, width, channels] to the same.
+  """Convolution with biases of [batch, height, width, channels] arrays.
 
-  Its kernel is [size, size, channels read by one output, features].
+  The kernel is [size, size, channels read by one output, features].
   """
 
   size: int = 3
@@ -113,13 +113,13 @@ class Convolution(_TowerLayer):
 class Dense(_TowerLayer):
   """Fully connected layer over all axes but the first, to [batch, features].
 
-  Its kernel is [inputs read by one output, features]. An input with spatial
-  axes is flattened here, after the towers' channels have been gathered, so
-  that the order of its elements does not depend on the mesh.
+  The kernel is [inputs read by one output, features]. Spatial axes are
+  flattened after the towers' channels are gathered, so that the order of the
+  inputs does not depend on the mesh.
 
   Attributes:
-    everywhere: compute it, with the parameters that there are, at every place
-      of an input of any size: [batch, height, width, channels] to
+    everywhere: applies the layer, with its existing parameters, at every
+      position of an input of any size: [batch, height, width, channels] to
       [batch, places down, places across, features].
   """
 

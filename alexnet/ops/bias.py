@@ -12,7 +12,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Adds [features] biases to x, [..., features], in x's dtype."""
 
   def plain(x, bias):
-    # Rounded last, so that its gradient is a sum in float32.
+    # Rounded last, so that the bias's gradient is summed in float32.
     return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
 
   x, bias = with_equal_varying_axes(x, bias)

@@ -19,19 +19,19 @@ def grouped_convolution(
     padding: Padding = (0, 0),
     groups: int = 1,
 ) -> jax.Array:
-  """Convolution whose output channels each read one group of the input's.
+  """Convolution in which each output channel reads one group of channels.
 
   Args:
     x: [batch, height, width, in_channels].
-    kernel: [size, size, in_channels / groups, out_channels] of x's dtype or
-      float32, which is rounded to it; the first out_channels / groups of the
+    kernel: [size, size, in_channels / groups, out_channels] in x's dtype, or in
+      float32, which is rounded to it. The first out_channels / groups of the
       last axis belong to the first group.
-    stride: in pixels, both ways.
-    padding: rows and columns of zeros (before, after), both ways.
-    groups: 2 for two towers that do not read each other, else 1.
+    stride: stride in pixels, along both axes.
+    padding: rows and columns of zeros (before, after), along both axes.
+    groups: 2 for two towers that do not read each other, otherwise 1.
 
   Returns:
-    [batch, out_height, out_width, out_channels] of x's dtype.
+    [batch, out_height, out_width, out_channels] in x's dtype.
   """
 
   def plain(x, kernel, padding=padding):

@@ -11,14 +11,14 @@ from alexnet.ops.cpu import layout, matmul
 
 
 def grouped_dense(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
-  """Products of a flattened input, whose channels are in groups.
+  """Multiplies flattened inputs by a kernel, in groups of channels.
 
   Args:
     x: [batch, ..., channels].
-    kernel: [inputs of one group, features] of x's dtype or float32, which is
-      rounded to it; equal parts of the features read equal parts of the
-      channels.
-    groups: number of these parts.
+    kernel: [inputs of one group, features] in x's dtype, or in float32, which
+      is rounded to it.
+    groups: number of equal parts of the features, each of which reads one of as
+      many equal parts of the channels.
 
   Returns:
     [batch, features].
@@ -44,16 +44,15 @@ def _flat(x):
 def dense_everywhere(
     x: jax.Array, kernel: jax.Array, groups: int
 ) -> jax.Array:
-  """`grouped_dense` of every window of the size that the kernel reads.
+  """Applies `grouped_dense` to every window of the size that the kernel reads.
 
-  That is a convolution with the kernel as side x side x channels x features,
-  computed as a product of matrices, which on a CPU takes three quarters of
-  XLA's time for the convolution.
+  This is a convolution with a kernel [side, side, channels, features], computed
+  as a matrix product, which on a CPU takes three quarters of the time.
 
   Args:
     x: [batch, height, width, channels].
     kernel: [side * side * channels of one group, features].
-    groups: see `grouped_dense`.
+    groups: number of groups; see `grouped_dense`.
 
   Returns:
     [batch, height - side + 1, width - side + 1, features].

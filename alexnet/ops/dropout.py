@@ -1,4 +1,4 @@
-"""Dropout that drops the same units on every mesh."""
+"""Dropout of the same units on every mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ def dropout(
     keys: jax.Array | None,
     tower_axis: str | None = None,
 ) -> jax.Array:
-  """Dropout with one random key for each example.
+  """Dropout with one random key per example.
 
-  A row of the mask has the width of both towers and each device takes its own
-  part of it, so the mask is the same on every mesh.
+  The mask is drawn for the width of both towers and each device takes its own
+  part, so the mask is the same on every mesh.
 
   Args:
     x: [batch, ..., features], this device's share of the features.
     rate: probability of dropping a unit.
-    kind: 'paper' drops in training and multiplies by 1 - rate in testing
-      (paper §4.2); 'inverted' divides by 1 - rate in training instead.
+    kind: 'paper' multiplies by 1 - rate in testing (paper §4.2); 'inverted'
+      divides by 1 - rate in training instead.
     keys: [batch] random keys in training, None in testing.
     tower_axis: the mesh axis the features are split over, if any.
 

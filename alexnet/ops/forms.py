@@ -1,4 +1,4 @@
-"""Which form of an operation is computed: the plain one, or a platform's."""
+"""Selection of an operation's form: the plain one, or a platform's."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from jax import lax
 
 Form = Callable[..., jax.Array]
 
-# JAX caches what it has traced for each value of such a context.
+# The value of a user context is part of the key of JAX's tracing cache.
 _plain_only = jax.make_user_context(False)
 
 
 def plain_forms() -> contextlib.AbstractContextManager[None]:
-  """Within this context every operation takes its plain form, everywhere.
+  """Returns a context in which every operation takes its plain form.
 
-  For `jax.export`, which refuses the custom calls of the CPU's forms and has no
-  numbers to compare if the batch size is symbolic, and to see whether one of
-  these forms is to blame. It holds for what is traced in it, in this thread. A
-  function of `jax.jit` is traced once with it and once without it; what has
-  been lowered or compiled stays as it is.
+  Use it for `jax.export`, which refuses the custom calls of the CPU's forms and
+  cannot compare symbolic batch sizes, or to check whether a special form causes
+  a problem. It applies to functions traced inside it, in this thread.
+  `jax.jit` traces a function separately inside and outside; functions already
+  lowered or compiled do not change.
   """
   return _plain_only(True)
 
@@ -28,18 +28,16 @@ def plain_forms() -> contextlib.AbstractContextManager[None]:
 def chosen(
     *arrays: jax.Array, plain: Form, cpu: Form, gpu: Form | None = None
 ) -> jax.Array:
-  """Computes an operation by the form of the platform that it runs on.
-
-  So are its gradients, which are those of the form that is computed.
+  """Computes an operation and its gradients in the form of its platform.
 
   Args:
-    *arrays: operands; inside `jax.shard_map` all vary over the same axes, see
-      `collectives.with_equal_varying_axes`.
-    plain: a function of the arrays, for all other platforms.
-    cpu: another form of it for CPUs, whose gradients may be custom.
-    gpu: likewise for NVIDIA's GPUs; None: the plain one.
+    *arrays: operands; inside `jax.shard_map` all must vary over the same axes,
+      see `collectives.with_equal_varying_axes`.
+    plain: function of the arrays, used on all other platforms.
+    cpu: form for CPUs; may have custom gradients.
+    gpu: form for NVIDIA GPUs, as for `cpu`; None uses the plain form.
   """
-  # Parameters of a network that is not compiled may be NumPy's.
+  # Parameters of an uncompiled network may be NumPy arrays.
   arrays = tuple(map(jnp.asarray, arrays))
   if _plain_only.value:
     return plain(*arrays)
@@ -66,7 +64,7 @@ def chosen(
 
 
 def _as_differentiated(form):
-  """The result as that of a custom gradient's forward pass."""
+  """Returns the form as the forward pass of its custom gradient."""
   return lambda *arrays: jax.vjp(form, *arrays)[0]
 
 

@@ -1,4 +1,4 @@
-"""Losses, and the ranks that top-1 and top-5 accuracy are counted by."""
+"""Losses, and ranks for top-1 and top-5 accuracy."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,17 @@ def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:
-  """How many classes are placed before the true one.
+  """Counts the classes that rank before the true one.
 
-  Equal scores are placed in the order of their class, so that a network that
-  says the same of all classes is right as often as chance. A score that is not
-  a number is never right.
+  Equal scores rank in the order of their classes, so that a network with
+  constant scores is right as often as chance. A NaN score is never right.
 
   Args:
     scores: [batch, classes] logits or probabilities.
     labels: [batch] integers.
 
   Returns:
-    [batch] integers from 0: top-1 is rank < 1, top-5 rank < 5.
+    [batch] integers from 0: top-1 means rank < 1, top-5 rank < 5.
   """
   true = jnp.take_along_axis(scores, labels[:, None], axis=-1)
   earlier = jnp.arange(scores.shape[-1]) < labels[:, None]
@@ -35,7 +34,7 @@ def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:
 def score(
     log_probabilities: jax.Array, labels: jax.Array, weight: jax.Array
 ) -> Metrics:
-  """What predictions come to: sums over examples.
+  """Computes sums of loss and accuracy over examples.
 
   Args:
     log_probabilities: [batch, classes] float32.
@@ -43,7 +42,7 @@ def score(
     weight: [batch] float32, 0 for padding, otherwise 1.
 
   Returns:
-    'loss', 'top1', 'top5' and 'count', [] float32.
+    {'loss', 'top1', 'top5', 'count': [] float32}.
   """
   rank = ranks(log_probabilities, labels)
   true = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)

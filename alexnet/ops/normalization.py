@@ -19,17 +19,17 @@ def local_response_normalization(
     beta: float,
     groups: int = 1,
 ) -> jax.Array:
-  """Divides each activity by a power of its neighbours' sum of squares.
+  """Divides activations by a power of the sum of squares of their neighbours.
 
   y[c] = x[c] / (k + alpha * sum(x[j] ** 2)) ** beta, where j runs over the n
   channels around c that exist and lie in the same group (paper §3.3). `alpha`
   multiplies the plain sum; libraries that divide alpha by n (Caffe, torch, ONNX
-  and the authors' own code) need alpha * n there for the same function.
+  and the authors' own code) need alpha * n for the same result.
 
   Args:
-    x: [..., channels], float32 or bfloat16; the sums are float32 either way.
+    x: [..., channels], float32 or bfloat16; sums are always float32.
     n: size of the window, in channels. An even window has its extra channel
-      below the centre, as in cuda-convnet.
+      before the centre, as in cuda-convnet.
     k: constant of the denominator.
     alpha: factor of the sum of squares.
     beta: exponent.
@@ -81,11 +81,11 @@ def contrast_normalization(
   """Divides by a power of the variance in a size x size window of the map.
 
   y = x / (k + alpha / size**2 * sum((x - mean(x)) ** 2 in the window)) ** beta,
-  where mean(x) is that of each pixel's own window; pixels outside the image are
-  in neither. The derivative takes the means for constants, as the authors' does
-  (cuda-convnet's cnorm: conv_util.cu, convContrastNorm and its Undo).
+  where mean(x) is the mean of each pixel's own window; both leave out pixels
+  outside the image. The derivative treats the means as constants, as in
+  cuda-convnet (cnorm: conv_util.cu, convContrastNorm and its Undo).
 
-  Args and result as for `spatial_response_normalization`.
+  For arguments and result see `spatial_response_normalization`.
   """
   window = (1, size, size, 1)
   wide = x.astype(jnp.float32)
@@ -113,7 +113,7 @@ def _divide_by_neighbours(x, window, groups, k, alpha, beta):
     return _with_derivative(x, *settings, False)
 
   def gpu(x):
-    # In float32 the sums cost less to keep than to compute again.
+    # In float32, keeping the sums is cheaper than computing them again.
     return _with_derivative(x, *settings, x.dtype == jnp.bfloat16)
 
   return forms.chosen(x, plain=plain, cpu=cpu, gpu=gpu)
@@ -125,12 +125,11 @@ def _divided(x, window, groups, k, alpha, beta):
   return (wide * _negative_power(d, beta)).astype(x.dtype), d
 
 
-# The derivative is written out because it needs one more window sum and
-# nothing else; the derivative of the forward pass as written keeps four
-# arrays of x's size and takes twice the time.
+# Written out, the derivative needs only one more window sum; automatic
+# differentiation keeps four arrays of x's size and takes twice the time.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
 def _with_derivative(x, window, groups, k, alpha, beta, anew):
-  """As `_divided`; `anew`: its derivative computes the sums again."""
+  """As `_divided`; if `anew`, its derivative computes the sums again."""
   del anew
   return _divided(x, window, groups, k, alpha, beta)[0]
 
@@ -143,7 +142,7 @@ def _forward(x, window, groups, k, alpha, beta, anew):
 def _backward(window, groups, k, alpha, beta, anew, saved, g):
   x, d = saved
   if anew:
-    # Without a barrier XLA would keep them all the same.
+    # Without a barrier XLA would merge both and keep the sums.
     x = lax.optimization_barrier(x)
     d = _divided(x, window, groups, k, alpha, beta)[1]
   wide, g = x.astype(jnp.float32), g.astype(jnp.float32)

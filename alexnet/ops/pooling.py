@@ -1,4 +1,4 @@
-"""Max and average pooling with overlapping windows, counted by ceiling."""
+"""Max and average pooling with overlapping windows (ceil mode)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +10,26 @@ from alexnet.ops.gpu import pooling as gpu_pooling
 
 
 def pooled_size(size: int, window: int, stride: int) -> int:
-  """Number of windows along an axis: by ceiling, so the last may overhang."""
+  """Returns the number of windows along an axis; the last may overhang."""
   return max(0, -(-(size - window) // stride)) + 1
 
 
 def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   """Maximum over window x window pixels, every `stride` pixels (paper §3.4).
 
-  Windows are counted by ceiling (run #147): the last one may hang over the
-  edge and then covers fewer pixels.
+  The number of windows is rounded up (run #147): the last one may extend over
+  the edge and then covers fewer pixels.
 
   Args:
     x: [batch, height, width, channels].
-    window: side of a window in pixels (z in the paper).
-    stride: distance of two windows in pixels (s in the paper), <= window.
+    window: side of the windows in pixels (z in the paper).
+    stride: distance between windows in pixels (s in the paper), <= window.
 
   Returns:
     [batch, pooled height, pooled width, channels], see `pooled_size`.
 
   Raises:
-    ValueError: stride < 1 or larger than the window, which would skip pixels.
+    ValueError: stride < 1, or stride > window, which would skip pixels.
   """
   if not 1 <= stride <= window:
     raise ValueError(
@@ -52,8 +52,8 @@ def max_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
 def average_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
   """Mean over window x window pixels, every `stride` pixels.
 
-  A window that hangs over the edge is the mean of the pixels that exist, as in
-  cuda-convnet. Arguments and result as for `max_pool`.
+  A window that extends over the edge averages the pixels inside the image, as
+  in cuda-convnet. For arguments and result see `max_pool`.
   """
   sums = _reduced(x, 0.0, lax.add, window, stride)
   ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
@@ -61,7 +61,7 @@ def average_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
 
 
 def _reduced(x, initial, operation, window, stride):
-  """`operation` of each window; the last ones may hang over the edge."""
+  """Reduces each window by `operation`; the last ones may overhang."""
   overhang = [
       (0, max(0, (pooled_size(s, window, stride) - 1) * stride + window - s))
       for s in x.shape[1:3]

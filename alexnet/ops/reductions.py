@@ -15,14 +15,14 @@ def window_sum(
     *,
     mirrored: bool = False,
 ) -> jax.Array:
-  """The sum over a window around each element, of x's shape.
+  """Sums over a window around each element; keeps x's shape.
 
   Args:
-    x: an array.
-    window: size along each axis. If it is even the extra element lies before
+    x: array of any shape.
+    window: size along each axis. If it is even, the extra element is before
       the centre.
-    groups: equal runs of the last axis that no window crosses.
-    mirrored: the extra element lies behind the centre, as in the gradient.
+    groups: number of equal runs of the last axis that no window crosses.
+    mirrored: puts the extra element after the centre, as in the gradient.
   """
   padding = [(w // 2, w - 1 - w // 2) for w in window]
   if mirrored:
@@ -35,8 +35,8 @@ def window_sum(
       sizes = (*window[:-1], 1, window[-1])
       borders = (*padding[:-1], (0, 0), padding[-1])
     # One axis after the other: 10 sums for a window of 5 x 5 pixels, not 25.
-    # The initial value is a Python scalar: with a traced one reduce_window is
-    # the general reduction, which is slow.
+    # The initial value is a Python scalar: with a traced one, reduce_window
+    # becomes the general reduction, which is slow.
     for axis, size in enumerate(sizes):
       if size > 1:
         along, border = [1] * x.ndim, [(0, 0)] * x.ndim
@@ -51,7 +51,7 @@ def window_sum(
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
-  """The sum of the squares of all elements, []."""
+  """Sums the squares of all elements, to []."""
   return forms.chosen(
       x,
       plain=lambda x: jnp.sum(jnp.square(x)),

@@ -1,6 +1,6 @@
-"""Operations in the forms that XLA's CPU backend is fast in.
+"""Forms of operations that are fast in XLA's CPU backend.
 
-They share three ways of XLA on CPUs: it computes slices and element-wise
-operations anew for each reader unless they are stored; its scatters and sums of
+Three properties of the backend matter: it recomputes slices and element-wise
+operations for each consumer unless they are stored; scatters and sums of
 columns are slow; and bfloat16 is fast in matrix products only.
 """

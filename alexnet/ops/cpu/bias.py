@@ -1,4 +1,4 @@
-"""Biases, whose gradients are sums that XLA's CPU backend is fast in."""
+"""Biases whose gradients are sums that are fast in XLA's CPU backend."""
 
 import jax
 
@@ -8,7 +8,7 @@ from alexnet.ops.cpu.layout import stored
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-  """As of `ops.bias`."""
+  """See `ops.bias.add_bias`."""
   return stored(x + bias.astype(x.dtype))
 
 

@@ -11,7 +11,7 @@ def grouped_convolution(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding,
     groups: int,
 ) -> jax.Array:
-  """As of `ops.convolution`, without XLA's groups, which are slow here."""
+  """See `ops.convolution`; avoids XLA's groups, which are slow on CPUs."""
 
   def one_group(x, kernel):
     method = winograd.method(x, kernel, stride)

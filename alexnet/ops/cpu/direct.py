@@ -1,8 +1,8 @@
-"""Convolutions in the forms that XLA's CPU backend is fast in.
+"""Direct convolutions that are fast in XLA's CPU backend.
 
-In float32 they are Eigen's; XLA computes those in bfloat16 in float32, at its
-speed, so they are products of matrices here. winograd.py has the ones that do
-with fewer multiplications.
+In float32, Eigen computes them. XLA would compute bfloat16 convolutions in
+float32, so they are matrix products here. winograd.py has convolutions with
+fewer multiplications.
 """
 
 import functools
@@ -15,8 +15,8 @@ from jax import lax
 from alexnet.ops.cpu.layout import Padding, stored
 from alexnet.ops.cpu.matmul import matrix_product
 
-# Pixels of a batch of maps, below which a product takes no longer than all that
-# is around it. Measured with conv3 to conv5, 169 each, of 1 and 4 images.
+# Pixels of a batch of maps below which the work around a product takes as long
+# as it. Measured with conv3 to conv5 (169 pixels each), 1 and 4 images.
 FEW = 1024
 
 
@@ -27,16 +27,17 @@ def by_eigen(
     stride: int,
     padding: tuple[Padding, Padding],
 ) -> jax.Array:
-  """Convolution by Eigen, which XLA leaves them to, and so are its gradients.
+  """Convolution whose result and gradients are computed by Eigen.
 
-  Only those whose axes are in one order. XLA brings the gradients' into it, but
-  not in a loop: a step of 128 images in four parts took 16.0 s, and takes 1.3.
+  XLA uses Eigen only for the standard order of axes. It transposes gradients to
+  that order, but not inside a loop, so they are transposed here: a step of 128
+  images in four parts takes 1.3 s instead of 16.0.
 
   Args:
     x: [batch, height, width, channels] float32.
     kernel: [rows, columns, channels, features] float32.
-    stride: in pixels, both ways.
-    padding: zeros (before, after), of rows and of columns.
+    stride: stride in pixels, along both axes.
+    padding: zeros (before, after) of rows and of columns.
 
   Returns:
     [batch, out_height, out_width, features] float32.
@@ -107,9 +108,9 @@ def by_products(
 def blocks(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
-  """The same convolution without stride, of blocks of stride x stride pixels.
+  """Rewrites a convolution as one without stride, of stride x stride blocks.
 
-  conv1's 11 x 11 pixels of 3 channels are 3 x 3 blocks of 48.
+  conv1's 11 x 11 pixels of 3 channels become 3 x 3 blocks of 48.
 
   Args:
     x: [batch, height, width, channels] bfloat16 or float32.
@@ -118,21 +119,21 @@ def blocks(
     padding: rows and columns of zeros (before, after), both ways.
 
   Returns:
-    Images, float32, and a kernel whose convolution, without stride and padding,
-    is it.
+    float32 images and a kernel whose convolution, without stride and padding,
+    gives the same result.
   """
   size = kernel.shape[0]
   in_blocks = -(-size // stride)
   grow = [(0, in_blocks * stride - size)] * 2
   kernel = jnp.pad(kernel, (*grow, (0, 0), (0, 0)))
-  # What of the image no kernel reaches is cut off.
+  # Pixels that no kernel reaches are cut off.
   out = [(s + sum(padding) - size) // stride + 1 for s in x.shape[1:3]]
   whole = [(n - 1 + in_blocks) * stride for n in out]
   rows, columns = (
       (padding[0], n - s - padding[0], 0) for n, s in zip(whole, x.shape[1:3])
   )
-  # A row of pixels is one of numbers, of which those of a block are moved at
-  # once: 0.6 of the time. bfloat16's would take six times float32's.
+  # Rows are flattened, so that a block's numbers are copied at once: 0.6 of the
+  # time. In bfloat16 this would take six times as long as in float32.
   batch, height, width, channels = x.shape
   x = _widened(x.reshape(batch, height, width * channels))
   columns = tuple(channels * n for n in columns)
@@ -142,9 +143,9 @@ def blocks(
 
 
 def _widened(rows):
-  """Rows of numbers, rounded before if they are bfloat16, in float32."""
+  """Returns rows as float32; bfloat16 rows are rounded first."""
   if rows.dtype == jnp.bfloat16:
-    # In short runs, or XLA rounds one by one: a ninth of the time.
+    # In short runs; otherwise XLA rounds one by one, in nine times the time.
     run = math.gcd(rows.shape[-1], 96)
     rows = stored(rows.reshape(*rows.shape[:-1], -1, run)).reshape(rows.shape)
   return rows.astype(jnp.float32)
@@ -174,7 +175,7 @@ def _pad(x, rows, columns=(0, 0)):
 
 
 def neighbours(x: jax.Array, size: int) -> jax.Array:
-  """Next to each pixel of a row, those right of it.
+  """Concatenates each pixel with the pixels to its right, in the same row.
 
   Args:
     x: [batch, rows, columns, channels].
@@ -189,11 +190,11 @@ def neighbours(x: jax.Array, size: int) -> jax.Array:
 
 
 def neighbours_transposed(x: jax.Array, columns: int, size: int) -> jax.Array:
-  """`neighbours` of what has been transposed: [channels, pixels] to the same.
+  """Computes `neighbours` of transposed images, [channels, pixels].
 
   Args:
     x: [channels, batch * rows * columns].
-    columns: of the image.
+    columns: number of columns of an image.
     size: number of pixels.
   """
   x = x.reshape(len(x), -1, columns)

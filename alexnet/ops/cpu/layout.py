@@ -1,6 +1,6 @@
-"""How arrays are stored on CPUs, and taken apart into groups of channels.
+"""Storage of arrays on CPUs, and their split into groups of channels.
 
-XLA computes slices and element-wise operations anew for each reader unless they
+XLA recomputes slices and element-wise operations for each consumer unless they
 are stored.
 """
 
@@ -15,17 +15,17 @@ Padding = tuple[int, int]
 
 
 def stored(x: jax.Array) -> jax.Array:
-  """The same, but as an array of its own, row-major.
+  """Returns x, stored as a separate row-major array.
 
-  An optimization_barrier would say so too, but is dropped on a CPU before
-  operations are fused.
+  An optimization_barrier does not suffice: on CPUs, XLA removes it before it
+  fuses operations.
   """
   return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 @jax.custom_vjp
 def gradient_stored(x: jax.Array) -> jax.Array:
-  """The same; its gradient is `stored`."""
+  """Returns x; its gradient is `stored`."""
   return x
 
 
@@ -35,7 +35,7 @@ gradient_stored.defvjp(lambda x: (x, None), lambda _, g: (stored(g),))
 def in_groups(
     function: Callable[..., jax.Array], groups: int
 ) -> Callable[..., jax.Array]:
-  """A function of arrays, applied to each group of their last axes."""
+  """Applies a function of arrays to each group of their last axes."""
   if groups == 1:
     return function
 
@@ -49,7 +49,7 @@ def in_groups(
 def pad_axis(
     x: jax.Array, axis: int, before: int, after: int, value: float = 0.0
 ) -> jax.Array:
-  """With more elements of a value before and after those along an axis."""
+  """Pads an axis with elements of a value, before and after."""
   config = [(0, 0, 0)] * x.ndim
   config[axis] = (before, after, 0)
   return lax.pad(x, jnp.asarray(value, x.dtype), config)

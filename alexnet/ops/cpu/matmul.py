@@ -1,9 +1,9 @@
-"""Products of matrices in the forms that XLA's CPU backend is fast in.
+"""Matrix products that are fast in XLA's CPU backend.
 
-They are slow where the second operand is transposed: fc6's gradient of its
-input takes seven times as long in float32. Those in bfloat16 are at three to
-four times the speed of float32's if both operands are row-major arrays of their
-own and the result is float32.
+Products with a transposed second operand are slow: the gradient of fc6's input
+takes seven times as long in float32. In bfloat16 they are three to four times
+as fast as in float32 if both operands are stored row-major and the result is
+float32.
 """
 
 import jax
@@ -13,8 +13,8 @@ from alexnet.ops.cpu.layout import pad_axis, stored
 
 
 def matrix_product(a: jax.Array, b: jax.Array) -> jax.Array:
-  """The product of [rows, inputs] and [inputs, features] in float32."""
-  # Stored, because XLA fails where it would like the result transposed.
+  """Multiplies [rows, inputs] and [inputs, features] to float32."""
+  # Stored, because XLA fails if it wants the result transposed.
   return stored(jnp.matmul(a, b, preferred_element_type=jnp.float32))
 
 

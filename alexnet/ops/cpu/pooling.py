@@ -1,4 +1,4 @@
-"""Max pooling in the form that XLA's CPU backend is fast in."""
+"""Max pooling that is fast in XLA's CPU backend."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Sums in the forms that XLA's CPU backend is fast in."""
+"""Sums that are fast in XLA's CPU backend."""
 
 import math
 
@@ -16,16 +16,16 @@ def window_sum(
     padding: tuple[Padding, ...],
     groups: int = 1,
 ) -> jax.Array:
-  """The sum over a window around each element.
+  """Sums over a window around each element.
 
-  As slices of a padded copy, axis by axis: 0.8 of the time of reduce_window,
-  which neither what comes before nor what comes after is fused with.
+  Adds slices of a padded copy, axis by axis: 0.8 of the time of reduce_window,
+  which XLA does not fuse with other operations.
 
   Args:
-    x: an array.
+    x: array of any shape.
     window: size along each axis.
-    padding: zeros (before, after) along each axis; x's shape stays.
-    groups: equal runs of the last axis that no window crosses.
+    padding: zeros (before, after) along each axis, which keep x's shape.
+    groups: number of equal runs of the last axis that no window crosses.
   """
   if window[-1] > 1:
     x = _sum_of_channels(x, window[-1], padding[-1], groups)

@@ -1,4 +1,4 @@
-"""Convolution of a batch that is padded once."""
+"""Convolution with padding that is stored once."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ from jax import lax
 
 
 def padded(x: jax.Array, padding: tuple[int, int]) -> jax.Array:
-  """A batch with zeros around its images, stored as such.
+  """Pads the images of a batch with zeros and stores the result.
 
-  cuDNN pads both sides alike, so XLA pads by itself where they differ, once for
-  the result and once more for the kernel's gradient, unless it is stored.
+  cuDNN only supports equal padding on both sides. Otherwise XLA pads, once for
+  the result and again for the kernel's gradient unless it is stored.
   """
   border = (*padding, 0)
   zero = jnp.zeros((), x.dtype)

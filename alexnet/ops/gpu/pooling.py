@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Places of a window that int8 can number.
+# Largest number of positions in a window that int8 can index.
 MOST_PLACES = 128
 
 
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """As of `ops.pooling.max_pool`, of windows of at most MOST_PLACES pixels.
+  """See `ops.pooling.max_pool`; windows have at most MOST_PLACES pixels.
 
-  The gradient of reduce_window is a scatter by atomic additions, in an order
-  that is another one each time. Here the forward pass notes in int8 which
-  place of its window each maximum has, the first one of equals, row by row; the
-  gradient reads that instead of the maps.
+  The gradient of reduce_window is a scatter by atomic additions, whose order
+  varies. Here the forward pass stores the position of each maximum in its
+  window as int8 (the first of equals, row by row); the gradient reads these
+  positions instead of the maps.
   """
   return _max_pool(x, window, stride, x.shape[1:3])
 
@@ -31,7 +31,7 @@ def _forward(x, window, stride, sides):
   winner = jnp.zeros(largest.shape, jnp.int8)
   for place, part in enumerate(parts, 1):
     winner = jnp.where(part > largest, jnp.int8(place), winner)
-    largest = lax.max(largest, part)  # Also of what is not a number.
+    largest = lax.max(largest, part)  # Propagates NaN.
   return largest, winner
 
 
@@ -56,7 +56,7 @@ _max_pool.defvjp(_forward, _backward)
 
 
 def _places(x, window, stride, sides):
-  """What each place of a window sees, row by row: arrays of pooled size."""
+  """Yields an array of pooled size per position of a window, row by row."""
   counts = [max(0, -(-(side - window) // stride)) + 1 for side in sides]
   borders = [
       (0, max(0, (count - 1) * stride + window - side), 0)
