@@ -203,8 +203,8 @@ def check_paths(config: ml_collections.ConfigDict, params: Any) -> None:
       if not any(matches(entry[0], path) for path in paths):
         raise ConfigError(
             f'optimizer.{field} has {entry!r}: expected (layer, factor), or '
-            "for a layer the path of parameters, such as 'LAYER/bias', with one "
-            f'of {layers}'
+            "for a layer the path of parameters, such as 'LAYER/bias', with "
+            f'one of {layers}'
         )
   for entry in config.schedule.steps:
     if not _paths_of(*entry[1:3], paths):
