@@ -230,7 +230,7 @@ class ErrorTest(parameterized.TestCase):
       (_changed('pool', inputs='data', channels=3),
        r'layers:9: \[conv\] is read by no layer'),
       (_changed('hs', keep=0), r'layers:28: .*keep is 0.0: expected 0 < keep'),
-      (_changed('hs', inputs='pool,pool'), r'layers:27: .*has 2 inputs, want'),
+      (_changed('hs', inputs='pool,pool'), r'layers:27: .*has 2 inputs, exp'),
       (_changed('probs', inputs='pool'), r'layers:40: \[cost\] reads pool, w'),
       (_changed('probs', neuron='relu'),
        r"layers:39: \[probs\] neuron is 'relu': expected none, .*'softmax'"),
