@@ -6,9 +6,9 @@ Run it as
 
 or in several processes at once, which train one run (docs/many_hosts.md).
 
-Exit status: 0 when the run is finished; 75 when a signal has stopped it and it
-is saved, so that the same command continues it; 1 after an error; 76 when
-another process of the run was lost.
+Exit status: 0 if the run is finished; 75 if a signal stopped it and it is
+saved (the same command continues it); 1 after an error; 76 if another process
+of the run was lost.
 """
 
 from absl import app, flags
@@ -34,7 +34,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]}')
   settings.fix()
-  # JAX and TensorFlow: seconds that --help can save.
+  # Imports JAX and TensorFlow, which --help does not need.
   from alexnet.training import trainer
 
   heap.keep_freed()

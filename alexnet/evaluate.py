@@ -2,18 +2,18 @@
 
   python -m alexnet.evaluate --workdir=runs/alexnet
 
-evaluates the newest checkpoint of a run, with the centre crop and with ten
-views (paper §4.1); with --step=best that of its best evaluation.
+evaluates the newest checkpoint of a run (with --step=best, the one of its best
+evaluation) with the centre crop and with ten views (paper §4.1).
 
   python -m alexnet.evaluate --workdir=runs/alexnet --views=dense \
       --scales=256,288
 
-evaluates it at all places of the whole squares at these scales, and with their
-mean (docs/dense.md).
+evaluates it at all positions of the whole squares at each of these scales, and
+with their mean (docs/dense.md).
 
   python -m alexnet.evaluate --workdir=runs/a --workdir=runs/b
 
-evaluates each of several runs, and the mean of their predictions.
+evaluates several runs and the mean of their predictions.
 """
 
 from absl import app, flags

@@ -3,11 +3,11 @@
   python -m alexnet.predict --workdir=runs/alexnet photo.jpg folder/ \
       --output=predictions.png
 
-shows the five most probable classes of each image. Folders are searched with
-the folders in them; any number of images may be in them. Files that cannot be
-read are left out, named at the end, and make the exit status 1. An output that
-ends in .json or .csv has the predictions of all images, a .png a picture of the
-first ones; of those before it, if a signal such as SIGTERM or Ctrl-C ends it.
+shows the five most probable classes of each image. Folders are searched
+recursively and may hold any number of images. Files that cannot be read are
+skipped and listed at the end, with exit status 1. A .json or .csv output has
+the predictions of all images, a .png a picture of the first ones. After SIGTERM
+or Ctrl-C, outputs have the images predicted so far.
 """
 
 import contextlib
@@ -136,7 +136,7 @@ def _find(arguments):
 
 
 def _show(results, paths, writers, console) -> tuple[int, list[ImageError]]:
-  """Shows the first predictions, writes all; (their number, the errors)."""
+  """Shows the first predictions and writes all; returns (count, errors)."""
   from alexnet.inference.predictions import to_text
 
   if len(paths) > SHOWN:
@@ -154,7 +154,7 @@ def _show(results, paths, writers, console) -> tuple[int, list[ImageError]]:
       first.append(to_text(result, sys.stdout.encoding))
     if cli.stopped_by():
       break
-  for text in first:  # The bar is in the way before.
+  for text in first:  # After the progress bar has ended.
     console.print(text)
   if first and (rest := done - len(broken) - len(first)):
     console.print(

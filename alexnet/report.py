@@ -5,13 +5,13 @@
 writes RUN/report.html, which needs no other file and no network, and the same
 pictures as PNG files in RUN/report/: what was run, curves, results beside the
 paper's, the kernels of conv1 (Figure 3), predictions and nearest neighbours
-(Figure 4), confusions, statistics of the layers, principal colours. A run that
-is under way, or without its data, has a shorter page that says what is missing.
+(Figure 4), confusions, statistics of the layers, principal colours. For a run
+in progress, or without its data, the page is shorter and lists what is missing.
 
   python -m alexnet.report --workdir=RUN --workdir=ANOTHER
 
-puts several runs, or a folder of runs such as a sweep's, beside each other,
-into the folder that they share.
+compares several runs, or a folder of runs such as a sweep's, and writes to
+their common parent folder.
 """
 
 import os

@@ -2,16 +2,16 @@
 
   python -m alexnet.sweep --config=configs/sweeps/lrn.py --workdir=DIR --seeds=3
 
-A sweep file has `get_config(data)`, the base, and `sweep()`, which yields for
-each variant {'dotted.field': value}, or a name before it, or also what the
-paper says of it: ('no normalization', {...}, (1.4, 1.2)), in points of top-1
-and top-5 error that it is worse than the first variant, the base.
+A sweep file defines `get_config(data)`, the base, and `sweep()`, which yields
+{'dotted.field': value} for each variant, optionally with a name before it and
+the paper's result after it: ('no normalization', {...}, (1.4, 1.2)) is 1.4 and
+1.2 points of top-1 and top-5 error worse than the first variant, the base.
 
---list prints the runs, --index=N makes one (for the array jobs of a cluster);
-without it they are made in turn, a seed of all variants after the other. A
-finished run is not repeated and a half-finished one is continued. Several
---config share a process and the runs that they have in common; jobs at the same
-time want a workdir for each sweep.
+--list prints the runs; --index=N trains one (for array jobs of a cluster).
+Otherwise all are trained in turn: all variants of one seed, then of the next.
+Finished runs are not repeated and interrupted ones are continued. Several
+--config flags share one process and common runs; simultaneous jobs need a
+separate workdir for each sweep.
 """
 
 import pathlib
@@ -35,20 +35,20 @@ def run(
     indices: Iterable[int],
     console: Console,
 ) -> list[int] | None:
-  """Trains, or continues, some of the runs one after the other.
+  """Trains or continues some runs of a sweep, one after the other.
 
   Args:
     sweep: the sweep.
-    workdir: for the folders of the runs.
-    indices: of the runs to make.
-    console: for messages.
+    workdir: parent folder of the runs' folders.
+    indices: indices of the runs to train.
+    console: console for messages.
 
   Returns:
-    The runs that have diverged or cannot be made, which does not stop the
-    others; None if a signal has stopped the sweep.
+    Indices of the runs that diverged or could not be trained, which does not
+    stop the others; None if a signal stopped the sweep.
 
   Raises:
-    ConfigError, DataError: the base cannot be made.
+    ConfigError, DataError: the base cannot be trained.
   """
   # JAX and TensorFlow, which --list does not need.
   from alexnet.training import trainer
@@ -66,7 +66,7 @@ def run(
     ) as error:
       diverged = isinstance(error, BadStepError)
       if not diverged and not sweep.variant(index).overrides:
-        raise  # Not even the base can be made, so nothing can.
+        raise  # If the base fails, all variants would.
       console.print(f'run {index}: {cli.explain(error)}')
       folder.mkdir(parents=True, exist_ok=True)
       (folder / FAILED).write_text(f'{error}\n', encoding='utf-8')
@@ -75,7 +75,7 @@ def run(
 
 
 def _run_all(sweeps, workdir, index, console):
-  """The failed runs by sweep; None if a signal has stopped them."""
+  """Returns the failed runs by sweep; None if a signal stopped them."""
   failed = {}
   # A seed of all sweeps before the next one, so that tables fill evenly.
   for seed in range(sweeps[0].seeds):

@@ -3,13 +3,13 @@
   python -m alexnet.verify --workdir=runs/alexnet
 
 replays the steps from the second newest checkpoint to the newest one, if both
-are there, and compares losses with metrics.jsonl and all parameters and
-velocities with the newest checkpoint. Otherwise it replays the same steps
-twice, from the newest checkpoint, which says whether this machine is
-deterministic. It tells, too, in what this machine and this session differ from
-the run's. Nothing is written to the workdir.
+exist, and compares losses with metrics.jsonl and all parameters and velocities
+with the newest checkpoint. Otherwise it replays the same steps twice from the
+newest checkpoint, which shows whether this machine is deterministic. It also
+lists how this machine and session differ from the run's. It writes nothing to
+the workdir.
 
-Exit status: 0 if all is equal to the bit; 1 if something differs, or cannot be
+Exit status: 0 if all is equal to the bit; 1 if something differs or cannot be
 compared.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def lines(report: 'Report') -> list[str]:
-  """The report, for a person."""
+  """Formats a report as lines of text."""
   text = [
       f'steps    {report.first} to {report.last} of {report.workdir}, '
       f'compared with {report.reference}',

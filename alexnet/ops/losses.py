@@ -42,7 +42,7 @@ def score(
     weight: [batch] float32, 0 for padding, otherwise 1.
 
   Returns:
-    {'loss', 'top1', 'top5', 'count': [] float32}.
+    {name: [] float32} of 'loss', 'top1', 'top5' and 'count'.
   """
   rank = ranks(log_probabilities, labels)
   true = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
