@@ -193,7 +193,7 @@ class TrainedTest(parameterized.TestCase):
 
   def test_scales_of_other_views(self):
     for arguments in ({}, {'views': 'ten'}, {'layer': 'fc7'}):
-      with self.assertRaisesRegex(ConfigError, r'scales is \(256,\), which is'):
+      with self.assertRaisesRegex(ConfigError, r'is \(256,\), which needs'):
         next(self.network.stream(self.squares, scales=[256], **arguments))
 
   def test_unknown_layer(self):

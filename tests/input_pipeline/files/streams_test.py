@@ -139,7 +139,7 @@ class StreamsTest(parameterized.TestCase):
       self.skipTest('needs /dev/full')
     with open('/dev/full', 'w') as full:
       error = self.check(self.start(stdout=full), status=1)
-    self.assertIn(b'error: the output above is not whole (No space', error)
+    self.assertIn(b'error: the output above is incomplete (No space', error)
 
   def test_a_pipe_that_does_not_wait(self):
     ours, theirs = os.pipe()
