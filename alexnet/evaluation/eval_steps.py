@@ -1,5 +1,6 @@
 """The compiled evaluation and prediction of one batch, on any mesh."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +44,11 @@ def make_eval_step(
     has 'label' [batch] int32, 'weight' [batch] float32, 0 for padding, and what
     `images` wants.
   """
+  return _step(_evaluation, model, mesh, variables, images, deterministic)
+
+
+def _evaluation(model, mesh, specs):
   local_model = on_mesh(model)
-  images = as_argument(images, mesh)
 
   def local_step(variables, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
@@ -60,14 +64,14 @@ def make_eval_step(
   mapped = jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(sharding.specs(variables, mesh), BATCH, REPLICATED),
+      in_specs=(specs, BATCH, REPLICATED),
       out_specs=REPLICATED,
   )
 
   def step(variables, *others):
     return mapped(for_module(variables), *others)
 
-  return _compiled(step, model, mesh, images, deterministic)
+  return step
 
 
 def make_predict_step(
@@ -85,8 +89,11 @@ def make_predict_step(
     and 'views' [batch] float32, and the batch's 'label' and 'weight': of the
     whole batch, on every device.
   """
+  return _step(_prediction, model, mesh, variables, images, deterministic)
+
+
+def _prediction(model, mesh, specs):
   local_model = on_mesh(model)
-  images = as_argument(images, mesh)
 
   def local_step(variables, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
@@ -102,7 +109,7 @@ def make_predict_step(
   mapped = jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(sharding.specs(variables, mesh), BATCH, REPLICATED),
+      in_specs=(specs, BATCH, REPLICATED),
       out_specs=BATCH,
   )
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
@@ -111,11 +118,20 @@ def make_predict_step(
     result = mapped(for_module(variables), *others)
     return jax.sharding.reshard(result, everywhere)
 
-  return _compiled(predict, model, mesh, images, deterministic)
+  return predict
 
 
-def _compiled(step, model, mesh, images, deterministic):
+def _step(make, model, mesh, variables, images, deterministic):
+  specs, structure = jax.tree.flatten(sharding.specs(variables, mesh))
+  compiled = _compiled(
+      make, model, mesh, tuple(specs), structure, deterministic
+  )
+  return CompiledStep(compiled, (as_argument(images, mesh),))
+
+
+@functools.lru_cache(maxsize=8)  # Equal networks of a process are traced once.
+def _compiled(make, model, mesh, specs, structure, deterministic):
   device = mesh.devices.flat[0]
+  step = make(model, mesh, structure.unflatten(specs))
   step = precision.traced(step, model, device)
-  compiled = jit_for(device, model.dtype, step, deterministic=deterministic)
-  return CompiledStep(compiled, (images,))
+  return jit_for(device, model.dtype, step, deterministic=deterministic)

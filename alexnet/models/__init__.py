@@ -15,6 +15,7 @@ The module maps images [batch, height, width, channels] to logits
 """
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -146,10 +147,15 @@ def variable_shapes(model: Module, shape: tuple[int, int, int]) -> Any:
   Raises:
     ConfigError: the network has too many parameters to be stored.
   """
-  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  shapes = _variable_shapes(model, shape)
   validation.check_size(number(shapes['params']))
-  return shapes
+  return jax.tree.map(lambda leaf: leaf, shapes)
+
+
+@functools.lru_cache(maxsize=4)
+def _variable_shapes(model, shape):
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 def number(params: Any) -> int:

@@ -39,9 +39,16 @@ def create_optimizer(
     is a tree of the same structure of scalars; a parameter whose rate is 0 is
     frozen: neither it nor its velocity changes.
   """
+  frozen = ml_collections.FrozenConfigDict(config)
+  rows = None if rules is None else tuple(by_path(rules).items())
+  return _create(frozen, rows)
+
+
+@functools.cache  # Equal rules are one object, see `train_step._compiled`.
+def _create(config, rows):
+  rules = None if rows is None else dict(rows)
   bounds = {
-      path: rule.bounds
-      for path, rule in by_path(rules or {}).items() if rule.bounds
+      path: rule.bounds for path, rule in (rules or {}).items() if rule.bounds
   }
   return optax.chain(
       # A checkpoint has a state for each of these, in this order.
@@ -61,7 +68,7 @@ def create_optimizer(
 def _decays(config, rules):
   """Yields each weight decay, and whether the parameter at a path has it."""
   if rules is not None:
-    decays = {path: rule.decay for path, rule in by_path(rules).items()}
+    decays = {path: rule.decay for path, rule in rules.items()}
     for decay in sorted(set(decays.values())):
       yield decay, lambda path, decay=decay: decays[path] == decay
     return

@@ -74,11 +74,8 @@ def create(
   before = continuing.check_config(workdir, config)
   update_rule = optimizer.create_optimizer(config.optimizer, task.rules)
   timetable = Timetable.of(config, len(task.train))
-  create_state = functools.partial(
-      train_step.create_state,
-      task.model,
-      update_rule,
-      shape=models.input_shape(config),
+  create_state = _state_creator(
+      task.model, update_rule, models.input_shape(config)
   )
   shapes = jax.eval_shape(create_state, jax.random.key(0))
   schedules.check_paths(config, shapes.params)
@@ -119,6 +116,13 @@ def create(
       starts_elsewhere=other is not None,
       before=before,
       lock=taken,
+  )
+
+
+@functools.lru_cache(maxsize=4)  # See train_step._compiled.
+def _state_creator(model, optimizer, shape):
+  return functools.partial(
+      train_step.create_state, model, optimizer, shape=shape
   )
 
 

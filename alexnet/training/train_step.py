@@ -176,11 +176,25 @@ def make_train_step(
     loss and norm is not finite, or the loss is more than `limit`, [] float32.
     The old state is consumed.
   """
-  images = as_argument(images, mesh)
-  state_specs = sharding.specs(state, mesh)
-  structure = jax.tree.structure(state.params)
+  specs, structure = jax.tree.flatten(sharding.specs(state, mesh))
+  compiled = _compiled(
+      model, optimizer, mesh, tuple(specs), structure, accumulation, guarded,
+      deterministic,
+  )
+  # The key is an argument, so that the seeds of a sweep share one program.
+  step = CompiledStep(compiled, (as_argument(images, mesh),))
+  return TrainStep(step, state.params, seed, mesh)
+
+
+@functools.lru_cache(maxsize=4)  # Equal runs of a process are traced once.
+def _compiled(
+    model, optimizer, mesh, specs, structure, accumulation, guarded,
+    deterministic,
+):
+  state_specs = structure.unflatten(specs)
+  structure = jax.tree.structure(state_specs.params)
   gradients_of = _make_gradients(
-      on_mesh(model), list(state.model_state), accumulation
+      on_mesh(model), list(state_specs.model_state), accumulation
   )
 
   def step(state, batch, numbers, key_data, images):
@@ -224,11 +238,9 @@ def make_train_step(
   )
   device = mesh.devices.flat[0]
   mapped = precision.traced(mapped, model, device)
-  compiled = jit_for(
+  return jit_for(
       device, model.dtype, mapped, donate_argnums=0, deterministic=deterministic
   )
-  # The key is an argument, so that the seeds of a sweep share one program.
-  return TrainStep(CompiledStep(compiled, (images,)), state.params, seed, mesh)
 
 
 def _make_gradients(local_model, collections, accumulation):

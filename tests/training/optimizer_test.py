@@ -15,6 +15,7 @@ from alexnet import models
 from alexnet.checkpointing.workdir import flatten
 from alexnet.config import intervals
 from alexnet.config.errors import ConfigError
+from alexnet.cuda_convnet.rates import Rule
 from alexnet.training import optimizer, schedules
 from configs import (
   alexnet,
@@ -528,8 +529,8 @@ class BoundsTest(parameterized.TestCase):
 
   def test_an_update_ends_within_and_its_velocity_does_not_know(self):
     """Only the bounded parameter, and not while it is frozen."""
-    rule = types.SimpleNamespace(decay=0.1, bounds=None)
-    bounded = types.SimpleNamespace(decay=0.1, bounds=Bounds(0, 0.1, 0))
+    rule = Rule(rate=1.0, decay=0.1)
+    bounded = Rule(rate=1.0, decay=0.1, bounds=Bounds(0, 0.1, 0))
     rules = {'conv': {'kernel': bounded, 'kernel1': rule, 'bias': rule}}
     config = alexnet.get_config().optimizer
     update = optimizer.create_optimizer(config, rules).update

@@ -88,6 +88,41 @@ def assert_equal_runs(one, other):
   jax.tree.map(compare, one[1], one[2], other[2])
 
 
+
+class SharedTest(absltest.TestCase):
+
+  def test_equal_runs_share_one_program(self):
+    """They differ in their seeds and images, which are its arguments."""
+
+    def program(seed=0, decay=0.1, width=None, data=1, **options):
+      config = config_for(data=data)
+      config.optimizer.weight_decay = decay
+      if width:
+        config.model.fc6.features = width
+      model = create_model(config.model)
+      rule = optimizer.create_optimizer(config.optimizer)
+      state = jax.eval_shape(
+          lambda key: train_step.create_state(model, rule, key),
+          jax.random.key(0),
+      )
+      step = train_step.make_train_step(
+          model=model, optimizer=rule, mesh=mesh_lib.create_mesh(config),
+          state=state, images=lambda batch: batch['image'], seed=seed,
+          **options,
+      )
+      return step._compiled.function
+
+    first = program()
+    self.assertIs(program(seed=1), first)
+    others = [
+        program(decay=0.2), program(width=64), program(data=2),
+        program(accumulation=2), program(guarded=True),
+        program(deterministic=True),
+    ]
+    self.assertNotIn(first, others)
+    self.assertLen({id(other) for other in others}, len(others))
+
+
 class TrainStepTest(parameterized.TestCase):
 
   def test_the_loss_falls(self):
