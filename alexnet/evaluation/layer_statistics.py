@@ -5,6 +5,7 @@ images, as a test sees them: the centre crop, no dropout, no lighting. So the
 numbers of two steps differ by the parameters alone.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,8 +64,23 @@ def make_measure(
     * 'PATH_gradient': the same of the gradient of the mean loss.
     * 'PATH_update': the last update's norm divided by that of the parameter.
   """
-  local_model = on_mesh(model)
+  specs, structure = jax.tree.flatten(sharding.specs(variables, mesh))
+  compiled = _compiled(model, mesh, tuple(specs), structure, deterministic)
   images = compilation.as_argument(images, mesh)
+  names = _in_order(model, variables['params'])
+
+  def in_order(variables, velocity, batch):
+    # What is compiled sorts names.
+    result = compiled(variables, velocity, batch, images)
+    return {name: result[name] for name in names}
+
+  return in_order
+
+
+@functools.lru_cache(maxsize=4)  # Equal runs of a process are traced once.
+def _compiled(model, mesh, specs, structure, deterministic):
+  specs = structure.unflatten(specs)
+  local_model = on_mesh(model)
 
   def pass_over(variables, batch, images):
     # Local blocks: image [batch / data, size, size, 3].
@@ -85,7 +101,6 @@ def make_measure(
     }
     return activity, gradients
 
-  specs = sharding.specs(variables, mesh)
   mapped = jax.shard_map(
       pass_over,
       mesh=mesh,
@@ -108,17 +123,9 @@ def make_measure(
 
   device = mesh.devices.flat[0]
   measure = precision.traced(measure, model, device)
-  compiled = compilation.jit_for(
+  return compilation.jit_for(
       device, model.dtype, measure, deterministic=deterministic
   )
-  names = _in_order(model, variables['params'])
-
-  def in_order(variables, velocity, batch):
-    # What is compiled sorts names.
-    result = compiled(variables, velocity, batch, images)
-    return {name: result[name] for name in names}
-
-  return in_order
 
 
 def _in_order(model, params):

@@ -1,5 +1,6 @@
 """Statistics of layers: by torch, on every mesh, and beside whole runs."""
 
+import functools
 import io
 import pathlib
 import shutil
@@ -38,6 +39,19 @@ def small_config(**fields):
   return config
 
 
+@functools.cache
+def _initializer(model, optimizer, crop):
+  return jax.jit(
+      lambda key: train_step.create_state(
+          model, optimizer, key, (crop, crop, 3)
+      )
+  )
+
+
+def initial_state(model, optimizer, crop):
+  return _initializer(model, optimizer, crop)(jax.random.key(0))
+
+
 class MeasureTest(parameterized.TestCase):
 
   def setUp(self):
@@ -54,9 +68,7 @@ class MeasureTest(parameterized.TestCase):
     config = small_config()
     self.model = create_model(config.model)
     optimizer = create_optimizer(config.optimizer)
-    self.state = train_step.create_state(
-        self.model, optimizer, jax.random.key(0), (_CROP, _CROP, 3)
-    )
+    self.state = initial_state(self.model, optimizer, _CROP)
     # A velocity of half of each parameter, and a map that is always 0.
     kernel = self.state.params['conv3']['kernel']
     self.state.params['conv3']['kernel'] = kernel.at[..., :4].set(0)
@@ -172,9 +184,7 @@ class MeasureTest(parameterized.TestCase):
     self.model = create_model(config.model)
     rules = definitions.parameter_rules(config)
     optimizer = create_optimizer(config.optimizer, rules)
-    self.state = train_step.create_state(
-        self.model, optimizer, jax.random.key(0), (crop, crop, 3)
-    )
+    self.state = initial_state(self.model, optimizer, crop)
     self.velocity = self.state.params
 
   @parameterized.parameters((1, 1), (2, 1), (1, 2))
@@ -326,9 +336,9 @@ class RunTest(absltest.TestCase):
 
   def test_more_outputs_than_classes(self):
     """The best five of 30 are not all classes of the data, which has three."""
-    more = self.run_in(
-        'more', {**_EVERYTHING, 'model.num_classes': 30, 'duration': '1 step'}
-    )
+    more = self.run_in('more', {
+        'log_images': True, 'model.num_classes': 30, 'duration': '1 step'
+    })
     more.train()
     folder = self.directory / 'more' / image_summaries.FOLDER
     self.assertTrue((folder / 'predictions_00000001.png').exists())

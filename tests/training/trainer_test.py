@@ -405,14 +405,20 @@ class RestartTest(RunTestCase):
     self._check_against_reference(self.workdir)
 
   def test_saved_on_one_mesh_continued_on_another(self):
-    self.run_here(duration='4 steps', ten_views=False).train()
-    run = self.run_here(mesh__tower=2, mesh__data=2, evaluation_batch_size=8)
-    results = run.train()
-    for step, loss in losses(self.reference_dir).items():
-      self.assertAlmostEqual(losses(self.workdir)[step], loss, delta=1e-5)
+    # At the usual rate a rounding decides, on some processors, which of two
+    # pixels is the largest of a window.
+    fields = dict(schedule__learning_rate=0.0001)
+    elsewhere = self.workdir.with_name('undisturbed')
+    expected = self.run_here(elsewhere, **fields).train()
+    self.run_here(duration='4 steps', ten_views=False, **fields).train()
+    results = self.run_here(
+        mesh__tower=2, mesh__data=2, evaluation_batch_size=8, **fields
+    ).train()
+    for step, loss in losses(elsewhere).items():
+      self.assertAlmostEqual(losses(self.workdir)[step], loss, delta=2e-6)
     self.assertEqual(results['centre']['count'], 9)
     self.assertAlmostEqual(
-        results['ten']['loss'], self.results['ten']['loss'], delta=1e-4
+        results['ten']['loss'], expected['ten']['loss'], delta=1e-5
     )
 
   def test_plateau_state_survives(self):
