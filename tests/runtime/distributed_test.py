@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import io
 import json
 import os
@@ -106,6 +107,10 @@ class SeveralTestCase(parameterized.TestCase):
         'dataset.eval_fraction': 0.34,
         'evaluation_batch_size': 2,
         'seed': 1,
+        # Small images, since sizes are not the point.
+        'dataset.size': 76,
+        'augmentation.crop_size': 72,
+        'augmentation.crop_offsets': 4,
         **fields,
     }
 
@@ -161,47 +166,54 @@ class SeveralTestCase(parameterized.TestCase):
 class RunTest(SeveralTestCase):
 
   def test_killed_stopped_and_continued(self):
-    """Two processes with a device each; what one process does with both."""
+    """Two processes with two devices each; what one process does with four."""
     workdir = self.root / 'two'
     fields = {
         'duration': f'{STEPS} steps',
         'checkpoint_every': '5 steps',
         'evaluate_every': '10 steps',
+        'evaluation_batch_size': 4,
+        'mesh.data': 2,
+        'mesh.tower': 2,
+        # Everything that looks at a run.
+        'layer_statistics_images': 8,
+        'log_images': True,
     }
     flags = self.flags(workdir, **fields)
+    start = functools.partial(self.start, flags, devices=[2, 2])
 
     with self.subTest('the other process is killed'):
-      statuses, logs = self.start(
-          flags, signal_at=[None, (signal.SIGKILL, 8)]
-      )
+      statuses, logs = start(signal_at=[None, (signal.SIGKILL, 8)])
       self.assertEqual(statuses, [distributed.LOST, -signal.SIGKILL], logs)
       self.assert_told(logs[0])
       self.assertEqual(self.saved(workdir), {5})
 
     with self.subTest('one process is asked to stop'):
-      statuses, logs = self.start(
-          flags, signal_at=[None, (signal.SIGTERM, 2)]
-      )
+      statuses, logs = start(signal_at=[None, (signal.SIGTERM, 2)])
       self.assertEqual(statuses[0], statuses[1], logs)
       self.assertIn('continuing from step 5', logs[0])
       self.assertRegex(logs[0], 'stopped by SIGTERM; saved step 7 of 20')
       self.assertNotIn('stopped', logs[1])
       self.assertEqual(self.saved(workdir), {5, 7})
 
-    statuses, logs = self.start(flags)
+    statuses, logs = start()
     self.assertEqual(statuses, [0, 0], logs)
     self.assertIn('continuing from step 7', logs[0])
-    self.assertIn('data=2, tower=1 on 2 cpu', logs[0])
+    self.assertIn('data=2, tower=2 on 4 cpu', logs[0])
     # It says nothing; what is left is said by libraries.
     self.assertNotRegex(logs[1], 'step|model|dataset|error|Traceback')
 
-    one = self.run_here(self.root / 'one', **fields, **{'mesh.data': 2})
-    self.assert_equal_runs(workdir, one, 'train', 'eval_centre', 'eval_ten')
+    one = self.run_here(self.root / 'one', **fields)
+    self.assert_equal_runs(
+        workdir, one, 'train', 'eval_centre', 'eval_ten',
+        layer_statistics.KIND,
+    )
     self.assertEqual(int(one.state.step), STEPS)
+    self.assert_equal_pictures(workdir / 'images', one.workdir / 'images')
     self.check_predictions(workdir)
 
   def check_predictions(self, workdir):
-    """Another two, on the mesh that they take without being told."""
+    """Another two, with a device each, on the mesh that is theirs untold."""
     statuses, logs = self.start(
         self.flags(workdir), instead=[f'{__name__}:predictions'] * 2
     )
@@ -262,34 +274,16 @@ class RunTest(SeveralTestCase):
         jax.device_get(expected.state),
     )
 
-  def test_towers_in_each_process(self):
-    """Four devices; with everything that looks at a run."""
-    fields = {
-        'mesh.data': 2,
-        'mesh.tower': 2,
-        'evaluation_batch_size': 4,
-        'evaluate_every': '6 steps',
-        'layer_statistics_images': 8,
-        'log_images': True,
-        'ten_views': False,
-    }
-    workdir = self.root / 'towers'
-    statuses, logs = self.start(self.flags(workdir, **fields), devices=[2, 2])
-    self.assertEqual(statuses, [0, 0], logs)
-    self.assertIn('data=2, tower=2 on 4 cpu', logs[0])
-    one = self.run_here(self.root / 'one_with_towers', **fields)
-    self.assert_equal_runs(
-        workdir, one, 'train', 'eval_centre', layer_statistics.KIND
-    )
-    pictures = {path.name for path in (one.workdir / 'images').iterdir()}
-    self.assertLen(pictures, 2)
+  def assert_equal_pictures(self, folder, expected):
+    pictures = {path.name for path in expected.iterdir()}
+    self.assertLen(pictures, 4)
     for name in pictures:
-      got, wanted = (
-          np.asarray(Image.open(folder / 'images' / name), np.int16)
-          for folder in (workdir, one.workdir)
+      ours, theirs = (
+          np.asarray(Image.open(where / name), np.int16)
+          for where in (folder, expected)
       )
       # Percentages may be drawn rounded the other way.
-      self.assertLess(np.abs(got - wanted).mean(), 1, name)
+      self.assertLess(np.abs(ours - theirs).mean(), 1, name)
 
   @parameterized.parameters(
       ('mend', r'^error: nothing to be done \(process 1 of 2\)$'),

@@ -47,6 +47,9 @@ class ElasticTest(parameterized.TestCase):
         'seed': 1,
         'evaluate_every': '4 steps',
         'ten_views': False,
+        'dataset.size': 76,
+        'augmentation.crop_size': 72,
+        'augmentation.crop_offsets': 4,
         **fields,
     }
 
