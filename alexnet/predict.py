@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
 
 
 def _find(arguments):
-  """Images named by the arguments, and files that are left out."""
+  """Finds the images named by the arguments, and files that are left out."""
   from alexnet.inference import image_files
   from input_pipeline.sources import EXTENSIONS
 

@@ -73,7 +73,7 @@ class Sweep:
       raise ConfigError(f'sweep() of {file} yields no run')
 
   def __len__(self) -> int:
-    """Number of runs."""
+    """Returns the number of runs."""
     return len(self.variants) * self.seeds
 
   def variant(self, index: int) -> Variant:

@@ -71,7 +71,7 @@ class Network:
 
 
 def network_of(config: Config) -> Network:
-  """The network that a whole config names."""
+  """Returns the network that a whole config names."""
   return _network(config.model.name)
 
 
