@@ -25,7 +25,7 @@ from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import paths as paths_lib
 from input_pipeline.files import streams
 
-# As in inference/predictor.py, which imports JAX.
+# The same as in inference/predictor.py, which imports JAX.
 _VIEWS = ('centre', 'ten', 'dense')
 _OUTPUTS = ('.png', '.json', '.csv')
 # Images of a long list that are shown on the terminal.

@@ -16,7 +16,7 @@ from alexnet.config.errors import ConfigError
 
 Overrides = dict[str, Any]
 
-# In the folder of a run that has diverged or has an invalid config.
+# File in the folder of a run that has diverged or has an invalid config.
 FAILED = 'failed.txt'
 
 

@@ -80,7 +80,7 @@ def _network(name):
 
 
 def fields(config: Config) -> dict[str, checks.Check]:
-  """Checks of the fields that a config must have.
+  """Returns the checks of the fields that a config must have.
 
   Args:
     config: the whole config; `model.name` selects the network.

@@ -27,7 +27,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: 'utf-16',
 }
 _ENDS = re.compile('\r\n|\r|\n')
-# What else the name of a set may contain.
+# Other text that the name of a set may contain.
 _BESIDES = re.compile(r'[\W\d_]|set|data|images?')
 
 
