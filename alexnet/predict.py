@@ -25,7 +25,7 @@ from input_pipeline.errors import DataError, ImageError, printable
 from input_pipeline.files import paths as paths_lib
 from input_pipeline.files import streams
 
-# As in inference/predictor.py, which imports JAX.
+# The same as in inference/predictor.py, which imports JAX.
 _VIEWS = ('centre', 'ten', 'dense')
 _OUTPUTS = ('.png', '.json', '.csv')
 # Images of a long list that are shown on the terminal.
@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
 
 
 def _find(arguments):
-  """Images named by the arguments, and files that are left out."""
+  """Finds the images named by the arguments, and files that are left out."""
   from alexnet.inference import image_files
   from input_pipeline.sources import EXTENSIONS
 

@@ -165,7 +165,7 @@ class Crash:
     return kill
 
   def _wait_for_steps(self, process, count):
-    """Whether the run made so many more steps before it ended."""
+    """Returns whether the run makes `count` more steps before it ends."""
     while count > 0:
       line = process.stdout.readline()
       if not line:

@@ -47,7 +47,7 @@ _IMAGES = 10
 _BATCH = 2
 # Far more than any needs on two cores, so that it must be hanging.
 _SECONDS = 3600
-# In a run's announcement.
+# Text of a run's announcement.
 _NETWORK = r'([\d,]+) parameters, (\d) tower'
 _HEAD = '| definition | parameters | result | seconds | with, or why not |'
 

@@ -146,9 +146,9 @@ def _model():
   # Precision of the layers: 'float32' or 'bfloat16'. Parameters, normalization
   # sums and logits are always float32.
   model.dtype = 'float32'
-  # What products of float32 are on GPUs since Ampere: 'tensorfloat32' (10 bits
-  # of mantissa, much faster) or 'highest' (float32); see docs/gpus.md. Without
-  # effect on CPUs, and with bfloat16.
+  # Precision of float32 products on GPUs since Ampere: 'tensorfloat32' (10 bits
+  # of mantissa, much faster) or 'highest' (float32); see docs/gpus.md. Has no
+  # effect on CPUs or with bfloat16.
   model.precision = 'tensorfloat32'
   return model
 

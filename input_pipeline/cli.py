@@ -110,7 +110,7 @@ _noting = False
 
 
 def stopped_by() -> signal.Signals | None:
-  """The signal that asked a command inside `noting_signals` to end."""
+  """Returns the signal that asked a command inside `noting_signals` to end."""
   return _heard
 
 
@@ -142,7 +142,7 @@ def _status(status):
 
 
 def explain(error: BaseException) -> str | None:
-  """Message of an error that a user can fix; None for any other."""
+  """Returns the message of an error that a user can fix; None for any other."""
   if isinstance(error, UserError):
     return _ADVICE.sub(_as_flag, str(error))
   if isinstance(error, Stopped):
@@ -160,7 +160,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _as_flag(field):
-  """The flag of this command that corresponds to `--config.FIELD`."""
+  """Returns the flag of this command that corresponds to `--config.FIELD`."""
   name = field[1]
   values = flags.FLAGS
   if 'set' in values and isinstance(values['set'], flags.MultiFlag):

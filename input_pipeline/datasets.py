@@ -247,7 +247,7 @@ def _check_network(config, builder, root):
 
 
 def _fetched(downloads, infos):
-  """Whether a file of the dataset is among the downloads."""
+  """Returns whether a file of the dataset is among the downloads."""
   names = [getattr(info, 'filename', None) for info in infos.values()]
   if any(name and (downloads / 'manual' / name).exists() for name in names):
     return True

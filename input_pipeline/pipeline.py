@@ -257,7 +257,7 @@ class Pipeline:
     )
 
   def _some(self, source, index):
-    """Images [count, size, size, 3] uint8 and labels [count] int32."""
+    """Reads images [count, size, size, 3] uint8 and labels [count] int32."""
     batches = list(self._chunks(source, index))
     return tuple(
         np.concatenate([batch[name] for batch in batches])

@@ -41,7 +41,7 @@ WHOLE = Box()
 
 
 def whole(square: int) -> Box:
-  """Box of a whole square with this side."""
+  """Returns the box of a whole square with this side."""
   return Box(size=square, square=square)
 
 

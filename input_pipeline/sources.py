@@ -70,7 +70,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def __len__(self) -> int:
-    """Number of examples."""
+    """Returns the number of examples."""
 
   @abc.abstractmethod
   def read(self, index: int) -> tuple[bytes, int]:
@@ -81,7 +81,7 @@ class Source(abc.ABC):
     """Describes an example for messages, by its file if it has one."""
 
   def relative_name(self, index: int) -> str:
-    """Name of an example within its source."""
+    """Returns the name of an example within its source."""
     return self.describe(index)
 
   @abc.abstractmethod
@@ -125,7 +125,7 @@ class Source(abc.ABC):
     return preprocessing.resized(Image.fromarray(square), box=box), label
 
   def statistics(self) -> Statistics | None:
-    """The statistics stored with the data, or None."""
+    """Returns the statistics stored with the data, or None."""
     return None
 
   def identity(self) -> str:
@@ -186,7 +186,7 @@ class Files(Source):
     return self.encoded(index), self.entries[index].label
 
   def encoded(self, index: int, most: int | None = None) -> bytes:
-    """An example's file, or its first bytes; see `read`."""
+    """Returns an example's file, or its first bytes; see `read`."""
     return self._bytes(self.entries[index], most)
 
   @abc.abstractmethod
@@ -195,7 +195,7 @@ class Files(Source):
 
   @abc.abstractmethod
   def file_sizes(self) -> list[int | None]:
-    """Size of each file in bytes; None where unknown."""
+    """Returns the size of each file in bytes; None where unknown."""
 
   def describe(self, index):
     return str(self.root / self.entries[index].path)
@@ -336,7 +336,7 @@ def look_into(directory: pathlib.Path) -> names_lib.Looks:
 
 
 def _instead(directory, found, ignored):
-  """Hint for a folder without classes."""
+  """Returns a hint for a folder without classes."""
   if len(found) == 1:
     names = sorted(look_into(directory / found[0]).names)
     if len(names) > 1:
@@ -380,7 +380,7 @@ def _size(path):
 
 def _contents(path, most=None):
   status = path.stat()
-  # Reading a pipe or a device could wait for ever.
+  # Reading a pipe or a device could wait forever.
   if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
     raise ImageError(str(path), 'it is not a file')
   decoding.check_bytes(status.st_size, str(path))
@@ -408,7 +408,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def is_image(name: str) -> bool:
-  """Whether a file's name is that of an image and not hidden."""
+  """Returns whether a file's name is that of an image and not hidden."""
   return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
 
 
@@ -550,7 +550,7 @@ def copies_warning(
 
 
 def digest(*parts: str) -> str:
-  """Short hash of a list of strings."""
+  """Returns a short hash of a list of strings."""
   # File names may hold bytes that are not UTF-8.
   data = '\n'.join(parts).encode(errors='surrogateescape')
   return hashlib.sha256(data).hexdigest()[:16]

@@ -80,7 +80,7 @@ class Accumulator:
     self.products += other.products
 
   def statistics(self) -> Statistics:
-    """The statistics of all images added."""
+    """Returns the statistics of all images added."""
     if not self.count:
       raise DataError('no image to compute statistics of')
     mean_image = self.pixel_sum / self.count

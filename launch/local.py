@@ -87,10 +87,10 @@ def main(argv: list[str]) -> int:
 
 
 def _reserve_port() -> socket.socket:
-  """A port for process 0, which no other program gets before it listens.
+  """Reserves a port for process 0, so that no other program gets it.
 
-  Until then it is bound by this one; the sharing of ports lets processes of the
-  same user bind it again.
+  This process binds the port until process 0 does; SO_REUSEPORT lets processes
+  of the same user bind it again.
   """
   reserved = socket.socket()
   reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,6 +1,7 @@
-"""Checks whether a run may continue with the current config and session.
+"""Comparison of a run's config and environment with those of a new session.
 
-A config makes other steps than another one, but for the fields in _MAY_CHANGE.
+A session may only resume a run whose config differs in no field other than
+those in _MAY_CHANGE.
 """
 
 import contextlib
@@ -14,8 +15,8 @@ from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError
 from input_pipeline.files import untrusted
 
-# What may differ between two sessions of a run: it does not change what has
-# been computed so far.
+# Fields that may differ between two sessions of a run, because they do not
+# change the steps that have been computed.
 _MAY_CHANGE = (
     'accumulation', 'bad_steps.action', 'bad_steps.limit', 'bad_steps.spike',
     'checkpoint_every', 'deterministic', 'duration', 'evaluate_every',
@@ -24,10 +25,10 @@ _MAY_CHANGE = (
     'log_images', 'ten_views', 'until_train_error', 'dataset.dir',
     'dataset.train_dir', 'dataset.eval_dir', 'dataset.stalled_after',
     'dataset.statistics_dir', 'dataset.processes', 'mesh.data', 'mesh.tower',
-    # The names of files whose texts are fields of their own.
+    # Names of files; their contents are in fields that are compared.
     'layers', 'layer_params',
 )
-# Texts that are longer are not shown, nor more fields than these.
+# Longest text, and most fields, that an error message shows.
 _SHOWN = 100
 _MOST = 5
 
@@ -35,21 +36,21 @@ _MOST = 5
 def keep_earlier_background(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-  """Keeps the background of runs older than `dataset.background`.
+  """Sets `dataset.background` for a run that is older than this field.
 
   Args:
-    workdir: of a run, or a folder that need not be there.
-    config: to go on with.
+    workdir: workdir of the run; need not exist.
+    config: config of the new session.
 
   Returns:
-    The config, with `dataset.background` of () where it is that of the recipes
-    and the run's config.json has no such field.
+    The config; with `dataset.background` set to (), as in older runs, if it has
+    the default and the run's config.json has no such field.
   """
   try:
     earlier = untrusted.read_json(workdir / workdir_lib.CONFIG)
     known = 'background' in untrusted.take(earlier, 'dataset', dict)
   except (OSError, ValueError):
-    return config  # `check_config` says what is wrong.
+    return config  # `check_config` reports the error.
   if known or config.dataset.background != (255, 255, 255):
     return config
   config = config.copy_and_resolve_references()
@@ -61,17 +62,18 @@ def keep_earlier_background(
 def check_config(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict | None:
-  """Compares a config with that of an existing workdir.
+  """Checks that a config may resume the run in a workdir.
 
   Args:
-    workdir: of a run, or a folder that need not be there.
-    config: to go on with.
+    workdir: workdir of the run; need not exist.
+    config: config of the new session.
 
   Returns:
-    The config that it was made by; None if there is no run yet.
+    The config that is saved in the workdir; None if there is no run yet.
 
   Raises:
-    CheckpointError: they are not of one run; says how to go on.
+    CheckpointError: the config may not resume this run, or the folder is not
+      the workdir of a run; the message says how to resume.
   """
   if not (workdir / workdir_lib.CONFIG).exists():
     if (workdir / 'checkpoints').exists():
@@ -84,9 +86,9 @@ def check_config(
   earlier = workdir_lib.EARLIER['dataset']['order']
   if before.dataset.order == earlier != config.dataset.order:
     raise CheckpointError(
-        f'{workdir} was made by an earlier version of the program, with which '
-        'the order of images was another: it can be evaluated; continue it '
-        'with that version, or use another --workdir'
+        f'{workdir} was made by an earlier version of the program, which '
+        'ordered images differently: it can be evaluated; continue it with '
+        'that version, or use another --workdir'
     )
   old = workdir_lib.flatten(before.to_dict())
   new = workdir_lib.flatten(config.to_dict())
@@ -114,22 +116,28 @@ def check_config(
 
 
 def _has_moved(name, old, new):
-  """Whether only the pretrained run's path differs; it is not read again."""
+  """Returns whether only the path of the pretrained run has changed.
+
+  A session that resumes does not read that run again.
+  """
   is_path = name == 'pretrained.workdir'
   return is_path and None not in (old.get(name), new.get(name))
 
 
 def _has_no_use(name, old, new):
-  """Whether the field is unused: the reference batch size without scaling."""
+  """Returns whether neither config uses the field.
+
+  This is the case for the reference batch size without batch scaling.
+  """
   scaling = {config.get('schedule.batch_scaling') for config in (old, new)}
   return name == 'schedule.reference_batch_size' and scaling == {'none'}
 
 
 def _way_back(workdir, changed, old, new):
-  """Describes how to restore the config of an existing run."""
+  """Returns advice on how to get the config of the existing run back."""
   texts = any(len(str(old.get(name))) > _SHOWN for name in changed)
   others = set(changed) - (old.keys() & new.keys())
-  # More than a few, or other fields: of another file of a config.
+  # Many changes, or different field names, mean another config file.
   if len(changed) > _MOST or texts or others:
     with contextlib.suppress(OSError, ValueError, IndexError):
       sessions = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)
@@ -140,7 +148,7 @@ def _way_back(workdir, changed, old, new):
       )
     return f'bring back the config of {workdir / workdir_lib.CONFIG}'
   ways = []
-  if 'model.num_classes' in changed:  # Of the images: no flag changes those.
+  if 'model.num_classes' in changed:  # Follows from the data, not from a flag.
     ways = ['give it the images that it was made with']
     changed = [name for name in changed if name != 'model.num_classes']
   unset = [f'--config.{name}' for name in changed if old[name] is None]
@@ -150,7 +158,7 @@ def _way_back(workdir, changed, old, new):
       if old[name] is not None
   ]
   ways += [f'leave out {" ".join(unset)}'] if unset else []
-  # Last, as they are to be copied.
+  # Last, so that the flags are easy to copy.
   ways += [f'set {" ".join(flags)}'] if flags else []
   return ' and '.join(ways)
 
@@ -161,7 +169,7 @@ def _as_text(value):
 
 def _difference(name, old, new):
   if any(isinstance(v, str) and len(v) > _SHOWN for v in (old, new)):
-    return f'{name} was another text'
+    return f'{name} was a different text'
   return f'{name} was {old!r}, is {new!r}'
 
 
@@ -170,20 +178,20 @@ def environment_differences(
     now: dict[str, Any],
     prefix: str | tuple[str, ...] = '',
 ) -> list[str]:
-  """Differences between this session and the last one in environment.json.
+  """Lists differences of this session from the last one in environment.json.
 
   Args:
-    workdir: of the run.
-    now: as from `environment.describe`.
-    prefix: of the names to compare, or several.
+    workdir: workdir of the run.
+    now: environment of this session, from `environment.describe`.
+    prefix: prefix, or prefixes, of the names to compare.
 
   Raises:
-    OSError, ValueError, IndexError: there is none, or it cannot be read.
+    OSError, ValueError, IndexError: environment.json does not exist, cannot be
+      read or has no session.
   """
   then = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)[-1]
-  # As JSON has it, and the command is another one anyway.
   ours, theirs = workdir_lib.flatten(now), workdir_lib.flatten(then)
-  # Older runs do not tell of all.
+  # Older runs recorded fewer groups. The command differs in every session.
   known = [group for group in now if group in then and group != 'command']
   return [
       f'{name} was {theirs.get(name)!r}, is {ours.get(name)!r}'

@@ -1,7 +1,7 @@
 """The properties of the training images that a network depends on.
 
-With this file in it a workdir is complete: the network can be used where the
-data is not.
+They are saved in the workdir, so that a network can be used without its
+training data.
 """
 
 import dataclasses
@@ -20,13 +20,14 @@ from input_pipeline.files import atomic, untrusted
 from input_pipeline.images import allowed, decoding
 from input_pipeline.sources import Source
 
-if TYPE_CHECKING:  # With it comes TensorFlow, seconds that others can save.
+if TYPE_CHECKING:  # The pipeline imports TensorFlow, which takes seconds.
   from input_pipeline.pipeline import Pipeline
 
 FILE = 'inputs.npz'
-# Bytes of its arrays; ten thousand class names take one megabyte.
+# Largest size of the file's arrays, in bytes; ten thousand class names take one
+# megabyte.
 _LARGEST = 2**27
-# Classes that are named where two sets of them are not the same.
+# Most differing classes that an error message names.
 _DIFFERENCES = 5
 
 
@@ -35,13 +36,14 @@ class Inputs:
   """The properties of the training images that using a network requires.
 
   Attributes:
-    class_names: the classes' names, in the order of their labels.
-    mean_image: [size, size, 3] float32, which is subtracted.
-    aspect: how images become squares, see `preprocessing.ASPECTS`.
-    deviations: [3] float64, along the principal components of the colours that
-      lighting adds, levels of 0..255.
-    eigenvectors: [3, 3] float64, a component a column.
-    background: of transparent pixels, see `decoding.decode`; () in older runs.
+    class_names: names of the classes, in the order of their labels.
+    mean_image: [size, size, 3] float32, subtracted from images.
+    aspect: method that makes images square; one of `preprocessing.ASPECTS`.
+    deviations: [3] float64 standard deviations along the principal components
+      of the colours, in levels of 0..255; for lighting.
+    eigenvectors: [3, 3] float64, one principal component per column.
+    background: colour behind transparent pixels, see `decoding.decode`; () in
+      older runs.
   """
 
   class_names: tuple[str, ...]
@@ -55,25 +57,27 @@ class Inputs:
 def output_names(
     class_names: Sequence[str], outputs: int
 ) -> tuple[str, ...]:
-  """Names of a network's outputs; there may be more outputs than classes.
+  """Returns the names of a network's outputs.
+
+  Outputs without a class are named 'output' and their index.
 
   Args:
-    class_names: of its data, in the order of their labels.
-    outputs: number of them, `model.num_classes`.
+    class_names: names of the classes of its data, in the order of their labels.
+    outputs: number of outputs, `model.num_classes`.
   """
   names = tuple(class_names)
   return names + tuple(f'output {i}' for i in range(len(names), outputs))
 
 
 def check_classes(source: Source, class_names: Sequence[str]) -> None:
-  """Checks that the labels of images are those of a network.
+  """Checks that a source has the classes that a network was trained on.
 
   Args:
-    source: of the images.
-    class_names: of the data that the network was trained on.
+    source: source of the images.
+    class_names: names of the classes that the network was trained on.
 
   Raises:
-    DataError: the names differ, so that labels would mean other classes.
+    DataError: the names or their order differ.
   """
   found, wanted = tuple(source.class_names), tuple(class_names)
   if found == wanted:
@@ -88,8 +92,8 @@ def check_classes(source: Source, class_names: Sequence[str]) -> None:
       + ', '.join(differ[:_DIFFERENCES])
       + (f' and {len(differ) - _DIFFERENCES} more'
          if len(differ) > _DIFFERENCES else '')
-      + f' (of {len(found)} and {len(wanted)}): say by '
-      "--train_dir, --eval_dir or --data_dir where the run's own images are"
+      + f' (of {len(found)} and {len(wanted)}): set --train_dir, --eval_dir '
+      "or --data_dir to the folder of the run's own images"
   )
 
 
@@ -98,7 +102,7 @@ def _quoted(name):
 
 
 def of_pipeline(pipeline: 'Pipeline') -> Inputs:
-  """Inputs of a run with open data."""
+  """Returns the inputs of a run whose pipeline is open."""
   return Inputs(
       tuple(pipeline.train.class_names),
       np.asarray(pipeline.mean_image, np.float32),
@@ -115,14 +119,13 @@ def save(workdir: pathlib.Path, inputs: Inputs) -> None:
       'class_names': np.array(inputs.class_names, str),
       'background': np.array(inputs.background, np.uint8),
   }
-  # Names may be anything that a folder can be called, bytes that are not text
-  # included; NumPy's text is that.
+  # NumPy's str also stores folder names that are not valid UTF-8.
   write = functools.partial(np.savez, **arrays)
   atomic.write(workdir / FILE, write, workdir)
 
 
 def load(workdir: pathlib.Path) -> Inputs | None:
-  """Reads inputs.npz; None if it does not exist, as in older runs.
+  """Reads inputs.npz of a workdir; None if it does not exist, as in older runs.
 
   Raises:
     CheckpointError: the file is damaged.

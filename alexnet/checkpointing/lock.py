@@ -1,7 +1,8 @@
-"""Allows one job at a time in a workdir.
+"""A lock that allows one job at a time in a workdir.
 
-The lock is the system's (`flock`) and ends with the process, however that ends.
-The file says whose it is, for the message, and for disks that know no locks.
+It is a lock of the operating system (`flock`), which ends with its process,
+even if that is killed. The file names the owner, for error messages and for
+disks that do not support locks.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ from alexnet.config.errors import WorkdirInUseError
 
 FILE = 'job.lock'
 
-# What a disk without locks answers.
+# Errors of disks that do not support locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-# Of this process, by path: a run that is opened again, in a notebook for
-# instance, is not another job.
+# Locks of this process by path: opening a run again in the same process, such
+# as in a notebook, is not another job.
 _held: 'weakref.WeakValueDictionary[pathlib.Path, Lock]' = (
     weakref.WeakValueDictionary()
 )
@@ -34,7 +35,7 @@ class Lock:
   """Lock of this process on a workdir; deleting the object releases it."""
 
   def __init__(self, path: pathlib.Path):
-    """Use `take`."""
+    """Creates the lock without taking it; use the function `take`."""
     self.path = path
     self.held = False
     self._lock = filelock.FileLock(
@@ -42,7 +43,7 @@ class Lock:
     )
 
   def take(self, warn: Callable[[str], None]) -> None:
-    """See the function."""
+    """Takes the lock; see the function `take`."""
     workdir = self.path.parent
     try:
       self._lock.acquire()
@@ -51,26 +52,26 @@ class Lock:
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise
-    owner = _owner(self.path)  # None: new, or the last job came to its end.
+    owner = _owner(self.path)  # None if new, or if the last job has finished.
     if owner and owner['host'] != socket.gethostname():
-      # With locks between machines it is gone; without, nobody knows.
+      # Without locks between machines, the other job may still be running.
       warn(
-          f'the last job in {workdir} did not come to its end: {_name(owner)}. '
-          'If it still runs, stop one of the two: not all network disks know '
-          'locks between machines'
+          f'the last job in {workdir} did not finish: {_name(owner)}. '
+          'If it still runs, stop one of the two: not all network disks '
+          'support locks between machines'
       )
     elif owner and not self._lock.is_locked and _is_alive(owner):
       raise _in_use(workdir, owner)
     self.held = True
-    with contextlib.suppress(OSError):  # A full disk: the lock holds anyway.
+    with contextlib.suppress(OSError):  # The lock also holds on a full disk.
       self.path.write_text(json.dumps(_describe_this()) + '\n')
 
   def release(self) -> None:
-    """Releases the workdir for other jobs."""
+    """Releases the lock; does nothing if it is not held."""
     if self.held:
       self.held = False
-      # Empty: this job has come to its end. The file stays: who removes it may
-      # remove the lock of a job that has just opened it.
+      # An empty file means that the job has finished. The file is not removed,
+      # because another job may just have opened it.
       with contextlib.suppress(OSError):
         os.truncate(self.path, 0)
       self._lock.release()
@@ -83,15 +84,16 @@ def take(workdir: pathlib.Path, warn: Callable[[str], None]) -> Lock:
   """Locks a workdir for this process.
 
   Args:
-    workdir: a folder that is there.
-    warn: is told what may be wrong and cannot be known.
+    workdir: the folder to lock; must exist.
+    warn: called with a message if another job may still be running on another
+      machine.
 
   Returns:
-    The lock; the one that this process has already, if any.
+    The lock; if this process holds it already, the same object.
 
   Raises:
-    WorkdirInUseError: another job has it.
-    OSError: the file cannot be written.
+    WorkdirInUseError: another job holds the lock.
+    OSError: the file cannot be opened or locked.
   """
   path = (workdir / FILE).resolve()
   lock = _held.get(path)
@@ -123,7 +125,7 @@ def _describe_this():
 
 
 def _owner(path) -> dict[str, Any] | None:
-  """Reads the owner from the lock file; None if it is incomplete."""
+  """Reads the owner from the lock file; None if empty or incomplete."""
   try:
     with open(path, 'rb') as file:
       owner = json.loads(file.read(4096))
@@ -134,21 +136,21 @@ def _owner(path) -> dict[str, Any] | None:
 
 
 def _is_alive(owner):
-  """Whether the owner is running, and not another process with its number."""
+  """Returns whether the owner is running, not another process with its pid."""
   try:
     os.kill(owner['pid'], 0)
   except (ProcessLookupError, OverflowError):
     return False
   except PermissionError:
-    pass  # It is there, and somebody else's.
+    pass  # The process exists and belongs to another user.
   return owner.get('started') in (None, _started(owner['pid']))
 
 
 def _started(pid):
-  """Start of a process in ticks since boot; None if unknown."""
+  """Returns a process's start in ticks since boot; None if unknown."""
   try:
     stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-    # After the name, which may have anything in it.
+    # The name of the process may contain spaces and parentheses.
     return int(stat.rpartition(')')[2].split()[19])
   except (OSError, ValueError, IndexError):
     return None

@@ -1,12 +1,13 @@
-"""Saves and restores checkpoints, with which a run continues bit by bit.
+"""Checkpoints of a run, from which it resumes with bit-identical results.
 
-workdir/checkpoints/STEP/ holds `state` (arrays, by Orbax), `progress` (JSON:
-what the host knows) and `manifest.json`, see manifest.py. That is written last,
-so a checkpoint without one was interrupted and does not count. Older ones go
-after it, theirs first, so that what is left of them does not count either.
+workdir/checkpoints/STEP/ holds `state` (arrays, written by Orbax), `progress`
+(JSON, the state of the host) and `manifest.json`, see manifest.py. The manifest
+is written last, so a checkpoint without one is incomplete and is ignored. Old
+checkpoints are deleted after that, each one's manifest first, so that an
+interrupted deletion leaves an incomplete checkpoint.
 
-Of several processes each writes its arrays, and the first one all else; what
-they decide by is what the first one sees on the disk.
+In a run of several processes, each writes its own arrays and process 0 writes
+everything else. Decisions depend on the files that process 0 sees.
 """
 
 import contextlib
@@ -36,12 +37,15 @@ _INCOMPLETE = '.incomplete'
 
 
 def newest_step(workdir: pathlib.Path) -> int | None:
-  """Step of a workdir's newest complete checkpoint; writes nothing there."""
+  """Returns the step of the newest complete checkpoint; None if there is none.
+
+  Only looks at file names, and writes nothing.
+  """
   return max(complete_steps(workdir), default=None)
 
 
 def complete_steps(workdir: pathlib.Path) -> list[int]:
-  """Steps of a workdir's complete checkpoints, in their order."""
+  """Returns the steps of a workdir's complete checkpoints, in order."""
   folders = _folders(workdir / 'checkpoints')
   return sorted(
       step for step, path in folders.items() if (path / manifest.FILE).exists()
@@ -49,10 +53,10 @@ def complete_steps(workdir: pathlib.Path) -> list[int]:
 
 
 def parse_step(value: str | None) -> int | str:
-  """Reads a flag: 'newest', 'best' or a step; None is 'newest'.
+  """Parses the flag --step: 'newest', 'best' or a step; None means 'newest'.
 
   Raises:
-    CheckpointError: something else.
+    CheckpointError: the value is none of these.
   """
   if value in (None, NEWEST, BEST):
     return value or NEWEST
@@ -67,21 +71,21 @@ def parse_step(value: str | None) -> int | str:
 def check_data(
     workdir: pathlib.Path, trained_on: Any, identity: str, names: str
 ) -> None:
-  """Compares a checkpoint's training data with the present data.
+  """Checks that the data is the data that a checkpoint was trained on.
 
   Args:
-    workdir: of the run.
-    trained_on: 'data' of the progress.
-    identity: of the data that is there.
-    names: of its sets.
+    workdir: workdir of the run.
+    trained_on: identity of the training data, from the checkpoint's progress.
+    identity: identity of the present data.
+    names: names of the present data sets, for the message.
 
   Raises:
-    CheckpointError: they are other files.
+    CheckpointError: the identities differ.
   """
   if trained_on != identity:
     raise CheckpointError(
         f'{workdir} was trained on other files than those of {names} now: '
-        'bring them back as they were, or use another --workdir'
+        'restore the original files, or use another --workdir'
     )
 
 
@@ -91,12 +95,13 @@ class Checkpoints:
   def __init__(
       self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False
   ):
-    """Opens them.
+    """Opens the folder of checkpoints.
 
     Args:
-      workdir: of the run.
-      keep: number of checkpoints to keep, the newest ones.
-      read_only: nothing is written or renamed.
+      workdir: workdir of the run.
+      keep: number of newest checkpoints that `save` keeps; at least 1.
+      read_only: whether the checkpoints are only read; the folder is then not
+        created.
     """
     self._workdir = workdir
     self._directory = (workdir / 'checkpoints').resolve()
@@ -105,7 +110,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
         self._directory,
         item_names=('state', 'progress'),
-        # Old ones are deleted by `save`, after the manifest of the new one.
+        # `save` deletes old checkpoints after it has written the manifest.
         options=ocp.CheckpointManagerOptions(
             create=not read_only,
             enable_async_checkpointing=False,
@@ -113,7 +118,7 @@ class Checkpoints:
     )
 
   def complete_steps(self) -> list[int]:
-    """Steps of the complete checkpoints, in their order."""
+    """Returns the steps of the complete checkpoints, in order."""
     return multihost.of_first(complete_steps(self._workdir))
 
   def find(
@@ -124,16 +129,18 @@ class Checkpoints:
     """Chooses a checkpoint and verifies its checksums.
 
     Args:
-      which: a step; 'newest': the newest one that is not damaged; or 'best':
-        that of the highest top-1 in an evaluation, the first of equals.
-      report: is told of each newer one that is damaged, of 'newest'.
+      which: a step; 'newest' for the newest undamaged checkpoint; or 'best' for
+        the one with the highest top-1 accuracy in an evaluation, the first of
+        equals.
+      report: called with a message for each damaged checkpoint that 'newest'
+        skips.
 
     Returns:
-      Its step; None for 'newest' where there has not been any.
+      Step of the checkpoint; None if 'newest' finds no checkpoint at all.
 
     Raises:
-      CheckpointError: no such checkpoint, the one that is named is damaged, or
-        all are.
+      CheckpointError: there is no such checkpoint, it is damaged, or for
+        'newest' all are damaged.
     """
     if which == NEWEST:
       step, damaged = self.newest_good()
@@ -164,14 +171,14 @@ class Checkpoints:
     return which
 
   def newest_good(self) -> tuple[int | None, dict[int, str]]:
-    """Finds the newest undamaged checkpoint; reads all its files.
+    """Finds the newest undamaged checkpoint, by reading all its files.
 
     Returns:
-      (its step, {step: what is wrong with it} of newer ones); the step is None
-      if there is no checkpoint at all.
+      (step, {step: reason}): step of the checkpoint, None if there is no
+      checkpoint at all; and why each newer checkpoint is damaged.
 
     Raises:
-      CheckpointError: there are some, and all are damaged.
+      CheckpointError: there are checkpoints, but all are damaged.
     """
     found = self._newest_good() if multihost.is_first() else None
     step, damaged = multihost.of_first(found)
@@ -179,7 +186,7 @@ class Checkpoints:
 
   def _newest_good(self):
     damaged = {}
-    self._checked.clear()  # They may have changed since.
+    self._checked.clear()  # Files may have changed since the last check.
     for step in reversed(complete_steps(self._workdir)):
       try:
         self._check(step)
@@ -193,13 +200,13 @@ class Checkpoints:
       raise CheckpointError(
           'no checkpoint is left to continue from: '
           + '; '.join(damaged.values())
-          + f'. Bring one of them back as it was, or remove {self._directory} '
+          + f'. Restore one of them from a copy, or remove {self._directory} '
           'to start again'
       )
     return None, {}
 
   def set_aside(self, step: int) -> pathlib.Path:
-    """Renames a damaged checkpoint so that it is ignored."""
+    """Renames a damaged checkpoint so that it is ignored; returns its path."""
     path = self._directory / str(step)
     aside, number = path.with_name(f'{step}{_DAMAGED}'), 1
     while aside.exists():
@@ -223,16 +230,17 @@ class Checkpoints:
     """Writes a checkpoint, then deletes old ones.
 
     Args:
-      step: updates made.
-      state: arrays.
-      progress: for JSON.
-      best: steps of checkpoints to keep, however old.
-      report: is told of those that should be deleted and cannot be.
+      step: number of updates made.
+      state: tree of arrays.
+      progress: state of the host, as values of JSON.
+      best: steps of old checkpoints to keep.
+      report: called with a message for each old checkpoint that cannot be
+        deleted.
 
     Raises:
-      UnsavedError: no room on disk, or the disk fails. Earlier checkpoints are
-        untouched, and nothing is left of this one.
-      CheckpointError: the disk fails for one of several processes.
+      UnsavedError: the disk is full or fails. Earlier checkpoints are intact,
+        and the files of this one are removed.
+      CheckpointError: the disk of one of several processes is full or fails.
     """
     wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = multihost.of_first(shutil.disk_usage(self._directory).free)
@@ -260,28 +268,33 @@ class Checkpoints:
     except Exception as error:  # Orbax wraps the file system's errors.
       self._raise_known(step, error, no_room)
       raise
-    # Nothing is deleted, and nobody goes on, before the manifest is there.
+    # No process continues, and nothing is deleted, without the manifest.
     multihost.wait_for_all('manifest')
     old = self.complete_steps()[: -self._keep]
     if multihost.is_first():
       for step in old:
         if step not in best:
           self._delete(step, report)
-    # Not by Orbax, where the others wait for ever for a first that has failed.
+    # Orbax does not delete them, because its other processes would wait forever
+    # if the first one failed.
     multihost.wait_for_all('deleted')
     if multihost.is_first():
-      # Whatever they were, there is a better one now. A failed save's threads
-      # may have written on after `_remove_unfinished`.
+      # Incomplete checkpoints are of no use now. Threads of a failed save may
+      # also have written files after `_remove_unfinished`.
       unfinished = self._directory.glob(f'*{_INCOMPLETE}')
       for path in [*unfinished, *self._temporary('*')]:
         shutil.rmtree(path, ignore_errors=True)
 
   def _raise_known(self, step, error, no_room):
-    """Raises an error that explains a failed save, and removes its files."""
+    """Removes the files of a failed save and raises an error that explains it.
+
+    Returns if the error is not known. Files remain if there are several
+    processes.
+    """
     place = f'the checkpoint of step {step} in {self._directory}'
     if jax.process_count() > 1:
       if _is_of_disk(error):
-        # The others do not know of it, and wait for this one.
+        # The other processes wait for this one, so the run has to end.
         raise CheckpointError(
             f'cannot write {place} ({_shorten(error)}). Free some room, then '
             'start all processes again to continue from the one before'
@@ -294,10 +307,10 @@ class Checkpoints:
       raise UnsavedError(f'cannot write {place} ({cause.strerror})') from error
 
   def _sync_metrics(self):
-    """Syncs metrics.jsonl, so that no record older than the checkpoint is lost.
+    """Syncs metrics.jsonl to disk, so that a power cut loses no older record.
 
-    A run that continues from it after a power cut would not write it again.
-    Where that fails, the checkpoint is worth more than the records.
+    A run that resumes from the checkpoint does not write these records again.
+    Errors are ignored, because the checkpoint matters more than the records.
     """
     with contextlib.suppress(OSError):
       with open(self._workdir / writer.FILE, 'rb') as f:
@@ -305,9 +318,10 @@ class Checkpoints:
       manifest.sync_folder(self._workdir)
 
   def _delete(self, step, report):
-    """Deletes an old checkpoint. A failure is only reported.
+    """Deletes an old checkpoint; only reports failures.
 
-    What is left without a manifest goes when the run is started again.
+    Files that remain without a manifest are deleted when the run is started
+    again.
     """
     path = self._directory / str(step)
     try:
@@ -320,9 +334,9 @@ class Checkpoints:
     except OSError as error:
       report(
           f'{path} is old and cannot be deleted completely ({error.strerror}); '
-          'it does not count, and goes at the next start'
+          'it is ignored, and deleted at the next start'
       )
-      shutil.rmtree(path, ignore_errors=True)  # As much as can be.
+      shutil.rmtree(path, ignore_errors=True)  # Deletes as much as possible.
 
   def _remove_unfinished(self, step):
     """Removes the files of a failed save."""
@@ -339,15 +353,15 @@ class Checkpoints:
     """Reads a checkpoint.
 
     Args:
-      step: which.
-      target: shapes, dtypes and shardings of the state; not necessarily those
-        of the mesh that saved it.
+      step: step of the checkpoint.
+      target: shapes, dtypes and shardings of the state; the mesh may differ
+        from the one that saved it.
 
     Returns:
-      (state, progress).
+      (state, progress), as given to `save`.
 
     Raises:
-      CheckpointError: files are damaged, or the state is of another network.
+      CheckpointError: files are damaged, or the state does not fit the target.
     """
     if multihost.is_first():
       self._check(step)
@@ -370,8 +384,11 @@ class Checkpoints:
   def trained_on(self, step: int) -> str:
     """Reads the identity of the data that a checkpoint was trained on.
 
+    Args:
+      step: step of the checkpoint.
+
     Raises:
-      CheckpointError: it cannot be read.
+      CheckpointError: the identity cannot be read.
     """
     try:
       progress = self._manager.restore(
@@ -380,19 +397,19 @@ class Checkpoints:
       return untrusted.take(progress, 'data', str)
     except Exception as error:  # Orbax raises many kinds.
       raise CheckpointError(
-          f'{self._directory / str(step)} has no progress that can be read: '
+          f'cannot read the progress in {self._directory / str(step)}: '
           f'{_shorten(error)}'
       ) from error
 
   def variable_shapes(self, step: int) -> Any:
-    """Reads the shapes of the variables of a checkpoint's network.
+    """Reads the shapes and dtypes of the variables in a checkpoint.
 
     Args:
-      step: which.
+      step: step of the checkpoint.
 
     Returns:
-      {'params': tree of `jax.ShapeDtypeStruct`}, and the same for each
-      collection of its model state.
+      {collection: tree of `jax.ShapeDtypeStruct`} of the collection 'params'
+      and of each collection of model state.
 
     Raises:
       CheckpointError: files are damaged, or there are no parameters.
@@ -412,17 +429,20 @@ class Checkpoints:
         ) from error
 
   def restore_variables(self, step: int, target: Any) -> Any:
-    """Reads some of the variables of a checkpoint's network, and nothing else.
+    """Reads some or all of the variables in a checkpoint.
+
+    Does not verify checksums.
 
     Args:
-      step: which.
-      target: as of `variable_shapes`, with shardings, or a part of it.
+      step: step of the checkpoint.
+      target: the result of `variable_shapes` or a part of it, with shardings;
+        includes 'params'.
 
     Returns:
-      Arrays of the same structure.
+      Arrays in the same structure.
 
     Raises:
-      CheckpointError: they cannot be read.
+      CheckpointError: the variables cannot be read.
     """
     path = self._directory / str(step) / 'state'
     state = {name: tree for name, tree in target.items() if name != 'params'}
@@ -450,19 +470,18 @@ class Checkpoints:
         ) from error
 
   def close(self) -> None:
-    """Frees Orbax's threads."""
+    """Ends Orbax's threads."""
     self._manager.close()
 
   def set_aside_unfinished(self) -> list[pathlib.Path]:
     """Cleans up after a process that was killed.
 
-    What is left of a save that came after the newest complete checkpoint is
-    renamed, until the next save is complete; what never got its name, and what
-    is left of a deletion, is removed. To be called by the one run that writes
-    here.
+    Incomplete checkpoints newer than the newest complete one are renamed, and
+    deleted after the next save. Orbax's temporary folders and older incomplete
+    checkpoints are deleted now. Only the run that writes here may call this.
 
     Returns:
-      The folders that were renamed.
+      Paths of the renamed folders.
     """
     renamed = self._rename_unfinished() if multihost.is_first() else []
     renamed = multihost.of_first([*map(str, renamed)])
@@ -499,7 +518,7 @@ def _is_finite(value):
 
 
 def _folders(directory):
-  """{step: folder} of all checkpoints, complete or not."""
+  """Returns {step: folder} of all checkpoints, complete or not."""
   return {
       int(path.name): path
       for path in directory.glob('*')
@@ -516,7 +535,7 @@ def _causes(error):
 def _is_no_room(error):
   return any(
       getattr(cause, 'errno', None) in NO_ROOM
-      # As a text only, by TensorStore.
+      # TensorStore only has the error's text.
       or any(os.strerror(number) in str(cause) for number in NO_ROOM)
       for cause in _causes(error)
   )

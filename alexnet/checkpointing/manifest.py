@@ -1,7 +1,7 @@
-"""Writes and checks manifests: the SHA-256 of each file of a folder.
+"""Manifests, which list the SHA-256 of each file in a checkpoint's folder.
 
-Orbax does not notice a flipped bit in a checkpoint; this does. It is written
-last, and a folder without it was interrupted.
+They detect damage that Orbax does not notice, such as a flipped bit. A manifest
+is written last, so a folder without one is incomplete.
 """
 
 import contextlib
@@ -15,17 +15,20 @@ from input_pipeline.files import atomic, checksums
 
 FILE = 'manifest.json'
 
-_LARGEST = 2**24  # Bytes; a checkpoint on many hosts has some thousand files.
+# Largest size of a manifest in bytes; a checkpoint of many hosts has thousands
+# of files.
+_LARGEST = 2**24
 _DIGEST = re.compile('[0-9a-f]{64}')
 
 
 def write(directory: pathlib.Path) -> None:
   """Writes the manifest of a folder after syncing its files to disk.
 
-  After a power cut the manifest is there only if all that it names is.
+  The order guarantees that, after a power cut, a folder with a manifest has all
+  files that the manifest names.
 
   Raises:
-    OSError: no room, for instance.
+    OSError: the files cannot be read, synced or written.
   """
   files = {}
   for path in sorted(_files(directory)):
@@ -39,8 +42,8 @@ def write(directory: pathlib.Path) -> None:
 
 
 def sync_folder(directory: pathlib.Path) -> None:
-  """Syncs the names in a folder to disk."""
-  with contextlib.suppress(OSError):  # Some network disks cannot.
+  """Syncs a folder's list of names to disk, where the file system can."""
+  with contextlib.suppress(OSError):  # Some network disks do not support this.
     _sync(directory)
 
 
@@ -56,8 +59,8 @@ def check(directory: pathlib.Path) -> None:
   """Compares a folder with its manifest, reading every file.
 
   Raises:
-    CheckpointError: the first difference: a file that is missing, is not as it
-      was written, or is not of this folder at all.
+    CheckpointError: the manifest cannot be read, or a file is missing, has
+      changed, cannot be read or is not in the manifest; names the first.
   """
   files = _read(directory)
   for name, digest in files.items():
@@ -77,7 +80,7 @@ def check(directory: pathlib.Path) -> None:
 
 
 def _read(directory):
-  """{name of a file: SHA-256}, all in the folder."""
+  """Reads the manifest, {file name: SHA-256}; all names lie in the folder."""
   path = directory / FILE
   try:
     if path.stat().st_size > _LARGEST:

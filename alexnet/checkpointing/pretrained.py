@@ -1,7 +1,7 @@
-"""Fine-tuning: a run that starts from the parameters of another one (paper §6).
+"""Fine-tuning, in which a run starts from another run's parameters (paper §6).
 
-What has to fit is looked at before anything is written; arrays are read once
-the mesh has a place for them.
+Shapes are compared before the run writes any file; arrays are read later, when
+the run's own variables are on the mesh.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from alexnet.config.errors import CheckpointError, ConfigError
 from alexnet.runtime import sharding
 from input_pipeline.files import paths
 
-# {'params': {layer: tree}, and the same for each collection of model state}.
+# {collection: {layer: tree}}, of 'params' and each collection of model state.
 Variables = dict[str, dict[str, Any]]
 
 
@@ -23,10 +23,10 @@ class Pretrained:
   """The layers that a run takes from another run's newest checkpoint.
 
   Attributes:
-    workdir: of the other run.
-    step: of its checkpoint.
-    carried: names of the layers that are taken over.
-    new: names of those that are not.
+    workdir: workdir of the other run.
+    step: step of the other run's checkpoint.
+    carried: names of the layers that are taken from it, sorted.
+    new: names of this network's other layers, sorted.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, shapes: Variables):
@@ -34,12 +34,12 @@ class Pretrained:
 
     Args:
       config: the `pretrained` part of a config, with `workdir` set.
-      shapes: this run's variables, as arrays or shapes.
+      shapes: this run's variables, as arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      ConfigError: a layer that is named is not there or has another shape, or
-        no layer fits.
-      CheckpointError: no run there, or all its checkpoints are damaged.
+      ConfigError: a layer of `config.layers` does not exist or has other
+        shapes, or no layer fits.
+      CheckpointError: the workdir has no checkpoint, or all are damaged.
     """
     self.workdir = paths.local(config.workdir, 'pretrained.workdir')
     if manager.newest_step(self.workdir) is None:
@@ -59,7 +59,7 @@ class Pretrained:
       for whose, layers in (('this network', ours), (self.workdir, theirs)):
         if layer not in layers:
           raise ConfigError(
-              f"pretrained.layers names '{layer}', which {whose} has not got: "
+              f"pretrained.layers names '{layer}', which {whose} lacks: "
               f'it has {", ".join(sorted(layers))}'
           )
       if ours[layer] != theirs[layer]:
@@ -87,14 +87,14 @@ class Pretrained:
     return fitting
 
   def load(self, variables: Variables, mesh: Mesh) -> Variables:
-    """Reads the layers that are carried over.
+    """Reads the carried layers, and closes the other run.
 
     Args:
-      variables: this run's initial ones, on the mesh.
-      mesh: any; not necessarily that of the other run.
+      variables: this run's initial variables, on the mesh.
+      mesh: this run's mesh; the other run's may differ.
 
     Returns:
-      The variables to start from, on the mesh.
+      The variables with the carried layers replaced, on the mesh.
     """
     wanted = {
         name: {layer: tree[layer] for layer in self.carried if layer in tree}
@@ -107,7 +107,7 @@ class Pretrained:
     return {name: {**variables[name], **loaded[name]} for name in variables}
 
   def record(self) -> dict[str, Any]:
-    """Record of the layers and their origin, for the run's files."""
+    """Returns the layers and their origin as values of JSON."""
     return {
         'workdir': str(self.workdir),
         'step': self.step,
@@ -130,7 +130,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def describe(record: dict[str, Any]) -> str:
-  """One line about a `Pretrained.record`."""
+  """Returns a line of text about a `Pretrained.record`."""
   new = ', '.join(record['new']) or 'none'
   return (
       f'{", ".join(record["carried"])} from {record["workdir"]}, step '
@@ -139,7 +139,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _by_layer(variables):
-  """Groups shapes by layer: {layer: {path: shape}}."""
+  """Returns the shapes by layer, {layer: {path: shape}}."""
   layers = {}
   for collection, tree in variables.items():
     for path, leaf in jax.tree.leaves_with_path(tree):

@@ -1,4 +1,4 @@
-"""Reads and writes the JSON files of a run: config, environment, results."""
+"""The JSON files in a run's workdir: config, environment and results."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ CONFIG = 'config.json'
 RESULTS = 'results.json'
 ENVIRONMENT = 'environment.json'
 
-# Fields that older runs have not got, and what was done without them.
+# Fields that older runs lack, with the values that those runs used.
 EARLIER = {
     'augmentation': {'crop_size': 224},
     'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
@@ -32,7 +32,7 @@ EARLIER = {
     'keep_best': 0,
     'layer_statistics_images': 0,
     'log_images': False,
-    # JAX's default.
+    # The default of JAX.
     'model': {'precision': 'tensorfloat32'},
     'optimizer': {'layer_rate_factors': ()},
     'pretrained': {'workdir': None, 'layers': ()},
@@ -46,10 +46,10 @@ EARLIER = {
 
 
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads a run's config.
+  """Reads a run's config; fields that older runs lack get EARLIER's values.
 
   Raises:
-    CheckpointError: the folder holds no run.
+    CheckpointError: config.json cannot be read.
   """
   path = workdir / CONFIG
   try:
@@ -60,11 +60,11 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         values[name] = {**without, **known}
       else:
         values.setdefault(name, without)
-    # Definitions have no such fields.
+    # Configs of networks from definition files have no such fields.
     if untrusted.take(values, 'model.name', str) == 'alexnet':
       values['model'].setdefault('width', 1.0)
       values['optimizer'].setdefault('layer_decay_factors', ())
-    # Which raises its own kinds for names that no field can have.
+    # ConfigDict raises its own errors for invalid names of fields.
     return ml_collections.ConfigDict(values)
   except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
     raise CheckpointError(
@@ -80,7 +80,7 @@ def save_config(
 
 
 def load_results(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """Reads the results of a finished run; None if there are none."""
+  """Reads a finished run's results; None if missing, unreadable or invalid."""
   try:
     results = untrusted.read_json(workdir / RESULTS)
     untrusted.take(results, 'step', int)
@@ -99,7 +99,7 @@ def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads an environment.json: one entry for each session of a run.
 
   Raises:
-    OSError, ValueError: it cannot be read.
+    OSError, ValueError: the file cannot be read or is invalid.
   """
   sessions = untrusted.take(untrusted.read_json(path), 'sessions', list)
   kinds = {'command': list, 'devices': list, 'packages': dict}
@@ -113,17 +113,15 @@ def read_sessions(path: pathlib.Path) -> list[dict[str, Any]]:
 def save_environment(
     workdir: pathlib.Path, description: dict[str, Any]
 ) -> None:
-  """Writes the environment of a session and its command line.
-
-  A run of several sessions keeps one entry for each.
+  """Adds a session's environment and command line to environment.json.
 
   Args:
-    workdir: of the run.
-    description: as from `environment.describe`.
+    workdir: workdir of the run.
+    description: environment of the session, from `environment.describe`.
   """
   path, sessions = workdir / ENVIRONMENT, []
   if path.exists():
-    # Unreadable if a session was killed while it wrote: only this one counts.
+    # Older entries are lost if the file is damaged.
     with contextlib.suppress(ValueError):
       sessions = read_sessions(path)
   sessions.append({'command': sys.argv, **description})
@@ -131,7 +129,7 @@ def save_environment(
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a file atomically."""
+  """Writes values to a JSON file, atomically."""
   atomic.replace_text(path, json.dumps(values, indent=2) + '\n')
 
 

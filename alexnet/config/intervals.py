@@ -66,17 +66,17 @@ class Timetable:
 
 
 def is_due(step: int, every: int | None) -> bool:
-  """Whether an action with interval `every` is due after `step`."""
+  """Returns whether an action with interval `every` is due after `step`."""
   return every is not None and step > 0 and step % every == 0
 
 
 def is_valid(duration: Any) -> bool:
-  """Whether the text is a duration other than 'never'."""
+  """Returns whether the text is a duration other than 'never'."""
   return _parse(duration) is not None
 
 
 def _parse(duration):
-  """(number, unit), or None."""
+  """Returns (number, unit), or None."""
   words = duration.split() if isinstance(duration, str) else ()
   if len(words) != 2 or words[1].removesuffix('s') not in _UNITS:
     return None

@@ -16,7 +16,7 @@ from alexnet.config.errors import ConfigError
 
 Overrides = dict[str, Any]
 
-# In the folder of a run that has diverged or has an invalid config.
+# File in the folder of a run that has diverged or has an invalid config.
 FAILED = 'failed.txt'
 
 
@@ -73,7 +73,7 @@ class Sweep:
       raise ConfigError(f'sweep() of {file} yields no run')
 
   def __len__(self) -> int:
-    """Number of runs."""
+    """Returns the number of runs."""
     return len(self.variants) * self.seeds
 
   def variant(self, index: int) -> Variant:

@@ -275,12 +275,12 @@ class _Weights(nn.Module):
 
 
 def _parts(values, size):
-  """[size, ...] array of equal parts, each filled with one value."""
+  """Returns a [size, ...] array of equal parts, each filled with one value."""
   return np.asarray(values)[np.arange(size) * len(values) // size]
 
 
 def _normal(stddevs, channels):
-  """Gaussian initialization with a deviation per block of a kernel.
+  """Returns a Gaussian initializer with a deviation per block of a kernel.
 
   Args:
     stddevs: a row for each equal part of the channels, with a deviation for

@@ -92,9 +92,9 @@ class Bounds:
   Bounds are for the weights that one output reads, divided by their number.
 
   Attributes:
-    low, high: for the root of the sum of squared differences from their mean
-      (wcNormMin, wcNormMax); no bounds if high is 0.
-    norm: for the root of the sum of their squares (wball); 0 for no bound.
+    low, high: bounds of the root of the sum of squared differences from their
+      mean (wcNormMin, wcNormMax); no bounds if high is 0.
+    norm: bound of the root of the sum of their squares (wball); 0 for no bound.
   """
 
   low: float = 0.0

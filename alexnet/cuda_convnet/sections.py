@@ -71,7 +71,7 @@ class Section:
     return ConfigError(f'{self.file}:{line}: [{self.name}] {message}')
 
   def has(self, option: str) -> bool:
-    """Whether the section has an option."""
+    """Returns whether the section has an option."""
     return option.lower() in self.options
 
   def get(self, option: str, kind: Callable = str, default: Any = REQUIRED):

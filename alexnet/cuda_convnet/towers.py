@@ -99,7 +99,7 @@ class Network:
 
 
 def kernel_name(index: int) -> str:
-  """Name of the parameter for the source at an index."""
+  """Returns the name of the parameter for the source at an index."""
   return f'kernel{index or ""}'
 
 
@@ -128,7 +128,7 @@ def _candidates(layers):
 
 
 def _place(name, pairs):
-  """(tower or None, node) of a layer."""
+  """Returns (tower or None, node) of a layer."""
   for tower, letter in enumerate(TOWERS):
     if name.endswith(letter) and name[:-1] in pairs:
       return tower, name[:-1]
@@ -236,7 +236,7 @@ def _pair(stem, pairs):
 
 
 def _reads(first, second):
-  """How the two layers read a node; None if not like towers."""
+  """Returns how two layers read a node; None if they are not like towers."""
   return {
       ((None,), (None,)): 'image',
       ((0,), (1,)): 'own',
@@ -245,14 +245,14 @@ def _reads(first, second):
 
 
 def _rows(first, second):
-  """Indices of the same part in the inputs of both, part by part."""
+  """Returns each part's pair of indices in the inputs of both layers."""
   if first.keys() == second.keys():
     return [(first[part], second[part]) for part in sorted(first, key=str)]
   return [(first[0], second[1])]
 
 
 def _bare(layer):
-  """A layer without the fields that may differ within a pair."""
+  """Returns a layer without the fields that may differ within a pair."""
   biases = layer.biases and dataclasses.replace(layer.biases, value=0.0)
   return dataclasses.replace(
       layer, name='', inputs=(), matrices=(), biases=biases
@@ -260,7 +260,7 @@ def _bare(layer):
 
 
 def _trained_alike(rows, read_by_all):
-  """Whether matrices can be one array, which has one rate and one decay.
+  """Returns whether matrices can be one array, with one rate and one decay.
 
   Args:
     rows: for each part that is read, the matrices of its readers.

@@ -32,7 +32,7 @@ class Clock:
 
   @property
   def is_running(self) -> bool:
-    """Whether the first step has ended."""
+    """True once the first step has ended."""
     return self._since is not None
 
   @contextlib.contextmanager
@@ -43,7 +43,7 @@ class Clock:
       self._since = time.perf_counter()
 
   def lap(self) -> float | None:
-    """Mean seconds of the steps since the last lap; None without steps."""
+    """Returns the mean seconds per step since the last lap; None if no step."""
     steps, seconds = (
         now - last for now, last in zip(self._session, self._last_lap)
     )
@@ -51,6 +51,6 @@ class Clock:
     return seconds / steps if steps else None
 
   def remaining(self, steps: int) -> float | None:
-    """Estimated seconds for more steps; None before one was timed."""
+    """Estimates the seconds for more steps; None before one was timed."""
     timed_steps, seconds = self._session
     return steps * seconds / timed_steps if timed_steps else None

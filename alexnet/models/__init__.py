@@ -72,7 +72,7 @@ class Network:
 
 
 def network_of(config: Config) -> Network:
-  """The network that a whole config names."""
+  """Returns the network that a whole config names."""
   return _network(config.model.name)
 
 
@@ -81,7 +81,7 @@ def _network(name):
 
 
 def fields(config: Config) -> dict[str, checks.Check]:
-  """Checks of the fields that a config must have.
+  """Returns the checks of the fields that a config must have.
 
   Args:
     config: the whole config; `model.name` selects the network.

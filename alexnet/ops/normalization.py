@@ -103,7 +103,7 @@ def _negative_power(d, beta):
 
 
 def _divide_by_neighbours(x, window, groups, k, alpha, beta):
-  """Of x: x / (k + alpha * sum(x ** 2 in the window)) ** beta."""
+  """Returns x / (k + alpha * sum(x ** 2 in the window)) ** beta."""
   settings = (window, groups, k, alpha, beta)
 
   def plain(x):
@@ -129,7 +129,7 @@ def _divided(x, window, groups, k, alpha, beta):
 # differentiation keeps four arrays of x's size and takes twice the time.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
 def _with_derivative(x, window, groups, k, alpha, beta, anew):
-  """As `_divided`; if `anew`, its derivative computes the sums again."""
+  """Does as `_divided`; if `anew`, the derivative recomputes the sums."""
   del anew
   return _divided(x, window, groups, k, alpha, beta)[0]
 

@@ -19,7 +19,7 @@ from alexnet.runtime.sharding import REPLICATED
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """A compiled function, and its last arguments, which stay the same."""
+  """A compiled function with constant last arguments."""
 
   function: Any
   constants: tuple[Any, ...]
@@ -28,14 +28,14 @@ class CompiledStep:
     return self.function(*arguments, *self.constants)
 
   def lower(self, *arguments):
-    """As of a function from `jax.jit`."""
+    """Lowers the function, as a function of `jax.jit` does."""
     return self.function.lower(*arguments, *self.constants)
 
 
 class _Program:
-  """A function of `jax.jit` for CPUs, in memory that stays where it is.
+  """A function of `jax.jit` for CPUs, with a reserved place in memory.
 
-  That is as large as the first call wants it; see `heap.make_room`.
+  The first call reserves the place; see `heap.make_room`.
   """
 
   def __init__(self, function):
@@ -44,7 +44,7 @@ class _Program:
 
   def __call__(self, *arguments):
     if not self._has_room:
-      # The call takes what is compiled here.
+      # The call below reuses this compiled program.
       memory = self.lower(*arguments).compile().memory_analysis()
       heap.make_room(
           memory.temp_size_in_bytes, len(jax.local_devices(backend='cpu'))
@@ -54,12 +54,15 @@ class _Program:
     return self._function(*arguments)
 
   def lower(self, *arguments):
-    """As of a function from `jax.jit`."""
+    """Lowers the function, as a function of `jax.jit` does."""
     return self._function.lower(*arguments)
 
 
 def as_argument(images: Callable[..., Any], mesh: Mesh) -> Any:
-  """Makes a function, or the method of a pytree, an argument of a step."""
+  """Turns a function, or a method of a pytree, into an argument of a step.
+
+  The arrays of the pytree are replicated on the mesh.
+  """
   if not isinstance(images, types.MethodType):
     return jax.tree_util.Partial(images)
   everywhere = jax.sharding.NamedSharding(mesh, REPLICATED)
@@ -75,14 +78,20 @@ def jit_for(
     deterministic: bool = False,
     **arguments: Any,
 ) -> Any:
-  """`jax.jit(function, **arguments)` with what such a device needs.
+  """Applies `jax.jit` with the compiler options of a device.
+
+  On CPUs, the working memory is reserved as well; on other devices, the size of
+  the program is checked before its first call.
 
   Args:
-    device: where it runs.
-    dtype: that its network computes in.
-    function: what to compile.
+    device: device that the function runs on.
+    dtype: dtype that the network computes in.
+    function: function to compile.
     deterministic: see `options`.
-    **arguments: of `jax.jit`.
+    **arguments: arguments of `jax.jit`.
+
+  Returns:
+    A callable that also has `lower`.
   """
   compiled = jax.jit(
       function,
@@ -97,45 +106,45 @@ def jit_for(
 def options(
     device: jax.Device, dtype: jnp.dtype, *, deterministic: bool = False
 ) -> dict[str, Any]:
-  """The options that programs for a device are compiled with.
+  """Returns the compiler options of programs for a device.
 
   Args:
-    device: where they run.
-    dtype: that their network computes in.
-    deterministic: on GPUs, only kernels that give the same bits each time; on
-      others all do.
+    device: device that the programs run on.
+    dtype: dtype that the network computes in.
+    deterministic: whether GPUs may only use kernels that give the same bits
+      each time; on other devices, all kernels do.
 
   Returns:
-    {XLA's option: value}; what the installed XLA has no such option for is left
-    out, with a warning.
+    {name of an XLA option: value}. For GPUs, options that the installed XLA
+    does not have are left out, with a warning.
   """
   if device.platform == 'cpu':
-    # By default XLA gives convolutions and matrix products to YNNPACK. Its
-    # kernel gradients run at a third of the speed of XLA's own, its products in
-    # float32 at 0.8 of it; those in bfloat16 at three times.
+    # By default, XLA uses YNNPACK for convolutions and matrix products. Its
+    # kernel gradients run at a third of the speed of XLA's own, its float32
+    # products at 0.8 times and its bfloat16 products at three times that speed.
     library = dtype == jnp.bfloat16 and 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
     return {
         'xla_cpu_experimental_ynn_fusion_type': library or '',
-        # Half of AVX-512's by default; where there is no such thing, no more
-        # than there is.
+        # The default is half the width of AVX-512. CPUs without AVX-512 use
+        # their own width.
         'xla_cpu_prefer_vector_width': 512,
-        # Otherwise operations begin as early as they can, whose results then
-        # wait for the others': up to a fifth more memory, and no faster.
+        # By default, operations start as early as possible, and their results
+        # wait in memory: up to a fifth more memory, and no faster.
         'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
     }
   if device.platform != 'gpu':
     return {}
   wanted = {
-      # The gradients of the fully connected layers, 96 % of all, are there
-      # first. Their sums over the replicas begin then, beside the gradients of
-      # the convolutions, if several may be under way, and if they do not wait
-      # to be joined with those of later layers.
+      # The gradients of the fully connected layers, 96 % of all, are ready
+      # first. They are summed over the replicas while those of the convolutions
+      # are computed, if several sums may overlap, and if they are not combined
+      # with the sums of later layers.
       'xla_gpu_experimental_parallel_collective_overlap_limit': 4,
       'xla_gpu_all_reduce_combine_threshold_bytes': 4 * 2**20,
   }
   if jax.process_count() > 1:
-    # Processes would wait for the part of each other, for a day: one that has
-    # the program in its cache tunes nothing.
+    # Each process would wait, up to a day, for the others' share of the tuning,
+    # and a process that has the program in its cache tunes nothing.
     wanted['xla_gpu_shard_autotuning'] = False
   if deterministic:
     wanted['xla_gpu_deterministic_ops'] = True
@@ -145,7 +154,10 @@ def options(
 def known_options(
     device: jax.Device, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-  """Those that the XLA of a device knows; warns of the others, once each."""
+  """Returns the options that a device's XLA has.
+
+  Warns once about each option that it does not have.
+  """
   if device.process_index != jax.process_index():
     device = jax.local_devices()[0]
   return {
@@ -157,10 +169,10 @@ def known_options(
 
 @functools.cache
 def _is_known(device, name, value):
-  # XLA has no list of its options: it refuses to compile with another.
+  # XLA cannot list its options, but refuses to compile with an unknown one.
   sharding = jax.sharding.SingleDeviceSharding(device)
   smallest = jax.jit(lambda: jnp.zeros(()), out_shardings=sharding).lower()
-  # One process may ask alone, and must not tune with the others.
+  # This process may compile alone, so it must not share tuning with others.
   alone = {'xla_gpu_autotune_level': 0}
   try:
     smallest.compile(compiler_options={**alone, name: value})

@@ -1,7 +1,7 @@
-"""Compiled programs stay on disk: what one run has compiled no other compiles.
+"""Settings of JAX's compilation cache, which later runs reuse.
 
-JAX has such a cache. Here is where it lies, how large it may grow, and the flag
-that moves it or turns it off; commands that compile import this module and call
+This module chooses the folder and the size of the cache, and defines the flag
+that moves it or turns it off. Commands that compile import it and call
 `use_cache` before they use JAX.
 """
 
@@ -14,42 +14,40 @@ from alexnet.runtime.gpu import accelerators
 from input_pipeline.files import paths, threads
 
 OFF = 'off'
-# Bytes on disk; what has not been used for longest goes first. The programs of
-# a run take about one megabyte.
+# Largest size on disk in bytes; the least recently used programs are deleted
+# first. The programs of a run take about one megabyte.
 LARGEST = 2**30
 
 _FLAG = flags.DEFINE_string(
     'compilation_cache',
     None,
-    "Folder for compiled programs, which the next run takes from there; 'off': "
-    'none. Unset: $JAX_COMPILATION_CACHE_DIR, otherwise alexnet-jax in the '
+    "Folder for compiled programs, which later runs reuse; 'off' for none. "
+    'Default: $JAX_COMPILATION_CACHE_DIR if set, otherwise alexnet-jax in the '
     "user's cache folder ($XDG_CACHE_HOME or ~/.cache).",
 )
 
 
 def use_cache() -> None:
-  """Lets JAX keep what it compiles from now on, where the flag says.
+  """Sets up JAX's compilation cache as the flag says.
 
-  A folder that cannot be written is no reason to stop: a warning, and every run
-  compiles for itself.
+  If the folder cannot be written, warns and turns the cache off.
   """
-  import jax  # A second that --help can save.
+  import jax  # Slow to import, and not needed by --help.
 
   if _FLAG.value in (OFF, ''):
     jax.config.update('jax_enable_compilation_cache', False)
     return
   if not jax.config.jax_enable_compilation_cache:
-    return  # By JAX_ENABLE_COMPILATION_CACHE.
+    return  # JAX_ENABLE_COMPILATION_CACHE turns it off.
   if _FLAG.value is None and jax.config.jax_compilation_cache_dir is not None:
-    return  # The user has a cache of his own, with settings of his own.
+    return  # The user's own cache keeps its own settings.
   folder = _folder(_FLAG.value)
   try:
     if folder is None:
       raise OSError('no HOME, and no XDG_CACHE_HOME')
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_unfinished(folder)
-    # Permissions do not say everything: not that the disk is full, or that it
-    # is mounted to be read only.
+    # Writes a file, because a disk may be full or read-only.
     probe = folder / f'.{os.getpid()}'
     probe.write_bytes(b'probe')
     probe.unlink()
@@ -63,22 +61,21 @@ def use_cache() -> None:
     jax.config.update('jax_compilation_cache_dir', None)
     return
   jax.config.update('jax_compilation_cache_dir', str(folder))
-  # A bound also makes JAX lock the folder, so that nobody reads what another
-  # process has half written.
+  # A limit also makes JAX lock the folder, so that no process reads a file that
+  # another has written in part.
   jax.config.update('jax_compilation_cache_max_size', LARGEST)
-  # All programs: the smallest are compiled in tens of milliseconds, and read in
-  # one or two.
+  # Keeps all programs: even the smallest take tens of milliseconds to compile,
+  # and one or two to read.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def leave_out_of_several() -> None:
-  """Keeps no programs where several processes share the work of a compilation.
+  """Turns the cache off if this is one of several processes on accelerators.
 
-  XLA measures kernels on GPUs, a part of them in each process, and each waits,
-  up to a day, for what the others have measured. Only the first process writes
-  JAX's cache. A process that finds the program in its own does not compile, and
-  the others would wait for it. Call it in each of several processes, before it
-  compiles.
+  XLA shares the measurement of GPU kernels among the processes, and each waits,
+  up to a day, for the results of the others. Only process 0 writes JAX's cache.
+  A process that finds a program in its cache does not compile, and the others
+  would wait for it. Call this in each of several processes, before it compiles.
   """
   import jax
 
@@ -95,7 +92,7 @@ def leave_out_of_several() -> None:
 
 
 def in_use() -> str | None:
-  """The folder of compiled programs, and of the kernels chosen; or None."""
+  """Returns the folder of programs and chosen kernels; None without a cache."""
   import jax
 
   if not jax.config.jax_enable_compilation_cache:
@@ -114,20 +111,21 @@ def _folder(given):
 
 
 def _machine() -> str:
-  """Names the kind of machine, for a home that several of them share.
+  """Returns a name for the kind of machine, as machines may share a folder.
 
-  JAX's keys tell processors by their instructions, but not by their number,
-  for which XLA cuts a program up; and accelerators by all that matters.
+  JAX's cache keys depend on the instruction set of processors, but not on their
+  number, by which XLA partitions programs. For accelerators, they depend on all
+  that matters.
   """
   kind = 'accelerator' if accelerators.expected() else threads.cores()
   return f'{platform.machine() or "machine"}-{kind}'
 
 
 def _remove_unfinished(folder):
-  """Removes programs of a process that was killed, or had no room.
+  """Removes programs of a process that was killed, or whose disk was full.
 
-  JAX writes when a program was last used right after it, and could neither
-  read one without that nor, from then on, write any other.
+  JAX writes a program's time of last use after the program. It cannot read a
+  program without that time, and then writes no other program either.
   """
   for program in folder.glob('*-cache'):
     used = program.with_name(program.name.removesuffix('-cache') + '-atime')

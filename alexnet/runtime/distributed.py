@@ -1,11 +1,11 @@
-"""One run in several processes: how a process joins them, and how it ends.
+"""The start and the end of a process in a run of several processes.
 
-The runtime is `jax.distributed`, and nothing of our own lies in between. Here
-are the flags that start it, and what a user gets to see when a process, a host
-or the network goes: JAX then aborts each process with a stack trace, and the
-last line is ours. Import this module in a command to give it the flags.
+The runtime is `jax.distributed`. This module defines the flags that start it,
+and the error messages for the loss of a process, a host or the network: JAX
+then aborts each process with a stack trace, and this module prints the last
+line. Commands that import it have these flags.
 
-What the processes of a run tell each other is in multihost.py.
+multihost.py has the communication between the processes of a run.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ from alexnet.config.errors import ConfigError
 from alexnet.runtime import compilation_cache
 from input_pipeline import cli
 
-# Exit status of a process that has lost another one, or has never met it:
-# EX_PROTOCOL of sysexits.h, "remote error in protocol". Start all of them
-# again, and they continue from the last checkpoint.
+# Exit status of a process that has lost, or never reached, another process:
+# EX_PROTOCOL of sysexits.h, "remote error in protocol". If all processes are
+# started again, they continue from the last checkpoint.
 LOST = 76
 
-# The first process is the one that the others have their news from, so it lets
-# them say what is wrong with themselves before it goes.
-_LAST_WORDS = 2.0  # Seconds.
+# Seconds that process 0 waits before it exits after an error. The other
+# processes abort without it, so they first get time to report their own errors.
+_LAST_WORDS = 2.0
 
 _ADDRESS = re.compile(r'(\[[^\]]+\]|[^\s:/\[\]]+):(\d+)')
-# What the errors of collectives have in common whose other end is gone.
+# Words in errors of collectives whose other end has gone.
 _CONNECTION = re.compile(
     r'gloo|nccl|rccl|coordination service|barrier|socket closed'
     r'|connection (reset|closed|refused)',
@@ -47,30 +47,30 @@ _CONNECTION = re.compile(
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     False,
-    'Whether this is one of several processes that train one run, as JAX '
-    'finds them under SLURM, Open MPI or Kubernetes. Elsewhere name '
-    'them by --coordinator, --num_processes and --process_id.',
+    'Whether this is one of several processes that train one run, which JAX '
+    'finds under SLURM, Open MPI or Kubernetes. Elsewhere, set '
+    '--coordinator, --num_processes and --process_id.',
 )
 _COORDINATOR = flags.DEFINE_string(
     'coordinator',
     None,
-    'HOST:PORT of process 0, as all processes reach it; a port that no other '
+    'HOST:PORT at which all processes reach process 0; a port that no other '
     'job uses.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    'num_processes', None, 'How many processes train one run.', lower_bound=1
+    'num_processes', None, 'Number of processes of the run.', lower_bound=1
 )
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id',
     None,
-    'Which of them this is, from 0; that one writes the logs.',
+    'Index of this process, from 0; process 0 writes the logs.',
     lower_bound=0,
 )
 _PEER_TIMEOUT = flags.DEFINE_integer(
     'peer_timeout',
     30,
-    'Seconds after which a process that is not heard of any more, because its '
-    f'host or the network is gone, ends the job, with exit status {LOST}.',
+    'Seconds without a sign of another process, such as when its host or the '
+    f'network has failed, after which the job ends with exit status {LOST}.',
     lower_bound=2,
 )
 _START_TIMEOUT = flags.DEFINE_integer(
@@ -83,15 +83,15 @@ _START_TIMEOUT = flags.DEFINE_integer(
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-  """Joins the processes that the flags name, for the time of a run.
+  """Joins the processes that the flags name, while the body runs.
 
-  Without flags, nothing. To be entered before JAX is used. If what is inside
-  fails, the process ends at once, so that the others notice and do not wait:
-  with status 1 and its message, or with LOST if another process has failed.
+  Does nothing without flags. Enter it before JAX is used. If the body fails,
+  the process exits at once, so that the others do not wait for it: with status
+  1 and its message, or with LOST if another process has failed.
 
   Raises:
-    ConfigError: flags that do not fit together, no such environment, or an
-      address that cannot be had.
+    ConfigError: the flags do not fit together, JAX finds no environment, or the
+      address cannot be used.
   """
   arguments = _arguments()
   if arguments is None:
@@ -107,12 +107,12 @@ def session() -> Iterator[None]:
       _end(_report(error))
     import jax
 
-    # Waits for all; from here on nobody is missed.
+    # Waits for all processes, which may then end at different times.
     jax.distributed.shutdown()
 
 
 def _arguments() -> dict[str, Any] | None:
-  """Arguments of `jax.distributed.initialize`; None for a single process."""
+  """Returns `jax.distributed.initialize`'s arguments; None without flags."""
   given = {
       '--coordinator': _COORDINATOR.value,
       '--num_processes': _NUM_PROCESSES.value,
@@ -142,8 +142,8 @@ def _arguments() -> dict[str, Any] | None:
       'coordinator_address': _COORDINATOR.value,
       'num_processes': _NUM_PROCESSES.value,
       'process_id': _PROCESS_ID.value,
-      # Otherwise JAX would still look for such an environment, and take from
-      # it which devices of the host are this process's.
+      # Otherwise JAX would still look for a cluster's environment, and choose
+      # this process's devices by it.
       'cluster_detection_method': 'deactivate',
   }
 
@@ -156,10 +156,10 @@ def _is_address(text):
 def _initialize(arguments, last_line):
   import jax
 
-  # It would take SIGTERM for itself, which is the run's own to answer.
+  # JAX's service would handle SIGTERM, which the run handles itself.
   jax.config.update('jax_enable_preemption_service', False)
-  # Two collectives under way can hold all threads that a third one needs, and
-  # wait for each other for ever (seen with two devices in each process).
+  # Two collectives at a time can hold all threads that a third one needs, so
+  # that processes wait forever (seen with two devices in each process).
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   where = arguments.get('coordinator_address', 'the address that JAX has found')
@@ -167,12 +167,12 @@ def _initialize(arguments, last_line):
   last_line.text = (
       f'no connection to process 0 at {where} within {_START_TIMEOUT.value} s, '
       f'or not from all the others: start {count} processes of the same '
-      'command, see that its host and port can be reached from theirs, or set '
-      'a longer --start_timeout'
+      'command, check that all of them can reach that host and port, or set a '
+      'longer --start_timeout'
   )
   if arguments.get('process_id') == 0:
     _check_port(where)
-  # Python's own would have Ctrl-C wait until the others are there.
+  # With Python's handler, Ctrl-C would wait until the others have joined.
   on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     jax.distributed.initialize(
@@ -193,9 +193,9 @@ def _initialize(arguments, last_line):
 
 
 def _set_up_several():
-  """What differs where one process is not alone; before JAX has devices."""
+  """Sets up a run of several processes; call it before JAX opens devices."""
   import jax
-  from jax._src import distributed  # There is no public way to its store.
+  from jax._src import distributed  # Its store has no public interface.
 
   from alexnet.runtime import multihost
   from alexnet.runtime.gpu import shared_gpus
@@ -211,16 +211,16 @@ def _set_up_several():
 
 
 def _check_port(address):
-  """Raises ConfigError if another program listens there.
+  """Raises ConfigError if another program listens at the address's port.
 
-  JAX finds out as well, but may then crash (seen in jaxlib 0.10).
+  JAX detects this too, but may then crash (seen in jaxlib 0.10).
   """
   if os.environ.get('JAX_COORDINATOR_BIND_ADDRESS'):
-    return  # It is not at that port of all addresses that JAX listens.
+    return  # JAX then listens at another address.
   port = int(address.rpartition(':')[2])
   for family, host in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
     with contextlib.suppress(OSError), socket.socket(family) as probe:
-      # As JAX does it, which so gets a port that its starter has reserved.
+      # As in JAX, which can thereby use a port that a launcher has reserved.
       probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
       if family == socket.AF_INET6:
         probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -247,7 +247,7 @@ def _explanation(error, where):
 
 
 def _report(error) -> int:
-  """Shows why this process ends, and returns its exit status."""
+  """Prints why this process ends; returns its exit status."""
   from alexnet.runtime import multihost
 
   index, count = multihost.place()
@@ -282,7 +282,7 @@ def _first_line(error):
 
 
 def _end(status):
-  """Ends the process without JAX's farewell, which waits for all others."""
+  """Ends the process without JAX's shutdown, which waits for all others."""
   from alexnet.runtime import multihost
 
   if multihost.place()[0] == 0:
@@ -293,10 +293,10 @@ def _end(status):
 
 
 class _LastLine:
-  """What a user reads last when JAX aborts the process from one of its threads.
+  """Last line of output when one of JAX's threads aborts the process.
 
-  It does so when a process is lost, or cannot be reached at the start, after a
-  long log; Python does not get to know of it.
+  JAX aborts, after a long log, when another process is lost or cannot be
+  reached at the start. It does not tell Python.
   """
 
   def __init__(self):
@@ -304,15 +304,15 @@ class _LastLine:
 
   @contextlib.contextmanager
   def shown_on_abort(self) -> Iterator[None]:
-    """SIGABRT inside prints the text and ends the process with LOST."""
+    """Makes SIGABRT print the text and end the process with LOST."""
     try:
       libc = ctypes.CDLL(None)
       set_handler = libc.signal
     except (AttributeError, OSError, TypeError):  # Windows.
       yield
       return
-    # Python's own handlers wait for its main thread, which an aborting process
-    # does not; this one is called by the thread that aborts.
+    # Python runs its handlers in the main thread, for which an aborting process
+    # does not wait. This one runs in the thread that aborts.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._show)
     set_handler.restype = ctypes.c_void_p
     set_handler.argtypes = (ctypes.c_int, ctypes.c_void_p)

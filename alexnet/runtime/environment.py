@@ -1,4 +1,4 @@
-"""What a run ran on, for workdir/environment.json."""
+"""Description of a run's environment, for workdir/environment.json."""
 
 import importlib.metadata
 import os
@@ -22,7 +22,7 @@ _PACKAGES = (
     'jax-cuda12-plugin', 'nvidia-cublas-cu12', 'nvidia-cudnn-cu12',
     'jax-cuda13-plugin', 'nvidia-cublas', 'nvidia-cudnn-cu13',
 )
-# Of XLA: kernels whose results are the same each time, or an error.
+# XLA's flags for kernels whose results are the same each time.
 _DETERMINISTIC = re.compile(
     r'--xla_gpu_(deterministic_ops|exclude_nondeterministic_ops)(=(true|1))?'
 )
@@ -33,12 +33,13 @@ def describe(
     model: ml_collections.ConfigDict,
     compile_options: dict[str, Any],
 ) -> dict[str, Any]:
-  """What may make a difference to a result, as JSON has it.
+  """Describes all that may affect a run's results, as values of JSON.
 
   Args:
-    mesh: of the run.
-    model: the `model` part of its config.
-    compile_options: of the training step, see `compilation.options`.
+    mesh: mesh of the run.
+    model: the `model` part of the run's config.
+    compile_options: compiler options of the training step, see
+      `compilation.options`.
 
   Returns:
     Versions, devices, mesh, cores, precision, how kernels are chosen, settings
@@ -69,18 +70,19 @@ def describe(
 
 
 def kernels(device: jax.Device, deterministic: bool) -> dict[str, Any]:
-  """Whether another session gets the same kernels, and results from them.
+  """Describes whether another session gets the same kernels and results.
 
-  On a GPU XLA takes the fastest of several kernels, by measuring them; they
-  differ in rounding. What it has chosen is kept beside compiled programs.
+  On a GPU, XLA measures several kernels, which differ in rounding, and uses the
+  fastest. It keeps its choice beside the compiled programs.
 
   Args:
-    device: that programs are compiled for.
-    deterministic: whether XLA is asked for kernels whose results are the same
+    device: device that programs are compiled for.
+    deterministic: whether XLA may only use kernels whose results are the same
       each time.
 
   Returns:
-    {} of a CPU, whose kernels the compiler chooses without measuring.
+    'deterministic', and 'kept_in', the folder of compiled programs or None; {}
+    for a CPU, whose kernels are chosen without measurements.
   """
   if device.platform == 'cpu':
     return {}

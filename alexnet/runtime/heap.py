@@ -1,8 +1,8 @@
-"""Memory that a step has used stays with the process, for the next step.
+"""A heap that keeps the memory of a step for the next step.
 
-A step on a CPU works in some gigabytes. By default glibc gives them back to the
-system after each step, which clears every page again before the next step gets
-it: a sixth of the time of a step.
+A step on a CPU needs some gigabytes. By default, glibc returns them to the
+system after each step, and the system clears every page before the next step
+gets it, which takes a sixth of the time of a step.
 """
 
 import ctypes
@@ -18,32 +18,33 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
-# With less memory than this the process had better give back what it can.
+# On machines with less memory than this, the process keeps no freed memory.
 _SMALLEST_MACHINE = 15 * 2**30
-# Addresses, not memory, marked for huge pages: a step of 128 images, and room.
+# Bytes of addresses (not memory) marked for huge pages; more than a step of 128
+# images needs.
 _RESERVE = 12 * 2**30
 
-# Working memory smaller than this finds a place anywhere.
+# Working memory smaller than this needs no reserved place.
 _SMALL = 64 * 2**20
-# What glibc wants beside an aligned block, and more.
+# Bytes that glibc needs beside an aligned block, and more.
 _MARGIN = 128
-# Free blocks for what a step asks for beside its working memory: convolutions
-# for 12 to 99 MB each, the loop for batches. A request is cut out of the
+# Free blocks for a step's other memory: convolutions allocate 12 to 99 MB each,
+# and the training loop allocates batches. glibc cuts an allocation out of the
 # smallest free block that it fits into.
 _FREE_BLOCKS = tuple(
     size * 2**20 for size in 24 * (64,) + 12 * (112,) + 14 * (160,)
 )
-# So many other free blocks of a program's size are looked for.
+# Most free blocks of a program's size that are looked for beside the rooms.
 _BETTER = 8
-# Free addresses after working memory: more than any of those blocks, so that
-# nothing is cut out of them as long as there are others.
+# Free bytes after the working memory in a room; more than any of those blocks
+# has, so that glibc cuts nothing out of them as long as it has such blocks.
 _AFTER = 256 * 2**20
-# Addresses before it, which nobody touches. They are added to it in steps; what
-# is smaller than a thousand bytes would go to a list that keeps it apart.
+# Unused bytes before the working memory, which are added to it in steps; glibc
+# would keep pieces of less than a thousand bytes in a separate list.
 _BEFORE = 512 * 2**20
 _STEP = 2**11
-# Free pieces of these sizes are in glibc's lists by size, which it goes through
-# one by one; what is larger is useful.
+# glibc keeps free pieces of these sizes in lists, which it searches piece by
+# piece; larger pieces are useful.
 _SMALLEST_PIECE = 2**10
 _LARGEST_PIECE = 2**24
 
@@ -52,16 +53,18 @@ _rooms = []
 
 
 def keep_freed() -> bool:
-  """Lets this process keep what it frees; call it before anything large.
+  """Makes this process keep the memory that it frees.
 
-  All memory then comes from one heap, in huge pages where the system has them,
-  and the heap does not shrink; on CPUs a step is not dispatched before the last
-  one has ended. The process is then always as large as otherwise in a step.
-  Only with glibc, and 15 GiB of memory or more; and not where JAX is going to
-  compute on something else than CPUs, whose steps do not work in this memory.
+  Call it before the process allocates anything large. All memory then comes
+  from one heap, in huge pages where the system has them, and the heap does not
+  shrink: the process stays as large as it is during a step. On CPUs, a step is
+  dispatched only after the last one has ended.
+
+  Does nothing without glibc, with less than 15 GiB of memory, or if JAX will
+  compute on accelerators, whose steps do not use this memory.
 
   Returns:
-    Whether it does so now.
+    True if the process now keeps its memory.
   """
   global _kept
   if accelerators.expected():
@@ -74,87 +77,87 @@ def keep_freed() -> bool:
   physical = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   if physical < _SMALLEST_MACHINE:
     return False
-  # The arenas of other threads cannot hold a large block, which would then have
-  # a mapping of its own after all.
+  # The arenas of other threads cannot hold large blocks, which would then be
+  # mapped separately.
   mallopt(_M_ARENA_MAX, 1)
   mallopt(_M_MMAP_MAX, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
   libc.free(_in_huge_pages(_RESERVE))
   _kept = True
-  import jax  # After the heap is prepared, and a second that --help can save.
+  import jax  # After the heap is prepared; slow, and not needed by --help.
 
-  # Otherwise a step may begin before the last one's memory is free, and then
-  # there is twice as much, or three times.
+  # Otherwise a step may start before the memory of the last one is free, and
+  # the process needs two or three times as much.
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   return True
 
 
 def is_kept() -> bool:
-  """Whether `keep_freed` was called, and could do it."""
+  """Returns whether `keep_freed` was called and had an effect."""
   return _kept
 
 
 def make_room(size: int, count: int) -> None:
-  """Gives programs' working memory a place, where each call finds it again.
+  """Reserves rooms in the heap for the working memory of programs.
 
-  Call it when the programs are compiled, before they run. Without `keep_freed`,
-  or when there is enough room already, it does nothing. All programs work in
-  the same place: one that wants more gets a larger one for all of them, and the
-  smaller is left without memory.
+  Call it after a program is compiled and before it runs. Does nothing without
+  `keep_freed`, or if the rooms are large enough already. All programs use the
+  same rooms: if a program needs more, larger rooms replace the smaller ones,
+  whose memory is returned to the system.
 
   Args:
-    size: bytes of a program's working memory, one block.
-    count: of programs that run at the same time.
+    size: bytes of a program's working memory, which is one block.
+    count: number of programs that run at the same time.
   """
   if not _kept or size < _SMALL or any(room.size >= size for room in _rooms):
     return
   if _rooms:
     keep_room()
-  # What starting and compiling took, which nobody will use, and smaller rooms.
+  # Returns memory that the start and the compiler used, and smaller rooms.
   give_back()
   if _rooms:
-    # Those stay in use, without memory: otherwise smaller programs would go on
-    # in them, and there would be two places.
+    # Smaller rooms stay allocated, without memory: otherwise smaller programs
+    # would continue to use them, and both would take memory.
     _take_rooms(_rooms[0].size)
   _take_pieces()
-  # Everything is taken before anything is freed, as the next would be cut out
-  # of that.
+  # Everything is allocated before anything is freed, because glibc would cut
+  # the next block out of the freed one.
   rooms = [_Room(size) for _ in range(count)]
   if not _rooms:
     blocks = [_in_huge_pages(size) for size in _FREE_BLOCKS]
     for block in filter(None, blocks):
-      # The first page stays in use, so that the free ones do not become one.
+      # The first page stays allocated, so that free blocks do not merge.
       _libc().realloc(block, mmap.PAGESIZE)
   _rooms[:] = [room for room in rooms if room.first]
   for room in _rooms:
     room.open(_BEFORE)
-  # Free blocks that would fit better than the rooms stay in use.
+  # Free blocks that would fit better than the rooms stay allocated.
   _free(_take_rooms(size))
-  # The first pages of all those blocks, which may be huge.
+  # Returns the first pages of all those blocks, which may be huge pages.
   give_back()
 
 
 def give_back() -> None:
-  """Gives what is free at the moment to the system, as if never used.
+  """Returns the memory that is free now to the system.
 
-  Call it after something that is seldom done, and takes more memory than what
-  follows. That takes new pages, once: a tenth of a second for each gigabyte.
+  Call it after rare work that needs more memory than the work after it. That
+  work gets new pages once, which takes a tenth of a second per gigabyte.
   """
   if _kept:
-    # The addresses above all blocks are kept.
+    # Keeps the addresses above all blocks.
     _libc().malloc_trim(_RESERVE)
 
 
 def keep_room() -> None:
-  """Sees to it that working memory fits into its place.
+  """Ensures that working memory fits into its rooms.
 
-  Call it before a program. glibc asks for a little more than an aligned block
-  has, and frees what is left at its end. Somebody who wants so little gets it,
-  and while he has it the next block does not fit: it would get new pages,
-  gigabytes of them.
+  Call it before a program runs. glibc needs a little more than the size of an
+  aligned block, and frees the rest at the end of the block. While a small
+  allocation occupies this rest, the next block does not fit into the room, and
+  would get gigabytes of new pages.
   """
   closed = _closed_rooms()
-  if len(_rooms) > 1:  # A result is there before its program's memory is free.
+  if len(_rooms) > 1:  # A result is ready before its program's memory is free.
     for _ in range(10):
       if not closed:
         return
@@ -165,10 +168,10 @@ def keep_room() -> None:
 
 
 def _take_rooms(size):
-  """Takes a free block of each room, and any that fits better, for good.
+  """Allocates a free block of each room, and blocks that fit better, for good.
 
   Returns:
-    Addresses of the former.
+    Addresses of the rooms' blocks.
   """
   blocks = []
   for _ in range(len(_rooms) + _BETTER):
@@ -186,7 +189,7 @@ def _free(blocks):
 
 
 def _closed_rooms():
-  """Those that have no free block of their size."""
+  """Returns the rooms that have no free block of their size."""
   libc = _libc()
   blocks = [libc.malloc(room.size + _MARGIN) for room in _rooms]
   closed = [
@@ -199,11 +202,11 @@ def _closed_rooms():
 
 
 class _Room:
-  """A place in the heap: its front is in use, and the rest is free.
+  """A part of the heap whose front stays allocated and whose rest is free.
 
   Attributes:
-    size: bytes of the working memory that it is for.
-    first: its address; None if there are no addresses for it.
+    size: bytes of working memory that the room is for.
+    first: address of the room; None if it could not be allocated.
   """
 
   def __init__(self, size):
@@ -213,15 +216,15 @@ class _Room:
     self.first = _in_huge_pages(self._length)
 
   def open(self, front):
-    """Frees what is not among the first `front` bytes."""
+    """Frees all but the first `front` bytes."""
     self._front = front
-    # To where an aligned block begins (16 bytes are glibc's own, before each),
-    # so that nothing is left over before it either.
+    # The free part starts where an aligned block can start (16 bytes before
+    # each are glibc's own), so that nothing is left over before the block.
     start = (self.first + front) // 64 * 64
     _libc().realloc(self.first, start - 8 - self.first)
 
   def widen(self):
-    """Frees a little more."""
+    """Frees another `_STEP` bytes of the front, if it has them."""
     if self._front > _STEP:
       self.open(self._front - _STEP)
 
@@ -230,18 +233,19 @@ class _Room:
 
 
 def _take_pieces():
-  """Takes the free pieces of the heap for good.
+  """Allocates the free pieces of the heap for good.
 
-  The compiler leaves thousands of each size, some 0.4 GB. Later requests would
-  each look for the one that fits best, which took a tenth of a step's time.
+  The compiler leaves thousands of pieces of each size, about 0.4 GB. Each later
+  allocation would search them for the best fit, which took a tenth of the time
+  of a step.
   """
   libc = _libc()
-  # From above all pieces, as it is larger than any.
+  # Lies above all pieces, because it is larger than any of them.
   end = libc.malloc(_RESERVE // 2)
   if not end:
     return
   useful = []
-  # Otherwise pieces would be cut out of those that are there.
+  # Useful blocks are allocated first, so that no pieces are cut out of them.
   for size in _FREE_BLOCKS:
     block = libc.malloc(size - 2 * mmap.PAGESIZE) or end
     if block >= end:
@@ -260,7 +264,7 @@ def _take_pieces():
 
 
 def _in_huge_pages(size):
-  """A block of the heap; None where addresses are limited (`ulimit -v`)."""
+  """Allocates a block marked for huge pages; None if `ulimit -v` forbids it."""
   libc = _libc()
   block = libc.malloc(size)
   if block:

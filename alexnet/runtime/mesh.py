@@ -1,7 +1,7 @@
 """The (data, tower) mesh of a run's devices.
 
-The only file that names the mesh's axes. `data` replicates the network and
-splits the batch; `tower` splits the network in its two towers.
+Only this file names the axes of the mesh. `data` replicates the network and
+splits the batch; `tower` splits the network into its two towers.
 """
 
 import collections
@@ -23,11 +23,11 @@ TOWER = 'tower'
 
 
 def devices() -> list[jax.Device]:
-  """The devices of JAX, which starts with this.
+  """Returns JAX's devices; starts JAX's platform if it has not started.
 
   Raises:
-    ConfigError: JAX cannot start the platform that it is told to use, or does
-      not see a GPU that is there.
+    ConfigError: JAX cannot start the platform that its variables name, or does
+      not see a GPU of this machine.
   """
   try:
     found = jax.devices()
@@ -37,8 +37,8 @@ def devices() -> list[jax.Device]:
         for option in ('jax_platforms', 'jax_platform_name')
         if (value := jax.config.values[option])
     }
-    # Of several processes, each waits here for the others: that has messages
-    # of its own.
+    # Each of several processes waits here for the others; distributed.py
+    # explains errors of that.
     if not told or multihost.place()[1] > 1:
       raise
     raise ConfigError(
@@ -54,7 +54,7 @@ def _variables(options):
 
 
 def _without(told):
-  """What there is if JAX is not told what to use."""
+  """Returns advice, with the devices that JAX finds without these options."""
   for option in told:
     jax.config.update(option, None)
   try:
@@ -76,11 +76,11 @@ def _without(told):
 
 
 def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
-  """Makes the (data, tower) mesh that `config.mesh` asks for.
+  """Creates the (data, tower) mesh that `config.mesh` describes.
 
-  On a machine without accelerators JAX is asked for as many CPU devices as the
-  mesh needs, which only works before anything else has used JAX. Of several
-  processes each has as many rows of the mesh as the others, with all towers.
+  On a machine without accelerators, JAX is set to as many CPU devices as the
+  mesh needs, which only works before anything else has used JAX. Each of
+  several processes has the same number of rows of the mesh, with all towers.
 
   Args:
     config: the whole config; reads mesh, model, batch_size and accumulation.
@@ -89,8 +89,8 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
     A mesh of shape (data, tower) with explicit axes.
 
   Raises:
-    ConfigError: too few devices, or a mesh that the model, the batch or the
-      number of processes does not fit.
+    ConfigError: there are too few devices, or the mesh does not fit the model,
+      the batch or the number of processes.
   """
   _, parts = multihost.place()
   rows = -(-(config.mesh.data or 1) // parts)
@@ -118,7 +118,7 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
   _check_batch('evaluation_batch_size', config.evaluation_batch_size, data, 1)
   axis_types = (AxisType.Explicit,) * 2
   if parts > 1:
-    # Neighbours within a process are chosen by JAX, and no row leaves it.
+    # JAX arranges the devices within each process; no row spans processes.
     grid = mesh_utils.create_hybrid_device_mesh(
         (data // parts, tower),
         (parts, 1),
@@ -143,7 +143,10 @@ def _first_of_each_process(devices, count):
 
 
 def _check_processes(devices, data, tower, parts):
-  """The towers of a replica, which talk in each step, stay in one process."""
+  """Raises ConfigError unless each process has equally many whole replicas.
+
+  The towers of a replica communicate in each step, so they stay in a process.
+  """
   mesh = f'mesh (data={data}, tower={tower})'
   if data % parts:
     raise ConfigError(
@@ -167,14 +170,17 @@ def _check_processes(devices, data, tower, parts):
 def _request_cpu_devices(count):
   if count <= jax.config.jax_num_cpu_devices:
     return
-  # Refused if JAX is in use already. Whether the devices that it has then
-  # suffice is checked by the caller, who has the better message.
+  # JAX refuses this if it is in use already. The caller then checks whether its
+  # devices suffice.
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', count)
 
 
 def _most_replicas(limit, config, parts):
-  """The most of a process, up to a limit, that the batches are divided by."""
+  """Returns the most replicas per process, up to a limit, that fit the batches.
+
+  They divide the evaluation batch and each part of an accumulated batch.
+  """
   part = config.batch_size // max(1, config.accumulation)
   common = math.gcd(part, config.evaluation_batch_size)
   return max(
@@ -187,7 +193,7 @@ def _splittable(model):
 
 
 def _normalizes_across(model):
-  # A definition file has no such switch.
+  # Models from definition files have no such field.
   return 'lrn' in model and model.lrn.across_towers
 
 

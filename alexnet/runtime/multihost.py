@@ -1,11 +1,12 @@
-"""What the processes of one run tell each other.
+"""Communication between the processes of one run.
 
-All of them go through the same steps, and have to take the same decisions: one
-that evaluates or saves alone waits for the others for ever. So what only one of
-them knows, such as a signal, or what lies on a disk that each may see at
-another moment, they agree on here. A process that is alone asks nobody.
+All processes take the same steps and must make the same decisions: a process
+that evaluates or saves alone would wait for the others forever. So they agree
+here on what only one of them knows, such as a signal, or on what each may see
+at a different time, such as the files on a disk. A single process does not
+communicate.
 
-How they come together is in distributed.py.
+distributed.py starts the processes.
 """
 
 import collections
@@ -19,32 +20,33 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Texts of a few lengths, as each of them is a program to compile.
+# Texts are padded to a multiple of this many bytes, because each length is a
+# program to compile.
 _BLOCK = 1024
 
 
 def place() -> tuple[int, int]:
-  """Which process this is, and of how many.
+  """Returns (index of this process, number of processes).
 
-  JAX's own functions say it too, but open its devices, which waits for the
-  others and settles the number of devices.
+  Unlike JAX's own functions, this does not open devices, which would wait for
+  the other processes and fix the number of devices.
   """
-  from jax._src import distributed  # There is no public way.
+  from jax._src import distributed  # There is no public interface.
 
   state = distributed.global_state
   return state.process_id, state.num_processes
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes files and the console."""
+  """Returns whether this is process 0, which writes files and the console."""
   return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when all processes are here.
+  """Returns when all processes have called it.
 
   Args:
-    name: of the place; JAX compares it.
+    name: name of the place in the program; JAX checks that all give the same.
   """
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
@@ -52,7 +54,7 @@ def wait_for_all(name: str) -> None:
 
 @contextlib.contextmanager
 def first_before_others(name: str) -> Iterator[None]:
-  """The others begin what is inside when the first process has done it."""
+  """Runs the body in process 0, then in the other processes."""
   if not is_first():
     wait_for_all(name)
   yield
@@ -61,10 +63,10 @@ def first_before_others(name: str) -> Iterator[None]:
 
 
 def of_first(value: Any) -> Any:
-  """What the first process has for a value that JSON can hold.
+  """Returns the value of process 0 in all processes.
 
   Args:
-    value: of this process; that of the others than the first is not looked at.
+    value: value that JSON can hold; ignored except in process 0.
   """
   if jax.process_count() == 1:
     return value
@@ -78,14 +80,19 @@ def of_first(value: Any) -> Any:
 
 
 class Agreement:
-  """A number that any process may have, and that all get at the same step.
+  """The largest number of all processes, which all get at the same step.
 
-  Questions are asked beside the steps of a run, and answered when their results
-  are read, so that nobody waits for them. Alone a process answers them itself.
+  Questions are asked beside the steps of a run, and answered when the results
+  of the steps are read, so that no process waits for them. A single process
+  answers its questions itself.
   """
 
   def __init__(self, mesh: Mesh):
-    """Compiles nothing yet; all devices of the mesh take part."""
+    """Compiles nothing yet.
+
+    Args:
+      mesh: mesh of the run; all of its devices take part.
+    """
     self._asked = collections.deque()
     self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -95,7 +102,11 @@ class Agreement:
     self._devices = mesh.size, len(mesh.local_devices)
 
   def ask(self, number: int) -> None:
-    """Begins to look for the largest number of all processes, from 0."""
+    """Starts to compute the largest number of all processes.
+
+    Args:
+      number: number of this process, at least 0.
+    """
     if jax.process_count() > 1:
       size, here = self._devices
       mine = np.full(here, number, np.int32)
@@ -105,9 +116,9 @@ class Agreement:
     self._asked.append(number)
 
   def answer(self) -> int:
-    """The answer to the oldest question; waits for it."""
+    """Waits for the answer to the oldest question and returns it."""
     return int(self._asked.popleft())
 
   def clear(self) -> None:
-    """Forgets the questions that have not been answered."""
+    """Discards the questions that have not been answered."""
     self._asked.clear()

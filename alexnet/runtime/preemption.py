@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and waiting so that they are heard."""
+"""Signals that ask a run to stop, and waiting that they can interrupt."""
 
 import contextlib
 import queue
@@ -15,34 +15,38 @@ from input_pipeline import cli
 
 Item = TypeVar('Item')
 
-# The others of `cli.ENDING` are heard unless somebody has taken them.
+# Always handled; other signals of `cli.ENDING` only if nothing handles them.
 _ALWAYS = (signal.SIGTERM, signal.SIGINT)
-# From a keyboard: somebody waits there.
+# Signals that a user sends from the keyboard.
 _BY_HAND = ('SIGINT', 'SIGQUIT')
 
-# Seconds between two questions whether to stop.
+# Seconds between two checks whether to stop.
 _TICK = 0.25
-# Seconds that the end of a generator is waited for.
+# Seconds to wait for the end of a generator.
 _PATIENCE = 1.0
 
 
 class Stopped(Exception):
-  """A signal asked for an end."""
+  """Raised if a signal has asked the run to stop."""
 
 
 class Stop:
-  """Whether a signal has asked for an end.
+  """A signal's request to stop a run; true once all processes know of it.
 
-  Any process of a run may get it, and all of them have to end at the same step:
-  they ask each other beside their steps (`multihost.Agreement`). A process that
-  is alone knows at once.
+  Any process of a run may get the signal, and all have to stop at the same
+  step: they ask each other beside their steps (`multihost.Agreement`). A single
+  process knows of it at once.
 
   Attributes:
-    number: of that signal; None before all know of it.
+    number: number of the signal; None before all processes know of it.
   """
 
   def __init__(self, mesh: Mesh):
-    """Takes the mesh of the run."""
+    """Prepares the questions to all processes.
+
+    Args:
+      mesh: mesh of the run.
+    """
     self.number: int | None = None
     self._heard = 0  # By this process.
     self._agreement = multihost.Agreement(mesh)
@@ -51,11 +55,11 @@ class Stop:
     return self.number is not None
 
   def alone(self) -> bool:
-    """Whether to stop in the middle of something; never in one of several."""
+    """Returns whether to stop at once; False in one of several processes."""
     return bool(self) and jax.process_count() == 1
 
   def ask(self) -> None:
-    """Begins to ask all processes; waits for nothing."""
+    """Starts to ask all processes, without waiting for the answer."""
     self._agreement.ask(self._heard)
 
   def hear(self) -> None:
@@ -63,31 +67,31 @@ class Stop:
     self.number = self._agreement.answer() or self.number
 
   def agree(self) -> bool:
-    """Asks, waits for the answer and says whether to stop."""
+    """Asks all processes and waits; returns whether to stop."""
     self.ask()
     self.hear()
     return bool(self)
 
   def forget_questions(self) -> None:
-    """Nobody will want their answers."""
+    """Discards the questions that have not been answered."""
     self._agreement.clear()
 
   @property
   def name(self) -> str:
-    """Of the signal, such as 'SIGTERM'."""
+    """Name of the signal, such as 'SIGTERM'."""
     return signal.Signals(self.number).name
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
-    """Signals are noted inside instead of ending the process.
+    """Notes signals while the body runs, so that they do not end the process.
 
-    Those other than SIGTERM and SIGINT only if they would end it: not if they
-    are ignored, as SIGHUP under nohup, or have a handler of somebody else's. A
-    second SIGINT or SIGQUIT ends it: somebody does not want to wait for a step
-    that takes long. A second SIGTERM does not: clusters send it to a process
-    and to its group.
+    Signals other than SIGTERM and SIGINT are only noted if they would end the
+    process: not if they are ignored, as SIGHUP under nohup, or already have a
+    handler. A second SIGINT or SIGQUIT ends the process, for users who do not
+    want to wait for a long step. A second SIGTERM does not, because clusters
+    send it to a process and to its group.
 
-    Only Python's main thread can have handlers; in another one, nothing.
+    Does nothing outside Python's main thread, where handlers cannot be set.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -100,7 +104,7 @@ class Stop:
       yield
     finally:
       for number, handler in before.items():
-        # None: of a library, which cannot be set from here.
+        # None is a handler of a C library, which Python cannot set.
         if handler is not None:
           signal.signal(number, handler)
 
@@ -118,22 +122,23 @@ def until(
     items: Generator[Item, None, None],
     ahead: int = 0,
 ) -> Generator[Item, None, None]:
-  """Yields the items of a generator, which runs in a thread of its own.
+  """Yields the items of a generator that runs in a separate thread.
 
-  Python runs the handler of a signal in the main thread, once that is back from
-  where it waits; from here it comes back, from a library that reads it may not.
+  Python runs signal handlers in the main thread, and only when it is not inside
+  a library. This function waits in short intervals, so that handlers can run; a
+  library that reads data may not return.
 
   Args:
-    stop: asked while an item is waited for.
-    items: used by nobody else; closed at the end, in its thread: if it does not
-      come back, nobody waits for it.
-    ahead: items that are made while one is in use.
+    stop: function that is called repeatedly while waiting for an item.
+    items: the generator, which nothing else may use. It is closed in its thread
+      at the end, unless it does not return.
+    ahead: number of items to make while one is in use.
 
   Yields:
     The items.
 
   Raises:
-    Stopped: stop() was true. The thread is left to itself.
+    Stopped: stop() returned True. The thread is not waited for.
   """
   wanted, made = queue.SimpleQueue(), queue.SimpleQueue()
   ended = threading.Event()

@@ -1,10 +1,11 @@
-"""Settings of JAX that change what a run computes.
+"""Settings of JAX that change the results of a run.
 
-Each can be set by a variable of the environment (`JAX_ENABLE_X64=1`), which a
-user may have for other programs. A command puts those that decide what a config
-and a seed make to what all runs are made with; those that one may want another
-value of, it only tells of. Who uses the library has his own settings, which a
-run notes in environment.json and compares when it goes on.
+Each can be set by an environment variable (`JAX_ENABLE_X64=1`), perhaps for
+other programs. Commands reset the settings that determine the results of a
+config and a seed to the same values for all runs; they only warn about settings
+that a user may have reasons to change. Users of the library keep their own
+settings. A run records its settings in environment.json and compares them when
+it resumes.
 """
 
 from typing import Any
@@ -13,8 +14,8 @@ from absl import logging
 
 from alexnet.config.errors import ConfigError
 
-# As JAX has them by itself; with others a seed makes another initialization
-# and other dropout, or a type or shape is refused.
+# Defaults of JAX. With other values, a seed gives another initialization and
+# other dropout, or JAX refuses a dtype or shape.
 _FIXED = {
     'jax_enable_x64': False,
     'jax_default_prng_impl': 'threefry2x32',
@@ -25,7 +26,7 @@ _FIXED = {
     'jax_disable_jit': False,
     'jax_transfer_guard': None,
 }
-# Rounding, for which a user may have his reasons: time, or exactness.
+# Settings of rounding, which users may change for speed or exactness.
 _CHOSEN = {
     'jax_default_matmul_precision': None,
     'jax_disable_most_optimizations': False,
@@ -33,19 +34,19 @@ _CHOSEN = {
 
 
 def fix() -> None:
-  """Makes a command independent of the environment; before it imports JAX.
+  """Resets the settings of _FIXED; call it before a command imports JAX.
 
-  Each setting that differs is told of in a warning.
+  Warns about each setting that differs from the default.
 
   Raises:
-    ConfigError: JAX cannot read one of its variables.
+    ConfigError: JAX cannot read one of its environment variables.
   """
   try:
-    import jax  # A second that --help can save.
+    import jax  # Slow to import, and not needed by --help.
   except ValueError as error:
     raise ConfigError(
-        f'JAX cannot read a variable of the environment ({error}): mend it, or '
-        'unset it'
+        f'JAX cannot read an environment variable ({error}): fix it, or unset '
+        'it'
     ) from error
   for name, (value, usual) in _settings().items():
     if value == usual:
@@ -53,8 +54,8 @@ def fix() -> None:
     if name in _FIXED:
       jax.config.update(name, usual)
       logging.warning(
-          '%s=%s is set, and not used: a run is made with %s, so that its '
-          'config and seed say all', name.upper(), value, usual,
+          '%s=%s is set, and not used: all runs use %s, so that a config and '
+          'a seed determine the results', name.upper(), value, usual,
       )
     else:
       logging.warning(
@@ -64,12 +65,12 @@ def fix() -> None:
 
 
 def describe() -> dict[str, Any]:
-  """{setting: value} as they are now, as JSON has it."""
+  """Returns {setting: current value}, as values of JSON."""
   return {name: value for name, (value, _) in _settings().items()}
 
 
 def _settings():
-  """{name: (value, usual one)} of those that this JAX has."""
+  """Returns {name: (value, default)} of the settings that this JAX has."""
   import jax
 
   found = {}

@@ -1,8 +1,8 @@
-"""Where arrays live: the partition of state and batches over the mesh.
+"""Partition of state and batches over the mesh.
 
-Every parameter is cut along its last axis over `tower`, which for a kernel is
-its output features. Tower by tower, the two halves of a grouped kernel are the
-plain kernels of Figure 2 of the paper.
+Every parameter is split along its last axis over `tower`; a kernel's last axis
+has its output features. Each tower's half of a grouped kernel is a plain kernel
+of the paper's Figure 2.
 """
 
 import collections
@@ -21,22 +21,23 @@ from alexnet.runtime.mesh import DATA, TOWER
 REPLICATED = PartitionSpec()
 BATCH = PartitionSpec(DATA)
 
-# Of what travels with others, see `Batch`.
+# Dtypes of the arrays that `Batch` transfers together.
 _SMALL = (np.bool_, np.int32, np.float32)
 
 
 def specs(tree: Any, mesh: Mesh) -> Any:
-  """The partition of every leaf of a tree of parameters or optimizer state.
+  """Returns the partition of a tree of parameters or optimizer state.
 
   Args:
-    tree: arrays or shapes, global.
-    mesh: the mesh they are to live on.
+    tree: tree of global arrays or shapes.
+    mesh: mesh that the arrays will be on.
 
   Returns:
-    A tree of PartitionSpec: the last axis over the towers. A leaf whose last
-    axis the towers do not divide (a head of 101 classes) is replicated. Over a
-    single replica all that is not a scalar counts as split: the sum of its
-    gradients over the replicas, which would be a copy, is not made then.
+    A tree of PartitionSpec, which split the last axis over the towers. A leaf
+    whose last axis the towers do not divide (a head of 101 classes) is
+    replicated. On a mesh with a single replica, all leaves but scalars also
+    count as split over `data`, because summing their gradients over the
+    replicas would only copy them.
   """
   tower = mesh.shape[TOWER]
   alone = (DATA,) if mesh.shape[DATA] == 1 else ()
@@ -53,17 +54,17 @@ def specs(tree: Any, mesh: Mesh) -> Any:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-  """Like `specs`, as shardings for `jax.jit`, `jax.device_put` and Orbax."""
+  """Returns `specs` as shardings for `jax.jit`, `jax.device_put` and Orbax."""
   of_spec = lambda spec: NamedSharding(mesh, spec)
   return jax.tree.map(of_spec, specs(tree, mesh))
 
 
 def targets(shapes: Any, mesh: Mesh) -> Any:
-  """Shapes, dtypes and shardings to restore arrays by.
+  """Returns the shapes, dtypes and shardings of arrays to restore.
 
   Args:
     shapes: tree of arrays or of `jax.ShapeDtypeStruct`.
-    mesh: that they are to live on.
+    mesh: mesh that the restored arrays will be on.
   """
   return jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -77,9 +78,9 @@ def targets(shapes: Any, mesh: Mesh) -> Any:
 def initialize(
     create: Callable[[jax.Array], Any], mesh: Mesh, seed: int
 ) -> Any:
-  """Runs `create(key)` so that its arrays are made where they will live.
+  """Runs `create(key)` and returns its arrays, sharded by `shardings`.
 
-  The values depend on the seed alone, not on the mesh.
+  The values depend on the seed only, not on the mesh.
   """
   key = jax.random.key(seed)
   shapes = jax.eval_shape(create, key)
@@ -87,14 +88,16 @@ def initialize(
 
 
 def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
-  """Which part of a batch a process reads: that of its devices' data rows.
+  """Returns the part of a batch that a process reads.
+
+  It is the part of the rows of the mesh in which the process has devices.
 
   Args:
-    devices: of the mesh, [data, tower].
+    devices: devices of the mesh, [data, tower].
     process: index of the process.
 
   Returns:
-    (part, parts).
+    (index of the part, number of equal parts).
 
   Raises:
     ConfigError: the mesh cannot be shared by the processes equally.
@@ -126,27 +129,29 @@ def part_of_process(devices: np.ndarray, process: int) -> tuple[int, int]:
 
 @jax.tree_util.register_pytree_node_class
 class Batch(Mapping[str, jax.Array]):
-  """The arrays of a batch, by name, of which the small ones travel as one.
+  """Arrays of a batch by name, the small ones of which are transferred as one.
 
-  A transfer takes the host's time for each array and device, however little
-  there is to transfer. What numbers of 32 bits and truths there are for each
-  example lie side by side in an array [examples, columns] of int32. A compiled
-  function takes a batch apart at no cost.
+  A transfer takes time on the host for each array and device, even for small
+  arrays. So each example's 32-bit numbers and booleans are stored side by side
+  in an int32 array [examples, columns]. A compiled function takes a batch apart
+  at no cost.
   """
 
   def __init__(self, arrays: dict[str, Any], columns: Any, places: Any):
-    """Use `pack`.
+    """Stores the parts of a batch; use `pack` to create one.
 
     Args:
-      arrays: those that travel by themselves.
-      columns: the others side by side; None if there are none.
-      places: (name, first column, shape of an example, dtype) of each of them.
+      arrays: arrays that are transferred separately, by name.
+      columns: [examples, columns] int32, the small arrays side by side; None if
+        there are none.
+      places: (name, first column, shape of an example, dtype) of each small
+        array.
     """
     self._arrays, self._columns, self._places = arrays, columns, places
 
   @classmethod
   def pack(cls, batch: Mapping[str, np.ndarray]) -> 'Batch':
-    """Of arrays on the host, [examples, ...] each."""
+    """Packs arrays on the host, [examples, ...] each."""
     arrays, small, places, first = dict(batch), [], [], 0
     for name in sorted(batch):
       array = batch[name]
@@ -184,17 +189,17 @@ class Batch(Mapping[str, jax.Array]):
     return len(self._arrays) + len(self._places)
 
   def tree_flatten(self):
-    """Of JAX."""
+    """Flattens the batch for JAX."""
     return (self._arrays, self._columns), self._places
 
   @classmethod
   def tree_unflatten(cls, places, children):
-    """Of JAX."""
+    """Restores a batch for JAX."""
     return cls(*children, places)
 
 
 def everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
-  """Puts an array that all processes have on each device of a mesh."""
+  """Replicates an array, which every process has, on all devices of a mesh."""
   return jax.make_array_from_process_local_data(
       NamedSharding(mesh, REPLICATED), array, array.shape
   )
@@ -226,21 +231,22 @@ def put_ahead(
     ahead: int = 2,
     stop: Callable[[], bool] | None = None,
 ) -> Generator[Batch, None, None]:
-  """Moves batches to the devices before they are asked for, see `put_batch`.
+  """Moves batches to the devices before they are needed, see `put_batch`.
 
-  That is done in a thread, so that who makes steps of them does not wait.
+  A separate thread moves them, so that the training loop does not wait.
 
   Args:
-    batches: of this process.
+    batches: batches of this process.
     mesh: the mesh.
-    ahead: batches on the devices while one is in use.
-    stop: asked while a batch is waited for; None: never.
+    ahead: number of batches on the devices while one is in use.
+    stop: function that is called repeatedly while waiting for a batch, and
+      returns whether to stop; None never stops.
 
   Returns:
     A generator of the batches, see `preemption.until`.
   """
 
-  # Needs packages that a step by itself does not.
+  # Imports packages that a step itself does not need.
   from alexnet.runtime import preemption
 
   def move():

@@ -33,11 +33,11 @@ Points = Sequence[tuple[float, float]]
 class Theme:
   """Colours of a theme."""
 
-  ink: str  # Of text.
-  faint: str  # Of axes and grids.
-  colors: tuple[str, ...]  # Of lines; distinct for the colour-blind too.
+  ink: str  # Text.
+  faint: str  # Axes and grids.
+  colors: tuple[str, ...]  # Lines; distinct for the colour-blind too.
   ordered: tuple[str, float, float]  # Colour map of ordered series; its range.
-  shades: tuple[str, str]  # Of a matrix, from the lowest to the highest value.
+  shades: tuple[str, str]  # Matrices, from the lowest to the highest value.
 
 
 LIGHT = Theme(
@@ -71,7 +71,7 @@ Draw = Callable[['Axes', Theme], None]
 class Picture:
   """A picture on a page."""
 
-  name: str  # Of its PNG file, without the suffix.
+  name: str  # Name of its PNG file, without the suffix.
   title: str  # Shown above it.
   alt: str  # Alternative text.
   png: bytes  # Contents of the PNG file.

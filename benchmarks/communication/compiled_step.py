@@ -75,7 +75,8 @@ class Report:
     arguments: bytes of parameters, velocity and batch.
     temporaries: bytes of activations, gradients and other temporaries.
     flops: floating-point operations as counted by XLA.
-    analytic_flops: those of convolutions and matrix products, see `step_flops`.
+    analytic_flops: floating-point operations of convolutions and matrix
+      products, see `step_flops`.
     collectives: the collectives, in program order.
     before_xla: number of collectives of each kind before XLA's optimization.
   """
@@ -95,7 +96,7 @@ def compile_step(config: ml_collections.ConfigDict) -> Report:
   """Compiles the training step of a config for its mesh.
 
   Args:
-    config: as from configs/alexnet.py, with model.num_classes, mesh.data and
+    config: config of configs/alexnet.py, with model.num_classes, mesh.data and
       mesh.tower set.
 
   Raises:

@@ -93,7 +93,7 @@ def _not_donated(program) -> Iterator[str]:
 
 
 def is_convolution(kernel: Kernel) -> bool:
-  """Whether a kernel is a convolution or a gradient of one."""
+  """Returns whether a kernel is a convolution or a gradient of one."""
   return bool(_CONVOLUTION.search(kernel.line))
 
 

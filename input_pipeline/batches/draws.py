@@ -81,7 +81,7 @@ def draw(
 
 
 def shuffled(seed: int, example: tf.Tensor, length: int) -> tf.Tensor:
-  """Shuffled indices, [count] int64: each of `length` images once an epoch."""
+  """Returns [count] int64 indices; an epoch has each of `length` images."""
   keys = _words(seed, _ORDER, example // length)
   # The public wrapper does not accept a vector of seeds.
   return tf.raw_ops.RandomIndexShuffle(
@@ -128,7 +128,7 @@ def colour_shifts(
 def lighting_axes(
     kind: str, scale: float, deviations: np.ndarray, eigenvectors: np.ndarray
 ) -> np.ndarray:
-  """Colour shift along each principal component for a draw of 1.
+  """Returns the colour shift along each principal component for a draw of 1.
 
   Args:
     kind: 'standard_deviation' (run #145): sd * scale, in levels of 0..255.
@@ -153,7 +153,7 @@ def _words(seed, use, numbers):
 
 
 def _blocks(operation, seed, use, numbers, **options):
-  """[count, 4] blocks of `numbers`, which ascend without gaps."""
+  """Returns [count, 4] blocks of `numbers`, which ascend without gaps."""
   first = numbers[0]
   blocks = operation(
       shape=[numbers.shape[0], 4],

@@ -54,7 +54,7 @@ def read(
 
 
 def _aligned(shape):
-  """Uninitialized uint8 array that TensorFlow and JAX need not copy."""
+  """Allocates a uint8 array that TensorFlow and JAX need not copy."""
   size = math.prod(shape)
   buffer = np.empty(size + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT

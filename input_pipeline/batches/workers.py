@@ -330,7 +330,7 @@ def _end_with(parent):
 
 
 def _received(pipe):
-  """The sources, or the error if they cannot be used."""
+  """Returns the sources, or the error if they cannot be used."""
   data = pipe.recv_bytes()
   try:
     return reduction.ForkingPickler.loads(data)

@@ -17,7 +17,7 @@ class TooMuchError(Exception):
 
 
 def of_file(path: str | os.PathLike) -> str:
-  """SHA-256 of a file, as hexadecimal digits; may raise OSError."""
+  """Returns the SHA-256 of a file, as hexadecimal digits; may raise OSError."""
   with open(path, 'rb') as f:
     return hashlib.file_digest(f, 'sha256').hexdigest()
 

@@ -76,12 +76,12 @@ class LeftOut:
 
 
 def is_system(name: str) -> bool:
-  """Whether a file or folder is hidden or belongs to the operating system."""
+  """Returns whether a file or folder is hidden or of the operating system."""
   return name.lower() in _SYSTEM or bool(_SYSTEM_FORMS.match(name))
 
 
 def suffix(name: str) -> str:
-  """Kind of an unused file: its suffix, or that it has none."""
+  """Returns the kind of an unused file: its suffix, or that it has none."""
   return pathlib.PurePath(name).suffix.lower() or 'no suffix'
 
 
@@ -150,7 +150,7 @@ def walk(
 def entries(
     folder: str | os.PathLike, left_out: LeftOut
 ) -> tuple[list[str], list[str]]:
-  """Names of the subfolders and files of a folder, sorted.
+  """Returns the names of the subfolders and files of a folder, sorted.
 
   Args:
     folder: folder to list.
@@ -171,7 +171,7 @@ def entries(
 
 
 def _is_dangling(entry: os.DirEntry) -> bool:
-  """Whether an entry is a broken link."""
+  """Returns whether an entry is a broken link."""
   if not entry.is_symlink():
     return False
   try:

@@ -27,12 +27,12 @@ _MARKS = {
     codecs.BOM_UTF16_BE: 'utf-16',
 }
 _ENDS = re.compile('\r\n|\r|\n')
-# What else the name of a set may contain.
+# Other text that the name of a set may contain.
 _BESIDES = re.compile(r'[\W\d_]|set|data|images?')
 
 
 def key(name: str) -> str:
-  """Key of a name, equal for names that look equal."""
+  """Returns the key of a name, equal for names that look equal."""
   return unicodedata.normalize('NFC', name).strip()
 
 
@@ -45,7 +45,7 @@ class Names:
     ]
 
   def find(self, name: str) -> int | None:
-    """Index of a name; None if it is missing or ambiguous.
+    """Returns the index of a name; None if it is missing or ambiguous.
 
     Looks for the exact name, then for one that looks equal, then ignores case.
     """
@@ -55,7 +55,7 @@ class Names:
     return None
 
   def __contains__(self, name):
-    """Whether a name is present, once or more often."""
+    """Returns whether a name is present, once or more often."""
     return any(make(name) in places for make, places in self._levels)
 
 

@@ -18,7 +18,7 @@ _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
 
 
 def is_address(text: str) -> bool:
-  """Whether a path begins with a scheme such as gs://."""
+  """Returns whether a path begins with a scheme such as gs://."""
   return _ADDRESS.match(text) is not None
 
 
@@ -27,7 +27,7 @@ class PathError(UserError):
 
 
 def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
-  """Absolute path of a user's text; it need not exist.
+  """Returns the absolute path of a user's text; it need not exist.
 
   `~` and `~user` are expanded. Relative paths start at the working directory.
   Links are kept.
@@ -59,7 +59,7 @@ def local(given: str | os.PathLike, name: str = 'the path') -> pathlib.Path:
 
 
 def cache_folder() -> pathlib.Path | None:
-  """The user's cache folder; None without a home."""
+  """Returns the user's cache folder; None without a home."""
   # The specification says to ignore relative paths.
   folder = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
   if folder.is_absolute():

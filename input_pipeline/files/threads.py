@@ -11,7 +11,7 @@ Result = TypeVar('Result')
 
 
 def cores() -> int:
-  """Number of cores available to this process."""
+  """Returns the number of cores available to this process."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

@@ -13,7 +13,7 @@ LARGEST_SQUARE = 258
 
 
 def is_background(value: Any) -> bool:
-  """Whether a value of a file or a config is a valid background."""
+  """Returns whether a value of a file or a config is a valid background."""
   return (
       isinstance(value, (tuple, list))
       and len(value) in (0, 3)

@@ -99,7 +99,7 @@ def _what(encoded):
 
 
 def _told(exif, xmp):
-  """Orientation from EXIF data, or else from XMP data, or else 1."""
+  """Returns the orientation from EXIF, or else from XMP data, or else 1."""
   of_exif = orientation_lib.of_exif(exif or b'')
   return of_exif or orientation_lib.of_xmp(xmp or b'') or 1
 
@@ -184,7 +184,7 @@ def _check_frame(encoded, frame, marker, name):
 
 
 def _coefficients(frame):
-  """Bytes of all coefficients: two for each of a block's 64."""
+  """Returns the bytes of all coefficients: two for each of a block's 64."""
   height, width = struct.unpack('>HH', frame[1:5].ljust(4, b'\0'))
   factors = [divmod(pair, 16) for pair in frame[7 :: 3]]
   most = [max(1, *factor) for factor in zip(*factors, (1, 1))]
@@ -204,7 +204,7 @@ def _memory(encoded, coefficients, width, height, reduction):
 
 
 def _reduction(encoded, place, frame, marker, name):
-  """Reduction that the codec has to apply; also checks the scans."""
+  """Returns the reduction for the codec to apply; also checks the scans."""
   height, width = struct.unpack('>HH', frame[1:5])
   coefficients = 0
   # All coefficients are in memory if several passes make up a pixel.
@@ -238,7 +238,7 @@ def _count_scan_markers(encoded):
 
 
 def _count_scans(encoded, place, allowed):
-  """Number of scans from `place` on, at most one more than allowed."""
+  """Counts the scans from `place` on, to at most one more than allowed."""
   scans = segments = 0
   while scans <= allowed and segments <= MAX_SEGMENTS:
     found = _MARKER.search(encoded, place)
@@ -343,7 +343,7 @@ def _is_right(chunk):
 
 
 def _text(kind, data):
-  """Text of a PNG's chunk; only the beginning of a long one."""
+  """Returns the text of a PNG's chunk; only the beginning of a long one."""
   text = bytes(data[: 2 * _MAX_TEXT]).partition(b'\0')[2]
   compressed = text[1:] if kind == b'zTXt' else b''
   if kind == b'iTXt' and text[:1] == b'\1':
@@ -356,7 +356,7 @@ def _text(kind, data):
 
 
 def _raw_profile(text):
-  """EXIF data that ImageMagick wrote as hexadecimal digits."""
+  """Returns EXIF data that ImageMagick wrote as hexadecimal digits."""
   # After three lines: an empty one, the name and the length.
   digits = b''.join(text.split(b'\n')[3:])
   with contextlib.suppress(ValueError):
@@ -476,7 +476,7 @@ def _webp(encoded, name):
 
 
 def _webp_size(kind, body):
-  """(width, height) from a chunk; (0, 0) if it is too short."""
+  """Returns (width, height) from a chunk; (0, 0) if it is too short."""
   whole = lambda place, size: int.from_bytes(
       body[place : place + size], 'little'
   )

@@ -70,7 +70,7 @@ def decode(
 
 
 def has_more_pages(encoded: bytes) -> bool:
-  """Whether a file that `decode` accepts is a TIFF with unused pages."""
+  """Returns whether a file accepted by `decode` is a TIFF with unused pages."""
   return (
       encoded[:2] in (b'II', b'MM')
       and containers.take_apart(encoded, '').more_pages

@@ -89,7 +89,7 @@ def _flattened(image, background):
 
 
 def _depth(largest, bits=None):
-  """Number of significant bits of levels stored in larger words.
+  """Returns the number of significant bits of levels stored in larger words.
 
   Args:
     largest: the largest level.

@@ -99,7 +99,7 @@ def check_pixels(
 
 
 def fits(wanted: int) -> bool:
-  """Whether decoding that needs so many bytes fits into the memory."""
+  """Returns whether decoding that needs `wanted` bytes fits into memory."""
   return wanted + _PROCESS <= MEMORY
 
 

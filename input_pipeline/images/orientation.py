@@ -25,7 +25,7 @@ _TURNS = {
 
 
 def of_exif(data: bytes) -> int | None:
-  """Orientation in EXIF data, 1 to 8, or None."""
+  """Returns the orientation in EXIF data, 1 to 8, or None."""
   data = data.removeprefix(b'Exif\0\0')
   order = {b'II': 'little', b'MM': 'big'}.get(data[:2])
   if order is None:
@@ -41,7 +41,7 @@ def of_exif(data: bytes) -> int | None:
 
 
 def of_xmp(data: bytes) -> int | None:
-  """Orientation in XMP data, 1 to 8, or None."""
+  """Returns the orientation in XMP data, 1 to 8, or None."""
   found = _XMP.search(data)
   return int(found[1]) if found else None
 

@@ -148,7 +148,7 @@ class Zip(Archive):
 
 
 def is_archive(path: pathlib.Path) -> bool:
-  """Whether a file's name is that of a tar or zip file."""
+  """Returns whether a file's name is that of a tar or zip file."""
   return path.name.lower().endswith(('.tar', '.zip', *_COMPRESSED))
 
 
@@ -340,7 +340,7 @@ def _slashed(name):
 
 
 def _from(name, target):
-  """Path of a link's target, from the root of the archive."""
+  """Returns the path of a link's target, from the root of the archive."""
   return posixpath.join(posixpath.dirname(_plain(name)), target)
 
 

@@ -108,7 +108,7 @@ def read(
 
 
 def _by_name(rows, place, files, images, classes, class_names):
-  """Labels of the images named in rows."""
+  """Returns the labels of the images named in rows."""
   if images.find(rows[0].file) is None and classes.find(rows[0].label) is None:
     rows = rows[1:]  # A header.
   here = []
@@ -207,7 +207,7 @@ class _Images:
     return self._stems.find(name) if found is None else found
 
   def is_ambiguous(self, text):
-    """Whether a name without a folder fits several images."""
+    """Returns whether a name without a folder fits several images."""
     several = text in self._names or text in self._stems
     return several and self.find(text) is None
 
@@ -248,7 +248,7 @@ def _tables(lines, images, classes):
 
 
 def _best(table, columns, names):
-  """The column with the most known names."""
+  """Returns the column with the most known names."""
   fits = lambda column: sum(
       len(fields) > column and names.find(fields[column]) is not None
       for _, fields in table

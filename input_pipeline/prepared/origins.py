@@ -120,7 +120,7 @@ def open_origin(
 
 
 def _open_train(path, scratch):
-  """(training set, place of the evaluation set or None).
+  """Returns (training set, place of the evaluation set or None).
 
   A place is the path of a folder, or files and the name of a folder in them.
   """
@@ -156,7 +156,7 @@ def _tell_folders(names, sets, ignored):
 
 
 def _looks(files):
-  """{folder: its contents} for the first level of an archive."""
+  """Returns {folder: its contents} for the first level of an archive."""
   looks = {}
   for entry in files.entries:
     name, *rest = entry.path.split('/')

@@ -42,12 +42,12 @@ SETS = ('train', 'evaluation')
 
 
 def shard_name(set_name: str, number: int, shards: int) -> str:
-  """File name of a shard."""
+  """Returns the file name of a shard."""
   return f'{set_name}-{number:05d}-of-{shards:05d}.npy'
 
 
 def is_prepared(directory: pathlib.Path) -> bool:
-  """Whether a directory has completely prepared data."""
+  """Returns whether a directory has completely prepared data."""
   return (directory / MANIFEST).is_file()
 
 

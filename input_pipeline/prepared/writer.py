@@ -82,12 +82,12 @@ class _Done:
 
 
 def unfinished(output: pathlib.Path) -> pathlib.Path:
-  """Folder for the unfinished files of a preparation."""
+  """Returns the folder for the unfinished files of a preparation."""
   return output / 'unfinished'
 
 
 def _begun(output):
-  """Path of the settings of an unfinished preparation."""
+  """Returns the path of the settings of an unfinished preparation."""
   return unfinished(output) / 'begun.json'
 
 
@@ -223,7 +223,7 @@ class Preparation:
     return range(start, min(start + size, len(self._sets[set_name])))
 
   def _note(self, set_name, number):
-    """File that marks a shard as complete and holds its labels."""
+    """Returns the file that marks a shard as complete and holds its labels."""
     return self._unfinished / f'{set_name}-{number:05d}.npz'
 
   def _read_note(self, set_name, number):

@@ -113,7 +113,7 @@ class LockTest(parameterized.TestCase):
     self.take()
     (text,) = self.warnings
     self.assertRegex(
-        text, r'did not come to its end: process 12 on elsewhere, since noon'
+        text, r'did not finish: process 12 on elsewhere, since noon'
     )
 
   def test_a_disk_without_locks(self):

@@ -229,11 +229,11 @@ class MessageTest(PretrainedTestCase):
   @parameterized.parameters(
       (
           dict(pretrained__layers=('conv9',)),
-          "layers names 'conv9', which this network has not got: .*conv1.*fc8",
+          "layers names 'conv9', which this network lacks: .*conv1.*fc8",
       ),
       (
           dict(pretrained__layers=('conv6',), model__conv6__features=12),
-          "names 'conv6', which .*other has not got: it has conv1",
+          "names 'conv6', which .*other lacks: it has conv1",
       ),
       (
           dict(pretrained__layers=('conv1', 'fc8')),

@@ -76,7 +76,7 @@ class EarlierOrderTest(absltest.TestCase):
   def test_does_not_go_on(self):
     with self.assertRaisesRegex(
         CheckpointError,
-        'an earlier version .* the order of images was another: .* continue it '
+        'an earlier version .* ordered images differently: .* continue it '
         'with that version',
     ):
       continuing.check_config(self.workdir, self.config)

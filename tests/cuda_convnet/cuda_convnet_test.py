@@ -1104,7 +1104,7 @@ class RunTest(absltest.TestCase):
     text = self.params.read_text()
     self.params.write_text(text.replace('epsB=0.002', 'epsB=0.003'))
     with self.assertRaisesRegex(
-        CheckpointError, 'model.params_text was another text'
+        CheckpointError, 'model.params_text was a different text'
     ) as caught:
       self._run(config)
     self.assertLess(len(str(caught.exception)), 500)

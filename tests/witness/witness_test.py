@@ -59,7 +59,7 @@ class WitnessTest(parameterized.TestCase):
     config = record.config_of(recipe)
     config.duration = '4 steps'
     output = io.StringIO()
-    with self.assertRaisesRegex(CheckpointError, 'order of images was another'):
+    with self.assertRaisesRegex(CheckpointError, 'ordered images differently'):
       trainer.create(config, workdir, Console(output))
     # All else is as it was: with the order said to be that of now it goes on.
     values = json.loads((workdir / 'config.json').read_text())

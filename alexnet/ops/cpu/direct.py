@@ -15,8 +15,8 @@ from jax import lax
 from alexnet.ops.cpu.layout import Padding, stored
 from alexnet.ops.cpu.matmul import matrix_product
 
-# Pixels of a batch of maps below which the work around a product takes as long
-# as it. Measured with conv3 to conv5 (169 pixels each), 1 and 4 images.
+# Pixels (batch * height * width) below which a product's overhead takes as long
+# as the product; measured with 1 and 4 images of conv3 to conv5 (169 pixels).
 FEW = 1024
 
 
@@ -27,7 +27,7 @@ def by_eigen(
     stride: int,
     padding: tuple[Padding, Padding],
 ) -> jax.Array:
-  """Convolution whose result and gradients are computed by Eigen.
+  """Computes a convolution by Eigen, which also computes its gradients.
 
   XLA uses Eigen only for the standard order of axes. It transposes gradients to
   that order, but not inside a loop, so they are transposed here: a step of 128
@@ -61,7 +61,7 @@ def _direct_forward(x, kernel, stride, padding):
 
 def _direct_backward(stride, padding, saved, g):
   x, kernel = saved
-  of_x, of_kernel = [], []  # Padding.
+  of_x, of_kernel = [], []  # Paddings for the two gradients.
   for size, taps, out, (before, _) in zip(
       x.shape[1:3], kernel.shape[:2], g.shape[1:3], padding
   ):
@@ -70,7 +70,7 @@ def _direct_backward(stride, padding, saved, g):
     of_kernel.append((before, reach))
   mirrored = stored(kernel[::-1, ::-1].swapaxes(2, 3))
   x_gradient = _eigen(g, mirrored, of_x, lhs_dilation=[stride] * 2)
-  # The batch is what is summed over, and channels are the batch.
+  # The gradient sums over images, so batch and channels change places.
   kernel_gradient = _eigen(
       stored(x.transpose(3, 1, 2, 0)),
       stored(g.transpose(1, 2, 0, 3)),
@@ -86,14 +86,14 @@ by_eigen.defvjp(_direct_forward, _direct_backward)
 def by_products(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding
 ) -> jax.Array:
-  """Convolution, rounded to bfloat16 once; sums are float32.
+  """Computes a convolution by matrix products; rounds float32 sums once.
 
   Args:
     x: [batch, height, width, channels] bfloat16.
-    kernel: [size, size, channels, features] bfloat16, or float32, which is
-      rounded first; its gradient then is not.
-    stride: in pixels, both ways.
-    padding: rows and columns of zeros (before, after), both ways.
+    kernel: [size, size, channels, features] bfloat16 or float32. A float32
+      kernel is rounded first; its gradient is not rounded.
+    stride: stride in pixels, along both axes.
+    padding: zeros (before, after), along both axes.
 
   Returns:
     [batch, out_height, out_width, features] bfloat16.
@@ -108,19 +108,20 @@ def by_products(
 def blocks(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
-  """Rewrites a convolution as one without stride, of stride x stride blocks.
+  """Rewrites a convolution as one of stride 1 over stride x stride blocks.
 
-  conv1's 11 x 11 pixels of 3 channels become 3 x 3 blocks of 48.
+  conv1's kernel of 11 x 11 pixels with 3 channels becomes one of 3 x 3 blocks
+  with 48 channels.
 
   Args:
     x: [batch, height, width, channels] bfloat16 or float32.
     kernel: [size, size, channels, features].
-    stride: in pixels, both ways.
-    padding: rows and columns of zeros (before, after), both ways.
+    stride: stride in pixels, along both axes.
+    padding: zeros (before, after), along both axes.
 
   Returns:
-    float32 images and a kernel whose convolution, without stride and padding,
-    gives the same result.
+    float32 images, and a kernel of the given dtype, whose convolution with
+    stride 1 and no padding gives the same result.
   """
   size = kernel.shape[0]
   in_blocks = -(-size // stride)
@@ -132,8 +133,8 @@ def blocks(
   rows, columns = (
       (padding[0], n - s - padding[0], 0) for n, s in zip(whole, x.shape[1:3])
   )
-  # Rows are flattened, so that a block's numbers are copied at once: 0.6 of the
-  # time. In bfloat16 this would take six times as long as in float32.
+  # With flattened rows, each row of a block is copied in one run, in 0.6 of the
+  # time. Images are float32, because bfloat16 would take six times as long.
   batch, height, width, channels = x.shape
   x = _widened(x.reshape(batch, height, width * channels))
   columns = tuple(channels * n for n in columns)
@@ -145,19 +146,23 @@ def blocks(
 def _widened(rows):
   """Returns rows as float32; bfloat16 rows are rounded first."""
   if rows.dtype == jnp.bfloat16:
-    # In short runs; otherwise XLA rounds one by one, in nine times the time.
+    # XLA rounds short runs together, but longer rows number by number, which
+    # takes nine times as long.
     run = math.gcd(rows.shape[-1], 96)
     rows = stored(rows.reshape(*rows.shape[:-1], -1, run)).reshape(rows.shape)
   return rows.astype(jnp.float32)
 
 
 def _into_blocks(array, axis, stride):
-  """Blocks of stride x stride pixels become pixels of more channels.
+  """Turns blocks of stride x stride pixels into pixels with more channels.
 
   Args:
     array: [..., rows, columns, channels, ...].
-    axis: of the rows.
-    stride: divides rows and columns.
+    axis: index of the axis of rows.
+    stride: side of a block; divides rows and columns.
+
+  Returns:
+    [..., rows / stride, columns / stride, stride ** 2 * channels, ...].
   """
   before, after = array.shape[:axis], array.shape[axis + 3 :]
   rows, columns, channels = array.shape[axis : axis + 3]
@@ -169,7 +174,7 @@ def _into_blocks(array, axis, stride):
 
 
 def _pad(x, rows, columns=(0, 0)):
-  """Rows and columns of zeros (before, after); negative numbers cut off."""
+  """Pads with zeros (before, after); negative numbers remove pixels."""
   config = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
   return lax.pad(x, jnp.zeros((), x.dtype), config)
 
@@ -211,8 +216,8 @@ def _convolution(x, kernel, padding):
   height, width = (s - size + 1 for s in x.shape[1:3])
   kernel = stored(kernel.astype(x.dtype))
   if few:
-    # All pixels that the kernel reads, next to each other (im2col): what is
-    # small is written fast, and one product takes 0.75 of the time of three.
+    # A whole im2col: small arrays are written fast, and one product takes 0.75
+    # of the time of three.
     whole = [
         x[:, i : i + height, j : j + width]
         for i in range(size)
@@ -223,9 +228,8 @@ def _convolution(x, kernel, padding):
         whole.reshape(-1, whole.shape[-1]), kernel.reshape(-1, features)
     )
     return y.reshape(*whole.shape[:3], features).astype(x.dtype)
-  # Next to each pixel its neighbours that a row of the kernel reads; then a
-  # product for each row of the kernel, and their sum, each moved by its row.
-  # All of im2col would be `size` times as much to write.
+  # im2col along columns only, then the sum of a product for each row of the
+  # kernel, moved by that row. A whole im2col would be `size` times as large.
   columns = neighbours(x, size)
   rows = columns.reshape(-1, columns.shape[-1])
   y = 0.0
@@ -251,8 +255,8 @@ def _convolution_backward(padding, saved, g):
 
 
 def _kernel_gradient(x, g, size, padding):
-  # As the forward pass, of transposed images: all that lies in a row of the
-  # kernel at once, and the gradient moved by each row.
+  # As in the forward pass, but with transposed images: a product for each row
+  # of the kernel, with the gradient moved by that row.
   features = g.shape[-1]
   x = stored(_pad(x, padding, padding))
   channels = x.shape[-1]

@@ -11,10 +11,10 @@ from alexnet.ops.cpu.layout import pad_axis, stored
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """As of `ops.pooling.max_pool`: rows first, then columns.
+  """See `ops.pooling.max_pool`; pools along the height, then along the width.
 
-  Half the time of the square window. Slices would be faster still, but XLA
-  would compute them anew, from the layer before, for each of those who read the
+  This takes half the time of a square window. Slices would be faster still, but
+  XLA would compute them, and the layer before, again for each consumer of the
   result: 0.4 s of a step of 128 images for conv2's kernel gradient.
   """
   pooled = x.astype(_wide(x.dtype))
@@ -33,12 +33,12 @@ def _max_pool_forward(x, window, stride):
 
 
 def _max_pool_backward(window, stride, x, g):
-  # Element-wise, where the gradient of reduce_window is a scatter that runs on
-  # one core. The first of equal pixels takes all: the first column, and in it
-  # the first row.
+  # Element-wise, because the gradient of reduce_window is a scatter, which runs
+  # on one core. Of equal pixels, the one in the first column, and there in the
+  # first row, gets the whole gradient.
   wide = x.astype(_wide(x.dtype))
   if x.dtype == jnp.bfloat16:
-    g = stored(g)  # Or each reader rounds it: nearly twice the time.
+    g = stored(g)  # Otherwise each consumer rounds it, in twice the time.
   slices = _slices(wide, 1, window, stride)
   rows = stored(functools.reduce(jnp.maximum, slices))
   g = stored(_gradient_along(2, rows, g.astype(wide.dtype), window, stride))
@@ -49,7 +49,7 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _wide(dtype):
-  # Element by element bfloat16 is emulated: five times float32's time.
+  # Element-wise bfloat16 is emulated, in five times the time of float32.
   return jnp.float32 if dtype == jnp.bfloat16 else dtype
 
 
@@ -59,7 +59,7 @@ def _overhang(size, window, stride):
 
 
 def _slices(x, axis, window, stride):
-  """What each of the window's places sees: `window` arrays of pooled size."""
+  """Returns an array of pooled size for each position in the window."""
   overhang = _overhang(x.shape[axis], window, stride)
   x = pad_axis(x, axis, 0, overhang, -jnp.inf)
   end = x.shape[axis] - window + 1
@@ -69,6 +69,7 @@ def _slices(x, axis, window, stride):
 
 
 def _gradient_along(axis, x, g, window, stride):
+  """Returns the gradient of x from that of its maxima along an axis, g."""
   slices = _slices(x, axis, window, stride)
   largest = functools.reduce(jnp.maximum, slices)
   parts, taken = [], False
@@ -76,8 +77,8 @@ def _gradient_along(axis, x, g, window, stride):
     first = (part == largest) & ~taken
     taken |= first
     parts.append(jnp.where(first, g, jnp.zeros((), g.dtype)))
-  # Pixels whose numbers have the same rest by the stride are next to each
-  # other in `parts`; those of all rests are then put between each other.
+  # Pixels whose indices have the same remainder by the stride are adjacent in
+  # `parts`; those of all remainders are then interleaved.
   size, pooled = x.shape[axis], g.shape[axis]
   length = pooled + (window - 1) // stride
   rests = [

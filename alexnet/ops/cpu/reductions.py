@@ -40,9 +40,9 @@ def window_sum(
 
 
 def _sum_of_channels(x, window, padding, groups):
-  # As one long row, moved by some elements, of which each pixel leaves out
-  # those that are not its own: in an array with an axis for groups, or zeros
-  # between pixels, XLA finds no run of numbers to load at once.
+  # All pixels are one long row, which is moved by each offset; elements that
+  # come from other pixels or groups are masked. With an axis for groups, or
+  # zeros between pixels, XLA could not load long runs of numbers.
   channels = x.shape[-1]
   pixels = -(-max(padding) // channels)
   row = pad_axis(x.reshape(-1, channels), 0, pixels, pixels)
@@ -61,10 +61,10 @@ def _sum_of_channels(x, window, padding, groups):
 
 
 def sum_of_rows(rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """The sum over the first axis: [rows, features] to [features] of a dtype.
+  """Sums over the first axis: [rows, features] to [features] of a dtype.
 
-  XLA sums columns at a tenth of the speed of memory. So parts are added first,
-  at that speed, and what is left is summed as a product.
+  XLA sums columns at a tenth of the speed of memory. So parts of the rows are
+  added first, at that speed, and the remaining rows by a matrix product.
   """
   parts = jnp.split(rows, math.gcd(len(rows), 32))
   rows = stored(sum(part.astype(jnp.float32) for part in parts))
@@ -72,10 +72,10 @@ def sum_of_rows(rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
-  """The sum over all elements, [], of an array of any shape.
+  """Sums the squares of all elements of an array to a scalar.
 
-  Parts are added first: XLA would store all squares (fc6: 151 MB), to sum them
-  as a tree. A quarter of the time.
+  Adding parts of the array first takes a quarter of the time, because XLA would
+  store all squares (151 MB for fc6) to sum them as a tree.
   """
   rows = x.reshape(-1, x.shape[-1])
   parts = math.gcd(len(rows), 16)

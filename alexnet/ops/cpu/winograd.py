@@ -1,24 +1,27 @@
-"""Convolutions with fewer multiplications, for CPUs.
+"""Winograd convolutions, which need fewer multiplications, for CPUs.
 
-XLA's convolutions in float32 run there at the speed of its matrix products, so
-that only fewer multiplications are faster; those in bfloat16 are products
-anyway, see direct.py. Along an axis, m results of a kernel of r pixels are
-a product of two polynomials, transposed; Winograd's F(m, r) knows it by its
-values at m + r - 1 points, with one multiplication each instead of m * r (Lavin
-and Gray, 2015). The last point is infinity, where the value of a polynomial is
-its leading coefficient.
+On CPUs, XLA's float32 convolutions already run at the speed of its matrix
+products, so only fewer multiplications make them faster. In bfloat16, plain
+convolutions are matrix products too, see direct.py.
 
-Tiles of m + r - 1 pixels, which overlap by r - 1, are transformed by a matrix
-of the points, and so is the kernel. Their products, one for each place in a
-tile, are convolutions along the other axis, or products of matrices if both
-axes are transformed. A third matrix makes m pixels of them.
+Winograd's F(m, r) computes m results of a kernel of r pixels, along an axis,
+with m + r - 1 multiplications instead of m * r (Lavin and Gray, 2015). It is
+the transpose of multiplying two polynomials by their values at m + r - 1
+points. The last point is infinity, where the value of a polynomial is its
+leading coefficient.
 
-In float32 errors stay those of sums: some 1e-6 of a result, up to five times
-the plain form's (tested). In bfloat16 transforms are computed in float32 and
-rounded once, before they are multiplied, where the plain form rounds only the
-kernel: so tiles are smaller there, and errors up to three times the plain
-form's, which are some 0.2 % of a result. Those of a kernel's gradient, which in
-the plain form are those of sums alone, are some 0.5 % (all tested).
+The image is cut into tiles of m + r - 1 pixels, which overlap by r - 1. Three
+matrices follow from the points: the first transforms the tiles and the second
+the kernel; these are multiplied at each position in a tile, and the third
+matrix transforms the products into m results. The products are matrix products
+if both axes are transformed, and convolutions along the other axis if one is.
+
+In float32, errors are about 1e-6 of a result, at most five times those of the
+plain form (tested). In bfloat16, the transforms are computed in float32 and
+rounded once, before they are multiplied, whereas the plain form rounds only the
+kernel. So tiles are smaller there, and errors at most three times those of the
+plain form, which are about 0.2 % of a result. Errors of the kernel's gradient
+are about 0.5 %; in the plain form, only those of its sums (all tested).
 """
 
 import dataclasses
@@ -41,14 +44,15 @@ _Matrix = Sequence[Sequence[Fraction]]
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-  """How a convolution is computed.
+  """Settings of a Winograd convolution.
 
   Attributes:
-    pixels: m, of a tile's results along each axis.
-    taps: r, of the kernel along each axis.
-    points: m + r - 2 numbers.
-    axes: of the image that are computed so: 1 (its rows) or 2.
-    dtype: of what is multiplied, float32 or bfloat16.
+    pixels: m, the number of a tile's results along each transformed axis.
+    taps: r, the size of the kernel along each axis.
+    points: the m + r - 2 finite points.
+    axes: number of image axes that are transformed: 1 (height) or 2.
+    dtype: dtype of the transformed tiles and kernels that are multiplied,
+      float32 or bfloat16.
   """
 
   pixels: int
@@ -59,17 +63,17 @@ class _Method:
 
   @property
   def rounds(self) -> bool:
-    """Whether transforms, of float32, are rounded to be multiplied."""
+    """True if the float32 transforms are rounded before they are multiplied."""
     return self.dtype != jnp.float32
 
   @property
   def convolves(self) -> bool:
-    """Whether products are convolutions, which are fast in float32 only."""
+    """True if products are convolutions, which are fast in float32 only."""
     return self.axes == 1 and not self.rounds
 
   @functools.cached_property
   def outputs(self) -> _Matrix:
-    """A^T [m, m + r - 1]: from products to pixels."""
+    """A^T, [m, m + r - 1], which transforms products into results."""
     return [
         [*(Fraction(p) ** i for p in self.points), i == self.pixels - 1]
         for i in range(self.pixels)
@@ -77,7 +81,7 @@ class _Method:
 
   @functools.cached_property
   def kernels(self) -> _Matrix:
-    """G [m + r - 1, r], of the kernel."""
+    """G, [m + r - 1, r], which transforms the kernel."""
     rows = []
     for p in self.points:
       norm = math.prod(p - other for other in self.points if other != p)
@@ -86,7 +90,7 @@ class _Method:
 
   @functools.cached_property
   def inputs(self) -> _Matrix:
-    """B^T [m + r - 1, m + r - 1], of a tile's pixels."""
+    """B^T, [m + r - 1, m + r - 1], which transforms a tile's pixels."""
     rows = [
         [*_polynomial([other for other in self.points if other != p]), 0]
         for p in self.points
@@ -95,7 +99,7 @@ class _Method:
 
 
 def _polynomial(roots):
-  """Coefficients of the product of (x - root), the constant first."""
+  """Returns the coefficients of the product of (x - root), constant first."""
   coefficients = [Fraction(1)]
   for root in roots:
     moved = [0, *coefficients]
@@ -104,13 +108,14 @@ def _polynomial(roots):
   return coefficients
 
 
-# Small points keep errors small. Of 3 x 3 pixels both axes are transformed:
-# conv3 to conv5 need 625 multiplications instead of 1,521, in bfloat16 784.
-# Where there are few channels transforms cost more than products, so it is the
-# rows only: conv2's 27 are nine tiles of three (63 instead of 135), in bfloat16
-# 14 of two (84), and conv1's 55, of three blocks each, eleven of five (77
-# instead of 165). conv1's products are of so few channels that bfloat16 is no
-# faster for them than float32 with these.
+# Small points keep errors small. Kernels of 3 x 3 are transformed along both
+# axes: a map of conv3 to conv5 takes 625 multiplications instead of 1,521, in
+# bfloat16 784. With few channels, transforms cost more than products, so only
+# the height is transformed: conv2's 27 rows are nine tiles of three (63
+# multiplications instead of 135), in bfloat16 14 tiles of two (84); conv1's 55
+# rows, with a kernel of three blocks, are eleven tiles of five (77 instead of
+# 165). conv1 has so few channels that its products are no faster in bfloat16,
+# so it uses float32.
 _HALF = Fraction(1, 2)
 _ROWS_3 = _Method(5, 3, (0, 1, -1, 2, -2, _HALF), axes=1)
 _ROWS_5 = _Method(3, 5, (0, 1, -1, 2, -2, _HALF), axes=1)
@@ -120,17 +125,17 @@ _ROUNDED_SQUARE_3 = _Method(2, 3, (0, 1, -1), 2, jnp.bfloat16)
 
 
 def method(x: jax.Array, kernel: jax.Array, stride: int) -> _Method | None:
-  """What is faster than the plain convolution, if anything.
+  """Returns the method that is faster than the plain convolution, if any.
 
-  Transforms are worth it where products are large.
+  Transforms pay off where products are large; None means that they do not.
 
   Args:
-    x: [batch, height, width, channels].
+    x: [batch, height, width, channels] float32 or bfloat16.
     kernel: [size, size, channels, features].
-    stride: in pixels, both ways.
+    stride: stride in pixels, along both axes.
   """
   size, _, channels, features = kernel.shape
-  # See direct.blocks. What they add to the kernel is multiplied too.
+  # direct.blocks pads the kernel to whole blocks, which costs multiplications.
   blocks = -(-size // stride)
   smallest = min(channels * stride**2, features)
   if size < 0.9 * blocks * stride or smallest < 32:
@@ -154,15 +159,15 @@ def convolution(
     padding: Padding,
     method: _Method,
 ) -> jax.Array:
-  """Convolution by a method.
+  """Computes a convolution by a Winograd method.
 
   Args:
     x: [batch, height, width, channels] float32 or bfloat16.
-    kernel: [size, size, channels, features] float32 or of x's dtype; its
-      gradient is of the same.
-    stride: in pixels, both ways.
-    padding: rows and columns of zeros (before, after), both ways.
-    method: from the function `method`.
+    kernel: [size, size, channels, features], of float32 or x's dtype, which is
+      also the dtype of its gradient.
+    stride: stride in pixels, along both axes.
+    padding: zeros (before, after), along both axes.
+    method: result of the function `method`.
 
   Returns:
     [batch, out_height, out_width, features] of x's dtype.
@@ -204,7 +209,7 @@ def _backward(padding, method, saved, g):
   for axis in range(1, method.axes + 1):
     rest = -g.shape[axis] % method.pixels
     g = layout.pad_axis(g, axis, 0, rest)
-  # The pixels of each tile, then what they give to its products.
+  # Gradients of the results of each tile, then of its products.
   parts = [layout.stored(g)]
   for axis in range(1, method.axes + 1):
     parts = [one for part in parts for one in _split(part, axis, method.pixels)]
@@ -250,7 +255,7 @@ def _combination(factors, arrays):
   terms = [
       (factor, array) for factor, array in zip(factors, arrays) if factor
   ]
-  # A sum begins with what has no sign.
+  # A positive term comes first, so that it need not be negated.
   terms.sort(key=lambda term: term[0] < 0)
   (first, array), *others = terms
   total = array if first == 1 else float(first) * array
@@ -261,15 +266,15 @@ def _combination(factors, arrays):
 
 
 def _transform(matrix, arrays, axes):
-  """Products of a matrix with arrays, along each of the axes of a grid.
+  """Multiplies a matrix with a grid of arrays, along each axis of the grid.
 
   Args:
     matrix: [results, columns].
-    arrays: columns ** axes of them, those of the last axis next to each other.
-    axes: of the grid.
+    arrays: columns ** axes arrays, in row-major order of the grid.
+    axes: number of axes of the grid.
 
   Returns:
-    results ** axes arrays, in the same order.
+    results ** axes arrays, in row-major order.
   """
   if not axes:
     return arrays
@@ -284,7 +289,12 @@ def _transform(matrix, arrays, axes):
 
 
 def _kernels(kernel, method):
-  """[size, ...] to one for each place in a tile, without the axes computed."""
+  """Transforms a kernel to an array for each position in a tile.
+
+  Returns:
+    Arrays [size, channels, features] for one transformed axis, and
+    [channels, features] for two.
+  """
   parts = [kernel.astype(jnp.float32)]
   for _ in range(method.axes):
     parts = [one for part in parts for one in part]
@@ -295,12 +305,13 @@ def _kernels(kernel, method):
 
 
 def _tiles(x, padding, method):
-  """The transformed pixels of each place in a tile.
+  """Transforms images to an array for each position in a tile.
 
-  Of one axis [batch, tiles, width, channels], in bfloat16 with the padding of
-  its columns; of two [batch, tiles, tiles, channels].
+  Returns:
+    Arrays [batch, tiles, width, channels] for one transformed axis, whose width
+    is padded in bfloat16 only; [batch, tiles, tiles, channels] for two.
   """
-  # To whole tiles, and as much behind the last one as it overlaps.
+  # Pads to whole tiles, and by what the last tile reads after its own pixels.
   low, high = padding
   behind = -(-(method.taps - 1) // method.pixels) * method.pixels
   for axis in range(1, method.axes + 1):
@@ -312,15 +323,15 @@ def _tiles(x, padding, method):
   parts = [layout.stored(x).astype(jnp.float32)]
   for axis in range(1, method.axes + 1):
     parts = [one for part in parts for one in _tile(part, axis, method)]
-    # Of two axes bfloat16's have few terms: to store those of the first, which
-    # are not to be rounded, would be more to write.
+    # In bfloat16, sums along the first of two axes are not stored: they have
+    # few terms, and must stay float32, which is more to write.
     if axis == method.axes or not method.rounds:
       parts = [layout.stored(part.astype(method.dtype)) for part in parts]
   return parts
 
 
 def _split(x, axis, pixels):
-  """The first of each run of some pixels, the second of each, and so on."""
+  """Splits an axis: array i has the elements i, i + pixels, and so on."""
   before, after = x.shape[:axis], x.shape[axis + 1 :]
   runs = x.reshape(*before, x.shape[axis] // pixels, pixels, *after)
   return [
@@ -330,6 +341,7 @@ def _split(x, axis, pixels):
 
 
 def _tile(x, axis, method):
+  """Transforms x along an axis to an array for each position in a tile."""
   first = _split(x, axis, method.pixels)
   count = first[0].shape[axis] - -(-(method.taps - 1) // method.pixels)
   pixels = [
@@ -346,7 +358,7 @@ def _tile(x, axis, method):
 
 
 def _of_pixels(of_places, axis, padding, size, method):
-  """From the gradients of `_tile`'s results to that of `size` pixels."""
+  """Returns the gradient of `size` pixels from those of `_tile`'s results."""
   of_tiles = _transform([*zip(*method.inputs)], of_places, 1)
   behind = (len(of_tiles) - 1) // method.pixels
   runs = [
@@ -362,11 +374,11 @@ def _of_pixels(of_places, axis, padding, size, method):
 
 
 def _pixels(matrix, products, axis):
-  """Products of a matrix with arrays, the results of a tile side by side.
+  """Multiplies a matrix with arrays and interleaves the results along an axis.
 
-  As sums of arrays times a column, which XLA computes with vectors; to put one
-  result after the other it asks for each number which one it is: 1.6 times as
-  long for conv1.
+  Adds each array times a column of the matrix, which XLA vectorizes. If it
+  interleaved finished results, it would select the source of each number, which
+  takes 1.6 times as long for conv1.
   """
   shape = list(products[0].shape)
   shape[axis] *= len(matrix)
@@ -379,7 +391,7 @@ def _pixels(matrix, products, axis):
 
 
 def _alternating(parts, axis):
-  """The first of each part, then the second of each, along an axis."""
+  """Interleaves arrays along an axis: the first of each, the second, ..."""
   shape = list(parts[0].shape)
   shape[axis] *= len(parts)
   return jnp.stack(parts, axis + 1).reshape(shape)
@@ -389,14 +401,14 @@ def _alternating(parts, axis):
 
 
 def _product(tile, kernel, padding, method):
-  """What is left of a convolution at one place of the tiles.
+  """Computes the product at one position of the tiles.
 
   Args:
     tile: [batch, rows, columns, channels], see `_tiles`.
-    kernel: [channels, features], or [size, channels, features] along columns,
-      of tile's dtype.
-    padding: of the columns, for a convolution along them.
-    method: how the tiles were made.
+    kernel: [channels, features], or [size, channels, features] for a
+      convolution along columns, of tile's dtype.
+    padding: zeros (before, after) of the columns; used if `method.convolves`.
+    method: method that made the tiles.
 
   Returns:
     [batch, rows, columns, features] float32.
@@ -418,7 +430,7 @@ def _convolution_of_columns(tile, kernel, padding):
 
 
 def _product_gradients(tile, kernel, g, padding, method):
-  """Those of the tile and of the kernel, float32."""
+  """Returns the gradients of the tile and of the kernel, both float32."""
   if method.convolves:
     product = functools.partial(_convolution_of_columns, padding=padding)
     return jax.vjp(product, tile, kernel)[1](g)

@@ -39,8 +39,8 @@ def _backward(window, stride, sides, winner, g):
   total = 0.0
   for place in range(window**2):
     part = jnp.where(winner == place, g, 0).astype(jnp.float32)
-    # Between two pixels of a place lie those of others. An end below zero cuts
-    # off what hung over the edge.
+    # Pixels of one position are `stride` apart. A negative border removes the
+    # pixels of windows beyond the edge of the image.
     borders = [
         (first, side - first - (count - 1) * stride - 1, stride - 1)
         for first, side, count in zip(

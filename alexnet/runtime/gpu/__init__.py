@@ -1,1 +1,1 @@
-"""What a process with GPUs has to see to."""
+"""Setup, checks and error messages of processes with GPUs."""

@@ -1,7 +1,7 @@
-"""The GPUs of this machine, as they are known without starting JAX.
+"""The GPUs of this machine, which are found without starting JAX.
 
-Some of what a command sets up has to be set up before JAX looks for devices,
-and depends on which it will find.
+Some settings of a command have to be made before JAX looks for devices, and
+depend on which devices it will find.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from alexnet.config.errors import ConfigError
 if TYPE_CHECKING:
   import jax
 
-# Written by NVIDIA's driver. Containers see it as well, with or without GPUs.
+# Written by NVIDIA's driver. Containers have this file even without GPUs.
 _DRIVER = pathlib.Path('/proc/driver/nvidia/version')
 _NODES = pathlib.Path('/dev')
 _LIBRARY = 'libcuda.so.1'
@@ -24,9 +24,9 @@ _PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
 
 
 def has_nvidia_gpu() -> bool:
-  """Whether this process may use an NVIDIA GPU."""
+  """Returns whether this process may use an NVIDIA GPU."""
   visible = os.environ.get('CUDA_VISIBLE_DEVICES', 'all')
-  # The first that does not exist hides those after it.
+  # An id that does not exist hides the GPUs after it.
   hidden = visible.split(',')[0] in ('', '-1', 'NoDevFiles')
   return not hidden and _DRIVER.exists() and any(
       map(_opens, _NODES.glob('nvidia[0-9]*'))
@@ -34,7 +34,7 @@ def has_nvidia_gpu() -> bool:
 
 
 def _opens(node):
-  """Nodes of GPUs that a job has not asked for may be there, but not open."""
+  """Returns whether a GPU's device file opens; those of other jobs do not."""
   try:
     os.close(os.open(node, os.O_RDWR))
   except OSError:
@@ -43,10 +43,10 @@ def _opens(node):
 
 
 def expected() -> bool:
-  """Whether JAX is going to compute on something else than CPUs.
+  """Returns whether JAX will compute on accelerators instead of CPUs.
 
-  By its variables, otherwise by the machine: that JAX does not use a GPU that
-  is there is an error, see `check_used`.
+  Follows JAX's environment variables if they are set. Otherwise JAX has to use
+  the machine's GPU if there is one, see `check_used`.
   """
   for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
     if told := os.environ.get(name):
@@ -55,16 +55,16 @@ def expected() -> bool:
 
 
 def check_used(devices: Sequence['jax.Device']) -> None:
-  """Compares what JAX has found with what the machine has.
+  """Checks that JAX does not ignore a GPU of this machine.
 
   Args:
-    devices: of JAX.
+    devices: the devices that JAX has found.
 
   Raises:
-    ConfigError: there is a GPU, JAX runs on the CPU, and nobody has said that
-      it should.
+    ConfigError: there is an NVIDIA GPU, but JAX uses the CPU although no
+      setting says so.
   """
-  import jax  # A second that --help can save.
+  import jax  # Slow to import, and not needed by --help.
 
   told = jax.config.jax_platforms or jax.config.values['jax_platform_name']
   if told or devices[0].platform != 'cpu' or not has_nvidia_gpu():
@@ -72,8 +72,8 @@ def check_used(devices: Sequence['jax.Device']) -> None:
   if any(map(importlib.util.find_spec, _PLUGINS)):
     reason = (
         'JAX for GPUs is installed, so the driver may be too old '
-        '(requirements-gpu.txt says which it needs); JAX_PLATFORMS=cuda has '
-        'JAX tell what is wrong'
+        '(requirements-gpu.txt says which it needs); with JAX_PLATFORMS=cuda, '
+        'JAX reports the error'
     )
   else:
     reason = (
@@ -86,16 +86,16 @@ def check_used(devices: Sequence['jax.Device']) -> None:
 
 
 def take_memory_as_needed() -> None:
-  """Lets other processes have the memory of the GPU that this one leaves.
+  """Makes JAX allocate memory of the GPU only as it needs it.
 
-  By default JAX takes three quarters at its start, as training does. Call it
-  before JAX starts; a variable that the user has set counts.
+  By default, as in training, JAX allocates three quarters of it at its start.
+  Call this before JAX starts. It does not change a variable that is set.
   """
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 
 def driver_version() -> str | None:
-  """What NVIDIA's driver says of itself; None without one."""
+  """Returns the version line of NVIDIA's driver; None without a driver."""
   try:
     return _DRIVER.read_text().splitlines()[0]
   except (OSError, IndexError):
@@ -103,9 +103,10 @@ def driver_version() -> str | None:
 
 
 def nvidia_ids() -> list[str]:
-  """UUIDs of the GPUs that this process sees, in CUDA's order, in hexadecimal.
+  """Returns the UUIDs of the GPUs that this process sees, in hexadecimal.
 
-  Of a part of a GPU (MIG) its own. Empty where CUDA's library does not answer.
+  They are in CUDA's order. A part of a GPU (MIG) has its own UUID. The list is
+  empty if CUDA's library is missing or reports an error.
   """
   try:
     cuda = ctypes.CDLL(_LIBRARY)

@@ -1,4 +1,4 @@
-"""The memory of a GPU: whether a program fits, and what to do if not."""
+"""Checks that programs fit into a GPU's memory, and advice if they do not."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from alexnet.config.errors import DeviceMemoryError
 from alexnet.runtime.mesh import DATA
 
-# XLA's allocators, CUDA, cuDNN, cuBLAS and NCCL each have words of their own.
+# Words of XLA's allocators, CUDA, cuDNN, cuBLAS and NCCL.
 _EXHAUSTED = re.compile(
     r'RESOURCE_EXHAUSTED|out of memory|OUT_OF_MEMORY|ALLOC_FAILED',
     re.IGNORECASE,
@@ -29,7 +29,7 @@ class TooLarge(DeviceMemoryError):
   """A compiled program is larger than the memory of its device.
 
   Attributes:
-    sizes: what it needs and what there is, as text.
+    sizes: text with the sizes of the program and of the memory.
   """
 
   def __init__(self, wanted: int, device: jax.Device):
@@ -38,10 +38,10 @@ class TooLarge(DeviceMemoryError):
 
 
 class Checked:
-  """A function of `jax.jit` that is compared with its device's memory.
+  """A function of `jax.jit` whose size is compared with its device's memory.
 
-  Before its first call: then nothing has been computed, and XLA would name no
-  more than one of its buffers.
+  The first call does this before it computes anything. XLA's own error would
+  only name one of the program's buffers.
   """
 
   def __init__(self, function: Any, device: jax.Device):
@@ -51,18 +51,18 @@ class Checked:
 
   def __call__(self, *arguments):
     if not self._fits:
-      # The call takes what is compiled here.
+      # The call below reuses this compiled program.
       self._check(self.lower(*arguments).compile().memory_analysis())
       self._fits = True
     return self._function(*arguments)
 
   def lower(self, *arguments):
-    """As of a function from `jax.jit`."""
+    """Lowers the function, as a function of `jax.jit` does."""
     return self._function.lower(*arguments)
 
   def _check(self, memory):
     had = _had(self._device)
-    if memory is None or had is None:  # Not every device tells.
+    if memory is None or had is None:  # Some devices do not report it.
       return
     wanted = (
         memory.argument_size_in_bytes
@@ -77,13 +77,13 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What a device is at, for a message.
+  """Work of a device, described for error messages.
 
   Attributes:
-    name: such as 'a training step'.
-    images: that a device has of a batch; None if that is not known.
-    advice: what to set for less memory.
-    device: one of those that do it.
+    name: name of the work, such as 'a training step'.
+    images: number of images on each device; None if unknown.
+    advice: settings with which the work needs less memory.
+    device: one of the devices that do the work.
   """
 
   name: str
@@ -93,10 +93,11 @@ class Work:
 
   @contextlib.contextmanager
   def explained(self) -> Iterator[None]:
-    """Errors for want of memory say inside what to do.
+    """Explains errors for lack of memory in the body.
 
     Raises:
-      DeviceMemoryError: instead of JAX's error, or `TooLarge`.
+      DeviceMemoryError: the body raised `TooLarge`, or JAX's error for lack of
+        memory; the message has the advice.
     """
     try:
       yield
@@ -132,7 +133,7 @@ class Work:
 
 
 def training(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
-  """A training step of a run, by its whole config."""
+  """Returns the work of a training step, from a run's whole config."""
   images = config.batch_size // mesh.shape[DATA]
   parts = next(
       (
@@ -155,7 +156,7 @@ def training(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
 
 
 def evaluation(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
-  """A batch of an evaluation of a run, by its whole config."""
+  """Returns the work of an evaluation's batch, from a run's whole config."""
   images = config.evaluation_batch_size // mesh.shape[DATA]
   return Work(
       'an evaluation',
@@ -166,7 +167,7 @@ def evaluation(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
 
 
 def measuring(config: ml_collections.ConfigDict, mesh: Mesh) -> Work:
-  """The measurement of layers at an evaluation, by a run's whole config."""
+  """Returns the work of measuring layers at an evaluation, from a config."""
   return Work(
       'measuring layers',
       config.layer_statistics_images // mesh.shape[DATA],
@@ -182,10 +183,10 @@ def _of_device(device):
 
 
 def _had(device):
-  """Bytes that JAX may have of a device; None if it does not tell."""
+  """Returns the bytes that JAX may use of a device; None if unknown."""
   try:
     return (device.memory_stats() or {}).get('bytes_limit')
-  except jax.errors.JaxRuntimeError:  # Of a device without an allocator.
+  except jax.errors.JaxRuntimeError:  # Devices without an allocator.
     return None
 
 

@@ -1,8 +1,8 @@
-"""What products and convolutions of float32 numbers are rounded to.
+"""Precision of matrix products and convolutions of float32 numbers.
 
-On GPUs since Ampere, JAX by default rounds their operands to TensorFloat-32: 10
-bits of mantissa instead of 23, for a multiple of the speed. On CPUs there is no
-such thing.
+On GPUs since Ampere, JAX by default rounds the operands to TensorFloat-32: 10
+bits of mantissa instead of 23, which is several times as fast. CPUs do not have
+this format.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 
 HIGHEST = 'highest'
-# As JAX has it by default, so that its own setting is of account.
+# The default of JAX, with which JAX's own setting applies.
 TENSORFLOAT32 = 'tensorfloat32'
 
 # Compute capability of Ampere, the first with TensorFloat-32 and bfloat16.
@@ -24,14 +24,14 @@ _AMPERE = (8, 0)
 def traced(
     function: Callable[..., Any], model: Any, device: jax.Device | None
 ) -> Callable[..., Any]:
-  """A function to be compiled, with the precision that its network asks for.
+  """Returns a function that is traced with the precision of its network.
 
   Args:
-    function: all that is to be compiled, gradients included: what is traced
-      outside would have JAX's default.
-    model: its network; see `models` for `precision`.
-    device: that it is compiled for; None if that is not known. On CPUs the
-      program is the same for each precision.
+    function: the whole function to compile, gradients included; what is traced
+      outside of it has JAX's default precision.
+    model: network of the function; see `models` for `precision`.
+    device: device to compile for; None if unknown. On CPUs, the program is the
+      same for each precision.
   """
   on_cpu = device is not None and device.platform == 'cpu'
   asked = getattr(model, 'precision', TENSORFLOAT32)
@@ -47,11 +47,11 @@ def traced(
 
 
 def in_force(model: ml_collections.ConfigDict, device: jax.Device) -> str:
-  """What products are made of, for people and environment.json.
+  """Returns the precision of products, for messages and environment.json.
 
   Args:
     model: the `model` part of a config.
-    device: that they are made on.
+    device: device that computes the products.
   """
   if model.dtype != 'float32':
     return model.dtype
@@ -68,7 +68,7 @@ def in_force(model: ml_collections.ConfigDict, device: jax.Device) -> str:
 def warning(
     model: ml_collections.ConfigDict, device: jax.Device
 ) -> str | None:
-  """A message if a device has no arithmetic for a network's dtype."""
+  """Returns a message if a device has no bfloat16 but the network uses it."""
   capability = _compute_capability(device)
   if model.dtype != 'bfloat16' or not capability or capability >= _AMPERE:
     return None
@@ -80,7 +80,7 @@ def warning(
 
 
 def _compute_capability(device):
-  """(major, minor) of an NVIDIA GPU, None of other devices."""
+  """Returns (major, minor) of an NVIDIA GPU; None for other devices."""
   try:
     return tuple(map(int, device.compute_capability.split('.')))
   except (AttributeError, ValueError):  # 'gfx90a', of an AMD GPU.

@@ -1,8 +1,8 @@
-"""Several processes of one run each have GPUs of their own.
+"""A check that no two processes of a run use the same GPU.
 
-Two that take the same would each want three quarters of its memory, and NCCL
-would refuse them, with a message that does not say what to do. So they tell
-each other which they are about to take, before JAX starts them.
+They would each allocate three quarters of its memory, and NCCL would refuse
+them with a message that does not say what to do. So the processes compare their
+GPUs before JAX starts these.
 """
 
 import collections
@@ -20,12 +20,13 @@ def check(client: Any, visible: str, seconds: int) -> None:
   """Compares the GPUs of all processes; each has to call it.
 
   Args:
-    client: of `jax.distributed`, with its store of keys and values.
-    visible: JAX's setting `jax_cuda_visible_devices`, 'all' or numbers.
-    seconds: to wait for the others.
+    client: client of `jax.distributed`, which has a key-value store.
+    visible: JAX's setting `jax_cuda_visible_devices`, 'all' or numbers with
+      commas between them.
+    seconds: number of seconds to wait for the other processes.
 
   Raises:
-    ConfigError: two processes would take one GPU; in all of them.
+    ConfigError: two processes would use the same GPU; all processes raise it.
   """
   process, count = multihost.place()
   mine = _taken(visible) if accelerators.expected() else []
@@ -47,6 +48,7 @@ def check(client: Any, visible: str, seconds: int) -> None:
 
 
 def _taken(visible):
+  """Returns the UUIDs of the GPUs that this process will use."""
   ids = accelerators.nvidia_ids()
   if visible == 'all':
     return ids
@@ -55,7 +57,7 @@ def _taken(visible):
 
 
 def _shared(taken):
-  """The processes that have a GPU in common, of the first such GPU."""
+  """Returns the processes of the first GPU that several use; [] if none is."""
   owners = collections.defaultdict(list)
   for process, ids in sorted(taken.items()):
     for one in ids:
