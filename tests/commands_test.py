@@ -28,7 +28,7 @@ from configs import (
   alexnet_2012_six_pretraining,
 )
 from input_pipeline.errors import DataError
-from tests import commands, definitions, testing
+from tests import commands, definitions, testing, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -108,6 +108,7 @@ class CommandTest(absltest.TestCase):
         '--config.duration=2 steps',
         '--config.mesh.tower=2',
         '--config.ten_views=False',
+        *tiny.SMALL,
     )
     status, output, error = run_command('main.py', *flags)
     self.assertEqual(status, 0, error)
@@ -134,6 +135,7 @@ class CommandTest(absltest.TestCase):
         f'--config.layer_params={directory}/layer-params-1.cfg',
         '--config.dataset.name=folder',
         f'--config.dataset.train_dir={images}',
+        *tiny.SMALL,
         '--config.duration=1 steps',
         '--config.batch_size=8',
         '--config.mesh.tower=2',
