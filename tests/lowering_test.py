@@ -36,9 +36,9 @@ class LoweringTest(parameterized.TestCase):
       return _Lowered(platform, function, **rest)
 
     for module in train_step, eval_steps:
-      self.enter_context(
-          absltest.mock.patch.object(module, 'jit_for', jit_for)
-      )
+      self.enter_context(absltest.mock.patch.multiple(
+          module, jit_for=jit_for, _compiled=module._compiled.__wrapped__
+      ))
     config = testing.narrow_config()
     config.model.num_classes, config.model.dtype = 10, dtype
     config.mesh.data, config.mesh.tower = mesh

@@ -12,6 +12,7 @@ import jaxlib
 from absl import logging
 from jax.sharding import Mesh
 
+from alexnet.ops import forms
 from alexnet.runtime import heap
 from alexnet.runtime.gpu import device_memory
 from alexnet.runtime.sharding import REPLICATED
@@ -94,7 +95,7 @@ def jit_for(
     A callable that also has `lower`.
   """
   compiled = jax.jit(
-      function,
+      forms.traced_for(function, device.platform),
       compiler_options=options(device, dtype, deterministic=deterministic),
       **arguments,
   )

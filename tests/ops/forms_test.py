@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -230,6 +231,36 @@ class FormsTest(parameterized.TestCase):
     self.assertFalse(is_of_cpu('tpu'))
     with forms.plain_forms():
       self.assertFalse(is_of_cpu('cpu'))
+
+  @parameterized.parameters(*_OPERATIONS)
+  def test_traced_for_one_platform(self, name):
+    """Its program is the same, and no other platform's forms are traced."""
+    ours, _, *shapes = _OPERATIONS[name]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def both(*arrays):
+      return output_and_gradients(
+          ours, jnp.ones(jax.eval_shape(ours, *arrays).shape), *arrays
+      )
+
+    def traced(platform=None):
+      function = lambda *arrays: both(*arrays)
+      if platform:
+        function = forms.traced_for(function, platform)
+      return jax.jit(function).trace(*shapes)
+
+    def custom_calls(traced, platform):
+      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      return sorted(re.findall(r'custom_call @(\w+)', text))
+
+    self.assertIn('platform_index', str(traced().jaxpr))
+    self.assertNotIn('platform_index', str(traced('cpu').jaxpr))
+    for device, platform in (('cpu', 'cpu'), ('gpu', 'cuda'), ('tpu', 'tpu')):
+      self.assertEqual(
+          custom_calls(traced(device), platform),
+          custom_calls(traced(), platform),
+      )
+    self.assertNotIn('LayoutConstraint', custom_calls(traced('gpu'), 'cuda'))
 
   @parameterized.parameters(*_OPERATIONS)
   def test_arrays_of_numpy_without_jit(self, name):

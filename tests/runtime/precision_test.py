@@ -42,12 +42,10 @@ class LoweredTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.enter_context(mock.patch.multiple(
-        'alexnet.training.train_step', jit_for=self.jit_for
-    ))
-    self.enter_context(mock.patch.multiple(
-        'alexnet.evaluation.eval_steps', jit_for=self.jit_for
-    ))
+    for module in train_step, eval_steps:
+      self.enter_context(mock.patch.multiple(
+          module, jit_for=self.jit_for, _compiled=module._compiled.__wrapped__
+      ))
     traced = precision.traced
     self.enter_context(mock.patch.object(
         precision, 'traced',
