@@ -15,7 +15,7 @@ from alexnet.config.errors import ConfigError
 from alexnet.metrics import profiling, writer
 from alexnet.metrics.console import Console
 from alexnet.training import trainer
-from tests import faulty
+from tests import commands, faulty
 
 
 def events(workdir: pathlib.Path):
@@ -52,6 +52,14 @@ class ProfilingTest(faulty.RunTestCase):
         {k: v for k, v in record.items() if k != 'images_per_second'}
         for record in writer.read_records(workdir / writer.FILE)
     ]
+
+  def test_the_flag(self):
+    done = commands.run(
+        'main.py', '--config=configs/alexnet.py', f'--workdir={self.workdir}',
+        '--profile_steps=5:2',
+    )
+    self.assertEqual(done.returncode, 1)
+    self.assertRegex(done.stderr, "(?m)^error: --profile_steps is '5:2': expected")
 
   def test_some_steps_and_no_other(self):
     run = self.traced(3, 6)

@@ -88,7 +88,6 @@ def assert_equal_runs(one, other):
   jax.tree.map(compare, one[1], one[2], other[2])
 
 
-
 class SharedTest(absltest.TestCase):
 
   def test_equal_runs_share_one_program(self):

@@ -192,6 +192,20 @@ class FinishedRunTest(RunTestCase):
     # 18 images in batches of 8.
     self.assertAlmostEqual(first['epoch'], 8 / 18)
 
+  def test_metrics_of_several_steps_are_their_means(self):
+    self.run_here(log_every='3 steps', ten_views=False).train()
+    train = lambda workdir: [
+        record for record in read_records(workdir / 'metrics.jsonl')
+        if record['kind'] == 'train'
+    ]
+    steps, means = train(self.reference_dir), train(self.workdir)
+    self.assertEqual([record['step'] for record in means], [3, 6])
+    for name in 'loss', 'top1':
+      by_hand = np.reshape([record[name] for record in steps], (2, 3)).mean(1)
+      np.testing.assert_allclose(
+          [record[name] for record in means], by_hand, rtol=1e-6
+      )
+
   def test_what_is_said(self):
     text = self.output.getvalue()
     for part in (
