@@ -3,11 +3,13 @@
 import contextlib
 import io
 import pathlib
+import subprocess
 import types
 
 from absl.testing import absltest, parameterized
 
 from benchmarks import definitions
+from tests import commands
 from tests import definitions as texts
 
 _TRACEBACK = '''loss 3
@@ -35,6 +37,14 @@ class OutcomeTest(parameterized.TestCase):
     self.assertEqual(definitions.outcome(status, text), (kind, note))
 
 
+def forked(command, **options):
+  """What `subprocess.run` returns, of a process that need import nothing."""
+  del options  # The folder is the same, and the output that of a pipe.
+  done = commands.run(*command[1:])
+  done.stdout += done.stderr
+  return done
+
+
 class FolderTest(absltest.TestCase):
 
   def setUp(self):
@@ -55,10 +65,15 @@ class FolderTest(absltest.TestCase):
         output=output or self.folder / 'table.md', override=[
             f'--config.dataset.size={texts.SHAPES_SIDE + 4}',
             f'--config.augmentation.crop_size={texts.SHAPES_SIDE}',
-            '--config.augmentation.crop_offsets=5', *override,
+            '--config.augmentation.crop_offsets=5',
+            '--config.layer_statistics_images=0', '--config.ten_views=False',
+            *override,
         ],
     )
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        absltest.mock.patch.object(subprocess, 'run', forked),
+        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+    ):
       status = definitions.main(values)
     return status, out.getvalue(), err.getvalue()
 
@@ -74,7 +89,7 @@ class FolderTest(absltest.TestCase):
 
   def test_table(self):
     """By the real command; #126 has another file's parameters."""
-    self.write('126', texts.shape(thinned=True), '126-2012-full')
+    self.write('126', texts.shape(), '126-2012-full')
     layers, params = texts.shape()
     layers['head']['initWFunc'] = 'initw.makew(fc)'
     self.write('135', (layers, params))

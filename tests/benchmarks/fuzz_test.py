@@ -2,6 +2,7 @@
 
 import collections
 import io
+import os
 import pathlib
 import random
 import subprocess
@@ -16,6 +17,8 @@ from benchmarks.fuzzing import images, metadata, mutations, worker
 from input_pipeline.errors import ImageError
 
 ROOT = pathlib.Path(__file__).parents[2]
+# Not as a module of `tests`, which import JAX.
+BAD = 'fuzz_targets:Impatient'
 
 
 class ReadersTest(parameterized.TestCase):
@@ -80,18 +83,24 @@ class ReadersTest(parameterized.TestCase):
 class FindingsTest(absltest.TestCase):
   """Readers that crash, hang, take memory, or take what they must not."""
 
+  def setUp(self):
+    super().setUp()
+    folders = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+    self.enter_context(
+        absltest.mock.patch.dict(os.environ, PYTHONPATH=folders)
+    )
+
   def test_each_is_found_and_saved(self):
     folder = pathlib.Path(self.create_tempdir())
-    target = 'tests.fuzz_targets:Impatient'
     # The numbers of inputs that are the first of their kind.
     chosen = {}
     for number in range(200):
-      kind = worker.generator(target, 0, number).randrange(10)
+      kind = worker.generator(BAD, 0, number).randrange(10)
       chosen.setdefault(kind, number)
     found = {}
     for kind, number in chosen.items():
       report = fuzz.fuzz(
-          'bad', target, inputs=1, first=number, workers=1, findings=folder
+          'bad', BAD, inputs=1, first=number, workers=1, findings=folder
       )
       self.assertEqual(report.inputs, 1)
       found[kind] = dict(report.findings).get(number)
@@ -110,11 +119,13 @@ class FindingsTest(absltest.TestCase):
     self.assertIsNone(found[9])
 
   def test_goes_on_after_one(self):
-    report = fuzz.fuzz(
-        'bad', 'tests.fuzz_targets:Impatient', inputs=12, workers=2
-    )
-    self.assertEqual(report.inputs, 12)
-    self.assertNotEmpty(report.findings)
+    """An error, the end of its process, one that is taken, another error."""
+    first, kinds = 141, [4, 7, 9, 4]
+    for number, kind in enumerate(kinds, first):
+      self.assertEqual(worker.generator(BAD, 0, number).randrange(10), kind)
+    report = fuzz.fuzz('bad', BAD, inputs=len(kinds), first=first, workers=2)
+    self.assertEqual(report.inputs, len(kinds))
+    self.assertEqual([number for number, _ in report.findings], [141, 142, 144])
     self.assertIn('FINDING at', '\n'.join(report.lines()))
 
 

@@ -12,9 +12,10 @@ import sys
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
-from benchmarks import train_step
+from benchmarks import feeding, input_pipeline, train_step
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import measure, results
 from benchmarks.step import network
@@ -147,18 +148,56 @@ class MeasureTest(parameterized.TestCase):
     (row,) = run([case], [], budget=0)  # Not begun.
     self.assertNotIn('agrees', row)
 
+  @pytest.mark.full
   def test_feeding(self):
     """Of everything a little, without stand-ins."""
-    found = measure.feeding(
-        dataclasses.asdict(dataclasses.replace(TINY, width=0.0625)), None, 16,
-        0.1,
-    )
+    found = measure.feeding(dataclasses.asdict(TINY), None, 16, 0.1)
     rates = found['input_images_per_second']
     self.assertCountEqual(rates, ['prepared_jpeg', 'prepared_raw'])
     for rate in rates.values():
       self.assertGreater(rate, 0)
     for share in found['busy'].values():
       self.assertBetween(share, 0.01, 100)
+
+  def test_feeding_by_hand(self):
+    """Medians of what benchmarks_test measures, and their ratios."""
+    rates = {
+        'prepared_jpeg': [(100.0, 50.0), (300.0, 70.0), (200.0, 60.0)],
+        'prepared_raw': [(900.0, 5.0), (700.0, 7.0), (800.0, 6.0)],
+    }
+    taken = {
+        'constant': [1.0, 3.0, 2.0], 'prepared_jpeg': [5.0, 4.0, 3.0],
+        'prepared_raw': [2.5, 2.5, 9.0],
+    }
+    with (
+        mock.patch.object(input_pipeline, 'prepare', autospec=True) as prepare,
+        mock.patch.object(
+            input_pipeline, 'measure', autospec=True, return_value=rates
+        ) as reading,
+        mock.patch.object(
+            feeding, 'measure', autospec=True, return_value=taken
+        ) as training,
+    ):
+      found = measure.feeding(dataclasses.asdict(TINY), 'photos', 16, 0.1)
+    self.assertEqual(found, {
+        'input_images_per_second': {
+            'prepared_jpeg': 200, 'prepared_raw': 800
+        },
+        'seconds_per_step': {
+            'constant': 2, 'prepared_jpeg': 4, 'prepared_raw': 2.5
+        },
+        'busy': {'prepared_jpeg': 0.5, 'prepared_raw': 0.8},
+    })
+    self.assertEqual(prepare.call_args.args[0], 'photos')
+    self.assertEqual(reading.call_args.args[:2], (
+        ((input_pipeline.prepared_jpeg, 0), (input_pipeline.prepared_raw, 0)),
+        'photos',
+    ))
+    work = prepare.call_args.args[1]
+    self.assertEqual(training.call_args.args[:2], (work, TINY.batch_size))
+    self.assertEqual(
+        training.call_args.kwargs, dict(dtype='float32', width=TINY.width)
+    )
 
   def test_no_longer_than_the_budget(self):
     limits = []

@@ -5,8 +5,10 @@ import pathlib
 import re
 import tempfile
 
+import jax
 import numpy as np
 from absl.testing import absltest, parameterized
+from PIL import Image
 
 from alexnet.checkpointing import workdir as workdir_lib
 from alexnet.config.errors import CheckpointError, ConfigError
@@ -15,10 +17,29 @@ from alexnet.evaluation.evaluator import Predictions, score
 from alexnet.metrics.console import Console
 from alexnet.training import trainer
 from tests import commands, testing, tiny
-from tests.training.trainer_test import logits_of, softmax, squares_of
+from tests.training.trainer_test import softmax
 
 # Eight classes, so that top-5 says something.
 CLASSES = 8
+# Sides of images and crops.
+SIDE, CROP = 76, 72
+
+
+def squares_of(source):
+  """([images, SIDE, SIDE, 3] float64, labels) of JPEG files, by Pillow."""
+  squares, labels = [], []
+  for index in range(len(source)):
+    image = Image.open(source.describe(index)).convert('RGB')
+    side, left = image.height, (image.width - image.height) / 2
+    squares.append(
+        image.resize(
+            (SIDE, SIDE),
+            Image.Resampling.BICUBIC,
+            box=(left, 0, left + side, side),
+        )
+    )
+    labels.append(source.read(index)[1])
+  return np.stack(squares).astype(np.float64), np.array(labels)
 
 
 def numbers(probabilities, labels):
@@ -59,7 +80,7 @@ class EnsembleTest(parameterized.TestCase):
 
   @classmethod
   def config(cls, **fields):
-    config = tiny.get_config()
+    config = tiny.get_small_config()
     config.dataset.train_dir = str(cls.train_images)
     config.dataset.eval_dir = str(cls.images)
     config.duration = '2 steps'
@@ -70,8 +91,12 @@ class EnsembleTest(parameterized.TestCase):
 
   @classmethod
   def make(cls, name, **fields):
+    """A run that has a checkpoint of its first parameters, as of step 2."""
     console = Console(io.StringIO())
-    trainer.create(cls.config(**fields), cls.directory / name, console).train()
+    run = trainer.create(cls.config(**fields), cls.directory / name, console)
+    run.progress.step = 2
+    run._save(required=True)
+    run.close()
 
   def pretend(self, name, **fields):
     """A run as far as it can be seen before it is opened."""
@@ -90,11 +115,16 @@ class EnsembleTest(parameterized.TestCase):
     if name == 'b':
       mean = mean.mean((0, 1))
     images = images - mean
-    cut = lambda top, left: images[:, top : top + 224, left : left + 224]
-    centre = cut(16, 16)
-    five = [cut(t, left) for t in (0, 32) for left in (0, 32)] + [centre]
+    cut = lambda top, left: images[:, top : top + CROP, left : left + CROP]
+    last = SIDE - CROP
+    centre = cut(last // 2, last // 2)
+    five = [cut(t, left) for t in (0, last) for left in (0, last)] + [centre]
     ten = five + [crop[:, :, ::-1] for crop in five]
-    predict = lambda crop: softmax(logits_of(run.task.model, run, crop))
+    apply = jax.jit(run.task.model.apply)
+    variables = jax.device_get(run.variables)
+    predict = lambda crop: softmax(
+        np.float64(apply(variables, np.float32(crop)))
+    )
     cls.probabilities[name, 'centre'] = predict(centre)
     cls.probabilities[name, 'ten'] = np.mean([*map(predict, ten)], axis=0)
 

@@ -2,15 +2,37 @@
 
 import pathlib
 import shutil
+import signal
+import subprocess
+from unittest import mock
 
+import psutil
 from absl.testing import absltest
 
 from alexnet.checkpointing import manager
 from alexnet.metrics import writer
 from benchmarks import crash, soak
-from tests import testing, tiny
+from tests import commands, testing, tiny
 
 MiB = 2**20
+
+
+class Forked(commands.Started):
+  """A command as `subprocess.Popen` starts it, but forked."""
+
+  def __init__(self, command, **options):
+    del options  # The folder and the pipe are those of `Started`.
+    super().__init__(*command[1:])
+
+  def poll(self):
+    status = psutil.Process(self.pid).status()
+    return 0 if status == psutil.STATUS_ZOMBIE else None
+
+  def kill(self):
+    self.send_signal(signal.SIGKILL)
+
+  def communicate(self):
+    return super().communicate(), None
 
 
 class CrashTest(absltest.TestCase):
@@ -18,6 +40,9 @@ class CrashTest(absltest.TestCase):
   def test_three_kills(self):
     """One of them during a save; the end is that of an undisturbed run."""
     work = pathlib.Path(self.create_tempdir().full_path)
+    self.enter_context(mock.patch.object(
+        crash, 'subprocess', mock.Mock(wraps=subprocess, Popen=Forked)
+    ))
     images = testing.write_images(work / 'images', 2, 6)
     command = [
         'main.py', '--config=tests/tiny.py',

@@ -232,6 +232,14 @@ class RunTest(PageTestCase):
     shutil.copytree(self.folder, folder)
     (folder / 'results.json').unlink()
     (folder / 'environment.json').unlink()
+    # Its charts would be those that test_page reads.
+    empty = {
+        'svg': b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        'png': sources.encode_png(np.zeros((9, 9), np.uint8)),
+    }
+    self.enter_context(mock.patch.object(
+        charts, '_render', lambda draw, theme, size, form: empty[form]
+    ))
     one = build.of_one(
         run_history.read(folder), {'dataset.train_dir': str(folder / 'gone')}
     )
