@@ -54,12 +54,15 @@ class ProfilingTest(faulty.RunTestCase):
     ]
 
   def test_the_flag(self):
+    # Without the flag's message there is another one: no images are given.
     done = commands.run(
-        'main.py', '--config=configs/alexnet.py', f'--workdir={self.workdir}',
+        'main.py', '--config=tests/tiny.py', f'--workdir={self.workdir}',
         '--profile_steps=5:2',
     )
     self.assertEqual(done.returncode, 1)
-    self.assertRegex(done.stderr, "(?m)^error: --profile_steps is '5:2': expected")
+    self.assertRegex(
+        done.stderr, "(?m)^error: --profile_steps is '5:2': expected"
+    )
 
   def test_some_steps_and_no_other(self):
     run = self.traced(3, 6)
