@@ -269,7 +269,8 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   run_flags.define()
   flags.DEFINE_list(
-      'scales', list(_SCALES), 'Sides of the squares for dense views, pixels.'
+      'scales', list(_SCALES),
+      'Sides of the squares for dense views, in pixels.'
   )
-  paths.define('output', 'Markdown file to write.')
+  paths.define('output', 'Write the tables as Markdown to this file.')
   cli.run(main, finishes=True)

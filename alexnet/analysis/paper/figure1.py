@@ -173,6 +173,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   paths.define('workdir', 'Folder of the sweep.')
-  paths.define('output', 'Picture to write, .png or .svg.')
+  paths.define('output', 'Draw the figure to this .png or .svg file.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

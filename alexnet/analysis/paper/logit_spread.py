@@ -95,7 +95,10 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('config', None, 'File of the sweep, FILE[:DATASET].')
-  flags.DEFINE_multi_string('set', [], 'field=value for all variants.')
+  flags.DEFINE_multi_string(
+      'set', [],
+      'Set a field in all variants: field=value. Repeat it for several fields.'
+  )
   flags.DEFINE_integer('seeds', 1, 'Number of networks of each variant.')
   flags.DEFINE_integer('images', 64, 'Number of evaluation images.')
   flags.mark_flag_as_required('config')
