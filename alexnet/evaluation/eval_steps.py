@@ -35,7 +35,8 @@ def make_eval_step(
     variables: arrays or shapes of the variables, for their partition.
     images: function from a batch to the network's input [batch, views, crop,
       crop, 3]; see `views.Views.centre` and `ten`.
-    deterministic: see `compilation.options`.
+    deterministic: whether to use only deterministic GPU kernels; see
+      `compilation.options`.
 
   Returns:
     A function (variables, batch) -> float32 sums over the batch: those of

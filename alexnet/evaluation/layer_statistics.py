@@ -49,7 +49,8 @@ def make_measure(
     variables: arrays or shapes of the variables, for their partition.
     images: function from a batch to the network's input [batch, 1, crop, crop,
       3]; see `views.Views.centre`.
-    deterministic: see `compilation.options`.
+    deterministic: whether to use only deterministic GPU kernels; see
+      `compilation.options`.
 
   Returns:
     A function (variables, velocity, batch) -> {name: [] float32}. Velocity is

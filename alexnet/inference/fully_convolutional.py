@@ -84,7 +84,7 @@ def check_scales(
   """Checks the scales, in pixels of an image's shorter side.
 
   Args:
-    scales: as given; None or empty for `dataset.size`.
+    scales: requested scales; None or empty for `dataset.size`.
     config: the run's whole config.
 
   Returns:

@@ -168,7 +168,8 @@ def make_train_step(
     accumulation: number of parts in which a device computes its examples, one
       after the other.
     guarded: whether a bad step changes nothing but the number of steps.
-    deterministic: see `compilation.options`.
+    deterministic: whether to use only deterministic GPU kernels; see
+      `compilation.options`.
 
   Returns:
     A function (state, batch, rates) -> (new state, metrics); if guarded, of

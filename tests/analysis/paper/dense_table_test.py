@@ -125,7 +125,10 @@ class RunTest(absltest.TestCase):
         f'--output={output}',
     )
     self.assertEqual(status, 0, error)
-    self.assertIn('all 3 images of its evaluation set. 2 x 2 positions', text)
+    self.assertIn(
+        'all 3 images of its evaluation set. 2 x 2 positions',
+        ' '.join(text.split()),
+    )
     lines = output.read_text().splitlines()
     names = [line.split('|')[1].strip() for line in lines if line[:1] == '|']
     self.assertContainsSubset(
