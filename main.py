@@ -19,14 +19,14 @@ from input_pipeline import cli
 from input_pipeline.files import paths
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'File of the configuration, FILE[:DATASET].'
+    'config', None, 'File of the config, FILE[:DATASET].'
 )
 _WORKDIR = paths.define(
-    'workdir', 'Folder for checkpoints, metrics and results.'
+    'workdir', 'Folder of the run, for checkpoints, metrics and results.'
 )
 _PROFILE_STEPS = flags.DEFINE_string(
     'profile_steps', None,
-    "Steps of which a trace is written, such as '100:105'; see docs/usage.md.",
+    "Write a trace of these steps, such as '100:105'; see docs/usage.md.",
 )
 
 

@@ -65,26 +65,28 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   paths.define_several(
-      'workdir', None, 'Folder of the run to evaluate; of several, repeated.'
+      'workdir', None,
+      'Folder of the run to evaluate. Repeat it to evaluate several runs.'
   )
   flags.DEFINE_list(
-      'weights', None, 'Weights of several runs, such as 0.7,0.3; unset: equal.'
+      'weights', None,
+      'Weights of several runs, such as 0.7,0.3. Default: equal weights.'
   )
   flags.DEFINE_multi_enum(
       'views', list(VIEWS), (*VIEWS, _DENSE),
-      'Views to evaluate with; may be repeated.'
+      'Views to evaluate with. Repeat it for several kinds of views.'
   )
   flags.DEFINE_string(
       'step', None,
-      "Of the checkpoint; 'best': that of the best evaluation; unset: the "
-      'newest.'
+      "Step of the checkpoint to evaluate, or 'best' for that of the best "
+      'evaluation. Default: the newest.'
   )
   flags.DEFINE_list(
       'scales', None,
       'Sides of the squares for dense views, in pixels, such as 256,288. '
-      'Unset: as for other views.'
+      'Default: as for other views.'
   )
   run_flags.define_moved()
-  flags.DEFINE_integer('tower', None, 'Devices for the towers.')
+  flags.DEFINE_integer('tower', None, 'Number of devices for the towers.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -184,14 +184,17 @@ if __name__ == '__main__':
   run_flags.define_class_names()
   flags.DEFINE_enum(
       'views', 'centre', _VIEWS,
-      'The centre crop, ten views, or all places of the whole image.'
+      'Predict from the centre crop, ten views, or all positions of the whole '
+      'image.'
   )
   flags.DEFINE_list(
       'scales', None,
-      'Of dense views: sizes of the shorter side, in pixels, such as 256,384.'
+      'Lengths of the shorter side for dense views, in pixels, such as 256,384.'
   )
   paths_lib.define_several(
-      'output', [], 'File to write, .png, .json or .csv; may be repeated.'
+      'output', [],
+      'Write the predictions to this .png, .json or .csv file. Repeat it for '
+      'several files.'
   )
-  flags.DEFINE_integer('top', 5, 'Number of classes to name.')
+  flags.DEFINE_integer('top', 5, 'Number of classes to show for each image.')
   cli.run(main, finishes=True)

@@ -74,16 +74,17 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   paths.define_several(
       'workdir', None,
-      'Folder of a run, or of a sweep; repeated, to compare several.',
+      'Folder of a run or of a sweep. Repeat it to compare several.',
   )
-  paths.define('output', 'Folder to write to; unset: the workdir.')
+  paths.define('output', 'Folder to write to. Default: the workdir.')
   run_flags.define_class_names()
   run_flags.define_moved()
   flags.DEFINE_integer(
-      'evaluation_images', 50_000, 'Evaluation images to predict, at most.'
+      'evaluation_images', 50_000,
+      'Largest number of evaluation images to predict.'
   )
   flags.DEFINE_integer(
-      'training_images', 10_000, 'Training images to search, at most.'
+      'training_images', 10_000, 'Largest number of training images to search.'
   )
   flags.mark_flag_as_required('workdir')
   cli.run(main, finishes=True)

@@ -133,15 +133,19 @@ def main(argv: list[str]) -> int:
 
 def _define_flags():
   flags.DEFINE_multi_string(
-      'config', None, 'File of the sweep, FILE[:DATASET]; may be repeated.'
+      'config', None,
+      'File of the sweep, FILE[:DATASET]. Repeat it for several sweeps.'
   )
-  paths.define('workdir', 'Folder for the folders of the runs.')
+  paths.define('workdir', 'Folder that will hold a folder for each run.')
   flags.DEFINE_multi_string(
-      'set', [], 'field=value for all runs; may be repeated.'
+      'set', [],
+      'Set a field in all runs: field=value. Repeat it for several fields.'
   )
-  flags.DEFINE_integer('seeds', 1, 'Seeds to make every variant with.')
-  flags.DEFINE_boolean('list', False, 'Print the runs and stop.')
-  flags.DEFINE_integer('index', None, 'Make this run only.')
+  flags.DEFINE_integer(
+      'seeds', 1, 'Number of seeds to train each variant with.'
+  )
+  flags.DEFINE_boolean('list', False, 'List the runs and exit.')
+  flags.DEFINE_integer('index', None, 'Train only the run with this number.')
   flags.mark_flag_as_required('config')
 
 

@@ -74,23 +74,26 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  paths.define('workdir', 'Folder of the run; it is only read.')
+  paths.define('workdir', 'Folder of the run; nothing is written there.')
   flags.DEFINE_integer(
       'checkpoint', None,
-      'Step of the checkpoint to begin at; unset: the second newest, or the '
+      'Step of the checkpoint to begin at. Default: the second newest, or the '
       'newest if there is no other.'
   )
   flags.DEFINE_integer(
       'steps', None,
-      'Steps to replay; unset: up to the next checkpoint, or 10, even beyond '
-      "the run's end, if there is none. Where they do not end at a checkpoint "
-      'they are replayed twice.',
+      'Number of steps to replay. Default: up to the next checkpoint, or if '
+      "there is none 10, even beyond the run's end. Steps that do not end at a "
+      'checkpoint are replayed twice.',
       lower_bound=1,
   )
   run_flags.define_moved()
-  flags.DEFINE_integer('data', None, "Replicas; unset: as in the run's config.")
   flags.DEFINE_integer(
-      'tower', None, "Devices for the towers; unset: as in the run's config."
+      'data', None, "Number of replicas. Default: as in the run's config."
+  )
+  flags.DEFINE_integer(
+      'tower', None,
+      "Number of devices for the towers. Default: as in the run's config."
   )
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -311,12 +311,17 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('kills', 50, 'How often.', lower_bound=1)
-  flags.DEFINE_integer('seed', 0, 'Seed of the moments.')
+  flags.DEFINE_integer(
+      'kills', 50, 'Number of times to kill the run.', lower_bound=1
+  )
+  flags.DEFINE_integer('seed', 0, 'Seed of the times at which it is killed.')
   flags.DEFINE_boolean('full', False, 'Use the whole network.')
   flags.DEFINE_integer(
-      'interval', None, 'Steps between checkpoints; default: 10, 2 with --full.'
+      'interval', None,
+      'Number of steps between checkpoints. Default: 10, or 2 with --full.'
   )
-  paths.define('work', "Folder for the runs; default: the system's.")
-  paths.define('json', 'File for the results.')
+  paths.define(
+      'work', "Folder for the runs. Default: the system's temporary folder."
+  )
+  paths.define('json', 'Write the results as JSON to this file.')
   cli.run(main)

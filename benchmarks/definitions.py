@@ -215,11 +215,15 @@ def main(values: flags.FlagValues) -> int:
 
 if __name__ == '__main__':
   paths.define('folder', 'Folder of the definitions.')
-  flags.DEFINE_list('only', None, 'Names of definitions; default: all.')
-  flags.DEFINE_multi_string(
-      'override', [], 'Another flag of main.py, such as --config.mesh.tower=2.'
+  flags.DEFINE_list(
+      'only', None, 'Names of the definitions to use. Default: all.'
   )
-  paths.define('output', 'File for the table.')
+  flags.DEFINE_multi_string(
+      'override', [],
+      'Flag to pass to main.py, such as --config.mesh.tower=2. Repeat it for '
+      'several.'
+  )
+  paths.define('output', 'Write the table to this file.')
   paths.define('work', 'Folder for temporary files.')
   flags.mark_flag_as_required('folder')
   cli.run(lambda argv: main(flags.FLAGS))

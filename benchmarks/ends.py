@@ -144,6 +144,8 @@ def main(argv):
 
 if __name__ == '__main__':
   flags.DEFINE_integer('starts', 200, 'Number of processes, over all stages.')
-  flags.DEFINE_integer('processes', 0, 'Reading processes of each.')
+  flags.DEFINE_integer(
+      'processes', 0, 'Number of reading processes that each process starts.'
+  )
   flags.DEFINE_enum('stage', None, STAGES, 'Internal: stage of this process.')
   app.run(main)

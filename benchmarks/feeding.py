@@ -161,13 +161,14 @@ def main(argv):
 if __name__ == '__main__':
   flags.DEFINE_string(
       'source', None,
-      'Folder of class folders; default: photographs of scikit-learn.',
+      'Folder with a folder of images per class. Default: photographs of '
+      'scikit-learn.',
   )
   flags.DEFINE_integer('images', 1024, 'Number of these photographs.')
-  flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
-  flags.DEFINE_integer('rounds', 7, 'Turns of each source.')
+  flags.DEFINE_integer('batch_size', 128, 'Number of images in a step.')
+  flags.DEFINE_integer('rounds', 7, 'Number of turns of each source.')
   flags.DEFINE_integer('steps', 2, 'Least number of steps in a turn.')
   flags.DEFINE_float('seconds', 10.0, 'Least duration of a turn, in seconds.')
   paths.define('work', 'Folder for temporary files.')
-  paths.define('json', 'File to write the medians to.')
+  paths.define('json', 'Write the medians as JSON to this file.')
   app.run(main)

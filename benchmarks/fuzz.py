@@ -37,19 +37,21 @@ from input_pipeline.files import paths, streams
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the inputs.')
 _IMAGES = flags.DEFINE_integer(
     'images', 100_000,
-    'Number of mutated JPEG and PNG files; a tenth of it for each other '
-    'format, and a fifth of it intact images with mutated metadata.',
+    'Number of mutated JPEG and PNG files. There are a tenth as many of each '
+    'other format, and a fifth as many intact images with mutated metadata.',
 )
 _FILES = flags.DEFINE_integer(
     'files', 10_000, 'Number of other mutated files, shared by their readers.'
 )
 _FIRST = flags.DEFINE_integer('first', 0, 'Number of the first input.')
-_ONLY = flags.DEFINE_multi_string('only', None, 'Readers; default: all.')
+_ONLY = flags.DEFINE_multi_string(
+    'only', None, 'Reader to test. Repeat it for several. Default: all.'
+)
 _WORKERS = flags.DEFINE_integer(
-    'workers', None, 'Processes; default: one per core.'
+    'workers', None, 'Number of processes. Default: one per core.'
 )
 _FINDINGS = flags.DEFINE_string('findings', 'findings', 'Folder for findings.')
-_JSON = paths.define('json', 'File for the results.')
+_JSON = paths.define('json', 'Write the results as JSON to this file.')
 
 IMAGES = {
     'image': 'benchmarks.fuzzing.images:Images',

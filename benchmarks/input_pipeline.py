@@ -461,15 +461,21 @@ def main(argv):
 if __name__ == '__main__':
   flags.DEFINE_string(
       'source', None,
-      'Folder of class folders; default: photographs of scikit-learn.',
+      'Folder with a folder of images per class. Default: photographs of '
+      'scikit-learn.',
   )
-  flags.DEFINE_integer('images', 2048, 'Photographs to make without --source.')
-  flags.DEFINE_integer('rounds', 5, 'Turns of each contestant.')
-  flags.DEFINE_float('seconds', 4.0, 'Duration of a turn.')
+  flags.DEFINE_integer(
+      'images', 2048, 'Number of photographs to create without --source.'
+  )
+  flags.DEFINE_integer('rounds', 5, 'Number of turns of each contestant.')
+  flags.DEFINE_float('seconds', 4.0, 'Duration of a turn, in seconds.')
   paths.define('work', 'Folder for temporary files.')
   flags.DEFINE_list(
-      'processes', ['0'], 'Numbers of reading processes, for each of ours.'
+      'processes', ['0'],
+      'Numbers of reading processes to measure our pipelines with.'
   )
-  flags.DEFINE_multi_string('only', [], 'Contestants; may be repeated.')
-  paths.define('json', 'File to write the medians to.')
+  flags.DEFINE_multi_string(
+      'only', [], 'Contestant to measure. Repeat it for several. Default: all.'
+  )
+  paths.define('json', 'Write the medians as JSON to this file.')
   app.run(main)

@@ -28,13 +28,19 @@ from input_pipeline import cli
 from input_pipeline.files import paths
 
 _VECTORS = flags.DEFINE_integer('vectors', 1_000_000, 'Number of vectors.')
-_DIMENSIONS = flags.DEFINE_integer('dimensions', 4096, 'Of each.')
-_CLASSES = flags.DEFINE_integer('classes', 1000, 'Number of centres.')
+_DIMENSIONS = flags.DEFINE_integer(
+    'dimensions', 4096, 'Number of dimensions of a vector.'
+)
+_CLASSES = flags.DEFINE_integer(
+    'classes', 1000, 'Number of classes, each with its own centre.'
+)
 _QUERIES = flags.DEFINE_integer('queries', 100, 'Number of queries.')
 _DTYPE = flags.DEFINE_enum(
     'dtype', 'float16', store.DTYPES, 'Data type of the features on disk.'
 )
-_STEPS = flags.DEFINE_integer('steps', hashing.STEPS, 'Autoencoder steps.')
+_STEPS = flags.DEFINE_integer(
+    'steps', hashing.STEPS, 'Number of training steps of the autoencoder.'
+)
 _WORK = paths.define('work', 'Folder for the features.')
 _NEIGHBOURS = 10
 _PART = 4096

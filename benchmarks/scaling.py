@@ -233,13 +233,15 @@ if __name__ == '__main__':
       'meshes', '1x1,1x2,2x1,4x2,8x1,32x2,64x1,256x2,512x1',
       'Meshes to compile for, each DATAxTOWER; empty for none.',
   )
-  flags.DEFINE_integer('batch', 128, 'Images per replica.', lower_bound=1)
   flags.DEFINE_integer(
-      'global_batch', 1024, 'Images in a step, for strong scaling.',
+      'batch', 128, 'Number of images per replica.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+      'global_batch', 1024, 'Number of images in a step, for strong scaling.',
       lower_bound=1,
   )
   flags.DEFINE_enum(
-      'machine', 'a100', sorted(model.MACHINES), 'Accelerators to predict for.'
+      'machine', 'a100', sorted(model.MACHINES), 'Accelerator to predict for.'
   )
   for _field in dataclasses.fields(model.Machine):
     if _field.name == 'per_node':
@@ -251,6 +253,6 @@ if __name__ == '__main__':
       flags.DEFINE_float(
           f'machine_{_field.name}', None, "Replaces --machine's figure."
       )
-  paths.define('output', 'PNG file to draw the prediction to.')
-  paths.define('json', 'File to write everything to.')
+  paths.define('output', 'Draw the prediction to this PNG file.')
+  paths.define('json', 'Write all results as JSON to this file.')
   cli.run(main)

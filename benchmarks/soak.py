@@ -235,10 +235,14 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_float('minutes', 60.0, 'How long.', lower_bound=0.1)
+  flags.DEFINE_float(
+      'minutes', 60.0, 'Duration of training, in minutes.', lower_bound=0.1
+  )
   flags.DEFINE_float('every', 60.0, 'Seconds between two checkpoints.')
   flags.DEFINE_float('pause', 5.0, 'Seconds between two samples.')
   flags.DEFINE_float('width', 0.25, 'Width of the network: model.width.')
-  paths.define('work', "Folder for the run; default: the system's.")
-  paths.define('json', 'File for the results.')
+  paths.define(
+      'work', "Folder for the run. Default: the system's temporary folder."
+  )
+  paths.define('json', 'Write the results as JSON to this file.')
   cli.run(main)

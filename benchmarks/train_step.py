@@ -636,36 +636,44 @@ def main(argv):
 
 
 def _define_flags():
-  flags.DEFINE_list('batch_sizes', ['1', '8', '32', '128'], 'Images in a step.')
-  flags.DEFINE_list('modes', list(network.MODES), 'What to measure.')
-  flags.DEFINE_list('dtypes', list(network.DTYPES), 'What to compute in.')
+  flags.DEFINE_list(
+      'batch_sizes', ['1', '8', '32', '128'], 'Numbers of images in a step.'
+  )
+  flags.DEFINE_list('modes', list(network.MODES), 'Modes to measure.')
+  flags.DEFINE_list(
+      'dtypes', list(network.DTYPES), 'Data types of the computation.'
+  )
   flags.DEFINE_list(
       'frameworks',
       [name for name in COMPETITORS if name != 'ours_two_devices'],
-      'Competitors.',
+      'Competitors to measure.',
   )
   flags.DEFINE_bool(
-      'towers', False, 'Also ours on two CPU devices, one per tower.'
+      'towers', False,
+      'Measure our step also on two CPU devices, one per tower.'
   )
   flags.DEFINE_bool(
       'layers', False,
-      'Measure each layer separately at the largest batch instead: forward and '
-      'gradients; turns are a tenth as long.',
+      'Measure each layer separately instead: its forward pass and gradients, '
+      'at the largest batch size and with turns a tenth as long.',
   )
-  flags.DEFINE_integer('rounds', 5, 'Turns of each competitor.')
+  flags.DEFINE_integer('rounds', 5, 'Number of turns of each competitor.')
   flags.DEFINE_integer('steps', 2, 'Least number of steps in a turn.')
-  flags.DEFINE_float('seconds', 3.0, 'Least duration of a turn.')
-  flags.DEFINE_bool('check', True, 'Compare the first updates before.')
-  flags.DEFINE_float('width', 1.0, 'Factor of all features: for tests.')
-  flags.DEFINE_integer('classes', 1000, 'Number of outputs: for tests.')
+  flags.DEFINE_float('seconds', 3.0, 'Least duration of a turn, in seconds.')
+  flags.DEFINE_bool(
+      'check', True, 'Compare the first updates before measuring.'
+  )
+  flags.DEFINE_float(
+      'width', 1.0, 'Factor of the number of features, for tests.'
+  )
+  flags.DEFINE_integer('classes', 1000, 'Number of outputs, for tests.')
   flags.DEFINE_string(
       'python', None,
-      "Interpreter with the peers; default: `make bench`'s, or this one.",
+      'Python interpreter with the other frameworks. Default: that of '
+      '`make bench`, or this one.',
   )
-  paths.define('json', 'File to write the results to.')
-  paths.define(
-      'tables', 'File whose table between the markers is replaced.'
-  )
+  paths.define('json', 'Write the results as JSON to this file.')
+  paths.define('tables', 'Replace the table between the markers in this file.')
 
 
 if __name__ == '__main__':

@@ -252,13 +252,15 @@ def _define_flags():
       "Data to prepare: the path of a folder or an archive, 'digits', or "
       "'tfds:NAME'; see prepared/origins.py.",
   )
-  paths.define('output', 'Directory to write.')
-  paths.define('eval_source', 'The evaluation set, if it is elsewhere.')
+  paths.define('output', 'Folder to write the prepared data to.')
+  paths.define(
+      'eval_source', 'Path of the evaluation set, if it is elsewhere.'
+  )
   paths.define(
       'eval_labels',
       'Labels of an eval_source without class folders: a text or CSV file, see '
-      "docs/data.md, or ImageNet's development kit. Those of ImageNet-2012 are "
-      'known.',
+      "docs/data.md, or ImageNet's development kit. Not needed for "
+      'ImageNet-2012, whose labels are built in.',
   )
   flags.DEFINE_float(
       'eval_fraction', 0.1,
@@ -267,17 +269,20 @@ def _define_flags():
   flags.DEFINE_integer('seed', 0, 'Seed that selects the held-out images.')
   flags.DEFINE_enum(
       'copies', COPIES[0], COPIES,
-      'Equal files when holding images out: warn if they end up on both sides, '
-      'or keep them together.',
+      'Action for equal files when images are held out: warn if they are in '
+      'both sets, or keep them in one set.',
   )
   paths.define('data_dir', 'Folder of TensorFlow Datasets.')
-  flags.DEFINE_string('train_split', 'train', 'Split of TensorFlow Datasets.')
   flags.DEFINE_string(
-      'eval_split', 'validation', 'Split of TensorFlow Datasets.'
+      'train_split', 'train', 'Training split of TensorFlow Datasets.'
+  )
+  flags.DEFINE_string(
+      'eval_split', 'validation', 'Evaluation split of TensorFlow Datasets.'
   )
   flags.DEFINE_enum(
       'storage', 'jpeg', STORAGES,
-      'JPEG files, or pixels: seven times the disk space, and faster to read.',
+      'Store images as JPEG files, or as raw pixels, which take seven times '
+      'the disk space and are faster to read.',
   )
   flags.DEFINE_integer('quality', DEFAULT_QUALITY, 'JPEG quality, 1 to 100.')
   flags.DEFINE_enum(
@@ -294,11 +299,15 @@ def _define_flags():
   )
   flags.DEFINE_bool('strict', False, 'Stop at the first bad image.')
   flags.DEFINE_string(
-      'part', None, 'I/N: prepare one of N parts, I from 0; then --merge.'
+      'part', None,
+      'Prepare one part, I/N: part I of N, counted from 0. Run with --merge '
+      'after all parts.'
   )
-  flags.DEFINE_bool('merge', False, 'Combine the parts.')
+  flags.DEFINE_bool('merge', False, 'Combine the parts made with --part.')
   flags.DEFINE_bool('verify', False, 'Only check the files of --output.')
-  flags.DEFINE_integer('workers', None, 'Threads; default: one per core.')
+  flags.DEFINE_integer(
+      'workers', None, 'Number of threads. Default: one per core.'
+  )
   flags.mark_flag_as_required('output')
 
 

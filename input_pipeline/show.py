@@ -219,10 +219,14 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'As for main.py.')
-  paths.define('output', 'Picture to write, .png or .jpg.')
+  config_flags.DEFINE_config_file(
+      'config', None, 'File of the config, FILE[:DATASET], as for main.py.'
+  )
+  paths.define('output', 'Draw the images to this .png or .jpg file.')
   flags.DEFINE_integer('images', 4, 'Number of images.')
   flags.DEFINE_integer('epochs', 5, 'Number of epochs to look ahead.')
-  flags.DEFINE_enum('set', 'train', ('train', 'evaluation'), 'Which images.')
+  flags.DEFINE_enum(
+      'set', 'train', ('train', 'evaluation'), 'Set whose images are shown.'
+  )
   flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

@@ -37,6 +37,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   paths.define('workdir', 'Folder of the finished run.')
-  paths.define('output', 'Markdown file to write.')
+  paths.define(
+      'output', 'Write the comparison as Markdown to this file, not to stdout.'
+  )
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -195,19 +195,27 @@ def main(argv: list[str]) -> int | None:
 if __name__ == '__main__':
   run_flags.define()
   flags.DEFINE_string(
-      'source', None, 'Images with classes: as in alexnet.analysis.features.'
+      'source', None,
+      'Images with classes, named as in alexnet.analysis.features.'
   )
   flags.DEFINE_list(
-      'layers', None, "Layers of the network, and 'pixels'; default: all."
+      'layers', None,
+      "Layers of the network, and 'pixels', to train probes on. Default: all."
   )
   flags.DEFINE_integer('seeds', 3, 'Number of repetitions.', lower_bound=1)
   flags.DEFINE_integer(
-      'train_images', 2000, 'Training images of a probe.', lower_bound=10
+      'train_images', 2000, 'Number of images to train a probe on.',
+      lower_bound=10,
   )
-  flags.DEFINE_integer('test_images', 1000, 'Test images.', lower_bound=1)
   flags.DEFINE_integer(
-      'largest', 10_000, 'Most numbers of a layer, by averaging.', lower_bound=1
+      'test_images', 1000, 'Number of images to test a probe on.',
+      lower_bound=1,
   )
-  paths.define('output', 'Markdown file to write.')
+  flags.DEFINE_integer(
+      'largest', 10_000,
+      'Average the maps of a layer until it has at most this many numbers.',
+      lower_bound=1,
+  )
+  paths.define('output', 'Write the table as Markdown to this file.')
   flags.mark_flag_as_required('source')
   cli.run(main, finishes=True)

@@ -266,10 +266,17 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   paths.define('features', 'Features of the images to find.')
   paths.define('queries', 'Features of the queries.')
-  flags.DEFINE_integer('neighbours', 10, 'Number of images.', lower_bound=1)
-  flags.DEFINE_list('components', list(_COMPONENTS), 'Principal components.')
-  flags.DEFINE_list('bits', list(_BITS), 'Lengths of codes.')
-  flags.DEFINE_integer('seeds', 1, 'Autoencoders per length.', lower_bound=1)
-  paths.define('output', 'Markdown file to write.')
+  flags.DEFINE_integer(
+      'neighbours', 10, 'Number of images to find.', lower_bound=1
+  )
+  flags.DEFINE_list(
+      'components', list(_COMPONENTS), 'Numbers of principal components.'
+  )
+  flags.DEFINE_list('bits', list(_BITS), 'Lengths of binary codes, in bits.')
+  flags.DEFINE_integer(
+      'seeds', 1, 'Number of autoencoders and rotations of each length.',
+      lower_bound=1,
+  )
+  paths.define('output', 'Write the table as Markdown to this file.')
   flags.mark_flags_as_required(['features', 'queries'])
   cli.run(main, finishes=True)

@@ -181,13 +181,18 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   run_flags.define()
   paths.define(
-      'features', 'Features written by alexnet.analysis.features.'
+      'features', 'Features to search, written by alexnet.analysis.features.'
   )
-  paths.define_several('query', None, 'A photo; repeat it for several.')
-  flags.DEFINE_integer('neighbours', 6, 'Number of images.', lower_bound=1)
+  paths.define_several(
+      'query', None, 'Photo to search for. Repeat it for several photos.'
+  )
+  flags.DEFINE_integer(
+      'neighbours', 6, 'Number of images to find.', lower_bound=1
+  )
   flags.DEFINE_enum(
-      'bits', None, _BITS, 'Bits of codes to search by; default: exact search.'
+      'bits', None, _BITS,
+      'Search by binary codes of this many bits. Default: exact search.',
   )
-  paths.define('output', 'Picture to write, such as a .png file.')
+  paths.define('output', 'Draw the results to this file, such as a .png file.')
   flags.mark_flags_as_required(['features', 'query'])
   cli.run(main, finishes=True)

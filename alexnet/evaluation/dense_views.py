@@ -1,6 +1,4 @@
-"""Dense views of an evaluation set.
-
-What they are is in inference/fully_convolutional.py.
+"""Evaluation with dense views, described in inference/fully_convolutional.py.
 
 The command is `python -m alexnet.evaluate --views=dense`.
 """
@@ -26,11 +24,14 @@ def evaluate(
 
   Args:
     session: an open run.
-    scales: see `check_scales`.
-    console: where results are shown as soon as they are there.
+    scales: lengths of the shorter side in pixels, see `check_scales`.
+    console: console on which each result is printed when it is complete.
 
   Returns:
-    The result of all scales, see `evaluator.evaluate`.
+    The result of the mean over all scales, see `evaluator.evaluate`.
+
+  Raises:
+    ConfigError: a scale is invalid.
   """
   parts = []
   scales = check_scales(scales, session.config)
@@ -49,22 +50,23 @@ def evaluate(
 def predict(
     session: Session, scales: Sequence[int], console: Console | None = None
 ) -> Predictions:
-  """Predictions for the evaluation set, of the squares of other views.
+  """Predicts the classes of the evaluation set from the squares of its images.
 
   Args:
     session: an open run.
-    scales: sides of the squares, see `check_scales`.
-    console: where to show progress.
+    scales: sides of the squares in pixels, see `check_scales`.
+    console: console for progress.
 
   Returns:
-    The mean over the scales of the mean over all places of a square and of its
-    mirror image, if training has any; `views` is the number of all of these.
+    The mean over the scales, and over all positions of a square and of its
+    mirror image, if training mirrors images. `views` is the number of positions
+    of all scales and mirror images.
   """
   return mean([_predict_at(session, scale, console) for scale in scales])
 
 
 def mean(predictions: Sequence[Predictions]) -> Predictions:
-  """The mean of the probabilities; the views add up."""
+  """Averages probabilities, with equal weights; adds up the views."""
   total = functools.reduce(
       np.logaddexp, [one.log_probabilities for one in predictions]
   )

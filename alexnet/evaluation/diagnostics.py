@@ -1,7 +1,6 @@
-"""Measures and draws a network at each evaluation of a run.
+"""Measurements and pictures of a network at each evaluation of a run.
 
-It reads the state and has data of its own, so that training goes on as if it
-were not there.
+They read the state and use separate batches, so they do not affect training.
 """
 
 import pathlib
@@ -24,15 +23,15 @@ from input_pipeline.sources import Source
 
 
 class Observer:
-  """Measures layers and draws pictures, where the config asks for them."""
+  """Measures layers and draws pictures, if the config enables them."""
 
   def __init__(self, task: Task, workdir: pathlib.Path):
-    """Reads nothing and compiles nothing yet.
+    """Creates the observer; reads and compiles nothing yet.
 
     Args:
-      task: of the run, with its data open; of its config
+      task: task of the run, with its data open. Of its config,
         layer_statistics_images and log_images are read.
-      workdir: of the run.
+      workdir: folder of the run.
     """
     self._task = task
     self._workdir = workdir
@@ -53,14 +52,13 @@ class Observer:
     """Writes measurements and pictures of a state.
 
     Args:
-      writer: of the run.
-      step: updates made.
-      state: the state after them, with params and opt_state; it is not
-        consumed.
-      rates: of each parameter, to know what is frozen.
+      writer: writer of the run.
+      step: number of updates made.
+      state: the state after them, a `TrainState`; it is not donated.
+      rates: learning rate of each parameter; parameters with 0 are frozen.
 
     Raises:
-      DeviceMemoryError: a device has not enough memory.
+      DeviceMemoryError: a device does not have enough memory.
     """
     with device_memory.measuring(
         self._task.config, self._task.mesh
@@ -104,7 +102,10 @@ class Observer:
         logging.warning('no room for the pictures of step %d: %s', step, error)
 
   def _batch(self, source: Source, count: int):
-    """(batch on the mesh, its images on the host); the same at any time."""
+    """Returns (batch on the mesh, its images on the host).
+
+    The images of a source are the same at each evaluation.
+    """
     if source not in self._batches:
       data = self._task.mesh.shape[mesh_lib.DATA]
       count = max(1, min(count, len(source)) // data) * data

@@ -1,4 +1,4 @@
-"""Ensembles: the mean of several runs' predictions (paper §6: 5 and 7 CNNs).
+"""Ensembles: averaged predictions of several runs (paper §6: 5 and 7 CNNs).
 
 The command is `python -m alexnet.evaluate` with several --workdir.
 """
@@ -21,10 +21,10 @@ from input_pipeline import datasets
 
 
 class Mean:
-  """The running weighted mean of probabilities.
+  """Running weighted mean of probabilities.
 
-  It is kept as a logarithm: a probability too small for a float32 is small,
-  not zero, and its class has a rank and a loss all the same.
+  It is kept as a logarithm, so that a probability too small for float32 does
+  not become 0, and its class keeps its rank and its loss.
   """
 
   def __init__(self):
@@ -34,11 +34,12 @@ class Mean:
     self._views: list[int] = []
 
   def add(self, predictions: Predictions, weight: float) -> None:
-    """Adds (and keeps) a run's predictions of the same images and classes.
+    """Adds a run's predictions for the same images and classes.
 
     Args:
-      predictions: of the run; its arrays are not to be used any more.
-      weight: > 0, in any unit.
+      predictions: predictions of the run; their log probabilities are
+        overwritten and must not be used afterwards.
+      weight: weight > 0; weights need not sum to 1.
     """
     weighted = predictions.log_probabilities
     weighted += np.float32(math.log(weight))
@@ -50,7 +51,7 @@ class Mean:
     self._views.append(predictions.views)
 
   def predictions(self) -> Predictions:
-    """The mean prediction; its number of views is the smallest of any run."""
+    """Returns the mean; its number of views is the smallest of any run."""
     log_weight = np.float32(math.log(self._weight))
     return Predictions(
         self._sum - log_weight, self._labels, min(self._views)
@@ -58,17 +59,17 @@ class Mean:
 
 
 def parse_weights(given: Sequence[str] | None, runs: int) -> list[float]:
-  """Reads the weights of an ensemble.
+  """Parses --weights.
 
   Args:
-    given: a number for each run; None: all are equal.
-    runs: how many there are.
+    given: a number for each run; None for equal weights.
+    runs: number of runs.
 
   Returns:
     Positive weights whose sum is 1.
 
   Raises:
-    ConfigError: not so many positive numbers.
+    ConfigError: there is not a positive number for each run.
   """
   if given is None:
     return [1 / runs] * runs
@@ -96,24 +97,25 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
   """Evaluates several runs, and the mean of their predictions.
 
-  One run is open at a time; what is kept of all is one array [images, classes]
-  for each kind of views.
+  One run is open at a time. One array [images, classes] per kind of views is
+  kept for all runs.
 
   Args:
-    workdirs: of the runs.
-    weights: of the runs, as from `parse_weights`.
-    views: of 'centre', 'ten' and 'dense'.
-    console: where each result is shown as soon as it is there.
-    overrides: see `session.open_run`, for all runs.
-    scales: of dense views, see `fully_convolutional.check_scales`.
-    step: of the checkpoints, see `manager.Checkpoints.find`.
+    workdirs: folders of the runs.
+    weights: weights of the runs, from `parse_weights`.
+    views: some of 'centre', 'ten' and 'dense'.
+    console: console on which each result is printed when it is complete.
+    overrides: {dotted field: value} for all runs, see `session.open_run`.
+    scales: scales of dense views, see `fully_convolutional.check_scales`.
+    step: the checkpoint of each run, see `manager.Checkpoints.find`.
 
   Returns:
-    The ensemble's results by views, see `evaluator.evaluate`. 'views' are the
-    fewest that any of the runs had.
+    {views: result of the ensemble}, see `evaluator.evaluate`. 'views' in a
+    result is the smallest number of any run.
 
   Raises:
-    CheckpointError: no run there, or not of the same images and classes.
+    CheckpointError: a folder has no run, or the runs do not have the same
+      images and classes.
   """
   views = tuple(views)
   means = {name: Mean() for name in views}
@@ -130,7 +132,7 @@ def evaluate(
       result = evaluator.score(predictions)
       console.print('  ' + format_result(name, result))
       means[name].add(predictions, weight)
-    del opened, predictions  # Before the next one needs room.
+    del opened, predictions  # Frees memory for the next run.
   equal = len(set(weights)) == 1
   console.print(
       f'ensemble of {len(workdirs)} runs'
@@ -175,12 +177,12 @@ def _check_sets(sets):
     if first.classes != other.classes:
       raise CheckpointError(
           f'{together}: the first has {_some(first.classes)}, the second '
-          f'{_some(other.classes)}. Wanted the same in the same order'
+          f'{_some(other.classes)}. Expected the same classes in the same order'
       )
     if first.outputs != other.outputs:
       raise CheckpointError(
           f'{together}: the first has {first.outputs} outputs, the second '
-          f'{other.outputs} (model.num_classes). Wanted as many'
+          f'{other.outputs} (model.num_classes). Expected equal numbers'
       )
     if first.identity != other.identity:
       raise CheckpointError(

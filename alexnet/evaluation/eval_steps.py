@@ -1,4 +1,4 @@
-"""The compiled evaluation and prediction of one batch, on any mesh."""
+"""Compiled evaluation and prediction of one batch, on any mesh."""
 
 import functools
 from collections.abc import Callable
@@ -31,18 +31,19 @@ def make_eval_step(
   """Compiles the evaluation of one batch.
 
   Args:
-    model: from `create_model`.
-    mesh: (data, tower).
+    model: the network, from `create_model`.
+    mesh: the mesh, with axes (data, tower).
     variables: arrays or shapes of the variables, for their partition.
-    images: makes the network's input, [batch, views, crop, crop, 3], from a
-      batch; see `views.Views.centre` and `ten`.
-    deterministic: see `compilation.options`.
+    images: function from a batch to the network's input [batch, views, crop,
+      crop, 3]; see `views.Views.centre` and `ten`.
+    deterministic: whether to use only deterministic GPU kernels; see
+      `compilation.options`.
 
   Returns:
-    A function of (variables, batch) to sums over the batch: those of `score`
-    and 'views', float32. Variables are as they are or from `rounded`. The batch
-    has 'label' [batch] int32, 'weight' [batch] float32, 0 for padding, and what
-    `images` wants.
+    A function (variables, batch) -> float32 sums over the batch: those of
+    `score` and 'views', the number of views. Variables may be from `rounded`.
+    The batch has 'label' [batch] int32, 'weight' [batch] float32, 0 for
+    padding, and the entries that `images` reads.
   """
   return _step(_evaluation, model, mesh, variables, images, deterministic)
 
@@ -58,7 +59,7 @@ def _evaluation(model, mesh, specs):
         **score(prediction, batch['label'], weight),
         'views': jnp.sum(weight) * views,
     }
-    # Equal on both towers already; the mean states that to the type checker.
+    # Both towers have equal values; `pmean` marks them as equal for shard_map.
     return jax.tree.map(lambda x: lax.pmean(lax.psum(x, DATA), TOWER), sums)
 
   mapped = jax.shard_map(
@@ -82,12 +83,14 @@ def make_predict_step(
     images: Callable[[Batch], jax.Array],
     deterministic: bool = False,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-  """Compiles the predictions for one batch; arguments of `make_eval_step`.
+  """Compiles the prediction of one batch.
+
+  For the arguments see `make_eval_step`.
 
   Returns:
-    A function of (variables, batch) to 'log_probabilities' [batch, classes]
-    and 'views' [batch] float32, and the batch's 'label' and 'weight': of the
-    whole batch, on every device.
+    A function (variables, batch) -> {'log_probabilities' [batch, classes] and
+    'views' [batch], both float32, and the batch's 'label' and 'weight'}, for
+    the whole batch and on every device.
   """
   return _step(_prediction, model, mesh, variables, images, deterministic)
 
@@ -99,7 +102,7 @@ def _prediction(model, mesh, specs):
     # Local blocks: image [batch / data, size, size, 3].
     prediction, views = predict_views(local_model, variables, images(batch))
     return {
-        # Equal on both towers already, see make_eval_step.
+        # Marks equal values of both towers as equal, see make_eval_step.
         'log_probabilities': lax.pmean(prediction, TOWER),
         'label': batch['label'],
         'weight': batch['weight'],

@@ -1,4 +1,4 @@
-"""Evaluates networks exactly: each example counts once.
+"""Exact evaluation of networks: each example counts once.
 
 The command is `python -m alexnet.evaluate`.
 """
@@ -18,7 +18,7 @@ from alexnet.runtime import mesh as mesh_lib
 from alexnet.runtime import preemption, sharding
 from input_pipeline.pipeline import Pipeline
 
-# Images whose predictions are scored in one go.
+# Number of images scored in one call.
 _SCORED_AT_ONCE = 4096
 
 
@@ -27,7 +27,8 @@ class Predictions:
   """Predictions for every image of an evaluation set, in order.
 
   Attributes:
-    log_probabilities: [images, classes] float32, of the mean of the views.
+    log_probabilities: [images, classes] float32, logarithm of the mean
+      probability over the views.
     labels: [images] int32.
     views: number of views of each image.
   """
@@ -51,24 +52,24 @@ def evaluate(
   """Evaluates a network on the whole evaluation set.
 
   Args:
-    eval_step: from `eval_steps.make_eval_step`, for these views.
-    variables: of the network, best from `rounded`.
+    eval_step: result of `eval_steps.make_eval_step` for these views.
+    variables: variables of the network; faster if from `rounded`.
     pipeline: the data.
-    mesh: that eval_step was made for.
-    batch_size: examples in a batch of centre crops.
-    views: 'centre' or 'ten'; the latter are five where training does not
-      mirror images.
-    console: where to show progress.
-    stop: asked beside each batch, by all processes of a run, and while a batch
-      is waited for, by one that is alone.
+    mesh: mesh that eval_step was compiled for.
+    batch_size: number of examples in a batch of centre crops.
+    views: 'centre' or 'ten'; ten views are five if training does not mirror
+      images.
+    console: console for progress.
+    stop: signal to stop, checked with each batch, and by a single process also
+      while it waits for a batch.
 
   Returns:
-    'top1' and 'top5' accuracy from 0 to 1, 'loss', 'count', the number of
-    examples, and 'views', the number of views of each. With fewer than six
+    'top1' and 'top5', accuracies from 0 to 1; 'loss'; 'count', the number of
+    examples; and 'views', the number of views of each. With fewer than six
     classes top5 is always 1.
 
   Raises:
-    preemption.Stopped: stop has become true before the last batch.
+    preemption.Stopped: a signal asked to stop before the last batch.
   """
   total = len(pipeline.evaluation)
   sums = collections.Counter()
@@ -106,19 +107,19 @@ def predict(
   """Predicts the classes of the whole evaluation set.
 
   Args:
-    predict_step: from `eval_steps.make_predict_step`, for these views.
-    variables: of the network, best from `rounded`.
+    predict_step: result of `eval_steps.make_predict_step` for these views.
+    variables: variables of the network; faster if from `rounded`.
     pipeline: the data.
-    mesh: that predict_step was made for.
-    batch_size: examples in a batch of centre crops.
-    views: 'centre' or 'ten', see `evaluate`, or 'dense'; only for progress,
-      and for the size of the batches of ten views.
-    console: where to show progress.
-    image_size: side of the squares that predict_step is given, in pixels; None:
+    mesh: mesh that predict_step was compiled for.
+    batch_size: number of examples in a batch of centre crops.
+    views: 'centre' or 'ten', see `evaluate`, or 'dense'; only used to show
+      progress and to make batches of ten views smaller.
+    console: console for progress.
+    image_size: side of the squares passed to predict_step, in pixels; None for
       the config's.
 
   Returns:
-    The predictions, whatever the mesh and the batch size.
+    The predictions, in the order of the evaluation set.
   """
   total, count = len(pipeline.evaluation), 0
   log_probabilities, labels = None, np.empty(total, np.int32)
@@ -157,7 +158,7 @@ def _batches(
     pipeline, mesh, batch_size, views, image_size=None, give_up=None
 ) -> Iterator[Any]:
   if views == 'ten':
-    # About as many crops at once as without the views, to fit the memory.
+    # About as many crops as in a batch of centre crops, to limit memory use.
     batch_size = -(-batch_size // TEN)
   data = mesh.shape[mesh_lib.DATA]
   batch_size = -(-batch_size // data) * data
@@ -166,9 +167,9 @@ def _batches(
 
 
 def _one_late(started: Iterator[Any]) -> Iterator[Any]:
-  """Yields each of what is started when the next one has been started.
+  """Yields each item after the next one has been started.
 
-  So the device has work while the host waits for a result.
+  So the device computes while the host waits for a result.
   """
   before = None
   for one in started:
@@ -180,7 +181,7 @@ def _one_late(started: Iterator[Any]) -> Iterator[Any]:
 
 
 def _add(sums, result):
-  # Batch sums are float32, but added up as Python floats: exact counts.
+  # Adding float32 sums of batches as Python floats keeps counts exact.
   for name, value in jax.device_get(result).items():
     sums[name] += float(value)
 

@@ -1,8 +1,4 @@
-"""Draws kernels and predictions during training.
-
-It is made at evaluations, of arrays that the run has anyway, and changes
-nothing of the training.
-"""
+"""Pictures of kernels and predictions, written at evaluations of a run."""
 
 import pathlib
 from collections.abc import Sequence
@@ -17,7 +13,7 @@ from alexnet.visualization import filters, images
 from input_pipeline.files import atomic
 
 FOLDER = 'images'
-# Images whose predictions are drawn.
+# Number of images whose predictions are drawn.
 IMAGES = 8
 
 
@@ -39,17 +35,17 @@ def write(
   and in TensorBoard; the histograms, of all parameters, in TensorBoard alone.
 
   Args:
-    workdir: of the run.
-    writer: of the run.
-    step: updates made.
+    workdir: folder of the run.
+    writer: writer of the run.
+    step: number of updates made.
     params: nested dictionaries of arrays.
-    towers: of the network.
-    squares: [images, size, size, 3] uint8.
-    log_probabilities: [images, classes] float32, what the network says of them.
-    labels: [images] their classes.
-    class_names: of the outputs, in their order.
+    towers: number of towers of the network.
+    squares: [images, size, size, 3] uint8, the images.
+    log_probabilities: [images, classes] float32, predictions for the images.
+    labels: [images] labels of the images.
+    class_names: names of the outputs, in order.
   """
-  # One at a time: the whole is hundreds of megabytes.
+  # One parameter at a time, since all take hundreds of megabytes.
   for path, array in by_path(params).items():
     writer.histogram(path, step, jax.device_get(array))
   files = {

@@ -1,8 +1,8 @@
-"""Measures statistics of each layer, without effect on training.
+"""Statistics of each layer, measured at each evaluation of a run.
 
-At each evaluation one forward and one backward pass of the same training
-images, as a test sees them: the centre crop, no dropout, no lighting. So the
-numbers of two steps differ by the parameters alone.
+One forward and one backward pass use the same training images each time, as in
+testing: centre crops, no dropout, no PCA lighting. So the numbers of two steps
+differ only because of the parameters.
 """
 
 import functools
@@ -23,9 +23,9 @@ from alexnet.runtime.gpu import precision
 from alexnet.runtime.mesh import DATA, TOWER
 from alexnet.runtime.sharding import BATCH, REPLICATED
 
-# Kind of the records of metrics.jsonl, {'LAYER/NUMBER': value}.
+# Kind of the records in metrics.jsonl, {'LAYER/NUMBER': value}.
 KIND = 'layers'
-# Of each layer's output, and of each parameter with its name before it.
+# Statistics of each layer's output, and of each parameter; see `make_measure`.
 ACTIVITY = ('mean', 'deviation', 'zeros', 'dead')
 PARAMETER = ('norm', 'gradient', 'update')
 
@@ -45,24 +45,27 @@ def make_measure(
   """Compiles the measurement.
 
   Args:
-    model: from `create_model`.
-    mesh: (data, tower).
+    model: the network, from `create_model`.
+    mesh: the mesh, with axes (data, tower).
     variables: arrays or shapes of the variables, for their partition.
-    images: makes the network's input, [batch, 1, crop, crop, 3], from a batch;
-      see `views.Views.centre`.
-    deterministic: see `compilation.options`.
+    images: function from a batch to the network's input [batch, 1, crop, crop,
+      3]; see `views.Views.centre`.
+    deterministic: whether to use only deterministic GPU kernels; see
+      `compilation.options`.
 
   Returns:
-    A function of (variables, velocity, batch), with the last update of each
-    parameter and 'image' and 'label' in the batch, to [] float32:
+    A function (variables, velocity, batch) -> {name: [] float32}. Velocity is
+    the last update of each parameter, see `velocity_of`; the batch has 'image'
+    and 'label'. The names are:
 
-    * 'LAYER/mean', 'LAYER/deviation': of the output, over images, places and
-      features; names as in the model's `layer_names`.
-    * 'LAYER/zeros': share of its values that are 0.
-    * 'LAYER/dead': share of its features that are 0 in every image everywhere.
-    * 'PATH_norm': root of the sum of squares of a parameter, by its path.
-    * 'PATH_gradient': the same of the gradient of the mean loss.
-    * 'PATH_update': the last update's norm divided by that of the parameter.
+    * 'LAYER/mean', 'LAYER/deviation': mean and standard deviation of a layer's
+      output over images, positions and features; LAYER is one of the model's
+      `layer_names`.
+    * 'LAYER/zeros': share of the output's values that are 0.
+    * 'LAYER/dead': share of features that are 0 in all images and positions.
+    * 'PATH_norm': norm of a parameter, the root of its sum of squares.
+    * 'PATH_gradient': norm of the mean loss's gradient.
+    * 'PATH_update': norm of the last update divided by that of the parameter.
   """
   specs, structure = jax.tree.flatten(sharding.specs(variables, mesh))
   compiled = _compiled(model, mesh, tuple(specs), structure, deterministic)
@@ -70,7 +73,7 @@ def make_measure(
   names = _in_order(model, variables['params'])
 
   def in_order(variables, velocity, batch):
-    # What is compiled sorts names.
+    # Compiled functions return dictionaries with sorted keys.
     result = compiled(variables, velocity, batch, images)
     return {name: result[name] for name in names}
 
@@ -90,7 +93,7 @@ def _compiled(model, mesh, specs, structure, deterministic):
           mutable=[OUTPUTS],
       )
       losses = losses_lib.example_losses(logits, batch['label'])
-      # Inside the differentiated function, see train_step.py.
+      # The mean is inside the differentiated function, see train_step.py.
       return collectives.mean(jnp.mean(losses), _DEVICES), outputs
 
     gradients, outputs = jax.grad(loss, has_aux=True)(variables['params'])
@@ -115,7 +118,7 @@ def _compiled(model, mesh, specs, structure, deterministic):
       norm = _norm(array)
       result[f'{path}_norm'] = norm
       result[f'{path}_gradient'] = _norm(gradients[path])
-      # A parameter may be 0, as biases are at first.
+      # All of a parameter may be 0, as initial biases are.
       result[f'{path}_update'] = _norm(velocity[path]) / jnp.where(
           norm, norm, 1
       )
@@ -130,21 +133,27 @@ def _compiled(model, mesh, specs, structure, deterministic):
 
 def _in_order(model, params):
   outputs, layers = model.layer_names, sorted(params)
-  if set(layers) <= set(outputs):  # Those of a definition file, in its order.
+  # Networks of a definition file keep the order of the file.
+  if set(layers) <= set(outputs):
     layers.sort(key=outputs.index)
   return [
       *(f'{name}/{what}' for name in outputs for what in ACTIVITY),
       *(
           f'{layer}/{path}_{what}'
           for layer in layers
-          for path in sorted(by_path(params[layer]), reverse=True)  # Kernel.
+          # Kernels before biases.
+          for path in sorted(by_path(params[layer]), reverse=True)
           for what in PARAMETER
       ),
   ]
 
 
 def _activity(x):
-  """ACTIVITY of one layer's output, [batch, ..., features] of this device."""
+  """Computes ACTIVITY of a layer's output.
+
+  Args:
+    x: [batch, ..., features], the output on this device.
+  """
   of_all = lambda x: collectives.mean(jnp.mean(x), _DEVICES)
   x = x.astype(jnp.float32)
   mean = of_all(x)
@@ -163,11 +172,11 @@ def _norm(x):
 
 
 def velocity_of(opt_state: Any, rates: Any) -> Any:
-  """The optimizer's velocity of each parameter: its last update.
+  """Returns the optimizer's velocity of each parameter, its last update.
 
   Args:
-    opt_state: of `optimizer.create_optimizer`.
-    rates: of each parameter; one whose rate is 0 has no update.
+    opt_state: state of the optimizer from `optimizer.create_optimizer`.
+    rates: learning rate of each parameter; a rate of 0 gives an update of 0.
   """
   (velocity,) = (
       part.trace for part in opt_state if hasattr(part, 'trace')

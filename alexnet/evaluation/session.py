@@ -1,4 +1,4 @@
-"""Opens a run for evaluation, finished or not, without writing anything."""
+"""Evaluation of a run, finished or not, without writing anything."""
 
 import dataclasses
 import pathlib
@@ -16,12 +16,12 @@ from alexnet.runtime import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """The parameters of a checkpoint on the mesh, and the run's data.
+  """Variables of a checkpoint on the mesh, and the run's data.
 
   Attributes:
-    task: what the run's config makes, with its data open.
+    task: config, network, data and devices of the run, with its data open.
     variables: {'params': tree of float32, and the collections of model state}.
-    step: of the checkpoint.
+    step: step of the checkpoint.
   """
 
   task: Task
@@ -34,11 +34,11 @@ class Session:
     return self.task.config
 
   def evaluate(self, views: str) -> dict[str, float]:
-    """The result on the evaluation set, see `evaluator.evaluate`."""
+    """Evaluates the network on the evaluation set, see `evaluator.evaluate`."""
     return self.task.evaluate(self.variables, views)
 
   def predict(self, views: str) -> Predictions:
-    """Predictions for each image of the evaluation set."""
+    """Predicts the classes of the evaluation set, see `evaluator.predict`."""
     return self.task.predict(self.variables, views)
 
 
@@ -51,16 +51,15 @@ def open_run(
   """Opens a run to evaluate it.
 
   Args:
-    workdir: of the run.
-    console: for messages.
-    overrides: see `loading.config_of_run`.
-    step: of the checkpoint, see `manager.Checkpoints.find`. If the newest is
-      damaged, it says so and takes the one before.
+    workdir: folder of the run.
+    console: console for messages.
+    overrides: {dotted field: value}, see `loading.config_of_run`.
+    step: the checkpoint, see `manager.Checkpoints.find`. If the newest is
+      damaged, a warning is printed and the newest undamaged one is used.
 
   Raises:
-    UserError: as of `loading.config_of_run` and `Task`; or the checkpoint is
-      damaged,
-      or of another network or other data than the config's.
+    UserError: see `loading.config_of_run` and `Task`; or the checkpoint is
+      damaged, or its network or data differs from the config's.
   """
   task = Task(loading.config_of_run(workdir, overrides), console)
   continuing.check_config(workdir, task.config)

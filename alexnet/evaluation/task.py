@@ -1,7 +1,4 @@
-"""Creates what a config describes: network, data and devices.
-
-Training and evaluation share it.
-"""
+"""Network, data and devices of a config, for training and evaluation."""
 
 from typing import Any
 
@@ -27,19 +24,22 @@ class Task:
   """A checked config with its network, data and devices.
 
   Attributes:
-    config: the whole config, with what the data and other files say filled in.
-    console: for messages; silent but in the first of several processes.
-    mesh: (data, tower).
+    config: the whole config, completed from the data and other files.
+    console: console for messages; silent except in the first process.
+    mesh: the mesh, with axes (data, tower).
     train: the training set.
     evaluation: the evaluation set.
     model: the network.
-    rules: how each parameter is trained, where the network says it; or None.
-    shapes: of the variables, see `models.variable_shapes`.
-    parameters: number of the network's.
+    rules: training rules of the parameters of a network from a definition file;
+      None for other networks.
+    shapes: shapes of the variables, see `models.variable_shapes`.
+    parameters: number of parameters of the network.
     pipeline: the data; only after `open_data`.
-    views: how the network's input is made; only after `open_data`.
-    eval_steps: {views: compiled evaluation of a batch}; likewise.
-    predict_steps: {views: compiled prediction of a batch}; likewise.
+    views: functions from batches to the network's input; only after
+      `open_data`.
+    eval_steps: {views: compiled evaluation of a batch}; only after `open_data`.
+    predict_steps: {views: compiled prediction of a batch}; only after
+      `open_data`.
   """
 
   pipeline: Pipeline
@@ -51,11 +51,11 @@ class Task:
     """Checks the config, finds devices and data, and builds the network.
 
     Args:
-      config: as from configs/ or a workdir; it is not changed.
-      console: for messages.
+      config: the whole config, from configs/ or a workdir; it is not changed.
+      console: console for messages.
 
     Raises:
-      UserError: something the user can mend; says what to do.
+      UserError: the user can correct something; the message says what to do.
     """
     config = config.copy_and_resolve_references()
     models.check(config)
@@ -87,7 +87,7 @@ class Task:
 
   @property
   def compile_options(self) -> dict[str, Any]:
-    """Those of XLA that the step of training is compiled with."""
+    """XLA options that the training step is compiled with."""
     return compilation.options(
         self.mesh.devices.flat[0], self.model.dtype,
         deterministic=self.config.deterministic,
@@ -95,7 +95,7 @@ class Task:
 
   @property
   def data_identity(self) -> str:
-    """Changes when the examples of a set change."""
+    """Identities of both sets, see `Source.identity`."""
     return '-'.join(one.identity() for one in (self.train, self.evaluation))
 
   @property
@@ -107,13 +107,13 @@ class Task:
     """Opens the pipeline; computes the statistics of images on first use.
 
     Raises:
-      DataError: a field that cannot work, or an image that cannot be read.
+      DataError: a field is invalid, or an image cannot be read.
     """
     config = self.config
     part, parts = sharding.part_of_process(
         self.mesh.devices, jax.process_index()
     )
-    # One process computes the statistics where nobody has done so yet.
+    # One process computes the statistics, if they are not stored yet.
     with multihost.first_before_others('statistics'):
       self.pipeline = Pipeline(
           config,
@@ -121,7 +121,7 @@ class Task:
           self.evaluation,
           process=part,
           processes=parts,
-          # By each process: one that waits for its own file holds up all.
+          # Every process warns, since any of them may hold up the others.
           report=lambda text: self._own_console.print(f'warning: {text}'),
       )
     self.views = Views(
@@ -160,10 +160,10 @@ class Task:
     Args:
       variables: arrays on the mesh.
       views: 'centre' or 'ten'.
-      stop: see there.
+      stop: signal to stop, see `evaluator.evaluate`.
 
     Raises:
-      DeviceMemoryError: a device has not enough.
+      DeviceMemoryError: a device does not have enough memory.
     """
     with device_memory.evaluation(self.config, self.mesh).explained():
       return evaluator.evaluate(
@@ -178,10 +178,14 @@ class Task:
       )
 
   def predict(self, variables: Any, views: str) -> Predictions:
-    """Predictions for each image of the evaluation set.
+    """Predicts the classes of the evaluation set, see `evaluator.predict`.
+
+    Args:
+      variables: arrays on the mesh.
+      views: 'centre' or 'ten'.
 
     Raises:
-      DeviceMemoryError: a device has not enough.
+      DeviceMemoryError: a device does not have enough memory.
     """
     with device_memory.evaluation(self.config, self.mesh).explained():
       return evaluator.predict(

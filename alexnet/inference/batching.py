@@ -20,7 +20,7 @@ Result = TypeVar('Result')
 
 
 def padded(count: int, most: int) -> int:
-  """Padded batch size: one of a few, so that few programs are compiled.
+  """Returns a padded batch size, so that few programs are compiled.
 
   Args:
     count: number of images in the batch.

@@ -35,7 +35,7 @@ LONGEST = 4.0
 # Pixels of the shorter side. At larger scales a network for crops of 224 pixels
 # sees only details, and its maps take gigabytes.
 LARGEST = 2048
-# Bytes of the images that wait for others of their shape, and of their maps.
+# Largest size in bytes of waiting images and their maps, see `_Waiting`.
 _WAITING = 2**27
 
 
@@ -84,7 +84,7 @@ def check_scales(
   """Checks the scales, in pixels of an image's shorter side.
 
   Args:
-    scales: as given; None or empty for `dataset.size`.
+    scales: requested scales; None or empty for `dataset.size`.
     config: the run's whole config.
 
   Returns:
@@ -111,7 +111,7 @@ def check_scales(
 
 
 def map_scale(config: ml_collections.ConfigDict) -> int:
-  """Scale for drawing a heat map, in pixels.
+  """Returns the scale for drawing a heat map, in pixels.
 
   At `dataset.size` there are too few positions: 2 x 2 in the paper's network.
   This scale, twice the crop size, has 8 x 8.
@@ -120,7 +120,12 @@ def map_scale(config: ml_collections.ConfigDict) -> int:
 
 
 def batch_size_for(config: ml_collections.ConfigDict, pixels: float) -> int:
-  """Batch size with about as many pixels as a batch of centre crops."""
+  """Returns the batch size for about the pixels of a batch of centre crops.
+
+  Args:
+    config: the run's whole config.
+    pixels: number of pixels of an image.
+  """
   views = 1 + config.augmentation.flip
   share = pixels * views / config.augmentation.crop_size**2
   return max(1, int(config.evaluation_batch_size / share))
@@ -139,9 +144,9 @@ def stream(
 
   Args:
     network: the network.
-    images: see `TrainedNetwork.squares`. The whole image is used, unless its
-      longer side is more than LONGEST times the shorter one.
-    scales: see `check_scales`.
+    images: images, see `TrainedNetwork.squares`. The whole image is used,
+      unless its longer side is more than LONGEST times the shorter one.
+    scales: lengths of the shorter side in pixels, see `check_scales`.
     batch_size: number of images of one shape computed at once; None for as many
       pixels as in a batch of the config's evaluation.
 
@@ -166,7 +171,7 @@ def stream(
     return batch_size or batch_size_for(network.config, shape[0] * shape[1])
 
   def size_of(pictures):
-    """Size in bytes of a waiting image and its maps."""
+    """Returns the size in bytes of a waiting image and its maps."""
     places = sum(p.shape[0] * p.shape[1] for p in pictures) // distance**2
     return sum(p.nbytes for p in pictures) + 4 * outputs * places
 
@@ -187,7 +192,14 @@ class _Waiting:
   """
 
   def __init__(self, compiled, most, size_of):
-    """Takes the compiled function and, by shape, batch size and bytes."""
+    """Creates an empty queue.
+
+    Args:
+      compiled: function from a batch of images of one shape to their maps.
+      most: function from a shape to the largest batch size.
+      size_of: function from an image at all scales to its size in bytes, with
+        its maps.
+    """
     self._compiled = compiled
     self._most = most
     self._size_of = size_of
@@ -276,7 +288,7 @@ class _Entry:
 def whole(
     network: Network, image: Image.Image, scale: int
 ) -> np.ndarray:
-  """An image resized to a scale, [height, width, 3] uint8."""
+  """Resizes an image to a scale; returns [height, width, 3] uint8."""
   if network.inputs.aspect == 'warp':
     box = preprocessing.whole(scale)
     return preprocessing.resized(image, aspect='warp', box=box)
@@ -300,7 +312,7 @@ def _maps_of(model):
 
 
 def mean(maps: Sequence[Map]) -> np.ndarray:
-  """[classes] probabilities: means over positions, then over scales."""
+  """Averages maps over positions, then over scales; returns [classes]."""
   return np.mean([one.probabilities.mean((0, 1)) for one in maps], axis=0)
 
 
@@ -311,7 +323,7 @@ def heat_map(
     distance: int,
     crop: int,
 ) -> np.ndarray:
-  """The probability of a class over an image.
+  """Computes the probability of a class over an image.
 
   Args:
     maps: the image's maps.

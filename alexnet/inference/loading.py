@@ -95,7 +95,7 @@ def load(
 def config_of_run(
     workdir: pathlib.Path, overrides: dict[str, Any] | None = None
 ) -> ml_collections.ConfigDict:
-  """Config of a run with a checkpoint, for using its network.
+  """Loads the config of a run with a checkpoint, for using its network.
 
   Args:
     workdir: folder of the run.
@@ -159,8 +159,14 @@ def open_network(
 
   Args:
     workdir: folder of the run.
-    step: see `manager.Checkpoints.find`.
+    step: the checkpoint, see `manager.Checkpoints.find`.
     report: called with a message about newer, damaged checkpoints.
+
+  Yields:
+    The network; its checkpoints are closed when the context ends.
+
+  Raises:
+    CheckpointError: there is no such checkpoint, or it is damaged.
   """
   with contextlib.closing(
       manager.Checkpoints(workdir, read_only=True)
@@ -198,7 +204,7 @@ def check_shapes(
 
 
 def _asked_for_outputs(workdir):
-  """Whether the run's command line set --config.model.num_classes."""
+  """Returns whether the run's command line set --config.model.num_classes."""
   try:
     sessions = workdir_lib.read_sessions(workdir / workdir_lib.ENVIRONMENT)
   except (OSError, ValueError):
@@ -211,7 +217,13 @@ def _asked_for_outputs(workdir):
 
 
 def _inputs_from_data(config, workdir, spare):
-  """Inputs from the run's data; `spare` allows more outputs than classes."""
+  """Creates inputs from the run's data.
+
+  Args:
+    config: the run's whole config.
+    workdir: folder of the run, for the message.
+    spare: whether the network may have more outputs than there are classes.
+  """
   from input_pipeline.pipeline import Pipeline  # Imports TensorFlow.
 
   try:

@@ -43,8 +43,8 @@ def predictions(
   Args:
     network: the network.
     paths: paths of the files.
-    views: see `TrainedNetwork.predict`.
-    scales: see `TrainedNetwork.predict`.
+    views: views of each file, see `TrainedNetwork.predict`.
+    scales: scales of dense views, see `TrainedNetwork.predict`.
     top: number of classes to name.
   """
   if views == 'dense':

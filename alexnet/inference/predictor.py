@@ -1,7 +1,7 @@
 """Applies a trained network to any images.
 
-The training data is not needed: what the network has to know about it is in the
-workdir (`checkpointing/input_spec.py`).
+The training data is not needed: the workdir holds the mean image and all else
+that preparing images takes (`checkpointing/input_spec.py`).
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from input_pipeline import preprocessing
 from input_pipeline.errors import ImageError
 from input_pipeline.files import threads
 
-# Views of an image, and the centre crops that each costs as much as.
+# {views: largest number of crops of an image}.
 VIEWS = {'centre': 1, 'ten': 10}
 
 
@@ -45,7 +45,7 @@ class TrainedNetwork:
     config: the run's whole config.
     step: step of the checkpoint.
     class_names: names of the outputs, in order.
-    inputs: how training images were prepared.
+    inputs: description of how training images were prepared.
     model: the module.
     params: tree of float32 arrays on the device.
     model_state: {collection: tree} of other variables, such as the means of
@@ -76,7 +76,7 @@ class TrainedNetwork:
     return self.config.dataset.size
 
   def fingerprint(self) -> str:
-    """SHA-256 of all parameters."""
+    """Returns the SHA-256 of all parameters, in hexadecimal."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
       digest.update(jax.tree_util.keystr(path).encode())
@@ -85,7 +85,7 @@ class TrainedNetwork:
 
   @functools.cached_property
   def views(self) -> views_lib.Views:
-    """Makes the network's input from squares."""
+    """Functions from squares to the network's input."""
     return views_lib.Views(
         self.inputs.mean_image,
         self.config.augmentation.mean_crop,
@@ -121,7 +121,7 @@ class TrainedNetwork:
     """Predicts the classes of images.
 
     Args:
-      images: see `squares`.
+      images: images, see `squares`.
       views: 'centre'; 'ten' for the mean of ten views (paper §4.1; five if
         training does not mirror images); or 'dense' for the mean over all
         positions of the whole image, see fully_convolutional.py.
@@ -139,10 +139,10 @@ class TrainedNetwork:
     return np.array(rows, np.float32).reshape(len(rows), len(self.class_names))
 
   def features(self, images: Images, layer: str) -> np.ndarray:
-    """Activations of a layer for the images' centre crops.
+    """Computes the activations of a layer for the images' centre crops.
 
     Args:
-      images: see `squares`.
+      images: images, see `squares`.
       layer: one of `layers`. A convolution's activations are taken after the
         operations that follow it, a hidden fully connected layer's after its
         activation and before dropout's scaling; the head's are the logits.
@@ -177,19 +177,22 @@ class TrainedNetwork:
     Threads read the next images while the device computes.
 
     Args:
-      images: see `squares`. Functions without arguments that return such arrays
-        are called in the threads.
-      views: see `predict`.
-      scales: see `predict`.
-      layer: see `features`; None for probabilities.
-      batch_size: number of images computed at once; None for the evaluation's
-        in the config, or fewer if there are few images.
+      images: images, see `squares`. Functions without arguments that return
+        such arrays are called in the threads.
+      views: views of each image, see `predict`.
+      scales: scales of dense views, see `predict`.
+      layer: name of the layer to compute, see `features`; None for
+        probabilities.
+      batch_size: number of images computed at once; None for the config's
+        evaluation_batch_size, or fewer if there are few images.
 
     Yields:
       For each image its row of the result of `predict` or `features`, or the
       error for an image that cannot be used.
 
     Raises:
+      ConfigError: there are no such views, scales or layer.
+      DataError: an image that is not a file cannot be used.
       DeviceMemoryError: the device runs out of memory.
     """
     images = _each(images)
@@ -251,11 +254,11 @@ class TrainedNetwork:
     Args:
       views: 'centre' or 'ten', see `predict`.
       batch_size: number of images in a call; None for any number.
-      platforms: platforms that it can run on.
+      platforms: platforms that the function can run on.
 
     Returns:
-      A function of (variables, squares) that returns [batch, classes] float32
-      probabilities, for this network's `variables` and the result of `squares`.
+      A function (variables, squares) -> [batch, classes] float32 probabilities,
+      for this network's `variables` and the result of `squares`.
       Its `serialize()` returns bytes for `jax.export.deserialize`.
 
     Raises:
@@ -295,10 +298,14 @@ class TrainedNetwork:
   def compiled(
       self, name: str, function: Callable[[Any, jax.Array, Any], jax.Array]
   ) -> Callable[[np.ndarray], jax.Array]:
-    """Compiles a function of (variables, images, views), cached by name.
+    """Compiles a function for the network's device.
+
+    Args:
+      name: key of the cache of compiled functions.
+      function: function of (variables, images, views).
 
     Returns:
-      A function of the images alone, on the network's device.
+      A function of the images alone.
     """
     if name not in self._compiled:
       device = self._device
@@ -333,7 +340,7 @@ class TrainedNetwork:
     return rounded(self.variables, self.model.dtype)
 
   def _step(self, views, layer):
-    """Compiled function from squares to probabilities or a layer's output."""
+    """Compiles the function from squares to probabilities or a layer."""
     if layer is None:
       return self.compiled(
           views, functools.partial(self._probabilities, views)

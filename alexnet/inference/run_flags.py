@@ -58,8 +58,8 @@ def define() -> None:
   paths.define('workdir', 'Folder of the run.')
   flags.DEFINE_string(
       'step', None,
-      "Step of the checkpoint; 'best' for the best evaluation's; default: the "
-      'newest.'
+      "Step of the checkpoint to use, or 'best' for that of the best "
+      'evaluation. Default: the newest.'
   )
   define_moved()
   flags.mark_flag_as_required('workdir')
@@ -67,10 +67,11 @@ def define() -> None:
 
 def define_moved() -> None:
   """Defines the flags for the data's folders, if they have moved."""
-  paths.define('train_dir', 'Training folder, if it has moved.')
-  paths.define('eval_dir', 'Evaluation folder, if it has moved.')
+  paths.define('train_dir', 'Folder of the training set, if it has moved.')
+  paths.define('eval_dir', 'Folder of the evaluation set, if it has moved.')
   paths.define(
-      'data_dir', 'Prepared data or TensorFlow Datasets, if they have moved.'
+      'data_dir',
+      'Folder of prepared data or TensorFlow Datasets, if it has moved.',
   )
 
 
@@ -78,7 +79,8 @@ def define_class_names() -> None:
   """Defines --class_names."""
   paths.define(
       'class_names',
-      "File of the classes' names, as lines: 'n01440764 tench, Tinca tinca'.",
+      'File with the names of the classes, in lines such as '
+      "'n01440764 tench, Tinca tinca'.",
   )
 
 
@@ -145,7 +147,7 @@ def read_class_names(
 
 
 def _named_class(line, known):
-  """(label of the line's class, or None; the name in the line)."""
+  """Returns (label of the line's class or None, the name in the line)."""
   for delimiter in '\t;,':
     fields = next(csv.reader([line], delimiter=delimiter), [])
     if len(fields) > 1 and (label := known.find(fields[0])) is not None:
@@ -168,7 +170,7 @@ def renamed(
 
   Args:
     network: the network.
-    file: see `read_class_names`; None changes nothing.
+    file: file of names, see `read_class_names`; None changes nothing.
 
   Raises:
     ConfigError: see `read_class_names`.
@@ -204,7 +206,7 @@ def load_network(step: int | None = None) -> 'TrainedNetwork':
 
 
 def moved() -> dict[str, Any]:
-  """{dotted field of the config: value} of the flags that are set."""
+  """Returns {dotted field of the config: value} of the flags that are set."""
   values = {field: flags.FLAGS[flag].value for flag, field in _MOVED.items()}
   # Paths are strings in a config.
   return {k: str(value) for k, value in values.items() if value is not None}

@@ -68,7 +68,7 @@ class Views:
     return shifted / batch['divisor'][:, None, None, None]
 
   def centre(self, batch: Batch) -> jax.Array:
-    """Centre crops, with the mean subtracted.
+    """Cuts centre crops and subtracts the mean.
 
     Args:
       batch: 'image' [batch, size, size, 3] uint8.
@@ -79,7 +79,7 @@ class Views:
     return self._less_mean(batch, lambda x: self._centre(x)[:, None])
 
   def ten(self, batch: Batch) -> jax.Array:
-    """Ten views, with the mean subtracted (paper §4.1).
+    """Cuts ten views and subtracts the mean (paper §4.1).
 
     Args:
       batch: 'image' [batch, size, size, 3] uint8.
@@ -101,7 +101,7 @@ class Views:
     return self._less_mean(batch, cut)
 
   def dense(self, batch: Batch) -> jax.Array:
-    """Whole images for dense views, with the resized mean image subtracted.
+    """Subtracts the resized mean image from whole images, for dense views.
 
     Each part of an image loses the mean under it. The same mean for all crops,
     as in run #145, is impossible because the crops overlap.
@@ -143,14 +143,14 @@ class Views:
 def predict_views(
     local_model: Module, variables: Any, crops: jax.Array
 ) -> tuple[jax.Array, int]:
-  """Mean softmax output over the views of an example (paper §4.1).
+  """Averages the softmax output over the views of an example (paper §4.1).
 
   For a network from `models.everywhere`, each position of each view counts as a
   view.
 
   Args:
     local_model: the network; from `models.on_mesh` inside a mapped step.
-    variables: its variables, as local blocks.
+    variables: variables of the network, as local blocks.
     crops: [batch, views, height, width, 3] float32.
 
   Returns:

@@ -1,1 +1,1 @@
-"""A run: its loop, its step, its optimizer, its restarts."""
+"""Training of a run: the loop, the step, the optimizer and resuming."""

@@ -1,10 +1,10 @@
-"""Steps that are better not made: a loss or gradient that is no number, spikes.
+"""Detection and handling of bad steps: non-finite values and loss spikes.
 
-A config's `bad_steps` says what follows: the run stops, the step is left out
-('skip'), or the run goes back to its newest checkpoint and on with the data
-behind the batch ('rollback'; Chowdhery et al. 2022, arXiv:2204.02311, §5.1).
-Whether a step is bad depends on it and the steps before it alone, so that a run
-that is interrupted decides as one that is not.
+A config's `bad_steps` chooses the action: the run stops ('stop'), the step is
+left out ('skip'), or the run returns to its newest checkpoint and continues
+with the data after the bad batch ('rollback'; Chowdhery et al. 2022,
+arXiv:2204.02311, §5.1). Whether a step is bad depends only on it and the steps
+before it, so an interrupted run decides like an uninterrupted one.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from alexnet.metrics import writer as writer_lib
 from alexnet.metrics.console import Console
 from input_pipeline.errors import printable
 
-if TYPE_CHECKING:  # With it comes TensorFlow.
+if TYPE_CHECKING:  # Imports TensorFlow.
   from input_pipeline.pipeline import Pipeline
 
 STOP, SKIP, ROLLBACK = 'stop', 'skip', 'rollback'
-# Of the records in metrics.jsonl.
+# Kind of the records in metrics.jsonl.
 KIND = 'fault'
 
-# Steps that the usual loss is the mean of, more or less; and how many there
-# have to be before another one is compared with it.
+# Approximate number of steps in the mean of the usual loss.
 _HORIZON = 50
+# Steps needed before a loss is compared with the usual loss.
 _WARM = 20
-# Examples that the console names.
+# Number of examples named on the console.
 _SHOWN = 4
 
 
 class RollBack(Exception):
-  """The run is to go back, and on behind a batch.
+  """Request to return to the newest checkpoint and leave out a bad batch.
 
   Attributes:
-    batch: its number in the stream of training batches.
-    record: what metrics.jsonl is to have about it.
+    batch: number of the bad batch in the stream of training batches.
+    record: record of the bad step for metrics.jsonl.
   """
 
   def __init__(self, batch: int, record: dict):
@@ -49,11 +49,11 @@ class RollBack(Exception):
 
 
 def is_behind(record: dict[str, Any], batch: int) -> bool:
-  """Whether a record of metrics.jsonl is of a fault before a batch.
+  """Returns whether a record of metrics.jsonl is a fault before a batch.
 
   Args:
-    record: any that `writer.read_records` gives.
-    batch: its number in the stream of training batches.
+    record: any record from `writer.read_records`.
+    batch: number of the batch in the stream of training batches.
   """
   number = record.get('batch')
   return record['kind'] == KIND and isinstance(number, int) and number < batch
@@ -61,11 +61,13 @@ def is_behind(record: dict[str, Any], batch: int) -> bool:
 
 @dataclasses.dataclass
 class UsualLoss:
-  """Mean of the last losses, each weighing less than the one after it.
+  """Exponential moving average of the losses.
 
   Attributes:
-    mean, count: of all losses but the newest, and their number.
-    newest_step, newest: update (from 0) and loss of that one; -1: none.
+    mean: average of all losses but the newest.
+    count: number of losses in `mean`.
+    newest_step: update of the newest loss, counted from 0; -1 if there is none.
+    newest: the newest loss.
   """
 
   mean: float = 0.0
@@ -74,15 +76,15 @@ class UsualLoss:
   newest: float = 0.0
 
   def add(self, step: int, loss: float) -> None:
-    """Takes the loss of an update, counted from 0."""
+    """Adds the loss of an update, counted from 0."""
     self.mean, self.count = self._all()
     self.newest_step, self.newest = step, loss
 
   def before(self, step: int) -> float | None:
-    """What is usual for an update; None while there are too few before it.
+    """Returns the usual loss for an update; None after too few updates.
 
-    The update just before it does not count: while one is computed, the next
-    is on its way already.
+    The loss of the update just before it does not count, since it is not known
+    yet when the update is started.
     """
     known = self.newest_step <= step - 2
     mean, count = self._all() if known else (self.mean, self.count)
@@ -91,13 +93,13 @@ class UsualLoss:
   def _all(self):
     if self.newest_step < 0:
       return self.mean, self.count
-    # As a plain mean at first.
+    # A plain mean for the first _HORIZON losses.
     weight = 1 / min(self.count + 1, _HORIZON)
     return self.mean + weight * (self.newest - self.mean), self.count + 1
 
 
 class BadSteps:
-  """Recognises bad steps and says what follows."""
+  """Detects the bad steps of a run and takes the configured action."""
 
   def __init__(
       self,
@@ -105,26 +107,40 @@ class BadSteps:
       console: Console,
       pipeline: 'Pipeline',
   ):
-    """Takes a whole config, for messages a console, and what batches are of."""
+    """Creates the detector.
+
+    Args:
+      config: the whole config; reads bad_steps and schedule.name.
+      console: console for messages.
+      pipeline: the run's data, which names the examples of a batch.
+    """
     self._config = config
     self._rule = config.bad_steps
     self._console = console
     self._pipeline = pipeline
 
   def limit(self, usual: UsualLoss, step: int) -> np.float32:
-    """The largest loss of an update, counted from 0, that is no spike."""
+    """Returns the largest loss of an update that is not a spike.
+
+    Args:
+      usual: the usual loss so far.
+      step: the update, counted from 0.
+
+    Returns:
+      [] float32; infinity without config.bad_steps.spike or a usual loss.
+    """
     mean = None if self._rule.spike is None else usual.before(step)
     return np.float32(math.inf if mean is None else self._rule.spike * mean)
 
   def reason(
       self, values: dict[str, float], limit: np.float32
   ) -> str | None:
-    """Says why a step is bad, if it is.
+    """Describes why a step is bad; returns None for a good one.
 
     Args:
       values: 'loss' and 'gradient_norm' of the step.
-      limit: from `limit`, when it was begun. `train_step` compares the same
-        numbers.
+      limit: result of `limit` when the step was started. `train_step` compares
+        the same numbers.
     """
     for name, text in (('loss', 'the loss'), ('gradient_norm', 'the gradient')):
       if not math.isfinite(values[name]):
@@ -144,18 +160,18 @@ class BadSteps:
       values: dict[str, float],
       reason: str,
   ) -> None:
-    """Tells of a bad step and, where the run is not just to go on, raises.
+    """Reports a bad step and raises an error unless the step is skipped.
 
     Args:
-      writer: of the run.
-      progress: of the run; counts bad steps.
+      writer: writer of the run, for a record of the step.
+      progress: `Progress` of the run; a skipped step is counted there.
       step: the update, counted from 0.
-      values: 'loss' and 'gradient_norm' of it.
-      reason: from `reason`.
+      values: 'loss' and 'gradient_norm' of the step.
+      reason: result of `reason`.
 
     Raises:
-      BadStepError: the run is to stop.
-      RollBack: the run is to go back to its newest checkpoint.
+      BadStepError: the run has to stop.
+      RollBack: the run has to return to its newest checkpoint.
     """
     batch, action = step + progress.left_out, self._rule.action
     examples = self._pipeline.training_examples(batch)
@@ -188,7 +204,7 @@ class BadSteps:
     if action == ROLLBACK:
       raise RollBack(batch, record)
     writer.write(KIND, step, record)
-    self._console.print('the step is left out: nothing has changed by it')
+    self._console.print('the step is left out: it has changed nothing')
 
   def _error(self, step, values, reason, counted, count):
     kind = BadStepError

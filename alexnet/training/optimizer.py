@@ -1,4 +1,4 @@
-"""The paper's stochastic gradient descent; its rates are in schedules.py.
+"""The paper's stochastic gradient descent; see schedules.py for its rates.
 
   v <- momentum * v - decay * rate * w - rate * gradient
   w <- w + v                                                       (paper §5)
@@ -27,17 +27,18 @@ from alexnet.training.schedules import Bounds, Rules
 def create_optimizer(
     config: ml_collections.ConfigDict, rules: Rules | None = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The update rule; its `update` takes the rates as `rates=`.
+  """Creates the update rule, whose `update` takes the rates as `rates=`.
 
   Args:
     config: the `optimizer` part of a config.
-    rules: of each parameter, of a network from a definition: the decays, and
-      bounds. None: the config's decay, and no bounds.
+    rules: rules of the parameters of a network from a definition file, with
+      their weight decay and bounds; None for the config's weight decay and no
+      bounds.
 
   Returns:
     A gradient transformation over nested dictionaries of parameters. `rates`
-    is a tree of the same structure of scalars; a parameter whose rate is 0 is
-    frozen: neither it nor its velocity changes.
+    is a tree of scalars with the same structure; a parameter whose rate is 0
+    is frozen: neither it nor its velocity changes.
   """
   frozen = ml_collections.FrozenConfigDict(config)
   rows = None if rules is None else tuple(by_path(rules).items())
@@ -51,7 +52,7 @@ def _create(config, rows):
       path: rule.bounds for path, rule in (rules or {}).items() if rule.bounds
   }
   return optax.chain(
-      # A checkpoint has a state for each of these, in this order.
+      # The order is part of the format of checkpoints.
       *(
           optax.add_decayed_weights(decay, mask=functools.partial(
               map_with_path, lambda path, _, has=has: has(path)
@@ -60,13 +61,13 @@ def _create(config, rows):
       ),
       _scale_by_negative_rates(),
       _momentum(config.momentum),
-      # Where there are none, states have the form that they always had.
+      # Left out without bounds, so that older checkpoints can be restored.
       *([_keep_within(bounds)] if bounds else []),
   )
 
 
 def _decays(config, rules):
-  """Yields each weight decay, and whether the parameter at a path has it."""
+  """Yields each weight decay and a predicate of paths that have it."""
   if rules is not None:
     decays = {path: rule.decay for path, rule in rules.items()}
     for decay in sorted(set(decays.values())):
@@ -84,18 +85,21 @@ def _decays(config, rules):
 
 
 def within_bounds(weights: jax.Array, bounds: Bounds) -> jax.Array:
-  """Scales the weights of each output, so that they are within bounds.
+  """Scales the weights of each output to be within bounds.
 
-  Of the n weights w that an output reads, |w - mean(w)| / n is brought into
-  low..high, and then |w| / n to at most norm, |.| being the root of the sum of
-  squares. As ConvLayer::constrainWeights and FCLayer::constrainWeights in
+  For the n weights w of an output, |w - mean(w)| / n is brought into low..high,
+  and then |w| / n to at most norm, where |.| is the root of the sum of squares.
+  This is ConvLayer::constrainWeights and FCLayer::constrainWeights in
   src/layer.cu of the authors' code, with WeightContrastNormOperator and
   WeightConstraintOperator in include/layer.cuh.
 
   Args:
-    weights: [..., outputs] float32. Those of an output that are all equal have
-      no difference that could be scaled, and are not brought to `low`.
-    bounds: a `high` or a `norm` of 0 is none.
+    weights: [..., outputs] float32. If all weights of an output are equal, they
+      have no difference to scale and are not brought to `low`.
+    bounds: the bounds; a `high` or `norm` of 0 means no bound.
+
+  Returns:
+    An array of the shape and dtype of `weights`.
   """
   inputs = tuple(range(weights.ndim - 1))
   root = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), inputs))
@@ -114,9 +118,10 @@ def within_bounds(weights: jax.Array, bounds: Bounds) -> jax.Array:
 
 
 def _keep_within(bounds):
-  """Changes updates so that they end within bounds, {path: bounds}.
+  """Changes updates so that parameters stay within bounds, {path: bounds}.
 
-  Comes last: of the velocity it takes nothing, as with the authors.
+  It comes last in the chain, so it does not change the velocity, as in the
+  authors' code.
   """
 
   def update(updates, state, params=None, *, rates, **_):
@@ -138,7 +143,7 @@ def _keep_within(bounds):
 def _scale_by_negative_rates():
   def update(updates, state, params=None, *, rates, **_):
     del params
-    # A choice, since 0 times a gradient that is not finite is not 0.
+    # Not a product: 0 times a non-finite gradient is not 0.
     scaled = jax.tree.map(
         lambda u, rate: jnp.where(rate == 0, 0.0, -rate * u), updates, rates
     )
@@ -150,15 +155,15 @@ def _scale_by_negative_rates():
 
 
 def _momentum(momentum):
-  """optax.trace, but for parameters whose rate is 0: they and it stay.
+  """Returns optax.trace that leaves parameters with a rate of 0 unchanged.
 
-  Without that, momentum would carry a parameter on after its rate is 0.
+  Otherwise momentum would move a parameter after its rate has become 0.
   """
 
   def update(updates, state, params=None, *, rates, **_):
     del params
-    # By factors: of a choice between arrays XLA makes, on a CPU, copies of the
-    # old velocity and the parameters, and computes the new one twice.
+    # `where` on scalar factors, not on arrays: on a CPU, XLA would copy the old
+    # velocity and the parameters and compute the new velocity twice.
     velocity = jax.tree.map(
         lambda rate, v, u: jnp.where(rate == 0, 1.0, momentum) * v + u,
         rates,

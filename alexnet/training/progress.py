@@ -1,4 +1,4 @@
-"""What a run knows besides its arrays; saved in each checkpoint."""
+"""Progress of a run: its state on the host, saved in each checkpoint."""
 
 import dataclasses
 from collections.abc import Collection
@@ -8,29 +8,30 @@ from alexnet.config.errors import CheckpointError
 from alexnet.training import bad_steps, schedules
 from input_pipeline.files import untrusted
 
-# Fields that are dataclasses themselves.
+# Fields that are themselves dataclasses.
 _PARTS = {'plateau': schedules.Plateau, 'usual_loss': bad_steps.UsualLoss}
 
 
 @dataclasses.dataclass
 class Progress:
-  """How far a run is.
+  """Progress of a run.
 
   Attributes:
-    step: updates made.
+    step: number of updates made.
     data: identity of the training and the evaluation set.
-    seconds: spent in training steps.
-    evaluated_step: of the last evaluation.
-    plateau: the plateau rule's state.
-    loss, top1, steps: sums since the last line of the log, and their number.
-    train_error: of the last line of the log.
+    seconds: time spent in training steps.
+    evaluated_step: step of the last evaluation.
+    plateau: state of the plateau rule.
+    loss, top1: sums over the good steps since the last line of the log.
+    steps: number of steps in these sums.
+    train_error: top-1 error of the last line of the log, on training batches.
     pretrained: `Pretrained.record` of the run it has started from, if any.
-    evaluations: (step, top-1) of those whose checkpoints are kept.
-    left_out: training batches that were left behind by going back: the next
-      one is number step + left_out of the stream.
-    rollbacks: how often that was.
-    skipped_in_a_row: bad steps just before this one.
-    usual_loss: what a loss is compared with.
+    evaluations: (step, top-1) of the evaluations whose checkpoints are kept.
+    left_out: number of training batches left out by rollbacks; the next batch
+      is number step + left_out of the stream.
+    rollbacks: number of rollbacks.
+    skipped_in_a_row: number of bad steps just before this one.
+    usual_loss: average of recent losses, which detects spikes.
   """
 
   step: int = 0
@@ -55,7 +56,7 @@ class Progress:
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> 'Progress':
-    """Reads what `dataclasses.asdict` gave.
+    """Creates the progress from the result of `dataclasses.asdict`.
 
     Raises:
       CheckpointError: a field is missing, unknown or of another type.
@@ -74,11 +75,11 @@ class Progress:
       ) from error
 
   def add(self, step: int, values: dict[str, float]) -> None:
-    """Adds up a step that is not bad.
+    """Adds the metrics of a good step to the sums.
 
     Args:
       step: the update, counted from 0.
-      values: 'loss' and 'top1' of it.
+      values: 'loss' and 'top1' of the step.
     """
     self.usual_loss.add(step, values['loss'])
     self.loss += values['loss']
@@ -86,34 +87,43 @@ class Progress:
     self.steps += 1
 
   def clear_sums(self) -> None:
-    """They are in a line of the log."""
+    """Resets the sums after a line of the log."""
     self.loss = self.top1 = 0.0
     self.steps = 0
 
   def best_steps(self, keep: int, saved: Collection[int]) -> list[int]:
-    """Steps of the best evaluations whose checkpoints there are, or will be.
+    """Returns the steps of the best evaluations that have a checkpoint.
 
-    Forgets the evaluations of other steps.
+    The present step counts, as its checkpoint is about to be written.
+    Evaluations of steps without a checkpoint are dropped.
 
     Args:
-      keep: how many, at most.
-      saved: steps of the checkpoints that there are.
+      keep: largest number of steps to return.
+      saved: steps of the existing checkpoints.
     """
     there = {*saved, self.step}
     self.evaluations = [one for one in self.evaluations if one[0] in there]
-    # Of equals the first.
+    # For equal accuracies, the earlier step comes first.
     ranked = sorted(self.evaluations, key=lambda one: (-one[1], one[0]))
     return [step for step, _ in ranked[:keep]]
 
   def note_evaluation(self, top1: float, keep: int) -> bool:
-    """Adds an evaluation of this step; returns if it is one of the best."""
+    """Adds an evaluation of the present step.
+
+    Args:
+      top1: top-1 accuracy.
+      keep: number of best evaluations.
+
+    Returns:
+      Whether it is one of the best.
+    """
     better = sum(other >= top1 for _, other in self.evaluations)
     self.evaluations.append((self.step, top1))
     return better < keep
 
 
 def _typed(kind, values):
-  """Fields of a dataclass from JSON, of the types that they have there."""
+  """Returns the fields of a dataclass from JSON, after checking their types."""
   fields = {field.name: field for field in dataclasses.fields(kind)}
   if unknown := values.keys() - fields.keys():
     raise untrusted.UnreadableError(
@@ -129,7 +139,7 @@ def _typed(kind, values):
 
 
 def _evaluations(values):
-  """As pairs of a step and a top-1, if there are any."""
+  """Returns {'evaluations': [(step, top-1)]}; {} without such a field."""
   if 'evaluations' not in values:
     return {}
   pairs = untrusted.take(values, 'evaluations', list)

@@ -1,6 +1,6 @@
-"""Steps of a run made again, to say whether they come out the same.
+"""Replay of a run's steps, to verify that they give the same numbers.
 
-See verify.py, the command.
+The command is alexnet/verify.py.
 """
 
 import dataclasses
@@ -22,26 +22,27 @@ from alexnet.training import bad_steps
 from alexnet.training import setup as setup_lib
 from alexnet.training.steps import Steps
 
-# Of a run: their images can be counted in 64 bits, whatever a record says.
+# Largest batch number accepted from a record; its images fit in 64-bit counts.
 _MOST_BATCHES = 2**40
-# Where there is no checkpoint to end at.
+# Default number of steps without a later checkpoint.
 _STEPS = 10
-# Differences that are listed.
+# Largest number of differences listed.
 _SHOWN = 5
 
 
 @dataclasses.dataclass
 class Report:
-  """What came of a replay.
+  """Result of a replay.
 
   Attributes:
-    workdir: of the run.
-    first: step of the checkpoint that it began at.
-    last: step that it ended at.
-    reference: what the parameters were compared with.
-    losses: number of the losses that were compared with metrics.jsonl.
-    differences: what differs, the first in time first; empty if all is equal.
-    environment: in what this session is not the run's.
+    workdir: folder of the run.
+    first: step of the checkpoint at which the replay began.
+    last: step at which it ended.
+    reference: description of what the parameters were compared with.
+    losses: number of losses compared with metrics.jsonl.
+    differences: descriptions of the differences: losses in order of time, then
+      arrays of the state; empty if everything is equal.
+    environment: differences between this session's environment and the run's.
   """
 
   workdir: pathlib.Path
@@ -61,23 +62,26 @@ def verify(
     steps: int | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Report:
-  """Replays steps of a run; writes nothing there.
+  """Replays steps of a run and compares the results; writes nothing.
+
+  The state after the last step is compared with the checkpoint of that step,
+  or with a second replay if there is none.
 
   Args:
-    workdir: of the run.
-    console: for messages.
-    checkpoint: step of the one to begin at; None: the second newest, or the
-      newest if there is one only.
-    steps: to replay; None: up to the next checkpoint, or 10, even beyond the
-      run's end.
-    overrides: {dotted field: value} of the config, for what this machine has
-      elsewhere.
+    workdir: folder of the run.
+    console: console for messages.
+    checkpoint: step of the checkpoint to begin at; None for the second newest,
+      or for the newest if there is only one.
+    steps: number of steps to replay; None for the steps up to the next
+      checkpoint, or without one for 10, even beyond the run's end.
+    overrides: {dotted field: value} to change in the run's config, such as
+      paths that differ on this machine.
 
   Raises:
-    CheckpointError: no such checkpoint, or one is damaged, or metrics.jsonl
-      does not say where the run went back.
-    ConfigError: steps beyond the run's end.
-    UserError: as of `setup.create`.
+    CheckpointError: there is no such checkpoint, one is damaged, or
+      metrics.jsonl does not say where the run went back.
+    ConfigError: `steps` leads beyond the run's end.
+    UserError: see `setup.create`.
   """
   first, last, saved = _range(workdir, checkpoint, steps)
   config = workdir_lib.load_config(workdir)
@@ -86,7 +90,7 @@ def verify(
   setup = setup_lib.create(config, workdir, console, training=False)
   run = Steps(setup)
   total, twice = setup.timetable.total_steps, last != saved
-  # Two replays can be compared beyond it, as there is data without end.
+  # Two replays can be compared beyond the end, since the data is endless.
   if last > total and not (twice and steps is None):
     raise ConfigError(
         f'--steps would end at step {last}, the run ends at '
@@ -103,7 +107,7 @@ def verify(
   if twice:
     again = [result[:2] for result in _replay(run, first, last, records)]
     for before, after in zip(losses, again):
-      if repr(before) != repr(after):  # A bad loss may be no number.
+      if repr(before) != repr(after):  # NaN != NaN, but their reprs are equal.
         report.differences.append(
             f'step {after[0]}: the loss was {before[1]!r} in the first replay, '
             f'is {after[1]!r} in the second'
@@ -124,7 +128,10 @@ def verify(
 
 
 def _range(workdir, checkpoint, steps):
-  """(first, last step, step of the checkpoint to compare with or None)."""
+  """Returns (first step, last step, step of the checkpoint at the end or None).
+
+  Checks that there is a checkpoint to begin at.
+  """
   complete = manager.complete_steps(workdir)
   if not complete:
     raise CheckpointError(
@@ -148,21 +155,21 @@ def _range(workdir, checkpoint, steps):
 def _replay(
     run: Steps, first: int, last: int, records: list[dict[str, Any]]
 ) -> Iterator[tuple[int, float, float | None]]:
-  """Makes steps, from a checkpoint on.
+  """Replays steps from a checkpoint.
 
   Args:
-    run: is left at the last step.
+    run: steps of the run; afterwards it is at the last step.
     first: step of the checkpoint.
     last: step to end at.
-    records: of metrics.jsonl: when losses were summed up, what the
-      evaluations found, by which the plateau rule goes, and from which steps on
-      the run left batches out, as it had gone back there.
+    records: records of metrics.jsonl. They give the steps of the log's lines,
+      the errors of evaluations, for the plateau rule, and the steps from which
+      the run left out batches after a rollback.
 
   Yields:
-    (step, its loss, the mean that a line of the log has at this step or None).
+    (step, its loss, the mean loss for the log's line at this step; None if it
+    has no line).
   """
   run.go_to(first)
-  # As the log has them after a line at this very step.
   logged = {r['step'] for r in records if r['kind'] == 'train'}
   errors = {
       r['step']: 1 - r['top1'] for r in records
@@ -172,7 +179,7 @@ def _replay(
   batches = run.batches()
   try:
     for step in range(first + 1, last + 1):
-      # One that the checkpoint knows of is no larger than it has.
+      # Gaps that the checkpoint includes are not larger than its left_out.
       if (gap := gaps.get(step - 1, 0)) > progress.left_out:
         progress.left_out = gap
         batches.close()
@@ -181,7 +188,7 @@ def _replay(
         values, _ = run.finish(run.start(next(batches)))
       loss, mean = values['loss'], None
       if step in logged:
-        # Without bad ones; the run may have had others.
+        # NaN if all steps since the last line were bad.
         mean = progress.loss / progress.steps if progress.steps else math.nan
         progress.clear_sums()
       yield step, loss, mean
@@ -192,7 +199,7 @@ def _replay(
 
 
 def _gaps(records):
-  """{step that the run went back to: batches left out from there on}."""
+  """Returns {step that the run went back to: batches left out from there}."""
   return {
       r['step']: r['batch'] + 1 - r['step'] for r in records
       if r['kind'] == bad_steps.KIND and r.get('action') == bad_steps.ROLLBACK
@@ -201,7 +208,7 @@ def _gaps(records):
 
 
 def _compare_losses(report, records, replayed):
-  """Adds what differs from metrics.jsonl; returns all that was replayed."""
+  """Compares losses with metrics.jsonl; returns the replayed (step, loss)."""
   recorded = {
       r['step']: r.get('loss') for r in records if r['kind'] == 'train'
   }
@@ -227,7 +234,7 @@ def _some(differing):
 
 
 def _compare_states(wanted, got) -> list[str]:
-  """Says where two states differ, leaf by leaf."""
+  """Describes the differences of two states, one line per leaf."""
   differing = []
   leaves = zip(
       jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(got)
@@ -240,11 +247,11 @@ def _compare_states(wanted, got) -> list[str]:
 
 
 def describe_difference(wanted: np.ndarray, got: np.ndarray) -> str | None:
-  """Says how far two arrays of floats are apart; None: equal to the bit.
+  """Describes how two arrays of floats differ; None if all bits are equal.
 
   Args:
-    wanted: any.
-    got: of the same shape and dtype.
+    wanted: the expected array.
+    got: another array of the same shape and dtype.
   """
   bits = np.dtype(f'u{wanted.dtype.itemsize}')
   ours = np.ascontiguousarray(got).reshape(-1).view(bits)
@@ -267,7 +274,7 @@ def describe_difference(wanted: np.ndarray, got: np.ndarray) -> str | None:
 
 
 def _ordered(bits):
-  """Numbers that count floats in their order: neighbours differ by 1."""
+  """Maps bits of floats to int64 in the same order; neighbours differ by 1."""
   width = 8 * bits.dtype.itemsize
   wide = bits.astype(np.int64)
   sign = wide >> (width - 1) & 1
@@ -275,7 +282,7 @@ def _ordered(bits):
 
 
 def _environment(workdir, task) -> list[str]:
-  """In what this session differs from the run's last one."""
+  """Lists differences between this session and the run's last one."""
   now = environment_lib.describe(
       task.mesh, task.config.model, task.compile_options
   )

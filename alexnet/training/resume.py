@@ -1,4 +1,4 @@
-"""Where a run starts from, and what it saves to start from again."""
+"""Start of a run, and its checkpoints to resume from."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ from alexnet.training.train_step import TrainState
 
 
 class Recovery:
-  """The checkpoints of a run."""
+  """Checkpoints of a run, and its initial state."""
 
   def __init__(
       self,
@@ -30,16 +30,16 @@ class Recovery:
       *,
       training: bool,
   ):
-    """Opens them.
+    """Opens the checkpoints.
 
     Args:
-      workdir: of the run.
-      task: its config, network, data and devices.
-      timetable: when it saves.
-      create_state: makes the state before the first step from a key.
-      shapes: of that state.
-      other: the run that it starts from, if it starts from another one.
-      training: whether the run goes on; otherwise nothing is written.
+      workdir: folder of the run.
+      task: config, network, data and devices of the run.
+      timetable: durations of the run, for attempts to save after a failure.
+      create_state: function from a key to the state before the first step.
+      shapes: shapes of that state.
+      other: the other run that this run starts from, if any.
+      training: whether the run is trained; otherwise nothing is written.
     """
     self._workdir = workdir
     self._task = task
@@ -48,7 +48,7 @@ class Recovery:
     self._other = other
     self._warn = task.warn
     self._training = training
-    # Of attempts to save after one that has failed, in steps.
+    # Steps before the next attempt to save after a failed one.
     self._first_delay = timetable.log_every or 10
     self._longest_delay = max(
         self._first_delay, timetable.checkpoint_every or self._first_delay
@@ -62,16 +62,17 @@ class Recovery:
     )
 
   def open(self, which: int | str) -> tuple[TrainState, Progress]:
-    """A checkpoint, or the beginning where there is none yet.
+    """Restores a checkpoint, or creates the initial state if there is none.
 
     Args:
-      which: see `manager.Checkpoints.find`.
+      which: the checkpoint, see `manager.Checkpoints.find`; ignored in
+        training, which always continues from the newest one.
 
     Returns:
       (state, progress).
 
     Raises:
-      CheckpointError: checkpoints are damaged or do not fit.
+      CheckpointError: checkpoints are damaged or do not fit the run.
     """
     if not self._training:
       found = self._checkpoints.find(which, self._warn)
@@ -84,9 +85,15 @@ class Recovery:
     return self.newest()
 
   def newest(self) -> tuple[TrainState, Progress]:
-    """As `open('newest')`, while the run goes on.
+    """Restores the newest undamaged checkpoint of a run in training.
 
-    Newer checkpoints that are damaged are set aside.
+    Newer checkpoints, which are damaged, are set aside.
+
+    Returns:
+      (state, progress); the initial ones if there is no checkpoint.
+
+    Raises:
+      CheckpointError: all checkpoints are damaged, or do not fit the run.
     """
     step, damaged = self._checkpoints.newest_good()
     for number, reason in damaged.items():
@@ -126,16 +133,16 @@ class Recovery:
   def save(
       self, state: TrainState, progress: Progress, *, required: bool
   ) -> None:
-    """Saves, unless this is where a checkpoint is.
+    """Writes a checkpoint, unless there is one of this step.
 
     Args:
-      state: of the run.
-      progress: of the run.
-      required: whether to raise an error if that fails. Otherwise there is a
-        warning, and `retry_due` says when to try again.
+      state: state of the run.
+      progress: progress of the run.
+      required: whether to raise an error if writing fails. Otherwise a warning
+        is printed, and `retry_due` says when to try again.
 
     Raises:
-      UnsavedError: no room on disk, or the disk fails.
+      UnsavedError: there is no room on disk, or the disk fails.
     """
     saved = self._checkpoints.complete_steps()
     if progress.step in saved:
@@ -167,9 +174,9 @@ class Recovery:
     self._retry_at, self._delay = None, self._first_delay
 
   def retry_due(self, step: int) -> bool:
-    """Whether it is time to save what could not be saved before."""
+    """Returns whether to try again to save, after a failure."""
     return self._retry_at is not None and step >= self._retry_at
 
   def close(self) -> None:
-    """Frees Orbax's threads."""
+    """Ends Orbax's threads."""
     self._checkpoints.close()

@@ -1,7 +1,8 @@
-"""The learning rate of each parameter at each step, a pure function.
+"""Learning rates of each parameter, as a pure function of the step.
 
-A schedule is a function in SCHEDULES: from what is known before a step to
-{path: rate}. What multiplies all of them comes on top, see `rates_at`.
+A schedule is a function in SCHEDULES from a `Moment` to {path: rate}.
+`rates_at` multiplies its result by the factors of layers, batch size and
+warmup.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ from alexnet.models.parameters import (
   matches,
 )
 
-# By how much a batch that is `ratio` times the recipe's multiplies its rates.
-# Krizhevsky 2014 (arXiv:1404.5997) derives the root from the variance of the
-# gradient and finds the other better; Goyal et al. 2017 (arXiv:1706.02677).
+# Factors of the learning rates for a batch `ratio` times the size of the
+# recipe's. Krizhevsky 2014 (arXiv:1404.5997) derives the square root from the
+# variance of the gradient and finds linear scaling better; for the latter see
+# also Goyal et al. 2017 (arXiv:1706.02677).
 BATCH_SCALINGS = {
     'none': lambda ratio: 1.0,
     'linear': lambda ratio: ratio,
@@ -32,7 +34,7 @@ BATCH_SCALINGS = {
 
 
 class Bounds(Protocol):
-  """What weights are kept in, see `optimizer.within_bounds`."""
+  """Bounds of weights, see `optimizer.within_bounds`."""
 
   low: float
   high: float
@@ -40,21 +42,26 @@ class Bounds(Protocol):
 
 
 class Rule(Protocol):
-  """How one parameter is trained, where its network says so itself.
+  """Training rule of one parameter of a network from a definition file.
 
   Attributes:
-    decay: of its weights.
-    bounds: that they are kept in after each update, if any.
+    decay: weight decay.
+    bounds: bounds of the weights after each update, if any.
   """
 
   decay: float
   bounds: Bounds | None
 
   def rate_at(self, progress: float, normal: float) -> float:
-    """The rate, at a share of the run and for a draw of a standard normal."""
+    """Returns the learning rate.
+
+    Args:
+      progress: completed share of the run, 0 to 1.
+      normal: sample from a standard normal distribution.
+    """
 
 
-# As the parameters: {layer: {parameter: rule}}.
+# Same structure as the parameters: {layer: {parameter: rule}}.
 Rules = dict[str, Any]
 
 
@@ -62,12 +69,12 @@ Rules = dict[str, Any]
 class Plateau:
   """State of the paper's rule: lower the rate when the error stops improving.
 
-  It lives on the host, in the checkpoint's `progress`.
+  It is kept on the host and saved in the checkpoint's `progress`.
 
   Attributes:
     best_error: lowest validation error so far; None before the first.
-    since_best: evaluations since the last drop or improvement.
-    drops: how often the rate has been lowered.
+    since_best: number of evaluations since the last drop or improvement.
+    drops: number of drops of the rate so far.
   """
 
   best_error: float | None = None
@@ -77,7 +84,15 @@ class Plateau:
   def observe(
       self, error: float, schedule: ml_collections.ConfigDict
   ) -> bool:
-    """Takes one more validation error; returns whether the rate drops now."""
+    """Updates the state with a validation error.
+
+    Args:
+      error: top-1 error from 0 to 1.
+      schedule: the `schedule` part of a config; reads plateau.
+
+    Returns:
+      Whether the rate drops now.
+    """
     if self.best_error is None or error < self.best_error:
       self.best_error, self.since_best = error, 0
       return False
@@ -92,16 +107,16 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-  """What is known before a step, for its rates.
+  """Inputs of a schedule before a step.
 
   Attributes:
     config: the whole config.
-    paths: of the parameters.
-    step: updates made so far.
-    total_steps: updates of the whole run.
-    steps_per_epoch: to turn steps into epochs.
-    plateau: the plateau rule's state.
-    rules: of a network from a definition, None for others.
+    paths: paths of the parameters, such as 'conv1/kernel'.
+    step: number of updates made so far.
+    total_steps: number of updates of the whole run.
+    steps_per_epoch: steps per epoch of the training set; may be fractional.
+    plateau: state of the plateau rule.
+    rules: rules of a network from a definition file; None for other networks.
   """
 
   config: ml_collections.ConfigDict
@@ -115,7 +130,13 @@ class Moment:
   def rates(
       self, rate: float, of_biases: float | None = None
   ) -> dict[str, float]:
-    """The same rate for all but biases, which have a multiple by default."""
+    """Returns {path: rate} with one rate for biases and one for the others.
+
+    Args:
+      rate: rate of parameters other than biases.
+      of_biases: rate of biases; None for `rate` times
+        config.optimizer.bias_rate_multiplier.
+    """
     if of_biases is None:
       of_biases = rate * self.config.optimizer.bias_rate_multiplier
     return {
@@ -145,7 +166,7 @@ def _geometric(at):
   stage = -(-at.step * len(factors) // max(1, at.total_steps)) - 1
   stage = min(max(stage, 0), len(factors) - 1)
   rate = schedule.learning_rate
-  of_biases = rate * optimizer.bias_rate_multiplier  # They have no stages.
+  of_biases = rate * optimizer.bias_rate_multiplier  # Biases have no stages.
   if 2 * at.step > at.total_steps:
     of_biases *= schedule.geometric.bias_factor_half_way
   return _changed_by_steps(at, at.rates(rate * factors[stage], of_biases))
@@ -162,7 +183,7 @@ def _definition(at):
 
 
 def _changed_by_steps(at, rates):
-  """The same but for what `schedule.steps` has set up to this epoch."""
+  """Returns the rates with the changes of `schedule.steps` up to this epoch."""
   steps = sorted(at.config.schedule.steps, key=lambda step: step[0])
   for start, *where, rate in steps:
     if at.step / at.steps_per_epoch >= start:
@@ -171,7 +192,7 @@ def _changed_by_steps(at, rates):
 
 
 def _paths_of(layer, kind, paths):
-  """Those that a layer and kind of `schedule.steps` stand for."""
+  """Returns the paths that match a layer and kind of `schedule.steps`."""
   layer = '*' if layer == 'all' else layer
   # A layer that reads several others has kernel, kernel1, ...
   kind = '*' if kind == 'both' else f'*/{kind}*'
@@ -190,11 +211,11 @@ SCHEDULES: dict[str, Callable[[Moment], dict[str, float]]] = {
 
 
 def check_paths(config: ml_collections.ConfigDict, params: Any) -> None:
-  """Raises ConfigError if a field names parameters that there are not.
+  """Raises ConfigError if a field names parameters that do not exist.
 
   Args:
     config: the whole config.
-    params: nested dictionaries of anything.
+    params: nested dictionaries whose keys are the names of the parameters.
   """
   paths = tuple(by_path(params))
   optimizer, layers = config.optimizer, ', '.join(sorted(params))
@@ -225,19 +246,20 @@ def rates_at(
     plateau: Plateau,
     rules: Rules | None = None,
 ) -> Any:
-  """The learning rates of one step: a pure function, computed on the host.
+  """Computes the learning rates of one step, on the host.
 
   Args:
     config: the whole config; reads schedule, optimizer, batch_size and seed.
-    params: nested dictionaries, of anything: names of the parameters.
-    step: updates made so far.
-    total_steps: updates of the whole run, for the geometric stages.
-    steps_per_epoch: to turn steps into epochs.
-    plateau: the plateau rule's state; used by that schedule only.
-    rules: of each parameter, of a network from a definition.
+    params: nested dictionaries whose keys are the names of the parameters.
+    step: number of updates made so far.
+    total_steps: number of updates of the whole run, for the schedules
+      'geometric' and 'definition'.
+    steps_per_epoch: steps per epoch of the training set; may be fractional.
+    plateau: state of the plateau rule; only used by that schedule.
+    rules: rules of the parameters, for the schedule 'definition'.
 
   Returns:
-    The rate of each parameter, in dictionaries as `params`.
+    The rate of each parameter, in nested dictionaries like `params`.
   """
   at = Moment(
       config, tuple(by_path(params)), step, total_steps, steps_per_epoch,
@@ -254,12 +276,12 @@ def rates_at(
 
 
 def _factor(at):
-  """Of all rates: for the size of the batch, and while warming up."""
+  """Returns the factor of all rates for batch size and warmup."""
   schedule = at.config.schedule
   ratio = at.config.batch_size / schedule.reference_batch_size
   factor = BATCH_SCALINGS[schedule.batch_scaling](ratio)
   warmup_steps = schedule.warmup_epochs * at.steps_per_epoch
   if at.step + 1 < warmup_steps:
-    # Not from 0, which would freeze the first step's velocity.
+    # Starts above 0, since a rate of 0 would freeze the velocity.
     factor *= (at.step + 1) / warmup_steps
   return factor

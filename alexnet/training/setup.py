@@ -1,4 +1,4 @@
-"""What a run needs before its first step, checked and built in one order."""
+"""Setup of a run before its first step: checks, then construction."""
 
 import contextlib
 import dataclasses
@@ -24,18 +24,18 @@ from alexnet.training.resume import Recovery
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A run that can be trained, or whose steps can be made again.
+  """A run that is ready to be trained or replayed.
 
   Attributes:
-    workdir: its folder.
-    task: its config, network, data and devices.
-    timetable: when it evaluates, saves and ends.
+    workdir: folder of the run.
+    task: config, network, data and devices of the run.
+    timetable: durations of the run, in steps.
     train_step: the compiled step, see `train_step.make_train_step`.
     params: shapes of the parameters.
-    recovery: its checkpoints, and where it starts without one.
-    starts_elsewhere: whether its first parameters are those of another run.
-    before: the config of the session before; None for a new run.
-    lock: of the workdir, if this process writes there.
+    recovery: checkpoints of the run, and its initial state.
+    starts_elsewhere: whether the initial parameters are those of another run.
+    before: config of the previous session; None for a new run.
+    lock: lock of the workdir; None in processes that do not write there.
   """
 
   workdir: pathlib.Path
@@ -56,17 +56,18 @@ def create(
     *,
     training: bool = True,
 ) -> Setup:
-  """Checks a run, says what it will do, and builds what it needs.
+  """Checks a run, announces it on the console, and builds what it needs.
 
   Args:
-    config: as from configs/.
-    workdir: folder of the run, made if need be.
-    console: for messages.
-    training: whether the run is to go on. Otherwise nothing is said, written or
-      locked, and another run that it has started from need not be there.
+    config: the whole config, as from configs/.
+    workdir: folder of the run, created if necessary.
+    console: console for messages.
+    training: whether the run is to be trained. Otherwise nothing is announced,
+      written or locked, and another run that it has started from need not
+      exist.
 
   Raises:
-    UserError: something the user can mend; says what to do.
+    UserError: the user can correct something; the message says what to do.
   """
   config = continuing.keep_earlier_background(workdir, config)
   task = Task(config, console)
@@ -127,16 +128,19 @@ def _state_creator(model, optimizer, shape):
 
 
 def take_lock(workdir: pathlib.Path, task: Task) -> lock.Lock | None:
-  """Keeps other jobs from a workdir; by the first process, which writes.
+  """Locks a workdir against other jobs.
+
+  Returns:
+    The lock; None except in the first process, the only one that writes there.
 
   Raises:
-    WorkdirInUseError: another job has it.
+    WorkdirInUseError: another job has locked the workdir.
   """
   return lock.take(workdir, task.warn) if multihost.is_first() else None
 
 
 def _make_workdir(workdir, task):
-  """Makes the folder, with the config and what it runs on, and locks it."""
+  """Creates and locks the folder, and writes config and environment to it."""
   taken = None
   if multihost.is_first():
     try:
@@ -158,13 +162,14 @@ def _make_workdir(workdir, task):
 
 
 def _warn_of_settings(workdir, task, now):
-  """Of a process with other settings of JAX than the last one had."""
-  with contextlib.suppress(OSError, ValueError, IndexError):  # A new run.
+  """Warns if JAX's settings differ from those of the run's last session."""
+  # A new run has no environment.json.
+  with contextlib.suppress(OSError, ValueError, IndexError):
     for difference in continuing.environment_differences(
         workdir, now, ('compile_options.', 'jax_settings.', 'xla_flags')
     ):
       if 'xla_gpu_shard_autotuning' in difference:
-        continue  # Which process measures what changes no result.
+        continue  # Does not change results.
       task.warn(
           f'{difference}: the steps from here on are not those that the run '
           'would have made'

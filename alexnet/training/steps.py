@@ -1,4 +1,4 @@
-"""The steps of a run, one after the other: what training and a replay share."""
+"""Steps of a run, for training and replay."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ from alexnet.training.setup import Setup
 
 
 class Started(NamedTuple):
-  """A step whose metrics are still computed.
+  """A step that was started and may still be running.
 
   Attributes:
     step: the update, counted from 0.
     metrics: {name: [] array}, see `train_step.make_train_step`.
-    limit: the largest loss that is no spike.
+    limit: the largest loss that is not a spike.
   """
 
   step: int
@@ -30,22 +30,23 @@ class Started(NamedTuple):
 
 
 class Steps:
-  """Makes a run's steps.
+  """Executes the steps of a run.
 
   Attributes:
     state: `TrainState` on the mesh.
-    progress: how far the run is.
-    bad_steps: recognises bad ones.
+    progress: progress of the run.
+    bad_steps: detector of bad steps.
+    memory: explains errors of the devices' memory, see device_memory.py.
   """
 
   def __init__(self, setup: Setup):
-    """Begins at the newest checkpoint, or where the run starts.
+    """Restores the newest checkpoint, or creates the initial state.
 
     Args:
-      setup: of the run.
+      setup: setup of the run.
 
     Raises:
-      CheckpointError: checkpoints are damaged or do not fit.
+      CheckpointError: checkpoints are damaged or do not fit the run.
     """
     self._setup = setup
     task = setup.task
@@ -58,17 +59,25 @@ class Steps:
     self.go_to(manager.NEWEST)
 
   def go_to(self, which: int | str) -> None:
-    """Goes to a checkpoint; CheckpointError if it cannot be used."""
+    """Restores a checkpoint.
+
+    Args:
+      which: the checkpoint, see `resume.Recovery.open`.
+
+    Raises:
+      CheckpointError: the checkpoint is damaged or does not fit the run.
+    """
     with self.memory.explained():
       self.state, self.progress = self._setup.recovery.open(which)
 
   def batches(
       self, stop: Callable[[], bool] = lambda: False
   ) -> Iterator[dict[str, jax.Array]]:
-    """Endless batches from the next step on, on the run's devices.
+    """Yields batches without end, from the next step on, on the devices.
 
     Args:
-      stop: asked while a batch is waited for; ends that by `Stopped`.
+      stop: called repeatedly while waiting for a batch; if it returns True,
+        waiting ends with preemption.Stopped.
     """
     progress, lit = self.progress, self._setup.timetable.lighting_steps
     stream = self._setup.task.pipeline.training_batches(
@@ -78,7 +87,7 @@ class Steps:
     return sharding.put_ahead(stream, self._setup.task.mesh, stop=stop)
 
   def start(self, batch: dict[str, jax.Array]) -> Started:
-    """Starts a step, and waits for nothing."""
+    """Starts a step without waiting for its results."""
     step = self.progress.step
     limit = self.bad_steps.limit(self.progress.usual_loss, step)
     arguments = self.state, batch, self.rates()
@@ -89,10 +98,10 @@ class Steps:
     return Started(step, metrics, limit)
 
   def finish(self, started: Started) -> tuple[dict[str, float], str | None]:
-    """Waits for a step's metrics, and adds them up unless it is bad.
+    """Waits for the metrics of a step; adds them to progress unless it is bad.
 
     Returns:
-      The metrics, and why the step is bad, if it is.
+      (metrics, why the step is bad, or None).
     """
     values = {name: float(value) for name, value in started.metrics.items()}
     reason = self.bad_steps.reason(values, started.limit)
@@ -106,11 +115,11 @@ class Steps:
       config: ml_collections.ConfigDict | None = None,
       timetable: Timetable | None = None,
   ) -> Any:
-    """Learning rates of the next step, a tree like the parameters.
+    """Returns the learning rates of the next step, a tree like the parameters.
 
     Args:
-      config: another one than the run's.
-      timetable: likewise.
+      config: config to use instead of the run's.
+      timetable: timetable to use instead of the run's.
     """
     task, timetable = self._setup.task, timetable or self._setup.timetable
     return schedules.rates_at(
@@ -124,7 +133,11 @@ class Steps:
     )
 
   def observe_error(self, error: float) -> bool:
-    """Takes a validation error; whether the rate drops by the plateau rule."""
+    """Passes a validation error to the plateau rule, if the config uses it.
+
+    Returns:
+      Whether the learning rate drops now.
+    """
     schedule = self._setup.task.config.schedule
     return schedule.name == 'plateau' and self.progress.plateau.observe(
         error, schedule

@@ -1,4 +1,4 @@
-"""One step of training, the same on every mesh."""
+"""One training step, with the same result on every mesh."""
 
 import dataclasses
 import functools
@@ -26,14 +26,14 @@ from alexnet.runtime.sharding import BATCH, REPLICATED
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """What a step changes.
+  """State of training, which each step updates.
 
   Attributes:
-    step: [] int32, updates made so far.
-    params: tree of float32, in global shapes.
-    opt_state: the optimizer's state, of the same shapes.
-    model_state: {collection: tree} of what else the network keeps, such as the
-      running means of batch normalization; {} where it keeps nothing.
+    step: [] int32, number of updates made so far.
+    params: tree of float32 parameters, in global shapes.
+    opt_state: state of the optimizer, in global shapes.
+    model_state: {collection: tree} of the network's other variables, such as
+      the running means of batch normalization; {} if it has none.
   """
 
   step: jax.Array
@@ -43,11 +43,11 @@ class TrainState:
 
   @property
   def variables(self) -> Any:
-    """What `model.apply` takes."""
+    """Variables for `model.apply`."""
     return {'params': self.params, **self.model_state}
 
   def as_saved(self) -> dict[str, Any]:
-    """What a checkpoint has: nothing of a model state that is empty."""
+    """Returns the fields to save in a checkpoint, without empty model state."""
     fields = dict(vars(self))
     if not self.model_state:
       del fields['model_state']
@@ -60,13 +60,13 @@ def create_state(
     key: jax.Array,
     shape: tuple[int, int, int] = (224, 224, 3),
 ) -> TrainState:
-  """The state before the first step; values depend on the key alone.
+  """Creates the state before the first step; its values depend only on the key.
 
   Args:
-    model: from `create_model`.
-    optimizer: from `create_optimizer`.
-    key: for the initialization.
-    shape: of the network's input, see `models.input_shape`.
+    model: the network, from `create_model`.
+    optimizer: the update rule, from `create_optimizer`.
+    key: random key of the initialization.
+    shape: shape of one input of the network, see `models.input_shape`.
   """
   image = jnp.zeros((1, *shape))
   model_state = dict(model.init(key, image))
@@ -82,12 +82,14 @@ def create_state(
 def dropout_keys(
     key: jax.Array, step: jax.Array, first: jax.Array, count: int
 ) -> jax.Array:
-  """One key an example, from its place in the global batch: equal on any mesh.
+  """Returns one key per example, which is the same on every mesh.
+
+  It depends on the example's position in the global batch.
 
   Args:
-    key: the run's.
-    step: [] int, updates made so far.
-    first: [] int, place of the first example in the global batch.
+    key: random key of the run.
+    step: [] int, number of updates made so far.
+    first: [] int, position of the first example in the global batch.
     count: number of examples.
 
   Returns:
@@ -98,28 +100,28 @@ def dropout_keys(
 
 
 class TrainStep:
-  """A compiled update: its numbers travel to the devices as one array.
+  """A compiled update that transfers its rates and limit as one array.
 
-  And only when they change. A transfer takes the host's time for each array and
-  device, and there are as many rates as parameters.
+  They are transferred only when they change. Each transfer costs time on the
+  host for each array and device, and there are as many rates as parameters.
   """
 
   def __init__(
       self, compiled: CompiledStep, params: Any, seed: int, mesh: Mesh
   ):
-    """Use `make_train_step`; of the parameters the structure is wanted."""
+    """Creates the step; use `make_train_step` instead."""
     self._compiled = compiled
     self._structure = jax.tree.structure(params)
     self._key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
     self._numbers = np.zeros(0, np.float32)
     self._mesh = mesh
-    # The same on the devices: numbers, key.
+    # Numbers and key on the devices.
     self._moved: list[jax.Array] = []
 
   def __call__(
       self, state: TrainState, batch: Batch, rates: Any, limit: float = np.inf
   ) -> tuple[TrainState, Metrics]:
-    """Makes an update, see `make_train_step`."""
+    """Computes an update, see `make_train_step`."""
     rates = self._structure.flatten_up_to(rates)
     numbers = np.array([*rates, limit], np.float32)
     if not self._moved:
@@ -130,7 +132,7 @@ class TrainStep:
     return self._compiled(state, batch, *self._moved)
 
   def lower(self, state: Any, batch: Any, rates: Any, limit: Any = None) -> Any:
-    """As of a function from `jax.jit`."""
+    """Lowers the step for these arguments, like `jax.jit(f).lower`."""
     del rates, limit
     everywhere = jax.sharding.NamedSharding(self._mesh, REPLICATED)
     shape = functools.partial(jax.ShapeDtypeStruct, sharding=everywhere)
@@ -154,34 +156,36 @@ def make_train_step(
   """Compiles one update.
 
   Args:
-    model: from `create_model`.
-    optimizer: from `create_optimizer`.
-    mesh: (data, tower).
+    model: the network, from `create_model`.
+    optimizer: the update rule, from `create_optimizer`.
+    mesh: the mesh, with axes (data, tower).
     state: arrays or shapes of the state, for its partition. The collections of
-      its model state are what a training pass may change.
-    images: makes the network's input, [batch, crop, crop, 3], from a batch or a
-      part of one; see `views.Views.training`. Of a method, the arrays of its
-      object are arguments of the compiled step.
-    seed: of dropout.
-    accumulation: parts that a device computes its examples in.
+      its model state are those that a training pass may change.
+    images: function from a batch, or a part of one, to the network's input
+      [batch, crop, crop, 3]; see `views.Views.training`. If it is a method, the
+      arrays of its object become arguments of the compiled step.
+    seed: seed of dropout.
+    accumulation: number of parts in which a device computes its examples, one
+      after the other.
     guarded: whether a bad step changes nothing but the number of steps.
-    deterministic: see `compilation.options`.
+    deterministic: whether to use only deterministic GPU kernels; see
+      `compilation.options`.
 
   Returns:
-    A function of (state, batch, rates) to (new state, metrics), guarded of
+    A function (state, batch, rates) -> (new state, metrics); if guarded, of
     (state, batch, rates, limit). Rates are a tree like the parameters, of
-    numbers on the host. The batch has 'label' [batch] int32 and what
-    `images` wants; the metrics are 'loss' and 'top1', the means over the batch,
-    and 'gradient_norm', the root of the sum of squares. A step is bad if one of
-    loss and norm is not finite, or the loss is more than `limit`, [] float32.
-    The old state is consumed.
+    numbers on the host. The batch has 'label' [batch] int32 and the entries
+    that `images` reads. The metrics are 'loss' and 'top1', the means over the
+    batch, and 'gradient_norm', the root of the sum of squares. A step is bad if
+    its loss or norm is not finite, or if the loss exceeds `limit`, [] float32.
+    The old state is donated and cannot be used afterwards.
   """
   specs, structure = jax.tree.flatten(sharding.specs(state, mesh))
   compiled = _compiled(
       model, optimizer, mesh, tuple(specs), structure, accumulation, guarded,
       deterministic,
   )
-  # The key is an argument, so that the seeds of a sweep share one program.
+  # The key is an argument, so runs with different seeds share one program.
   step = CompiledStep(compiled, (as_argument(images, mesh),))
   return TrainStep(step, state.params, seed, mesh)
 
@@ -205,9 +209,9 @@ def _compiled(
     key = jax.random.wrap_key_data(key_data)
     count = batch['label'].shape[0]
     keys = dropout_keys(key, state.step, lax.axis_index(DATA) * count, count)
-    # The gradients of each replica's own copy, summed over the replicas once,
-    # at the end. Of parameters that are marked as equal the sum would be taken
-    # in every part.
+    # Each replica differentiates its own copy, and the gradients are summed
+    # over the replicas once, at the end. With replicated parameters, JAX would
+    # sum them in each part.
     own_params, sum_over_replicas = jax.vjp(
         lambda params: jax.tree.map(_of_this_replica, params), state.params
     )
@@ -219,7 +223,7 @@ def _compiled(
     norm = collectives.global_norm(gradients)
     if guarded:
       bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) | (loss > limit)
-      # What has a rate of 0 is frozen, its velocity included.
+      # A rate of 0 freezes a parameter and its velocity.
       rates = jax.tree.map(lambda rate: jnp.where(bad, 0.0, rate), rates)
       keep_if_bad = lambda old, new: jnp.where(bad, old, new)
       model_state = jax.tree.map(keep_if_bad, state.model_state, model_state)
@@ -244,17 +248,17 @@ def _compiled(
 
 
 def _make_gradients(local_model, collections, accumulation):
-  """Gradients of a batch, in parts.
+  """Returns a function that computes the gradients of a batch, in parts.
 
   Args:
-    local_model: from `models.on_mesh`.
-    collections: names of those that a training pass changes.
+    local_model: the network on this device, from `models.on_mesh`.
+    collections: names of the collections that a training pass changes.
     accumulation: number of parts.
 
   Returns:
-    A function of (params, model_state, (batch, keys), images) to (((loss,
-    top1), gradients), model_state): means over the mesh and the parts, but
-    gradients and model state of this device.
+    A function (params, model_state, (batch, keys), images) -> (((loss, top1),
+    gradients), model_state). Loss and top1 are means over the mesh and the
+    parts; gradients and model state are those of this device.
   """
 
   def loss_of_part(params, model_state, batch, keys, images):
@@ -263,13 +267,12 @@ def _make_gradients(local_model, collections, accumulation):
         {'params': params, **model_state}, images(batch), dropout_keys=keys,
         mutable=collections,
     )
-    # As it came: each replica's own.
+    # Each device has its own model state, as before the pass.
     model_state = jax.tree.map(_varying, dict(model_state))
     correct = jnp.mean((ranks(logits, labels) < 1).astype(jnp.float32))
-    # The mean over the mesh is taken here, inside the differentiated
-    # function: the transpose of each replicated parameter's use is then the
-    # sum over devices, and a further collective on the gradients would count
-    # it again.
+    # The mean over the mesh is inside the differentiated function. So the
+    # transpose of each use of a replicated parameter is the sum over devices,
+    # and another collective on the gradients would count it twice.
     mean = lambda x: lax.pmean(x, (DATA, TOWER))
     loss = mean(jnp.mean(example_losses(logits, labels)))
     return loss, (mean(correct), model_state)
@@ -284,7 +287,7 @@ def _make_gradients(local_model, collections, accumulation):
     return ((loss, top1), gradients), model_state
 
   def run_parts(params, model_state, whole, images):
-    """The means over the parts of a batch, one after the other."""
+    """Runs the parts of a batch in sequence and averages their results."""
     parts = jax.tree.map(
         lambda x: x.reshape(accumulation, -1, *x.shape[1:]), whole
     )
@@ -306,13 +309,13 @@ def _make_gradients(local_model, collections, accumulation):
 
 
 def _varying(x):
-  """Marked as different on every device."""
+  """Marks an array as different on every device."""
   same = {DATA, TOWER} - collectives.varying_axes(jax.typeof(x))
   return lax.pcast(x, tuple(sorted(same)), to='varying') if same else x
 
 
 def _of_all_copies(tree, specs):
-  """What the partition has on several devices, as the mean over these."""
+  """Averages replicated leaves over their devices; integers: the maximum."""
 
   def of_all(x, spec):
     cut = {axis for axes in spec for axis in (axes or ())}
@@ -326,7 +329,7 @@ def _of_all_copies(tree, specs):
 
 
 def _of_this_replica(x):
-  # See sharding.specs on a single replica.
+  # A single replica is marked as split already, see `sharding.specs`.
   if DATA in collectives.varying_axes(jax.typeof(x)):
     return x
   return lax.pcast(x, DATA, to='varying')

@@ -1,8 +1,8 @@
-"""Training: the loop over steps, evaluations, checkpoints and restarts.
+"""Training loop: steps, evaluations, checkpoints and resuming.
 
 A workdir holds config.json, environment.json, inputs.npz, metrics.jsonl,
 tensorboard/, checkpoints/ and, after the end, results.json. The same command
-on the same workdir continues where it was.
+on the same workdir resumes the run.
 """
 
 import os
@@ -41,12 +41,15 @@ def train_and_evaluate(
     workdir: str | os.PathLike,
     profile_steps: str | None = None,
 ) -> dict[str, Any] | None:
-  """Trains a run to its end, or continues it; see `Trainer.train`.
+  """Trains a new run or resumes one, up to its end; see `Trainer.train`.
 
   Args:
-    config: as from configs/alexnet.py.
-    workdir: folder of the run, made if need be.
+    config: the whole config, as from configs/alexnet.py.
+    workdir: folder of the run, created if necessary.
     profile_steps: 'A:B' to write a trace of these steps, see profiling.py.
+
+  Returns:
+    The results; None if a signal stopped the run.
   """
   steps = profiling.parse(profile_steps)
   workdir = paths.local(workdir, 'the workdir')
@@ -60,13 +63,13 @@ def create(
     *,
     profile_steps: range = range(0),
 ) -> 'Trainer':
-  """Opens a new run, or one to continue; see `setup.create`, and `Trainer`."""
+  """Creates a trainer for a new run or one to resume; see `setup.create`."""
   setup = setup_lib.create(config, workdir, console)
   return Trainer(setup, profile_steps=profile_steps)
 
 
 class _Due(NamedTuple):
-  """What is to be done before the next step."""
+  """Actions that are due before the next step."""
 
   log: bool
   evaluate: bool
@@ -74,32 +77,32 @@ class _Due(NamedTuple):
 
 
 class Trainer:
-  """Trains a run.
+  """Trainer of a run.
 
   Attributes:
-    workdir: its folder.
-    task: its config, network, data and devices.
-    steps: its state, and how far it is.
+    workdir: folder of the run.
+    task: config, network, data and devices of the run.
+    steps: steps of the run, with its state and progress.
   """
 
   def __init__(
       self, setup: setup_lib.Setup, *, profile_steps: range = range(0)
   ):
-    """Restores the newest checkpoint.
+    """Restores the newest checkpoint, or creates the initial state.
 
     Args:
-      setup: from `setup.create`.
-      profile_steps: of which a trace is written, see profiling.py.
+      setup: result of `setup.create`.
+      profile_steps: steps to write a trace of, see profiling.py.
 
     Raises:
-      CheckpointError: checkpoints are damaged or do not fit.
+      CheckpointError: checkpoints are damaged or do not fit the run.
     """
     self._setup, self.task = setup, setup.task
     self.workdir = setup.workdir
     self._console = setup.task.console
     self.steps = Steps(setup)
     if multihost.is_first():
-      # Now it is known that the data is that of the checkpoint.
+      # Only now is the data known to be that of the checkpoint.
       input_spec.save(setup.workdir, input_spec.of_pipeline(self.task.pipeline))
     self._stop = preemption.Stop(self.task.mesh)
     self._clock = Clock(self.progress.seconds)
@@ -109,33 +112,35 @@ class Trainer:
         setup.workdir,
         self._console,
     )
-    # The step whose metrics are not read yet, while the next one runs.
+    # The last step that was started, until its metrics are read.
     self._started: Started | None = None
     self._writer = NoWriter()
 
   @property
   def state(self) -> TrainState:
-    """The arrays as they are now, on the mesh."""
+    """Present `TrainState`, on the mesh."""
     return self.steps.state
 
   @property
   def progress(self) -> Progress:
-    """How far the run is."""
+    """Progress of the run."""
     return self.steps.progress
 
   def train(self) -> dict[str, Any] | None:
-    """Trains to the end, evaluating and saving on the way.
+    """Trains to the end, with evaluations and checkpoints in between.
 
     Returns:
       The results, also written to results.json; None if a signal stopped the
-      run, which is then saved.
+      run, whose state is then saved.
 
     Raises:
-      WorkdirInUseError: another job has come between.
-      BadStepError: training has gone wrong; see bad_steps.py.
-      UnsavedError: the end, or where a signal stopped it, cannot be saved.
+      ConfigError: the run is already longer than config.duration, or it does
+        not have the steps to trace.
+      WorkdirInUseError: another job has locked the workdir in the meantime.
+      BadStepError: training has diverged; see bad_steps.py.
+      UnsavedError: the state at the end, or after a signal, cannot be saved.
       DataError: an image cannot be read.
-      DeviceMemoryError: a device has not enough memory.
+      DeviceMemoryError: a device does not have enough memory.
     """
     lock = setup_lib.take_lock(self.workdir, self.task)
     try:
@@ -157,13 +162,13 @@ class Trainer:
         lock.release()
 
   def close(self) -> None:
-    """Frees what an opened run holds; `train` does so itself."""
+    """Releases the resources of the run; `train` calls it at its end."""
     self._setup.recovery.close()
 
   # --- The loop ---
 
   def _train(self):
-    """To the end, or until a signal; returns the results or None."""
+    """Trains to the end or until a signal; returns the results or None."""
     if multihost.is_first():
       self._writer = Writer(
           self.workdir,
@@ -180,7 +185,7 @@ class Trainer:
   def _until_stopped(self):
     try:
       if self._setup.starts_elsewhere:
-        self._save(required=True)  # The other run may change, or go.
+        self._save(required=True)  # The other run may change or be deleted.
       while True:
         try:
           return self._loop()
@@ -191,17 +196,17 @@ class Trainer:
       return None
 
   def _loop(self):
-    """Steps until the end, and returns the results.
+    """Executes steps until the end, and returns the results.
 
     Raises:
-      Stopped: by a signal.
-      RollBack: the run is to go back to a checkpoint.
+      Stopped: a signal stopped the run.
+      RollBack: the run has to return to a checkpoint.
     """
     batches = self.steps.batches(self._stop.alone)
     while True:
       due = self._due()
       if any(due) or self._stop:
-        self._finish_step()  # Something has to know its metrics now.
+        self._finish_step()  # What follows needs its metrics.
       if due.log and self.progress.steps:
         self._log()
       self._raise_if_stopped()
@@ -213,13 +218,15 @@ class Trainer:
         self._save(required=at_end)
       if at_end:
         return self._results()
-      self._raise_if_stopped()  # Before a step more, and a save more.
+      self._raise_if_stopped()  # Evaluation or saving may have taken long.
       started = self._start_step(batches)
       self._stop.ask()
-      self._finish_step()  # The one before, while this one runs.
+      self._finish_step()  # The previous step, while this one runs.
       self._started = started
       if not self._clock.is_running:
-        self._finish_step()  # Not timed; on CPUs it would hide the second.
+        # The clock starts when the first step ends. That has to be before the
+        # second starts, which on CPUs would not be timed otherwise.
+        self._finish_step()
 
   def _due(self):
     step, times = self.progress.step, self._setup.timetable
@@ -239,8 +246,8 @@ class Trainer:
     try:
       batch = next(batches)
     except preemption.Stopped:
-      # The step before is saved now: its loss belongs to the sums, and if it is
-      # bad, it is not to be saved as a good one.
+      # The previous step is saved now: its loss belongs to the sums, and a bad
+      # step must not be saved as a good one.
       self._finish_step()
       raise
     return self._profiler.make(
@@ -248,7 +255,7 @@ class Trainer:
     )
 
   def _finish_step(self):
-    """Waits for the step that was started, and adds its metrics up."""
+    """Waits for the step that was started; adds its metrics to progress."""
     started, self._started = self._started, None
     if started is None:
       return
@@ -284,7 +291,11 @@ class Trainer:
     self._console.progress(progress_line(values, progress.step, total, left))
 
   def _evaluate_and_record(self):
-    """Returns whether this is one of the best states so far, to be kept."""
+    """Evaluates the network and records the result.
+
+    Returns:
+      Whether the state is one of the best so far, whose checkpoints are kept.
+    """
     step = self.progress.step
     if self.progress.evaluated_step == step:
       return False
@@ -312,9 +323,9 @@ class Trainer:
       self._setup.recovery.save(self.state, self.progress, required=required)
 
   def _roll_back(self, back):
-    """To the newest checkpoint, and on with the data behind a batch."""
+    """Restores the newest checkpoint; leaves out data up to the bad batch."""
     rollbacks = self.progress.rollbacks + 1
-    self.steps.state = None  # Its memory is for the other one.
+    self.steps.state = None  # Frees its memory for the restored state.
     self._stop.forget_questions()
     with self._clock.paused():
       self.steps.state, progress = self._setup.recovery.newest()
@@ -324,25 +335,31 @@ class Trainer:
     self._writer.rewind(progress.step, self._stays_recorded)
     self._writer.write(bad_steps.KIND, progress.step, back.record)
     self._console.print(
-        f'back to step {progress.step:,}, and on with batch {back.batch + 1:,}'
+        f'back to step {progress.step:,}; the next batch is number '
+        f'{back.batch + 1:,}'
     )
 
   def _stays_recorded(self, record):
-    """Whether the checkpoint's own step has a record for good."""
+    """Returns whether to keep a record of the checkpoint's own step."""
     step, kinds = self.progress.step, ['train']
     if self.progress.evaluated_step == step:
       kinds += ['eval_centre', layer_statistics.KIND]
     if step < self._setup.timetable.total_steps:
-      kinds.append('eval_ten')  # Of a shorter duration before.
-    # The run went back to this step because of a batch: if that is ahead, it
-    # is met again, and recorded again.
+      kinds.append('eval_ten')  # The end of an earlier, shorter duration.
+    # A record of a rollback to this step is kept if its batch is left out. A
+    # batch still ahead is read again, and recorded again.
     behind = bad_steps.is_behind(record, step + self.progress.left_out)
     return behind or record['kind'] in kinds
 
   # --- The beginning and the end ---
 
   def _check_and_tell(self):
-    """Of what is left to do, before anything is done."""
+    """Checks that the run has steps left, and prints where it starts.
+
+    Raises:
+      ConfigError: the run is already longer than config.duration, or does not
+        have the steps to trace.
+    """
     progress, total = self.progress, self._setup.timetable.total_steps
     if progress.step > total:
       raise ConfigError(
@@ -359,9 +376,9 @@ class Trainer:
       self._console.print(f'started  with {line}')
 
   def _warn_of_rates(self):
-    """Of a change of the config that moves the learning rate."""
+    """Warns if a change of duration changes the learning rate."""
     before, config = self._setup.before, self.task.config
-    # Whose config.json somebody may have edited.
+    # The user may have edited config.json.
     if before is None or not is_valid(before.duration):
       return
     timetable = Timetable.of(before, len(self.task.train))
@@ -377,10 +394,10 @@ class Trainer:
     workdir = shlex.quote(str(self.workdir))
     self._console.print(
         f'warning: duration was {before.duration}, is {config.duration}, '
-        f'and the schedule goes by it: at step {self.progress.step:,} the '
+        f'and the schedule depends on it: at step {self.progress.step:,} the '
         f'learning rate was {old[name]:.3g}, is {new[name]:.3g} ({name}). To '
-        'go on with the old one, stop here and start another run from this '
-        f'one: --config.pretrained.workdir={workdir} '
+        'keep the old one, stop here and start another run from this one: '
+        f'--config.pretrained.workdir={workdir} '
         f'--config.schedule.name=constant {plain if scaled else ""}'
         f'--config.schedule.learning_rate={old[name]:.6g} and another --workdir'
     )
@@ -394,7 +411,7 @@ class Trainer:
     return reached or progress.step == self._setup.timetable.total_steps
 
   def _finished_before(self):
-    """The results of a run that has nothing left to do."""
+    """Returns the results if the run is already finished, else None."""
     results = multihost.of_first(workdir_lib.load_results(self.workdir))
     if results and results['step'] == self.progress.step and self._at_end():
       self._console.print('this run is finished already')
@@ -422,11 +439,11 @@ class Trainer:
     if self.task.config.ten_views:
       results['ten'] = self.evaluate('ten')
       self._writer.write('eval_ten', self.progress.step, results['ten'])
-    self._writer.flush()  # The results are not without it.
+    self._writer.flush()  # The record has to be in the file before the results.
     return results
 
   def _centre_result(self):
-    # From the file, which has it even if the run was killed after it.
+    # The file has the result even if the run was killed after the evaluation.
     recorded = multihost.of_first(self._recorded_centre_result())
     return recorded or self.evaluate('centre')
 
@@ -439,5 +456,9 @@ class Trainer:
     return None
 
   def evaluate(self, views: str) -> dict[str, float]:
-    """Evaluates the parameters as they are, see `evaluator.evaluate`."""
+    """Evaluates the present parameters, see `evaluator.evaluate`.
+
+    Args:
+      views: 'centre' or 'ten'.
+    """
     return self.task.evaluate(self.state.variables, views, stop=self._stop)

@@ -318,23 +318,26 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_bool('all', False, 'Include cases that are long or need more.')
+  flags.DEFINE_bool(
+      'all', False, 'Include the cases that take long or need more packages.'
+  )
   flags.DEFINE_float(
       'budget', None,
-      'Seconds for all: a case that would take longer by its estimate is not '
-      f'begun. Unset: {BUDGET:.0f}; with --all no limit.',
+      'Seconds for all cases: a case is not started if its estimated time '
+      f'exceeds the rest. Default: {BUDGET:.0f}, or with --all no limit.',
       lower_bound=0,
   )
   flags.DEFINE_bool(
-      'reduced', False, 'Use a narrow network and small batches, as a trial.'
+      'reduced', False,
+      'Use a narrow network and small batches, to try the command.'
   )
   flags.DEFINE_string(
       'source', None,
-      'Folder of class folders to be fed from; unset: photographs of '
-      'scikit-learn.',
+      'Folder with a folder of images per class, to read batches from. '
+      'Default: photographs of scikit-learn.',
   )
   flags.DEFINE_integer(
       'images', 1024, 'Number of these photographs.', lower_bound=4
   )
-  paths.define('json', 'File to write the lines of JSON to.')
+  paths.define('json', 'Write the results as lines of JSON to this file.')
   app.run(main)

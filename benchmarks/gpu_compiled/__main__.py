@@ -155,11 +155,13 @@ def main(argv: list[str]) -> int:
 
 if __name__ == '__main__':
   for name, known in CHOICES.items():
-    flags.DEFINE_list(name, list(known), f'Some of {", ".join(known)}.')
+    flags.DEFINE_list(
+        name, list(known), f'Some of {", ".join(known)}. Default: all.'
+    )
   paths.define(
-      'compiler', f'Folder with the plugin; default: {COMPILER}, where the '
+      'compiler', f'Folder with the plugin. Default: {COMPILER}, where the '
       'Makefile installs it.'
   )
   paths.define('baseline', 'Checkout of this repository to compare with.')
-  paths.define('json', 'File to write the results to.')
+  paths.define('json', 'Write the results as JSON to this file.')
   cli.run(main)

@@ -58,8 +58,8 @@ def define_flag() -> None:
   if 'image_memory' not in flags.FLAGS:
     flags.DEFINE_integer(
         'image_memory', DEFAULT_MEMORY,
-        'MiB for decoding one image, in each thread. More allows larger images '
-        'and files; see docs/images.md.',
+        'Memory for decoding an image in each thread, in MiB. More memory '
+        'allows larger images and files; see docs/images.md.',
     )
 
 

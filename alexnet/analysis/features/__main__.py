@@ -77,23 +77,27 @@ def main(argv: list[str]) -> int | None:
 if __name__ == '__main__':
   run_flags.define()
   flags.DEFINE_string(
-      'layer', 'fc7', 'pool1, pool2, conv3, conv4, pool5, fc6, fc7 or fc8.'
+      'layer', 'fc7',
+      'Layer whose features are written: pool1, pool2, conv3, conv4, pool5, '
+      'fc6, fc7 or fc8.'
   )
   flags.DEFINE_string(
       'source',
       None,
-      "'train' or 'evaluation' of the run, a folder, an archive, prepared "
-      "data, 'digits' or 'tfds:NAME'.",
+      "Images: 'train' or 'evaluation' for those of the run, the path of a "
+      "folder, an archive or prepared data, 'digits', or 'tfds:NAME'.",
   )
   flags.DEFINE_enum(
-      'set', 'train', _SETS, 'Set to use, if the source is not the run\'s own.'
+      'set', 'train', _SETS,
+      "Set of the source to use; ignored for the run's own images."
   )
-  paths.define('output', 'Folder to write, or file that ends in .npz.')
+  paths.define('output', 'Folder or .npz file to write the features to.')
   flags.DEFINE_enum('dtype', 'float32', _DTYPES, 'Data type of the features.')
   flags.DEFINE_integer(
       'limit',
       None,
-      'Only the first images: of class folders, the first classes.',
+      'Use only this many images, the first ones; in class folders these are '
+      'images of the first classes.',
       lower_bound=1,
   )
   flags.mark_flags_as_required(['source', 'output'])

@@ -39,9 +39,13 @@ class Measured:
 
 
 def measure(accuracy: float, count: int) -> Measured:
-  """Error rate of `count` images with its 95 % Wilson interval.
+  """Computes an error rate with its 95 % Wilson interval.
 
   The interval covers other images like these, but not other seeds.
+
+  Args:
+    accuracy: share of correct images, 0 to 1.
+    count: number of images.
   """
   from scipy import stats  # Slow to import.
 
@@ -64,10 +68,10 @@ def place(measured: Measured, reference: tuple[float, float]) -> str:
 def evaluated_on(
     config: ml_collections.ConfigDict, results: dict[str, Any]
 ) -> str | None:
-  """Name of the evaluation set if it has reported numbers, else None.
+  """Returns the name of the evaluation set if it has reported numbers, or None.
 
-  Taken from the name of the dataset; for folders and prepared data guessed from
-  1,000 classes and the set's number of images.
+  The name is that of the dataset; for folders and prepared data it is guessed
+  from 1,000 classes and the number of images.
   """
   name = config.dataset.name
   data = _IMAGES.get(results['centre']['count'])
@@ -80,14 +84,22 @@ def evaluated_on(
 
 
 def _is_imagenet2012(name):
-  """Whether a name is ImageNet's, not imagenet2012_corrupted, _subset, ..."""
+  """Returns whether a name is ImageNet's, not imagenet2012_corrupted, ..."""
   return name == 'imagenet2012' or name.startswith('imagenet2012:')  # Version.
 
 
 def compare(
     config: ml_collections.ConfigDict, results: dict[str, Any]
 ) -> list[Section]:
-  """Compares a run, as returned by `load`, with all references."""
+  """Compares a run with all references.
+
+  Args:
+    config: config of the run, from `load`.
+    results: results of the run, from `load`.
+
+  Returns:
+    The sections of the comparison, without those that have nothing to say.
+  """
   data = evaluated_on(config, results)
   measured = {
       views: [
@@ -98,13 +110,14 @@ def compare(
       if views in results
   }
   fields = differing_fields(config)
-  return [
+  sections = [
       ('The run', _describe(config, results, data, measured)),
       ('Reported errors', _references(data, measured)),
       ('Ten views against the centre crop', _gain(data, results, measured)),
       ("The run's config", describe(config, fields)),
       ('What could explain a gap', _explain(config, data, measured, fields)),
   ]
+  return [(title, items) for title, items in sections if items]
 
 
 def _describe(config, results, data, measured):
@@ -112,7 +125,7 @@ def _describe(config, results, data, measured):
   known = ''
   if data:
     named = _is_imagenet2012(config.dataset.name)
-    known = f': {data}' if named else f', taken, by its size, for {data}'
+    known = f': {data}' if named else f', judging by its size {data}'
   rows = tuple(
       (_VIEWS[views], *map(str, errors)) for views, errors in measured.items()
   )
@@ -120,16 +133,16 @@ def _describe(config, results, data, measured):
       f'{results["step"]:,} steps ({config.duration}), evaluated on '
       f'{centre["count"]:,} images of {config.dataset.name}, '
       f'{config.model.num_classes:,} classes{known}.',
-      'Errors, with the 95 % interval (Wilson) of a share of so many images. '
-      'It does not hold what another seed would change.',
+      'Errors are given with their 95 % interval (Wilson) for this number of '
+      'images. It does not include differences between seeds.',
       Table(('', 'top-1 error', 'top-5 error'), rows),
   ]
   if 'ten' not in measured:
     lines.append('No result with ten views: the run has ten_views=False.')
   elif results['ten'].get('views', 10) < 10:
     lines.append(
-        f'The ten views are {results["ten"]["views"]}: training does not '
-        'mirror images, so the mirror images were left out.'
+        f'There are only {results["ten"]["views"]} views instead of ten: '
+        'training does not mirror images, so mirror images were left out.'
     )
   return lines
 
@@ -139,7 +152,7 @@ def _references(data, measured):
     return [
         'The run is not evaluated on ImageNet (ILSVRC-2012 validation or '
         'ILSVRC-2010 test), so its errors cannot be compared with those of the '
-        "paper or of the authors' log: other images, other classes."
+        "paper or of the authors' log."
     ]
   rows = [
       (reference.name, _VIEWS[reference.views],
@@ -147,24 +160,29 @@ def _references(data, measured):
       for reference, places in _places(data, measured)
   ]
   if not rows:
-    return ['Nothing is reported for these views.']
+    return ['There are no reported errors for these views.']
   headings = ('reported', 'views', 'top-1 / top-5 error, %', 'top-1', 'top-5')
   lines = [
       Table(headings, tuple(rows)),
-      'Inside: the reported error lies in the interval of the run. Both are of '
-      'the same images, so a difference on them is what it is; what the '
-      'interval leaves open is whether other images would show it.',
+      '"inside" means that the reported error lies in the interval of the run. '
+      'Both errors are for the same images, so their difference on these '
+      'images is exact. The interval says how it could change with other '
+      'images.',
   ]
   if data == references.ILSVRC_2012:
     lines.append(
-        'How much seeds and schedules change: see the later runs of the '
-        'network.'
+        'The later runs of the network show how much seeds and schedules '
+        'change the errors.'
     )
   return lines
 
 
 def _places(data, measured):
-  """(reference, position of its top-1 and top-5 errors) for the same images."""
+  """Compares the run with each reference for the same images.
+
+  Returns:
+    (reference, [`place` of its top-1 error, `place` of its top-5 error]).
+  """
   return [
       (one, [*map(place, measured[one.views], (one.top1, one.top5))])
       for one in references.REFERENCES
@@ -179,17 +197,17 @@ def _range(values):
 
 def _gain(data, results, measured):
   if 'ten' not in measured:
-    return ['Not known: there is no result with ten views.']
+    return []
   lines = []
   if data is None:
     lines.append(
-        'On ImageNet; on other images it is a hint at most, as it depends on '
-        'where objects lie in them.'
+        'The reported gains are for ImageNet. For other images they are only a '
+        'hint, since the gain depends on where objects lie in the images.'
     )
   rows = []
   for index, name in enumerate(('top-1', 'top-5')):
     if name == 'top-5' and measured['centre'][1].error == 0:
-      continue  # Five classes or an easy set: there is nothing to gain.
+      continue  # An error of 0 cannot be reduced.
     centre, ten = (measured[views][index] for views in ('centre', 'ten'))
     gain = centre.error - ten.error
     width = math.hypot(*((m.high - m.low) / 2 for m in (centre, ten)))
@@ -203,8 +221,8 @@ def _gain(data, results, measured):
     ))
   lines.append(Table(('', 'gain', 'reported', ''), tuple(rows)))
   lines.append(
-      'The width is that of two sets of other images; of the same images it is '
-      'less.'
+      'The width after +- is for errors of two different sets of images. It is '
+      'smaller for the same images, as here.'
   )
   return lines
 
@@ -215,9 +233,12 @@ def _explain(config, data, measured, fields):
       if reference.same_network and any('worse' in place for place in places)
   ]
   if data is None:
-    lines = ['Whether there is a gap is not known, as above.']
+    lines = []
   elif not worse:
-    lines = ['There is none: the run is not outside of its interval and worse.']
+    lines = [
+        'There is no gap: no reported error of this network is below the '
+        "run's interval."
+    ]
   else:
     lines = [f'The run is worse than: {"; ".join(worse)}.']
   own = {
@@ -227,19 +248,25 @@ def _explain(config, data, measured, fields):
   known = tuple(f'{name}: {effect}' for name, effect in own.items() if effect)
   unknown = ', '.join(name for name, effect in own.items() if not effect)
   if known:
-    lines.append('Of its own fields these have a known effect on ImageNet:')
-    lines.append(Bullets(known))
-  if unknown:
-    lines.append(f'And these have none that is known: {unknown}.')
-  if worse and not own:
-    has = 'The config has'
-    if is_definition(config):
-      has = f'Beside the network of {config.layers} the config has'
     lines.append(
-        f'{has} nothing of its own. Look at how the images were '
-        'prepared (squeezed whole into a square: 20.6 against 18.1 % top-5), '
-        'at metrics.jsonl for a rate that has dropped too early, and at '
-        'another seed.'
+        'Fields that differ from both recipes, with their known effect on '
+        'ImageNet:'
+    )
+    lines.append(Bullets(known))
+  if unknown and data is not None:
+    lines.append(
+        'Fields that differ from both recipes, without a known effect: '
+        f'{unknown}.'
+    )
+  if worse and not own:
+    has = 'No field'
+    if is_definition(config):
+      has = f'Apart from the network of {config.layers}, no field'
+    lines.append(
+        f'{has} of the config differs from both recipes. Check how the '
+        'images were prepared (squeezing the whole image into a square gives '
+        '20.6 instead of 18.1 % top-5 error), whether the learning rate '
+        'dropped too early (metrics.jsonl), and another seed.'
     )
   return lines
 

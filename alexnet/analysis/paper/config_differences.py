@@ -88,7 +88,7 @@ def _without_use(config):
 
 
 def is_definition(config: ml_collections.ConfigDict) -> bool:
-  """Whether the network comes from one of the authors' definition files."""
+  """Returns whether the network comes from the authors' definition files."""
   return 'layers' in config
 
 
@@ -116,7 +116,7 @@ def describe(
     )
     every = 'every other'
   if not fields:
-    lines.append(f'It is that of the paper, and of run #145, in {every} field.')
+    lines.append(f'It equals the paper and run #145 in {every} field.')
     return lines
   if not any(f.own for f in fields):
     lines.append(

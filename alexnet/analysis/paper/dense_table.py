@@ -86,7 +86,12 @@ def places(
 
 
 def _ways(network, offsets):
-  """{attribute of `Places`: function of (params, squares, views)}."""
+  """Returns {attribute of `Places`: function of (variables, squares, views)}.
+
+  Args:
+    network: the network.
+    offsets: offsets of the positions in each direction, in pixels.
+  """
   import jax
   import jax.numpy as jnp
 
@@ -126,11 +131,11 @@ def _ways(network, offsets):
 
 
 def deviations(found: Places) -> Table:
-  """Differences between positions and crops, in percentage points."""
+  """Tabulates differences between positions and crops, in percentage points."""
   import numpy as np
 
   pairs = [
-      ('place and crop', found.dense, found.crops),
+      ('position and crop', found.dense, found.crops),
       ("crop, and crop less the mean image's centre", found.crops,
        found.centre_mean),
   ]
@@ -153,7 +158,7 @@ def deviations(found: Places) -> Table:
 
 
 def means(found: Places) -> list[Row]:
-  """Dense views after subtracting the mean image, and the mean colour."""
+  """Averages dense views after subtracting the mean image or mean colour."""
   import numpy as np
 
   from alexnet.evaluation.evaluator import Predictions
@@ -200,7 +205,7 @@ def rows(
 
 
 def table(found: Sequence[Row]) -> Table:
-  """Table of results, with each row's difference from the first."""
+  """Tabulates results, with the difference of each row from the first."""
   import numpy as np
 
   from alexnet.evaluation import evaluator
@@ -222,7 +227,7 @@ def table(found: Sequence[Row]) -> Table:
     if row.crops:
       cells.append(f'{row.crops:.1f}')
     lines.append(tuple(cells))
-  headings = ('', 'top-1', 'top-5', 'loss', 'top-1 to the first, points')
+  headings = ('', 'top-1', 'top-5', 'loss', 'top-1 minus the first, points')
   return Table(
       headings + ('pixels, in crops',) * bool(found[0].crops), tuple(lines)
   )
@@ -251,13 +256,13 @@ def main(argv: list[str]) -> None:
       f'{len(looked.labels):,} images of its evaluation set. '
   )
   page = [
-      ('How far dense views are from crops', [
-          about + f'{count[0]} x {count[1]} places of squares of '
+      ('Differences between dense views and crops', [
+          about + f'{count[0]} x {count[1]} positions in squares of '
           f'{network.size} pixels, without mirror images.',
           deviations(looked),
       ]),
-      ('What dense views are worth', [about, table(views)]),
-      ('What is subtracted', [
+      ('Accuracy of dense views', [about, table(views)]),
+      ('Effect of the subtracted mean', [
           f'Dense views of {network.size} pixels, without mirror images.',
           table(means(looked)),
       ]),
@@ -269,7 +274,8 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   run_flags.define()
   flags.DEFINE_list(
-      'scales', list(_SCALES), 'Sides of the squares for dense views, pixels.'
+      'scales', list(_SCALES),
+      'Sides of the squares for dense views, in pixels.'
   )
-  paths.define('output', 'Markdown file to write.')
+  paths.define('output', 'Write the tables as Markdown to this file.')
   cli.run(main, finishes=True)

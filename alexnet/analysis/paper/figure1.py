@@ -41,9 +41,10 @@ class Curve:
   errors: Sequence[float]  # Mean training error since the previous line, 0..1.
 
   def epochs_to(self, goal: float = GOAL) -> float | None:
-    """Epochs until the error is at most `goal`, interpolated linearly.
+    """Returns the epochs until the error is at most `goal`, or None.
 
-    None if it is never reached.
+    They are interpolated linearly between lines of the log; None means that the
+    goal is not reached.
     """
     points = list(zip(self.epochs, self.errors))
     if points and points[0][1] <= goal:
@@ -74,8 +75,8 @@ def read_curves(workdir: pathlib.Path) -> list[Curve]:
     ))
   if not curves:
     raise ConfigError(
-        f'{workdir} has no run: make them with `python -m alexnet.sweep '
-        '--config=configs/figure1.py`'
+        f'{workdir} has no run of Figure 1: train them with `python -m '
+        'alexnet.sweep --config=configs/figure1.py`'
     )
   return curves
 
@@ -98,7 +99,7 @@ def _mean_epochs(group):
 
 
 def table(curves: Sequence[Curve]) -> str:
-  """Markdown table of all runs, with the ratio of the activations."""
+  """Formats a Markdown table of all runs, with ratios of the activations."""
   rows = []
   for curve in sorted(curves, key=lambda c: (c.activation, c.rate, c.seed)):
     epochs = curve.epochs_to()
@@ -139,8 +140,8 @@ def draw(curves: Sequence[Curve], output: pathlib.Path) -> None:
   chosen = best(curves)
   if not chosen:
     raise ConfigError(
-        f'no run has reached a training error of {GOAL:.0%} yet: let them go '
-        'on, or try other learning rates'
+        f'no run has reached a training error of {GOAL:.0%} yet: train them '
+        'further, or try other learning rates'
     )
   figure = Figure(figsize=(4.5, 3.6), layout='constrained')
   axes = figure.subplots()
@@ -173,6 +174,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   paths.define('workdir', 'Folder of the sweep.')
-  paths.define('output', 'Picture to write, .png or .svg.')
+  paths.define('output', 'Draw the figure to this .png or .svg file.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)

@@ -25,14 +25,19 @@ from input_pipeline import cli, datasets
 
 
 def spread(logits: np.ndarray) -> float:
-  """Spread of logits [images, classes]."""
+  """Computes the spread of logits [images, classes]."""
   return float(np.sqrt(np.var(logits, axis=0, dtype=np.float64).mean()))
 
 
 def initial_logits(
     config: ml_collections.ConfigDict, seeds: Sequence[int], images: int
 ) -> list[np.ndarray]:
-  """Logits of untrained networks on evenly spaced evaluation images.
+  """Computes the logits of untrained networks for evaluation images.
+
+  Args:
+    config: the whole config.
+    seeds: seeds of the initialization.
+    images: largest number of images, which are evenly spaced in the set.
 
   Returns:
     [images, classes] float32 for each seed of the initialization.
@@ -95,7 +100,10 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('config', None, 'File of the sweep, FILE[:DATASET].')
-  flags.DEFINE_multi_string('set', [], 'field=value for all variants.')
+  flags.DEFINE_multi_string(
+      'set', [],
+      'Set a field in all variants: field=value. Repeat it for several fields.'
+  )
   flags.DEFINE_integer('seeds', 1, 'Number of networks of each variant.')
   flags.DEFINE_integer('images', 64, 'Number of evaluation images.')
   flags.mark_flag_as_required('config')

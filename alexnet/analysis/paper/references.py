@@ -68,7 +68,7 @@ _ANY = lambda value: True
 _ZERO = lambda value: value == 0
 _OFF = lambda value: value is False
 _PAPER = alexnet.get_config('imagenet2012')
-# Smaller single layers were not tried, so the text names what was.
+# The text names the network that was tried: smaller single layers were not.
 _HALF = (
     'one tower of half the kernels, in conv1 to conv4, costs 1.7 / 1.2 points '
     '(paper §3.2; run #145-half)'
@@ -82,7 +82,7 @@ _VARIANTS = (
     '§4.1)'
 )
 _END = (
-    'the paper has about 90 epochs; a run that ends before the rate has '
+    'the paper trains for about 90 epochs; a run that ends before the rate has '
     'dropped three times is not at its end'
 )
 
@@ -120,14 +120,14 @@ EFFECTS = (
              'without dropout there is "substantial overfitting" (paper §4.2)')
       for layer in ('fc6', 'fc7')),
     Effect('model.dropout_kind', lambda value: value == 'inverted',
-           'initial logits twice as large and updates four times, for each '
-           'layer with dropout'),
+           'initial logits are twice as large, and updates four times as '
+           'large, for each layer with dropout'),
     Effect('model.activation', lambda value: value == 'tanh',
            'tanh takes about six times as long to 25 % training error on '
            'CIFAR-10 (paper §3.1)'),
     Effect('augmentation.lighting_divisor', lambda value: value > 100,
            'with inputs divided by 255 the initial logits of different images '
-           'differ by 0.000013: a flat loss'),
+           'differ by only 0.000013, so the loss stays constant at first'),
     Effect('augmentation.lighting', lambda value: value == 'none',
            'no PCA lighting costs more than 1 point of top-1 (paper §4.1)'),
     Effect('augmentation.crop_offsets', lambda value: value < 16, _VARIANTS),

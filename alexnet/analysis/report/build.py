@@ -30,7 +30,7 @@ class Report:
   def add(
       self, title: str, make: Callable[[], list[Block] | examples.Shown]
   ) -> None:
-    """Adds a section, or a note why it cannot be made."""
+    """Adds a section, or the reason why it cannot be created."""
     try:
       blocks = make()
       if isinstance(blocks, examples.Shown):

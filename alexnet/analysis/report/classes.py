@@ -1,4 +1,4 @@
-"""Accuracy of each class, confusions, and images of these."""
+"""Accuracy of each class, and confusions with example images."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,13 @@ _CELLS = 250
 def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
   """Shows accuracy by class and confusions (centre crop).
 
-  Uses at most `limit` images; DataError if none of them can be read.
+  Args:
+    network: the network.
+    reader: images of the evaluation set.
+    limit: largest number of images to use.
+
+  Raises:
+    DataError: none of the images can be read.
   """
   indices, left_out = examples.places(limit, len(reader)), []
   kept, guesses, certain = map(np.array, zip(*(
@@ -43,7 +49,7 @@ def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
   if len(kept) == len(reader):
     of = f'all {len(kept):,}'
   blocks = [
-      f'Of {of} evaluation images {correct:,} are right, '
+      f'Of {of} evaluation images, {correct:,} are classified correctly, '
       f'{correct / len(kept):.2%} (centre crop, top-1).',
       *examples.left_out_text(left_out),
       Figures((_matrix(table, names), _accuracies(table, names))),
@@ -53,11 +59,11 @@ def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
       table, labels, guesses, certain, pairs=_PAIRS, images=_OF_PAIR
   )
   if not pairs:
-    return Shown([*blocks, 'No image was taken for another class.'], {})
+    return Shown([*blocks, 'No image was misclassified.'], {})
   squares = [[reader.square(kept[i]) for i in pair.images] for pair in pairs]
   blocks += [
-      'The worst confusions, by the share of the true class, each with the '
-      'images that the network was most certain of.',
+      'The worst confusions, by their share of the true class, each with the '
+      'images for which the network was most confident.',
       Strips(_strips(pairs, squares, certain, names)),
   ]
   captions = [
@@ -70,7 +76,7 @@ def classes(network: TrainedNetwork, reader: Images, *, limit: int) -> Shown:
 def _strips(pairs, squares, certain, names):
   return tuple(
       (
-          f'{names[pair.true]}, taken for {names[pair.predicted]}: '
+          f'{names[pair.true]}, predicted as {names[pair.predicted]}: '
           f'{pair.count} of {pair.of} images ({pair.count / pair.of:.1%})',
           tuple(
               Tile(
@@ -88,11 +94,11 @@ def _matrix(table: confusion.Confusion, names: Sequence[str]) -> Picture:
   few = len(names) <= _NAMED
   side = 4.4 if len(names) <= _ROOMY else 6.8
   title = 'Confusion matrix: share of each true class'
-  title += ', in %' if few else '; shades are by its root'
+  title += ', in %' if few else '; shades show its square root'
   cells = table.in_blocks(_CELLS)
   if len(cells) < len(names):
     block = -(-len(names) // len(cells))
-    title += f'; a point is the greatest of {block} x {block} classes'
+    title += f'; a point is the largest share of {block} x {block} classes'
   draw = charts.matrix(
       cells, names if few else None, classes=len(names),
       xlabel='predicted class', ylabel='true class',
@@ -121,7 +127,7 @@ def _accuracies(table: confusion.Confusion, names: Sequence[str]) -> Picture:
     )
   return charts.chart(
       'per_class', 'Accuracy of each class',
-      'The share of right images of each class, from '
+      'The share of correctly classified images of each class, from '
       f'{accuracies[order[0]]:.0%} ({names[order[0]]}) to '
       f'{accuracies[order[-1]]:.0%} ({names[order[-1]]})',
       draw, size=(width, height),

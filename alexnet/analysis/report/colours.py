@@ -13,8 +13,8 @@ from alexnet.checkpointing.input_spec import Inputs
 from alexnet.visualization import charts, filters, images
 from alexnet.visualization.charts import Picture
 
-# Standard deviations on each side of a strip of colours; its pixels, and those
-# between two strips.
+# Standard deviations on each side of a strip of colours; size of a strip and of
+# the gap between two strips, in pixels.
 _REACH = 3
 _STRIP, _GAP = (44, 720), 8
 
@@ -82,23 +82,23 @@ def kernels(
           f'{np.mean(one.kernels > 1 / 2):.0%} of {len(one.kernels)}',
       ))
   if not drawn:
-    return [Missing('There is no checkpoint yet to take kernels from.')]
+    return [Missing('There is no checkpoint yet with kernels to show.')]
   above = ''
   if True in with_towers:
     half = 'half' if len(with_towers) == 1 else 'half of two towers'
-    above = f' The first {half}, above, is the first tower.'
+    above = f' The upper {half} is the first tower.'
   headings = (
-      'run', 'which tower', 'colourfulness', 'median of its kernels',
+      'run', 'tower', 'colourfulness', 'median of its kernels',
       'kernels above 1/2',
   )
   return [
       'Each kernel is scaled by its own largest weight; zero is mid-grey.'
       + above,
       Figures(tuple(drawn)),
-      'Colourfulness is the share of the sum of squares of the weights that is '
-      'chroma, not luminance: at each pixel of a kernel, what is left of its '
-      'three weights without their mean. It is 0 for a grey kernel, 1 for one '
-      'that no grey image excites, and 2/3 for random weights.',
+      'Colourfulness is the share of chroma in the sum of squares of the '
+      'weights. Chroma is the difference of the three weights of a pixel from '
+      'their mean. Colourfulness is 0 for a grey kernel, 1 for a kernel that '
+      'does not respond to grey images, and 2/3 for random weights.',
       Table(headings, tuple(rows)),
   ]
 
@@ -112,7 +112,7 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
   """
   if inputs is None:
     return [Missing(
-        'Not known: the run has no inputs.npz, and its data is not there.'
+        'The run has neither inputs.npz nor a checkpoint yet.'
     )]
   mean = inputs.mean_image.mean(axis=(0, 1), dtype=np.float64)
   total = max(np.sum(inputs.deviations**2), np.finfo(float).tiny)
@@ -125,22 +125,22 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
         str(number), f'{deviation:.2f}', f'{deviation**2 / total:.1%}',
         ', '.join(f'{x:+.3f}' for x in vector),
     ))
-  whose = "ImageNet's, which are built in" if of_imagenet else (
-      "the training set's"
+  whose = 'ImageNet, which are built in' if of_imagenet else (
+      'the training set'
   )
   headings = (
       'component', 'standard deviation, levels of 255', 'share of the variance',
       'direction (red, green, blue)',
   )
   return [
-      f'The principal components are {whose}, of the RGB values of all pixels; '
-      'along them PCA lighting shifts the colours of training images. Each '
-      f'strip goes from {_REACH} standard deviations below the mean colour '
-      f'({", ".join(f"{x:.1f}" for x in mean)}) to {_REACH} above it; a value '
-      'beyond 0 or 255 is cut.',
+      'PCA lighting shifts the colours of training images along the principal '
+      f'components of the RGB values of all pixels of {whose}. Each strip goes '
+      f'from {_REACH} standard deviations below the mean colour '
+      f'({", ".join(f"{x:.1f}" for x in mean)}) to {_REACH} above it; values '
+      'are clipped to 0..255.',
       Figures((
           _picture(
-              'colours', 'Components 1, 2 and 3, from above',
+              'colours', 'Components 1, 2 and 3, from top to bottom',
               'Three strips of colours, along each principal component',
               np.concatenate(strips)[_GAP:],
           ),

@@ -35,7 +35,7 @@ class Shown:
 
 
 def places(count: int, length: int) -> np.ndarray:
-  """Evenly spaced indices: the middles of equal parts of a set."""
+  """Returns evenly spaced indices: the middles of equal parts of a set."""
   count = min(count, length)
   return ((np.arange(count) + 0.5) * length / count).astype(np.int64)
 
@@ -70,7 +70,7 @@ def chosen(
 
 
 def left_out_text(errors: Sequence[str]) -> list[Block]:
-  """Text about unreadable images; empty if there are none."""
+  """Returns a text about unreadable images; empty if there are none."""
   if not errors:
     return []
   more = f' and {len(errors) - _ERRORS:,} more' if len(errors) > _ERRORS else ''
@@ -139,10 +139,10 @@ def neighbours(
   if len(found) == len(train):
     looked_at = f'all {len(found):,} training images'
   text = (
-      'The first image of each row is of the evaluation set, the others are '
+      'The first image of each row is from the evaluation set. The others are '
       f'those of {looked_at} with the smallest Euclidean distance in the '
-      f'{features.shape[1]:,} features of {layer} (centre crop): in a green '
-      "frame of the query's class, in a broken one of another."
+      f'{features.shape[1]:,} features of {layer} (centre crop). Images of the '
+      "query's class have a solid green frame, others a dashed one."
   )
   png = images_lib.rows(images, captions)
   blocks = [text, Strips(tuple(strips), True), *left_out_text(left_out)]

@@ -70,7 +70,7 @@ class History:
     ]
 
   def last(self, kind: str) -> dict[str, Any] | None:
-    """Last record of a kind; for evaluations the final one, if any."""
+    """Returns the last record of a kind; for evaluations the final one."""
     final = (self.results or {}).get(kind.removeprefix('eval_'))
     return final or next(reversed(self.of_kind(kind)), None)
 
@@ -82,7 +82,15 @@ class History:
 
 
 def read(folder: pathlib.Path, name: str | None = None) -> History:
-  """Reads a workdir; CheckpointError if the folder holds no run."""
+  """Reads a workdir.
+
+  Args:
+    folder: folder of the run.
+    name: name of the run; None for that of the folder.
+
+  Raises:
+    CheckpointError: the folder has no run.
+  """
   config = workdir.load_config(folder)
   try:
     sessions = workdir.read_sessions(folder / workdir.ENVIRONMENT)
@@ -125,7 +133,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> list[History]:
 
 
 def _names(folders):
-  """Shortest ends of the paths that distinguish them."""
+  """Returns the shortest ends of the paths that distinguish them."""
   for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
     names = [os.sep.join(folder.parts[-parts:]) for folder in folders]
     if len(set(names)) == len(names):
@@ -134,7 +142,7 @@ def _names(folders):
 
 
 def differing_fields(runs: Sequence[History]) -> dict[str, list[Any]]:
-  """Fields of the configs in which the runs differ, {name: value of each}."""
+  """Returns {field: its value in each run} for the fields that differ."""
   flat = [workdir.flatten(run.config.to_dict()) for run in runs]
   names = sorted(set().union(*flat))
   values = {name: [one.get(name) for one in flat] for name in names}

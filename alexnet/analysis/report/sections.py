@@ -37,7 +37,7 @@ _OF_LAYERS = (
     ('dead', 'Share of dead features: zero in every image', True),
     ('kernel_norm', 'Norm of the kernel', False),
     ('kernel_gradient', "Norm of the kernel's gradient", False),
-    ('kernel_update', 'Last update / kernel, by their norms', False),
+    ('kernel_update', 'Norm of the last update / norm of the kernel', False),
 )
 _EPOCHS = 'epochs'
 # The best of a curve's values, if defined.
@@ -65,8 +65,8 @@ def facts(run: History) -> list[Block]:
   blocks: list[Block] = [Facts(tuple(items))]
   if not run.results:
     blocks.append(Missing(
-        'This run has not come to its end yet: its command, run again, '
-        'continues it. What follows is as far as it has come.'
+        'This run is not finished; run its command again to continue it. This '
+        'page shows its state so far.'
     ))
   device = run.sessions[-1].get('device_kind') if run.sessions else None
   blocks.append(
@@ -109,14 +109,14 @@ def comparison(runs: Runs) -> list[Block]:
   blocks: list[Block] = [Table(headings, tuple(rows))]
   fields = run_history.differing_fields(runs)
   if not fields:
-    return [*blocks, 'Their configs are equal in every field.']
+    return [*blocks, 'The configs are equal in every field.']
   rows = tuple((name, *map(_value, some)) for name, some in fields.items())
   table = Table(('field', *(run.name for run in runs)), rows)
-  return [*blocks, 'The fields of their configs that differ:', table]
+  return [*blocks, 'Fields in which the configs differ:', table]
 
 
 def curves(runs: Runs) -> list[Block]:
-  """Charts of loss, error, learning rate and speed over the epochs."""
+  """Draws charts of loss, error, learning rate and speed over the epochs."""
   several = len(runs) > 1
 
   def lines(*of):
@@ -166,9 +166,9 @@ def curves(runs: Runs) -> list[Block]:
     of_each = (f'{run.name}: {_seen_in_training(run.config)}' for run in runs)
     seen = {'; '.join(of_each): ''}
   text = (
-      'Training numbers are means over the steps since the line before, of '
-      f'images as training sees them ({", ".join(seen)}). '
-      'Evaluation is of the whole evaluation set, centre crop.'
+      'Training numbers are means over the steps since the previous line of '
+      f'the log, for augmented training images ({", ".join(seen)}). '
+      'Evaluation uses the centre crops of the whole evaluation set.'
   )
   return [text, Figures(tuple(pictures))]
 
@@ -191,12 +191,12 @@ def _seen_in_training(config):
 
 
 def layers(run: History) -> list[Block]:
-  """Charts of the layers' statistics over the epochs."""
+  """Draws charts of the layers' statistics over the epochs."""
   records = run.of_kind('layers')
   if not records:
     return [Missing(
-        'Nothing was measured: the run was made before there was such a '
-        "measurement, has layer_statistics_images=0, or has not been evaluated "
+        'There are no layer statistics: the run is older than this '
+        'measurement, has layer_statistics_images=0, or has not been evaluated '
         'yet.'
     )]
   pictures = [
@@ -205,10 +205,11 @@ def layers(run: History) -> list[Block]:
   ]
   images = run.config.layer_statistics_images
   text = (
-      f'Measured at each evaluation on the same {images} training images or as '
-      'many as there are, as a test sees them (centre crop, no dropout, no '
-      'lighting). pool1 is what is left of conv1 after all that follows it. '
-      'The gradient is that of the mean loss, without weight decay.'
+      f'Measured at each evaluation on the same {images} training images (or '
+      'all, if there are fewer), as in testing: centre crop, no dropout, no '
+      'PCA lighting. pool1 is the output of conv1 after its activation, '
+      'normalization and pooling. The gradient is that of the mean loss, '
+      'without weight decay.'
   )
   return [text, Figures(tuple(pictures))]
 
@@ -237,7 +238,9 @@ def _of_layers(run, record, key, title, percent) -> Picture | None:
 def results(run: History) -> list[Block]:
   """Shows final results beside reported ones."""
   if not run.results:
-    return [Missing('There is no result yet: results.json is written last.')]
+    return [Missing(
+        'There is no result yet: results.json is written at the end of the run.'
+    )]
   blocks: list[Block] = []
   for title, items in comparison_lib.compare(run.config, run.results):
     if title != "The run's config":
@@ -265,7 +268,7 @@ def environment(runs: Runs) -> list[Block]:
   for run in runs:
     blocks.append(Heading(str(run.folder)))
     if not run.sessions:
-      blocks.append(Missing('environment.json is not there.'))
+      blocks.append(Missing('There is no environment.json.'))
       continue
     commands = [' '.join(map(str, s.get('command', ()))) for s in run.sessions]
     blocks.append(Code(tuple(dict.fromkeys(commands))))

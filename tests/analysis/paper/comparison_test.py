@@ -138,7 +138,8 @@ class ReportedTest(parameterized.TestCase):
     )
     self.assertEqual(
         section(config_of(), results, 'What could explain a gap'),
-        ['There is none: the run is not outside of its interval and worse.'],
+        ['There is no gap: no reported error of this network is below the '
+         "run's interval."],
     )
 
   def test_a_worse_run(self):
@@ -163,14 +164,16 @@ class ReportedTest(parameterized.TestCase):
     self.assertIn('1.4 / 1.2', bullets.items[2])
     self.assertIn('about 2 points', bullets.items[1])
     self.assertEqual(
-        lines[-1], 'And these have none that is known: optimizer.momentum.'
+        lines[-1],
+        'Fields that differ from both recipes, without a known effect: '
+        'optimizer.momentum.',
     )
 
   def test_a_worse_run_without_a_reason(self):
     lines = section(
         config_of(), results_of(ten=(21_000, 9_105)), 'What could explain a gap'
     )
-    self.assertIn('nothing of its own', lines[-1])
+    self.assertStartsWith(lines[-1], 'No field of the config differs')
 
   def test_centre_crop_only(self):
     results = results_of(ten=None)
@@ -210,8 +213,8 @@ class ReportedTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ('imagenet2012', '1,000 classes: ILSVRC-2012 validation.'),
-      ('folder', 'taken, by its size, for ILSVRC-2012 validation.'),
-      ('prepared', 'taken, by its size, for ILSVRC-2012 validation.'),
+      ('folder', ', judging by its size ILSVRC-2012 validation.'),
+      ('prepared', ', judging by its size ILSVRC-2012 validation.'),
       ('imagenet2012_corrupted/fog_5', 'fog_5, 1,000 classes.'),
   )
   def test_how_the_set_is_known(self, data, expected):
@@ -291,15 +294,16 @@ class EffectTest(parameterized.TestCase):
     )
     self.assertEqual(
         unknown,
-        'And these have none that is known: model.conv2.features, '
-        'model.fc6.features.',
+        'Fields that differ from both recipes, without a known effect: '
+        'model.conv2.features, model.fc6.features.',
     )
 
   def test_one_tower_of_all_kernels(self):
     config = config_of(model__towers=1, model__conv3__reads='own')
     self.assertEqual(
         section(config, results_of(), 'What could explain a gap')[1:],
-        ['And these have none that is known: model.towers.'],
+        ['Fields that differ from both recipes, without a known effect: '
+         'model.towers.'],
     )
 
 
@@ -345,7 +349,7 @@ class OtherDataTest(absltest.TestCase):
     results = results_of(360, (6, 0), (4, 0))
     results['ten']['views'] = 5
     text = text_of(config_of(alexnet, 'digits', 10), results)
-    self.assertIn('The ten views are 5', text)
+    self.assertIn('There are only 5 views instead of ten', text)
     self.assertNotIn('top-5  ', text.split('Ten views against')[1])
 
 
@@ -457,7 +461,7 @@ class DefinitionTest(absltest.TestCase):
     lines = section(definition_of(), results, 'What could explain a gap')
     self.assertLen(lines, 2)
     self.assertStartsWith(
-        lines[1], 'Beside the network of layers-153.cfg the config has nothing'
+        lines[1], 'Apart from the network of layers-153.cfg, no field of the'
     )
 
   def test_what_is_set_is_compared(self):

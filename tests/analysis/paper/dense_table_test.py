@@ -37,7 +37,7 @@ class NumbersTest(absltest.TestCase):
     self.assertEqual(
         dense_table.deviations(found).rows,
         (
-            ('place and crop', '31.2', '31.2', '48.1', '50.0', '50.0%'),
+            ('position and crop', '31.2', '31.2', '48.1', '50.0', '50.0%'),
             ("crop, and crop less the mean image's centre", '9.4', '9.4',
              '17.8', '18.8', '100.0%'),
             ('crops 32 pixels apart, sideways', '12.5', '12.5', '12.5', '12.5',
@@ -125,12 +125,15 @@ class RunTest(absltest.TestCase):
         f'--output={output}',
     )
     self.assertEqual(status, 0, error)
-    self.assertIn('all 3 images of its evaluation set. 2 x 2 places', text)
+    self.assertIn(
+        'all 3 images of its evaluation set. 2 x 2 positions',
+        ' '.join(text.split()),
+    )
     lines = output.read_text().splitlines()
     names = [line.split('|')[1].strip() for line in lines if line[:1] == '|']
     self.assertContainsSubset(
         ['ten views', 'centre crop', 'dense, 224', 'dense, 288',
-         'dense, 224 + 288', 'place and crop', 'the mean colour'],
+         'dense, 224 + 288', 'position and crop', 'the mean colour'],
         names,
     )
     # 224 is two crops, 288 takes (288 / 224)^2 of them, with mirror images.

@@ -73,7 +73,7 @@ class FilesTest(absltest.TestCase):
     self.assertGreater(dark, 1000)
 
   def test_nothing_there(self):
-    with self.assertRaisesRegex(ConfigError, 'has no run: make them with'):
+    with self.assertRaisesRegex(ConfigError, 'has no run of Figure 1: train'):
       figure1.read_curves(self.directory)
     with self.assertRaisesRegex(ConfigError, 'no run has reached'):
       figure1.draw([curve(0.9)], self.directory / 'x.png')

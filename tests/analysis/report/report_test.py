@@ -246,9 +246,9 @@ class RunTest(PageTestCase):
     one.write(folder, 'copy', '')
     parsed = self.read(folder / 'report.html')
     self.assertEqual(parsed.titles, _SECTIONS)
-    self.assertIn('has not come to its end', parsed.text)
+    self.assertIn('This run is not finished', parsed.text)
     self.assertIn('gone is not a folder', parsed.text)
-    self.assertIn('environment.json is not there', parsed.text)
+    self.assertIn('There is no environment.json', parsed.text)
     self.assertIn('Components 1, 2 and 3', parsed.text)  # inputs.npz has it.
     self.assertIn('8 kernels of 11 x 11', parsed.text)
 
@@ -291,7 +291,7 @@ class OldRunTest(PageTestCase):
     one.write(self.folder, 'begun', '')
     parsed = self.read(self.folder / 'report.html')
     self.assertEqual(parsed.titles, _SECTIONS)
-    for words in ('no line yet', 'no checkpoint yet', 'Nothing was measured',
+    for words in ('no line yet', 'no checkpoint yet', 'no layer statistics',
                   'no result yet'):
       self.assertIn(words, parsed.text)
     self.assertFalse((self.folder / 'checkpoints').exists())
@@ -434,16 +434,16 @@ class WhatWasDoneTest(absltest.TestCase):
       digits.model.fc6.dropout = digits.model.fc7.dropout = 0.0
       digits.augmentation.crop_offsets = 1
     self.assertIn(
-        'sees them (cropped at random, mirrored at random, with PCA lighting, '
-        'with dropout). ', self.text(folder),
+        'training images (cropped at random, mirrored at random, with PCA '
+        'lighting, with dropout). ', self.text(folder),
     )
-    self.assertIn('sees them (cropped in the centre). ', self.text(digits))
+    self.assertIn('images (cropped in the centre). ', self.text(digits))
     self.assertIn(
         'lighting, with dropout; run1: cropped in the centre). ',
         self.text(folder, digits),
     )
     both = self.text(digits, digits)
-    self.assertIn('sees them (cropped in the centre). ', both)
+    self.assertIn('images (cropped in the centre). ', both)
 
   def test_dropout_of_a_definition(self):
     config = cuda_convnet_recipe.get_config()
@@ -458,7 +458,7 @@ class WhatWasDoneTest(absltest.TestCase):
     one, two = ('one', weights, 1), ('two', weights, 2)
     self.assertNotIn('tower', colours.kernels([one])[0])
     self.assertEndsWith(
-        colours.kernels([two])[0], 'The first half, above, is the first tower.'
+        colours.kernels([two])[0], 'The upper half is the first tower.'
     )
     self.assertIn('half of two towers', colours.kernels([one, two])[0])
     (pictures_of_one,) = (
@@ -623,10 +623,13 @@ class ManyClassesTest(PageTestCase):
     text, left_out, figures, table, _, strips = part.blocks
     self.assertRegex(left_out, '^20 images were left out: .* and 17 more')
     # 20 images are broken, none of the first ten classes.
-    self.assertIn('Of 1,980 of 2,000 evaluation images 1,960 are right', text)
+    self.assertIn(
+        'Of 1,980 of 2,000 evaluation images, 1,960 are classified correctly',
+        text,
+    )
     self.assertEqual([p.name for p in figures.pictures],
                      ['confusion', 'per_class'])
-    self.assertIn('greatest of 4 x 4 classes', figures.pictures[0].title)
+    self.assertIn('share of 4 x 4 classes', figures.pictures[0].title)
     for picture in figures.pictures:
       self.check_picture(*decoded(picture.light))
     self.assertEqual(table.headings[0], 'best')
@@ -636,7 +639,7 @@ class ManyClassesTest(PageTestCase):
         {f'class {i}' for i in range(10)},
     )
     self.assertLen(strips.strips, 6)
-    self.assertIn('class 0, taken for class 1: 2 of 2', strips.strips[0][0])
+    self.assertIn('class 0, predicted as class 1: 2 of 2', strips.strips[0][0])
     self.check_picture('image/png', part.files['confusions'])
 
   def test_places_of_broken_images(self):
