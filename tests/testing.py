@@ -1,7 +1,9 @@
 """What tests share: meshes, recipes, narrow networks, random batches."""
 
+import functools
 import pathlib
 
+import jax
 import ml_collections
 import numpy as np
 from PIL import Image
@@ -38,6 +40,18 @@ def narrow_config(
   # Another program to compile, in each of many runs.
   config.layer_statistics_images = 0
   return config
+
+
+@functools.cache
+def init_of(model):
+  """`model.init`, compiled once for equal networks."""
+  return jax.jit(model.init)
+
+
+@functools.cache
+def apply_of(model):
+  """`model.apply`, compiled once for equal networks."""
+  return jax.jit(model.apply, static_argnames='mutable')
 
 
 RECIPES = {'paper': alexnet, '2012': alexnet_2012}

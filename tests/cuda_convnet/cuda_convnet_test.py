@@ -629,7 +629,9 @@ class TypeTest(parameterized.TestCase):
     x, tree, logits = self._run(middle, {'hs': dict(enable=enabled)}, 'hs')
     self._check(0.75 * x, tree, logits)
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    trained = self.model.apply(self.variables, x, dropout_keys=keys)
+    trained = testing.apply_of(self.model)(
+        self.variables, x, dropout_keys=keys
+    )
     if enabled == 'false':
       np.testing.assert_allclose(trained, logits, rtol=1e-5, atol=1e-3)
     else:
@@ -864,10 +866,10 @@ class SameAsAlexNetTest(parameterized.TestCase):
     keys = jax.vmap(jax.random.key)(jnp.arange(2)) if training else None
     # Larger, so that the images matter.
     params = jax.tree.map(lambda x: 3 * x, self.params)
-    one = self.model.apply(
+    one = testing.apply_of(self.model)(
         {'params': renamed(params)}, self.images, dropout_keys=keys
     )
-    other = self.other_model.apply(
+    other = testing.apply_of(self.other_model)(
         {'params': params}, self.images, dropout_keys=keys
     )
     np.testing.assert_array_equal(one, other)

@@ -44,7 +44,9 @@ def network(recipe):
   config = testing.narrow_config(recipe=testing.RECIPES[recipe])
   config.model.num_classes = CLASSES
   model = create_model(config.model)
-  params = model.init(jax.random.key(0), np.zeros((1, 224, 224, 3)))['params']
+  params = testing.init_of(model)(
+      jax.random.key(0), np.zeros((1, 224, 224, 3))
+  )['params']
   return model, jax.tree.map(np.asarray, params)
 
 
@@ -55,7 +57,8 @@ def noise(height, width, seed=0):
 
 def ours(recipe, images):
   model, params = network(recipe)
-  logits = jax.jit(models.everywhere(model).apply)({'params': params}, images)
+  apply = testing.apply_of(models.everywhere(model))
+  logits = apply({'params': params}, images)
   return np.asarray(logits)
 
 
@@ -110,10 +113,11 @@ class NetworkTest(parameterized.TestCase):
       config.model[name].reads = 'own'
     model = create_model(config.model)
     images = noise(224, 224)
-    params = model.init(jax.random.key(1), images)
-    got = models.everywhere(model).apply(params, images)
+    params = testing.init_of(model)(jax.random.key(1), images)
+    got = testing.apply_of(models.everywhere(model))(params, images)
     np.testing.assert_allclose(
-        got[:, 0, 0], model.apply(params, images), rtol=1e-4, atol=1e-6
+        got[:, 0, 0], testing.apply_of(model)(params, images), rtol=1e-4,
+        atol=1e-6,
     )
 
   def test_small_images(self):

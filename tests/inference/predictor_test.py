@@ -260,8 +260,8 @@ class DefinitionTest(absltest.TestCase):
     config = cuda_convnet_test.narrow_2012()
     model = models.create_model(config.model)
     images = cuda_convnet_test.images(2)
-    params = model.init(jax.random.key(0), images)['params']
-    outputs = lambda model, params: model.apply(
+    params = testing.init_of(model)(jax.random.key(0), images)['params']
+    outputs = lambda model, params: testing.apply_of(model)(
         {'params': params}, images, mutable=layers.OUTPUTS
     )[1]
     ours = outputs(model, params)

@@ -304,7 +304,7 @@ class StepTest(parameterized.TestCase):
     total = 0
     for crop in crops:
       logits = np.asarray(
-          model.apply(
+          testing.apply_of(model)(
               {'params': jax.device_get(params)}, crop.astype(np.float32)
           ),
           np.float64,

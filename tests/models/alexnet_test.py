@@ -89,7 +89,7 @@ class CountTest(parameterized.TestCase):
   def test_width_keeps_the_size_of_activities(self):
     """Deviations are divided by the root of the width, but for conv1's."""
     config = model_config('2012', classes=10, width=0.25)
-    params = create_model(config).init(
+    params = testing.init_of(create_model(config))(
         jax.random.key(0), jnp.zeros((1, 64, 64, 3))
     )['params']
     for name, stddev in (
@@ -205,8 +205,9 @@ class ForwardTest(parameterized.TestCase):
     model = create_model(config)
     images = self.images if images is None else images
     if params is None:
-      params = jax.jit(model.init)(jax.random.key(0), images)['params']
-    return np.asarray(jax.jit(model.apply)({'params': params}, images)), params
+      params = testing.init_of(model)(jax.random.key(0), images)['params']
+    apply = testing.apply_of(model)
+    return np.asarray(apply({'params': params}, images)), params
 
   def test_towers_meet_where_the_paper_says(self):
     """A change in tower 1's conv1 reaches tower 2 in conv3 first."""

@@ -129,13 +129,15 @@ class LocalResponseNormalizationTest(parameterized.TestCase):
       )
 
   def test_bfloat16_sums_are_float32(self):
-    # 256 ones: a bfloat16 sum of their squares would stop at 256.
-    x = jnp.ones((1, 512), jnp.bfloat16)
-    y = normalization.local_response_normalization(
-        x, n=511, k=0.0, alpha=1.0, beta=1.0
-    )
+    # A bfloat16 sum of the squares of 301 ones would stop at 256.
+    x = jnp.ones((1, 302), jnp.bfloat16)
+    y = jax.jit(
+        lambda x: normalization.local_response_normalization(
+            x, n=301, k=0.0, alpha=1.0, beta=1.0
+        )
+    )(x)
     self.assertEqual(y.dtype, jnp.bfloat16)
-    np.testing.assert_allclose(y[0, 255].astype(np.float32), 1 / 511, rtol=1e-2)
+    np.testing.assert_allclose(y[0, 150].astype(np.float32), 1 / 301, rtol=1e-2)
 
   def test_bad_groups(self):
     with self.assertRaisesRegex(ValueError, '9 channels.*groups=2'):

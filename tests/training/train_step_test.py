@@ -154,14 +154,16 @@ class TrainStepTest(parameterized.TestCase):
     config = config_for()
     model = create_model(config.model)
     batch = testing.random_batch(np.random.default_rng(1), 8, 10)
-    params = jax.jit(model.init)(
+    params = testing.init_of(model)(
         jax.random.key(0), jnp.zeros((1, 224, 224, 3))
     )['params']
     keys = train_step.dropout_keys(
         jax.random.key(0), jnp.int32(0), jnp.int32(0), 8
     )
     logits = np.asarray(
-        model.apply({'params': params}, batch['image'], dropout_keys=keys),
+        testing.apply_of(model)(
+            {'params': params}, batch['image'], dropout_keys=keys
+        ),
         np.float64,
     )
     log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -213,7 +215,7 @@ class EvalStepTest(parameterized.TestCase):
   @parameterized.parameters(*testing.MESHES)
   def test_numpy(self, data, tower):
     sums, model, params = self._sums(data, tower)
-    logits = model.apply(
+    logits = testing.apply_of(model)(
         {'params': params}, self.batch['image'].reshape(-1, 224, 224, 3)
     )
     exp = np.exp(np.asarray(logits, np.float64))

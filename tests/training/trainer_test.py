@@ -67,7 +67,7 @@ def squares_of(source):
 
 
 def logits_of(model, state, images, **kwargs):
-  logits = model.apply(
+  logits = testing.apply_of(model)(
       jax.device_get(state.variables),
       images.astype(np.float32),
       **kwargs,

@@ -38,7 +38,9 @@ class LogitSpreadTest(absltest.TestCase):
     images = (images - mean)[:, 16:240, 16:240]
     config.model.num_classes = 3
     model = create_model(config.model)
-    wanted = model.apply(model.init(jax.random.key(5), images), images)
+    wanted = jax.jit(model.apply)(
+        jax.jit(model.init)(jax.random.key(5), images), images
+    )
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
     self.assertIsNone(tiny.get_config().model.num_classes)
 
