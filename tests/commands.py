@@ -13,6 +13,7 @@ or JAX begin, needs a process of its own.
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -133,6 +134,8 @@ def _serve():
 
   import alexnet.training.trainer  # noqa: F401
 
+  # Else each command would look through them as it ends, for a second.
+  gc.freeze()
   connection = socket.socket(fileno=int(sys.argv[1]))
   for question, descriptors in _questions(connection):
     if 'wait' in question:

@@ -132,14 +132,29 @@ def with_line(module: str, line: str):
   return planted
 
 
+@functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+  """Of a whole file; most files are the same in all tests."""
+  return tuple(ast.walk(tree))
+
+
 def imported(tree: ast.AST, modules):
   """Names of what a file imports; of what is in our modules, the module's.
 
   What is reached through a module that is imported, as `jax.make_mesh`, counts
   as well.
   """
+  return _imported(tree, frozenset(modules))
+
+
+@functools.cache
+def _imported(tree, modules):
+  return tuple(_imports(tree, modules))
+
+
+def _imports(tree, modules):
   bound = {}
-  for node in ast.walk(tree):
+  for node in nodes(tree):
     if isinstance(node, ast.Import):
       for name in node.names:
         yield name.name
@@ -153,7 +168,7 @@ def imported(tree: ast.AST, modules):
         is_attribute = node.module in modules and full not in modules
         yield node.module if is_attribute else full
         bound[name.asname or name.name] = full
-  for node in ast.walk(tree):
+  for node in nodes(tree):
     names = chain(node) if isinstance(node, ast.Attribute) else ()
     if names and names[0] in bound:
       full = '.'.join((bound[names[0]], *names[1:]))
@@ -185,7 +200,7 @@ def second_hand(modules) -> list[str]:
   """Names taken from a module of ours that has only imported them itself."""
   found = []
   for module, tree in modules.items():
-    for node in ast.walk(tree):
+    for node in nodes(tree):
       if not isinstance(node, ast.ImportFrom) or node.module not in modules:
         continue
       theirs = {
@@ -278,7 +293,7 @@ def named_networks(modules) -> list[str]:
   return [
       module
       for module, tree in modules.items()
-      for node in ast.walk(tree)
+      for node in nodes(tree)
       if isinstance(node, ast.Constant)
       and isinstance(node.value, str)
       and node.value.startswith(('alexnet.cuda_convnet', 'cuda_convnet'))
@@ -294,11 +309,11 @@ def named_layers(modules) -> list[str]:
     if any(begins(module, room) for room in KNOW_ALEXNET):
       continue
     texts = {
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)
+        node.value for node in nodes(tree) if isinstance(node, ast.Expr)
     }
     found += [
         f'{module}, line {node.lineno}'
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Constant)
         and node not in texts
         and LAYER.search(str(node.value))
@@ -317,7 +332,7 @@ def named_axes(modules) -> list[str]:
       for module, tree in modules.items()
       if not begins(module, 'alexnet.runtime')
       and not begins(module, 'input_pipeline')
-      for node in ast.walk(tree)
+      for node in nodes(tree)
       if isinstance(node, ast.Constant)
       and node.value in ('data', 'tower')
       and node.value not in allowed(module)
