@@ -13,6 +13,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from alexnet.inference.views import Views
@@ -195,6 +196,67 @@ class OracleTest(parameterized.TestCase):
       self.assertAlmostEqual(slope / expected, 1, delta=1e-4, msg=name)
 
 
+_NETWORK_SWITCHES = [
+    *switches(
+        (
+            'conv1_border',
+            {
+                'paper': {'model.conv1.padding': (1, 2)},
+                '2012': {'model.conv1.padding': (0, 3)},
+            },
+            {
+                'paper': {'conv1_border': (1, 2)},
+                '2012': {'conv1_border': (0, 3)},
+            },
+        ),
+        (
+            'conv1_order',
+            {
+                'paper': {'model.conv1.after': ('activation', 'lrn', 'pool')},
+                '2012': {'model.conv1.after': ('lrn', 'pool', 'activation')},
+            },
+            {
+                'paper': {'conv1_order': 'relu lrn pool'},
+                '2012': {'conv1_order': 'lrn pool relu'},
+            },
+        ),
+        (
+            'spatial_norm',
+            {
+                'paper': {'model.spatial_norm.enabled': False},
+                '2012': {'model.spatial_norm.enabled': True},
+            },
+            {
+                'paper': {'conv2_order': 'relu lrn pool'},
+                '2012': {'conv2_order': 'relu lrn spatial pool'},
+            },
+        ),
+        (
+            'lrn_alpha',
+            {
+                'paper': {'model.lrn.divide_alpha_by_n': False},
+                '2012': {'model.lrn.divide_alpha_by_n': True},
+            },
+            {'paper': {'lrn_alpha': 1e-4}, '2012': {'lrn_alpha': 2e-5}},
+        ),
+    ),
+    # Not in either recipe, but told apart from them by the sources.
+    *(
+        dict(
+            testcase_name=f'inverted_dropout_from_{recipe}',
+            recipe=recipe,
+            fields=(('model.dropout_kind', 'inverted'),),
+            network=dict(kept=2.0, tested=1.0),
+        )
+        for recipe in testing.RECIPES
+    ),
+]
+
+
+def _from(recipe, cases):
+  return [case for case in cases if case['recipe'] == recipe]
+
+
 class NetworkTest(parameterized.TestCase):
 
   def check(self, recipe, fields, network, params):
@@ -210,62 +272,16 @@ class NetworkTest(parameterized.TestCase):
   def test_recipe(self, recipe):
     self.check(recipe, (), NETWORKS[recipe], parameters())
 
-  @parameterized.named_parameters(
-      *switches(
-          (
-              'conv1_border',
-              {
-                  'paper': {'model.conv1.padding': (1, 2)},
-                  '2012': {'model.conv1.padding': (0, 3)},
-              },
-              {
-                  'paper': {'conv1_border': (1, 2)},
-                  '2012': {'conv1_border': (0, 3)},
-              },
-          ),
-          (
-              'conv1_order',
-              {
-                  'paper': {'model.conv1.after': ('activation', 'lrn', 'pool')},
-                  '2012': {'model.conv1.after': ('lrn', 'pool', 'activation')},
-              },
-              {
-                  'paper': {'conv1_order': 'relu lrn pool'},
-                  '2012': {'conv1_order': 'lrn pool relu'},
-              },
-          ),
-          (
-              'spatial_norm',
-              {
-                  'paper': {'model.spatial_norm.enabled': False},
-                  '2012': {'model.spatial_norm.enabled': True},
-              },
-              {
-                  'paper': {'conv2_order': 'relu lrn pool'},
-                  '2012': {'conv2_order': 'relu lrn spatial pool'},
-              },
-          ),
-          (
-              'lrn_alpha',
-              {
-                  'paper': {'model.lrn.divide_alpha_by_n': False},
-                  '2012': {'model.lrn.divide_alpha_by_n': True},
-              },
-              {'paper': {'lrn_alpha': 1e-4}, '2012': {'lrn_alpha': 2e-5}},
-          ),
-      ),
-      # Not in either recipe, but told apart from them by the sources.
-      *(
-          dict(
-              testcase_name=f'inverted_dropout_from_{recipe}',
-              recipe=recipe,
-              fields=(('model.dropout_kind', 'inverted'),),
-              network=dict(kept=2.0, tested=1.0),
-          )
-          for recipe in testing.RECIPES
-      ),
-  )
+  @parameterized.named_parameters(_from('paper', _NETWORK_SWITCHES))
   def test_switch(self, recipe, fields, network):
+    self.check_switch(recipe, fields, network)
+
+  @parameterized.named_parameters(_from('2012', _NETWORK_SWITCHES))
+  @pytest.mark.full
+  def test_switch_back(self, recipe, fields, network):
+    self.check_switch(recipe, fields, network)
+
+  def check_switch(self, recipe, fields, network):
     switched = dataclasses.replace(NETWORKS[recipe], **network)
     params = parameters()
     result = self.check(recipe, fields, switched, params)
@@ -380,15 +396,16 @@ class UpdateTest(parameterized.TestCase):
   def test_recipe(self, recipe):
     self.check(recipe)
 
-  @parameterized.parameters('paper', '2012')
-  def test_rate_of_biases(self, recipe):
-    factor = {'paper': 2.0, '2012': 1.0}[recipe]
-    self.check(recipe, rate_factor=factor)
+  def test_rate_of_biases(self):
+    self.check('paper', rate_factor=2.0)
 
-  @parameterized.parameters('paper', '2012')
-  def test_decay_of_biases(self, recipe):
-    factor = {'paper': 0.0, '2012': 1.0}[recipe]
-    self.check(recipe, decay_factor=factor)
+  def test_decay_of_biases(self):
+    self.check('paper', decay_factor=0.0)
+
+  @parameterized.parameters(dict(rate_factor=1.0), dict(decay_factor=1.0))
+  @pytest.mark.full
+  def test_biases_of_2012(self, **factor):
+    self.check('2012', **factor)
 
   def check(self, recipe, rate_factor=None, decay_factor=None):
     """Compares; the factors are of biases, None leaves the recipe's."""
