@@ -23,8 +23,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -145,14 +143,14 @@ def _serve():
       answer = os.fork()
       if not answer:
         connection.close()
-        _become(**question, descriptors=descriptors)
+        return _become(**question, descriptors=descriptors)
       for descriptor in descriptors:
         os.close(descriptor)
     connection.sendall(json.dumps(answer).encode())
 
 
 def _become(arguments, environment, descriptors):
-  """Is the command, and ends the process as its interpreter would."""
+  """Is the command; returns or raises as its interpreter would."""
   signal.alarm(_LONGEST)
   for number, descriptor in enumerate(
       [os.open(os.devnull, os.O_RDONLY), *descriptors]
@@ -161,36 +159,12 @@ def _become(arguments, environment, descriptors):
     os.close(descriptor)
   os.environ.clear()
   os.environ.update(environment)
-  try:
-    if arguments[0] == '-m':
-      sys.argv = arguments[1:]
-      runpy.run_module(arguments[1], run_name='__main__', alter_sys=True)
-    else:
-      sys.argv = list(arguments)
-      runpy.run_path(arguments[0], run_name='__main__')
-    status = 0
-  except SystemExit as end:
-    status = end.code
-    if not isinstance(status, int | None):
-      print(status, file=sys.stderr)
-      status = 1
-  except KeyboardInterrupt:
-    traceback.print_exc()
-    sys.stderr.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-  except BaseException:
-    traceback.print_exc()
-    status = 1
-  threading._shutdown()
-  atexit._run_exitfuncs()
-  try:
-    sys.stdout.flush()
-  except OSError:
-    status = 120
-  sys.stderr.flush()
-  # The rest of an interpreter's end frees all modules, which takes a second.
-  os._exit(status or 0)
+  if arguments[0] == '-m':
+    sys.argv = arguments[1:]
+    runpy.run_module(arguments[1], run_name='__main__', alter_sys=True)
+  else:
+    sys.argv = list(arguments)
+    runpy.run_path(arguments[0], run_name='__main__')
 
 
 if __name__ == '__main__':
