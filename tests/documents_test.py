@@ -32,6 +32,7 @@ _NOT_RUN = {
 _SMALL = (
     *(f'--config.model.{layer}.features={features}'
       for layer, features in testing.NARROW.items()),
+    '--config.augmentation.crop_size=72',
     '--config.batch_size=8', '--config.evaluation_batch_size=16',
     '--config.duration=4 steps', '--config.checkpoint_every=2 steps',
     '--config.evaluate_every=never', '--config.ten_views=False',

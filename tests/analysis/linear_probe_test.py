@@ -87,7 +87,7 @@ class LinearProbeTest(absltest.TestCase):
     by_hand = {key: [] for key in got}
     for seed in range(2):
       (source, train), (_, test) = linear_probe.draw(sets, 72, 24, seed)
-      init = self.network.model.init
+      init = jax.jit(self.network.model.init)
       other = init(jax.random.key(seed), np.zeros((1, 224, 224, 3), np.float32))
       networks = {
           'trained': self.network,

@@ -305,7 +305,7 @@ class OrderTest(parameterized.TestCase):
 
 class ProcessesTest(parameterized.TestCase):
 
-  @parameterized.parameters((2, 0), (4, 3), (8, 5))
+  @parameterized.parameters((2, 0), (4, 3))
   def test_parts_make_up_the_batch(self, processes, first_step):
     options = dict(batch_size=8, augmentation__images_per_crop=3)
     images = noise(5)
@@ -413,8 +413,7 @@ class EditedSourceTest(absltest.TestCase):
 class EvaluationTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      (1, 1), (3, 1), (7, 1), (16, 1), (2, 2), (4, 2), (14, 2), (16, 2),
-      (4, 4), (40, 4),
+      (1, 1), (3, 1), (7, 1), (16, 1), (4, 2), (14, 2), (40, 4),
   )
   def test_every_example_once(self, batch_size, processes):
     evaluation = flat(7)
@@ -514,7 +513,7 @@ class RecipeTest(parameterized.TestCase):
 
   def test_paper(self):
     """A crop, a flip and a colour for each image (paper, section 4.1)."""
-    images = coloured(40)
+    images = coloured(24)
     fields = dict(batch_size=16, dataset__pca='dataset')
     pipeline = make(images, **fields)
     batch = examples(take(pipeline, 6))
@@ -547,7 +546,7 @@ class RecipeTest(parameterized.TestCase):
 
   def test_2012(self):
     """Run #145: a crop for 32 images, the mean's centre, a divisor."""
-    images = coloured(40)
+    images = coloured(24)
     fields = dict(recipe=alexnet_2012, batch_size=16, dataset__pca='dataset')
     pipeline = make(images, **fields)
     steps = 4 * 2
@@ -816,8 +815,15 @@ class StreamTest(absltest.TestCase):
     code = (
         'import atexit\n'
         'atexit.register(lambda: print([s.gi_frame for s in streams]))\n'
-        'from tests.input_pipeline import pipeline_test\n'
-        'pipeline = pipeline_test.make(pipeline_test.flat(5))\n'
+        'from benchmarks.ends import Images\n'
+        'from configs import alexnet\n'
+        'from input_pipeline.pipeline import Pipeline\n'
+        'config = alexnet.get_config("folder")\n'
+        'config.batch_size = 4\n'
+        'config.dataset.mean = "imagenet_channels"\n'
+        'config.dataset.pca = "imagenet"\n'
+        'images = Images("reading")\n'
+        'pipeline = Pipeline(config, images, images)\n'
         'streams = [\n'
         '    pipeline.training_batches(0), pipeline.evaluation_batches(1)\n'
         ']\n'
