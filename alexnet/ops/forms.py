@@ -1,19 +1,18 @@
 """Selection of an operation's form: the plain one, or a platform's."""
 
 import contextlib
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alexnet.runtime import compilation
+
 Form = Callable[..., jax.Array]
 
-# The values of user contexts are part of the key of JAX's tracing cache.
+# The value of a user context is part of the key of JAX's tracing cache.
 _plain_only = jax.make_user_context(False)
-_platform = jax.make_user_context(None)
 
 
 def plain_forms() -> contextlib.AbstractContextManager[None]:
@@ -26,24 +25,6 @@ def plain_forms() -> contextlib.AbstractContextManager[None]:
   lowered or compiled do not change.
   """
   return _plain_only(True)
-
-
-def traced_for(function: Callable[..., Any], platform: str) -> Callable:
-  """Returns the function, to be traced for one platform alone.
-
-  Only that platform's forms are traced then, in half of the time.
-
-  Args:
-    function: function to trace and compile.
-    platform: platform of the devices it runs on, see `jax.Device`.
-  """
-
-  @functools.wraps(function)
-  def on_platform(*arguments):
-    with _platform(platform):
-      return function(*arguments)
-
-  return on_platform
 
 
 def chosen(
@@ -65,9 +46,11 @@ def chosen(
   forms = {'cpu': cpu, 'default': plain}
   if gpu is not None:
     forms['cuda'] = gpu
-  if _platform.value == 'cpu':
+  # Tracing the forms of other platforms would take as long again.
+  platform = compilation.traced_platform()
+  if platform == 'cpu':
     forms = {'default': cpu}
-  elif _platform.value is not None:
+  elif platform is not None:
     del forms['cpu']
 
   def on_platform(change, *arguments):

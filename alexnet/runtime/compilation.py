@@ -12,10 +12,12 @@ import jaxlib
 from absl import logging
 from jax.sharding import Mesh
 
-from alexnet.ops import forms
 from alexnet.runtime import heap
 from alexnet.runtime.gpu import device_memory
 from alexnet.runtime.sharding import REPLICATED
+
+# The value of a user context is part of the key of JAX's tracing cache.
+_platform = jax.make_user_context(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,29 @@ def as_argument(images: Callable[..., Any], mesh: Mesh) -> Any:
   return jax.tree_util.Partial(images.__func__, owner)
 
 
+def traced_for(
+    function: Callable[..., Any], platform: str
+) -> Callable[..., Any]:
+  """Returns the function, to be traced for one platform alone.
+
+  Args:
+    function: function to trace and compile.
+    platform: platform of the devices it runs on, see `jax.Device`.
+  """
+
+  @functools.wraps(function)
+  def on_platform(*arguments):
+    with _platform(platform):
+      return function(*arguments)
+
+  return on_platform
+
+
+def traced_platform() -> str | None:
+  """Returns the platform being traced for; None if it may be any."""
+  return _platform.value
+
+
 def jit_for(
     device: jax.Device,
     dtype: jnp.dtype,
@@ -95,7 +120,7 @@ def jit_for(
     A callable that also has `lower`.
   """
   compiled = jax.jit(
-      forms.traced_for(function, device.platform),
+      traced_for(function, device.platform),
       compiler_options=options(device, dtype, deterministic=deterministic),
       **arguments,
   )

@@ -169,10 +169,25 @@ class Preparation:
 
   def _begin(self) -> bool:
     """Starts or continues; returns whether everything is done already."""
-    if reader.is_prepared(self._output):
-      self._compare(reader.read_manifest(self._output), 'prepared data')
-      self._clean()
+    if self._is_prepared():
       return True
+    try:
+      self._start()
+    except FileNotFoundError:
+      # Another process may just have finished and removed its notes.
+      if not self._is_prepared():
+        raise
+      return True
+    return False
+
+  def _is_prepared(self):
+    if not reader.is_prepared(self._output):
+      return False
+    self._compare(reader.read_manifest(self._output), 'prepared data')
+    self._clean()
+    return True
+
+  def _start(self):
     self._output.mkdir(parents=True, exist_ok=True)
     check_output(self._output)
     self._unfinished.mkdir(parents=True, exist_ok=True)
@@ -182,7 +197,6 @@ class Preparation:
       self._compare(self._read(begun), 'an unfinished preparation')
     else:
       self._write(begun, lambda f: f.write(reader.to_json(self._about)))
-    return False
 
   def _read(self, begun):
     try:

@@ -20,8 +20,8 @@ from alexnet.ops import (
   pooling,
   reductions,
 )
+from alexnet.runtime import compilation, sharding
 from alexnet.runtime import mesh as mesh_lib
-from alexnet.runtime import sharding
 from alexnet.training import optimizer, train_step
 from tests import oracle, testing
 from tests.exact import normal, output_and_gradients
@@ -246,7 +246,7 @@ class FormsTest(parameterized.TestCase):
     def traced(platform=None):
       function = lambda *arrays: both(*arrays)
       if platform:
-        function = forms.traced_for(function, platform)
+        function = compilation.traced_for(function, platform)
       return jax.jit(function).trace(*shapes)
 
     def custom_calls(traced, platform):

@@ -88,7 +88,7 @@ def kernels(
     half = 'half' if len(with_towers) == 1 else 'half of two towers'
     above = f' The upper {half} is the first tower.'
   headings = (
-      'run', 'tower', 'colourfulness', 'median of its kernels',
+      'run', 'which tower', 'colourfulness', 'median of its kernels',
       'kernels above 1/2',
   )
   return [

@@ -305,6 +305,28 @@ class PartsTest(preparing.PreparingTest):
       self.assertEqual(slow.merge(), expected)
     self.assertEqual(snapshot(self.out), before)
 
+  @parameterized.parameters(False, True)
+  def test_another_process_ends_while_this_one_begins(self, begun):
+    """And removes its notes after this one has looked for them."""
+    sets = dict(train=sources.open_folder(self.photos))
+    of = lambda: writer.Preparation(
+        sets, self.out, writer.Settings(), origin='o'
+    )
+    if begun:
+      of()
+    remove_stale = writer.atomic.remove_stale
+
+    def other(scratch):
+      with mock.patch.object(writer.atomic, 'remove_stale', remove_stale):
+        fast = of()
+        fast.run()
+        fast.merge()
+
+    with mock.patch.object(writer.atomic, 'remove_stale', other):
+      slow = of()
+    self.assertTrue(slow.finished)
+    self.assertFalse(writer.unfinished(self.out).exists())
+
   @parameterized.parameters('1', '2/2', '-1/2', '0/0', 'a/b', '1/2/3', '0.5/2')
   def test_bad_part(self, part):
     self.assert_refused(
