@@ -7,14 +7,17 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import subprocess
 import sys
+import types
+from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from benchmarks import train_step
 from benchmarks.step import network, report
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = network.Case(batch_size=2, width=0.0625, classes=10)
@@ -69,24 +72,28 @@ class NetworkTest(absltest.TestCase):
 class CheckTest(parameterized.TestCase):
 
   @parameterized.parameters('tensorflow', 'pytorch')
+  @pytest.mark.full
   def test_peers_are_the_same_network(self, name):
+    """In each of their forms."""
     package = {'pytorch': 'torch'}.get(name, name)
     if importlib.util.find_spec(package) is None:
       self.skipTest(f'no {package}: pip install -r requirements-bench.txt')
-    case = dataclasses.replace(TINY, dropout=0.0, rate=1e-4)
     competitor = train_step.COMPETITORS[name]
     forms = tuple(v for v in competitor.variants if v != 'xla')
+    self.check(dataclasses.replace(competitor, variants=forms))
+
+  def test_tensorflow_is_the_same_network(self):
+    self.check(one_form('tensorflow'))
+
+  def check(self, peer):
+    case = dataclasses.replace(TINY, dropout=0.0, rate=1e-4)
     said = []
     left_out = train_step.check(
-        alone(
-            ours=train_step.COMPETITORS['ours'],
-            peer=dataclasses.replace(competitor, variants=forms),
-        ),
-        case,
+        alone(ours=train_step.COMPETITORS['ours'], peer=peer), case,
         said.append,
     )
     self.assertEqual(left_out, {}, said)
-    self.assertLen(said, 1 + len(forms))
+    self.assertLen(said, 1 + len(peer.variants))
 
   def test_another_network_is_found_out(self):
     """A loss, a parameter, something that is not a number."""
@@ -155,14 +162,12 @@ class CommandTest(absltest.TestCase):
     readme.write_text(text)
     command = [
         '-m', 'benchmarks.train_step', '--nocheck', '--modes=inference',
-        '--dtypes=float32', '--batch_sizes=1,2', '--width=0.0625',
+        '--dtypes=float32', '--batch_sizes=2', '--width=0.0625',
         '--classes=10', '--rounds=1', '--steps=1', '--seconds=0',
         '--frameworks=ours', '--towers', f'--json={file}',
         f'--tables={readme}', f'--python={sys.executable}',
     ]
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True
-    )
+    result = commands.run(*command)
     self.assertEqual(result.returncode, 0, result.stderr)
     results = json.loads(file.read_text())
     self.assertCountEqual(
@@ -173,7 +178,7 @@ class CommandTest(absltest.TestCase):
     names = ['ours', 'ours_two_devices']
     self.assertCountEqual(results['median_images_per_second'], names)
     self.assertGreater(results['ceilings']['float32']['xla'], 0)
-    self.assertEqual([case['batch_size'] for case in results['cases']], [1, 2])
+    self.assertEqual([case['batch_size'] for case in results['cases']], [2])
     for case in results['cases']:
       self.assertCountEqual(case['competitors'], names)
     before, after = report.split_at_markers(readme)
@@ -181,16 +186,33 @@ class CommandTest(absltest.TestCase):
     self.assertNotIn('old', readme.read_text())
     self.assertIn('inference, float32, batch 2', readme.read_text())
 
+  def test_a_case_for_each(self):
+    """Of all modes, types and batches, in this order; counted, not measured."""
+    values = types.SimpleNamespace(
+        modes=['training', 'inference'], dtypes=['float32', 'bfloat16'],
+        batch_sizes=['1', '32'], width=0.5, classes=7, rounds=3, seconds=2.0,
+        layers=False,
+    )
+    name = lambda case, runs, plan: (case.mode, case.dtype, case.batch_size)
+    with (
+        mock.patch.object(train_step, 'measure_case', name),
+        mock.patch.object(train_step, 'measure_ceilings'),
+        mock.patch.object(report, 'headline', return_value={}),
+        mock.patch.object(report, 'table'),
+    ):
+      results, _ = train_step._measure_all(values, {}, {})
+    self.assertEqual(results['cases'], [
+        (mode, dtype, batch_size) for mode in values.modes
+        for dtype in values.dtypes for batch_size in (1, 32)
+    ])
+
   def test_wrong_flags(self):
     for flag, message in (
         ('--modes=trainig', 'trainig'),
         ('--batch_sizes=0', 'numbers from 1'),
         (f'--tables={ROOT / "Makefile"}', report.BEGIN),
     ):
-      result = subprocess.run(
-          [sys.executable, '-m', 'benchmarks.train_step', flag],
-          cwd=ROOT, capture_output=True, text=True,
-      )
+      result = commands.run('-m', 'benchmarks.train_step', flag)
       self.assertNotEqual(result.returncode, 0)
       self.assertIn(message, result.stdout + result.stderr)
 

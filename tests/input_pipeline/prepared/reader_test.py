@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import shutil
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -192,13 +193,22 @@ class ConfigTest(PreparedTest):
 
 
 class RefusedTest(PreparedTest):
+  """Copies of data that is prepared once, each damaged in another way."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.whole = pathlib.Path(folder)
 
   def setUp(self):
     super().setUp()
-    self.prepare_photos('--storage=raw')
-    self.raw = self.out
-    self.jpeg = self.root / 'jpeg'
-    self.prepare_photos(out=self.jpeg)
+    self.raw, self.jpeg = self.out, self.root / 'jpeg'
+    for storage in 'raw', 'jpeg':
+      whole = self.whole / storage
+      if not whole.exists():
+        self.prepare_photos(f'--storage={storage}', out=whole)
+      shutil.copytree(whole, getattr(self, storage))
 
   def assert_not_opened(self, message, directory=None):
     with self.assertRaisesRegex(DataError, message):
