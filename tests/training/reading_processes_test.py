@@ -28,7 +28,9 @@ class ReadingProcessesTest(faulty.RunTestCase):
 
   def test_one_is_killed_and_another_number_goes_on(self):
     def kill():
-      os.kill(self.readers()[-1].pid, signal.SIGKILL)
+      # Readers of an earlier test may be left, and numbers start again.
+      newest = max(self.readers(), key=psutil.Process.create_time)
+      os.kill(newest.pid, signal.SIGKILL)
 
     # More steps than there are batches on their way.
     fields = dict(duration='32 steps')
