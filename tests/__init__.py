@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from importlib import metadata
 
+import psutil
+
 # Most of the time of these tests would be spent in LLVM's optimizer, for
 # networks that then run for a moment. The operations are the same without it,
 # and with XLA's older code for fused ones, which compiles in a quarter of the
@@ -28,6 +30,9 @@ if _FLAGS not in os.environ.get('XLA_FLAGS', ''):
 # processes would take a GPU for itself. `make test-gpu` asks for another one.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
+# A short run waits for the disk for a third of its time, and never for a file
+# system in memory, of which containers may have only 64 MB.
+_MEMORY, _ENOUGH = '/dev/shm', 4 << 30
 # What is compiled once is not compiled again by the same test process, nor by
 # the commands that it starts. The user's own cache is neither read nor filled.
 _PROGRAMS = {
@@ -36,16 +41,30 @@ _PROGRAMS = {
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
 }
-_OWNER = 'ALEXNET_TESTS_OWNER'  # The number of the process that made it.
+_OWNER = 'ALEXNET_TESTS_OWNER'  # The number of the process that made them.
+
+
+def _has_room(folder):
+  if not os.access(folder, os.W_OK):
+    return False
+  free = shutil.disk_usage(folder).free
+  return min(free, psutil.virtual_memory().available) >= _ENOUGH
+
+
 if _OWNER not in os.environ:
-  _PROGRAMS['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='programs-')
+  if 'TMPDIR' not in os.environ and _has_room(_MEMORY):
+    tempfile.tempdir = _MEMORY
+  tempfile.tempdir = tempfile.mkdtemp(prefix='alexnet-tests-')
+  os.chmod(tempfile.tempdir, 0o711)  # Some tests go on as another user.
+  os.environ['TMPDIR'] = tempfile.tempdir
+  _PROGRAMS['JAX_COMPILATION_CACHE_DIR'] = f'{tempfile.tempdir}/programs'
   os.environ.update(_PROGRAMS, **{_OWNER: str(os.getpid())})
 
 
 @atexit.register
 def _remove():
   if os.environ[_OWNER] == str(os.getpid()):
-    shutil.rmtree(_PROGRAMS['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+    shutil.rmtree(os.environ['TMPDIR'], ignore_errors=True)
 
 
 import jax  # noqa: E402

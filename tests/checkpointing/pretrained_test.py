@@ -216,9 +216,8 @@ class ContinueTest(PretrainedTestCase):
     run = self.run_here(self.directory / 'moved', duration='1 step')
     self.assertEqual(run.progress.step, 1)
     self.assertEqual(run.progress.pretrained['workdir'], str(self.other))
-    with self.assertRaisesRegex(
-        CheckpointError, 'pretrained.workdir was .*, is None'
-    ):
+    # Long paths are left out.
+    with self.assertRaisesRegex(CheckpointError, 'pretrained.workdir was '):
       self.run_here(duration='1 step', pretrained__workdir=None)
     with self.assertRaisesRegex(CheckpointError, 'pretrained.layers was'):
       self.run_here(duration='1 step', pretrained__layers=('conv1',))

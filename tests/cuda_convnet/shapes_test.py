@@ -68,7 +68,7 @@ class TracedTest(parameterized.TestCase):
           absltest.mock.patch.object(module, 'jit_for', plain)
       )
     # Nor may such a function be kept for other tests.
-    for module in (train_step, eval_steps):
+    for module in (train_step, eval_steps, layer_statistics):
       self.enterContext(
           absltest.mock.patch.object(
               module, '_compiled', module._compiled.__wrapped__
