@@ -13,6 +13,9 @@ from input_pipeline.files import streams, untrusted
 
 # Most bytes of a file's arrays.
 _LARGEST = 2**24
+# Pixels of a row whose sum of products is exact: float32 is so below 2^24, and
+# each product is at most 255^2.
+_EXACT = 258
 
 # ImageNet's, from the statistics released with cuda-convnet2, in levels of
 # 0..255; eigenvectors are columns.
@@ -66,12 +69,13 @@ class Accumulator:
 
   def add(self, square: np.ndarray) -> None:
     """Adds an image, [size, size, 3] uint8."""
-    # Float32 is exact below 2^24, which bounds a row's sums up to 258 * 255^2.
-    rows = square.astype(np.float32)
-    products = np.matmul(rows.transpose(0, 2, 1), rows)
     self.count += 1
     self.pixel_sum += square
-    self.products += products.sum(axis=0, dtype=np.float64).astype(np.uint64)
+    rows = square.astype(np.float32)
+    for left in range(0, rows.shape[1], _EXACT):
+      part = rows[:, left : left + _EXACT]
+      products = np.matmul(part.transpose(0, 2, 1), part)
+      self.products += products.sum(axis=0, dtype=np.float64).astype(np.uint64)
 
   def merge(self, other: 'Accumulator') -> None:
     """Adds the images of another accumulator."""
