@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError
@@ -16,6 +17,9 @@ _LARGEST = 2**24
 # Pixels of a row whose sum of products is exact: float32 is so below 2^24, and
 # each product is at most 255^2.
 _EXACT = 258
+
+# Shares of red, green and blue in grey: ITU-R 601, as Pillow computes it.
+LUMA = np.array([19595, 38470, 7471]) / 2**16
 
 # ImageNet's, from the statistics released with cuda-convnet2, in levels of
 # 0..255; eigenvectors are columns.
@@ -33,8 +37,8 @@ class Statistics:
   """Statistics of images of one size, levels of 0..255.
 
   Attributes:
-    mean_image: [size, size, 3] float32.
-    covariance: [3, 3] float64, of the RGB values of all pixels.
+    mean_image: [size, size, channels] float32.
+    covariance: [channels, channels] float64, of the values of all pixels.
   """
 
   mean_image: np.ndarray
@@ -42,13 +46,60 @@ class Statistics:
 
   @property
   def channel_means(self) -> np.ndarray:
-    """Mean colour, [3]."""
+    """Mean colour, [channels]."""
     return self.mean_image.mean(axis=(0, 1), dtype=np.float64)
 
   def principal_components(self) -> tuple[np.ndarray, np.ndarray]:
-    """([3] standard deviations, [3, 3] eigenvectors as columns), ascending."""
+    """([n] standard deviations, [n, n] eigenvectors as columns), ascending."""
     values, vectors = np.linalg.eigh(self.covariance)
     return np.sqrt(np.maximum(values, 0)), vectors
+
+
+  def resized(self, size: int) -> 'Statistics':
+    """Returns those of smaller images: the mean image with the same filter.
+
+    The covariance stays that of the larger images.
+    """
+    channels = [
+        Image.fromarray(channel).resize((size, size), preprocessing.FILTER)
+        for channel in np.moveaxis(self.mean_image, -1, 0)
+    ]
+    return Statistics(np.stack(channels, axis=-1), self.covariance)
+
+  def framed(self, border: int) -> 'Statistics':
+    """Returns those of images with a black border."""
+    before = self.channel_means
+    margin = (border, border), (border, border), (0, 0)
+    mean_image = np.pad(self.mean_image, margin)
+    # Black pixels add to the number of pixels, but to no sum.
+    share = self.mean_image.size / mean_image.size
+    moments = share * (self.covariance + np.outer(before, before))
+    after = share * before
+    return Statistics(mean_image, moments - np.outer(after, after))
+
+  def grey(self) -> 'Statistics':
+    """Returns those of grey images: [size, size, 1] and [1, 1]."""
+    mean_image = (self.mean_image @ LUMA)[..., None].astype(np.float32)
+    variance = LUMA @ self.covariance @ LUMA
+    return Statistics(mean_image, variance.reshape(1, 1))
+
+
+def imagenet(
+    channels: int,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """Returns ImageNet's mean colour and its principal components.
+
+  Args:
+    channels: 3, or 1 for grey.
+  """
+  components = IMAGENET_DEVIATIONS, IMAGENET_EIGENVECTORS
+  if channels == 3:
+    return IMAGENET_CHANNEL_MEANS, components
+  covariance = (
+      IMAGENET_EIGENVECTORS * IMAGENET_DEVIATIONS**2 @ IMAGENET_EIGENVECTORS.T
+  )
+  grey = Statistics(IMAGENET_CHANNEL_MEANS[None, None], covariance).grey()
+  return grey.channel_means, grey.principal_components()
 
 
 class Accumulator:
