@@ -258,7 +258,8 @@ def _schedule():
 
 def _dataset(data):
   dataset = ml_collections.ConfigDict()
-  # 'digits', 'folder', 'prepared', or a name of TensorFlow Datasets.
+  # 'digits', 'folder', 'prepared', 'idx' (files as MNIST's, in `dir`), or a
+  # name of TensorFlow Datasets.
   dataset.name = data
   # folder: directories with one subfolder per class. Without eval_dir, a random
   # eval_fraction of train_dir's images is held out.
@@ -271,9 +272,11 @@ def _dataset(data):
   # Equal files in a folder of which a part is held out: 'warn' if they are on
   # both sides of the split, or keep them 'together' on one side.
   dataset.copies = 'warn'
-  # prepared: the directory. TensorFlow Datasets: its data directory (unset: the
-  # package's default) and the splits. If the data directory has prepared/NAME,
-  # that is used instead.
+  # prepared, idx: the directory. TensorFlow Datasets: its data directory
+  # (unset: the package's default) and the splits; 'validation' is 'test' for
+  # datasets without one, such as MNIST and CIFAR. If the data directory has
+  # prepared/NAME, that is used instead. mnist and fashion_mnist may be IDX
+  # files in `dir`; Debian's files of the latter are used if they are installed.
   dataset.dir = placeholder(str)
   dataset.train_split = 'train'
   dataset.eval_split = 'validation'
