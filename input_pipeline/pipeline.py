@@ -145,14 +145,7 @@ class Pipeline:
       return self._draw(first, count, lit)._asdict()
 
     steps = tf.data.Dataset.range(first_step, _ENDLESS)
-    augmentation = self._config.augmentation
-    form = self._form(
-        augmentation.crop_size,
-        square=self._size,
-        pad=augmentation.pad,
-        region=crops.of_config(augmentation),
-    )
-    return self._batches(self.train, steps, draw, form)
+    return self._batches(self.train, steps, draw, self._crop_form())
 
   def training_examples(self, step: int) -> list[Example]:
     """Lists the examples of a training batch, of all processes."""
@@ -174,6 +167,13 @@ class Pipeline:
     """
     drawn = self._draw(first, count, lit)
     return draws.Draws(*(tensor.numpy() for tensor in drawn))
+
+  def crops(self, plan: draws.Draws) -> np.ndarray:
+    """Reads the crops of a plan, [count, crop, crop, channels] uint8."""
+    return reading.read(
+        plan.index, plan.offset, plan.words,
+        source=self.train, watch=self._watch, form=self._crop_form(),
+    )[0]
 
   def evaluation_batches(
       self, batch_size: int, image_size: int | None = None
@@ -246,6 +246,15 @@ class Pipeline:
       means = self.statistics.channel_means
     shape = (self._size, self._size, config.channels)
     return np.broadcast_to(means, shape).astype(np.float32)
+
+  def _crop_form(self):
+    augmentation = self._config.augmentation
+    return self._form(
+        augmentation.crop_size,
+        square=self._size,
+        pad=augmentation.pad,
+        region=crops.of_config(augmentation),
+    )
 
   def _form(self, size, square=0, **options):
     """Returns the form of the network's images, of this size."""
