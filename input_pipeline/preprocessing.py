@@ -73,7 +73,12 @@ def framed(
   if channels == 1:
     pixels = np.asarray(Image.fromarray(pixels).convert('L'))[..., None]
   if border:
-    pixels = np.pad(pixels, ((border, border), (border, border), (0, 0)))
+    height, width, _ = pixels.shape
+    size = height + 2 * border, width + 2 * border, channels
+    # In a third of np.pad's time, which is most of that for small images.
+    around = np.zeros(size, np.uint8)
+    around[border : border + height, border : border + width] = pixels
+    return around
   return pixels
 
 

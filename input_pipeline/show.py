@@ -160,7 +160,8 @@ def _as_seen(pixels, plan, mean_image, augmentation) -> Tile:
   crop = augmentation.crop_size
   under = augmentation.mean_crop == 'under'
   if under:
-    mean_image = preprocessing.framed(mean_image, augmentation.pad)
+    margin = (augmentation.pad, augmentation.pad)
+    mean_image = np.pad(mean_image, (margin, margin, (0, 0)))
     top, left = plan.offset[0].tolist()
   else:
     top = left = (len(mean_image) - crop) // 2

@@ -367,13 +367,14 @@ class Preparation:
 
   def _resized(self, encoded, name):
     settings = self._settings
-    image = decoding.decode(encoded, name, settings.background)
     if self._rectangles:
+      image = decoding.decode(encoded, name, settings.background)
       return preprocessing.resized_whole(
           image, settings.size, step=1, longest=preprocessing.LONGEST
       )
-    return preprocessing.resized(
-        image, aspect=settings.aspect, box=self._whole
+    return preprocessing.to_square(
+        encoded, name, aspect=settings.aspect, box=self._whole,
+        background=settings.background,
     )
 
   def _centre(self, pixels):
