@@ -258,7 +258,8 @@ def _schedule():
 
 def _dataset(data):
   dataset = ml_collections.ConfigDict()
-  # 'digits', 'folder', 'prepared', or a name of TensorFlow Datasets.
+  # 'digits', 'folder', 'prepared', 'idx' (files as MNIST's, in `dir`), or a
+  # name of TensorFlow Datasets.
   dataset.name = data
   # folder: directories with one subfolder per class. Without eval_dir, a random
   # eval_fraction of train_dir's images is held out.
@@ -271,15 +272,24 @@ def _dataset(data):
   # Equal files in a folder of which a part is held out: 'warn' if they are on
   # both sides of the split, or keep them 'together' on one side.
   dataset.copies = 'warn'
-  # prepared: the directory. TensorFlow Datasets: its data directory (unset: the
-  # package's default) and the splits. If the data directory has prepared/NAME,
-  # that is used instead.
+  # prepared, idx: the directory. TensorFlow Datasets: its data directory
+  # (unset: the package's default) and the splits; 'validation' is 'test' for
+  # datasets without one, such as MNIST and CIFAR. If the data directory has
+  # prepared/NAME, that is used instead. mnist and fashion_mnist may be IDX
+  # files in `dir`; Debian's files of the latter are used if they are installed.
   dataset.dir = placeholder(str)
   dataset.train_split = 'train'
   dataset.eval_split = 'validation'
   # Pixels. The shorter side of images is resized to this, and the centre square
   # is cut out (§2).
   dataset.size = 256
+  # Colour channels of the network's input: 3 (RGB), or 1 (grey: ITU-R 601's
+  # luma). LeNet-5 reads grey images.
+  dataset.channels = 3
+  # Rows and columns of black on each side of the square, part of `size`. With
+  # 32 pixels and a border of 2, MNIST's 28 x 28 digits stay as they are, as
+  # LeCun et al. (1998) have them, where resizing would thicken their strokes.
+  dataset.border = 0
   # Background of transparent pixels: red, green and blue, 0..255. Viewers show
   # white. (): the colour stored under them, as in older runs.
   dataset.background = (255, 255, 255)
@@ -307,17 +317,37 @@ def _dataset(data):
 
 def _augmentation():
   augmentation = ml_collections.ConfigDict()
+  # Training crops, resized to crop_size where they have another size:
+  #   'offsets'  cut at an offset from the square (§4.1)
+  #   'scale'    the image's shorter side is resized to a random length of
+  #              `scale`, then a square is cut anywhere (VGG, ResNet)
+  #   'area'     a random share of the image's area, in `area`, with a random
+  #              ratio of width to height, in `aspect` (GoogLeNet)
+  # The last two cut from whole images: `prepare` them with --keep_aspect. They
+  # need mean_crop='centre'.
+  augmentation.crop = 'offsets'
   # Side of the crops that the network sees, in pixels (§4.1).
   augmentation.crop_size = 224
   # Number of crop offsets in each direction (§4.1: 32 * 32 * 2 = 2048 variants
   # of an image).
   augmentation.crop_offsets = 32
+  # Black pixels added around the square before a crop is cut at an offset; with
+  # mean_crop='under' they are zero after the mean is subtracted. On CIFAR, He
+  # et al. (2015, §4.2) have 4: size 32, crop_size 32, crop_offsets 9.
+  augmentation.pad = 0
+  # Shortest and longest length of the shorter side, in pixels (He et al.,
+  # §3.4).
+  augmentation.scale = (256, 480)
+  # Smallest and largest share of the area, and ratio of width to height, whose
+  # logarithm is uniform (Szegedy et al. 2014, §6).
+  augmentation.area = (0.08, 1.0)
+  augmentation.aspect = (3 / 4, 4 / 3)
   # Mirror images with probability 1/2 (§4.1).
   augmentation.flip = True
   # Consecutive examples that share one offset and one flip.
   augmentation.images_per_crop = 1
   # Part of the mean image that is subtracted from a crop: the part 'under' the
-  # crop, or always the 'centre'.
+  # crop, or always the 'centre', as ResNet's mean has the size of its crops.
   augmentation.mean_crop = 'under'
   # PCA lighting (§4.1): adds along each principal component N(0,
   # lighting_scale) times its 'eigenvalue' (of pixels in 0..1; in 0..255 it

@@ -1,6 +1,7 @@
 """Opens the datasets that a config names."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -8,11 +9,12 @@ import threading
 
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import listing, paths, untrusted
 from input_pipeline.files import names as names_lib
-from input_pipeline.images import decoding
+from input_pipeline.images import decoding, idx, limits
 from input_pipeline.prepared import reader
 from input_pipeline.sources import (
   Source,
@@ -29,8 +31,21 @@ _MANUAL = {
     'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
 }
 
-# Default splits.
+# Where Debian's package dataset-fashion-mnist puts its files.
+_FASHION_MNIST = pathlib.Path('/usr/share/datasets/fashion-mnist')
+_CLASSES = {
+    'fashion_mnist': (
+        'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal',
+        'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
+    ),
+}
+
+# Names of data in IDX files; the last two can also be TensorFlow Datasets'.
+_IN_IDX = ('idx', 'mnist', 'fashion_mnist')
+
+# Default splits, and those of data without a validation set.
 _SPLITS = ('train', 'validation')
+_TEST_SPLITS = ('train', 'test')
 # Seconds to wait for a server's answer.
 _ANSWER = 10.0
 # Default folder of TensorFlow Datasets.
@@ -67,6 +82,91 @@ class Digits(Source):
 
   def fingerprint(self):
     return digest(self.name, str(self._seed))
+
+
+class IDX(Source):
+  """A set of grey images from a pair of IDX files, as MNIST's."""
+
+  def __init__(self, directory: pathlib.Path, set_name: str):
+    """Use `open_idx` instead.
+
+    Args:
+      directory: folder of the files.
+      set_name: key of `idx.SETS`.
+    """
+    self.name = f'{printable(str(directory))} ({idx.SETS[set_name]})'
+    self.directory = directory
+    paths = []
+    for what, dimensions in (('images', 3), ('labels', 1)):
+      path = idx.find(directory, set_name, what, dimensions)
+      if path is None:
+        raise DataError(
+            f'{printable(str(directory))} has no '
+            f'{idx.SETS[set_name]}-{what}-idx{dimensions}-ubyte, nor that with '
+            '.gz: set --config.dataset.dir to the folder with the four files '
+            'of MNIST or Fashion-MNIST'
+        )
+      paths.append(path)
+    self._images, self.labels = idx.read(paths[0], 3), idx.read(paths[1], 1)
+    if not len(self._images) == len(self.labels) > 0:
+      raise DataError(
+          f'{printable(str(paths[0]))} has {len(self._images):,} images and '
+          f'{paths[1].name} {len(self.labels):,} labels: expected as many, and '
+          'at least one'
+      )
+    limits.check_shape(*self._images.shape[:0:-1], str(paths[0]))
+
+  def __len__(self):
+    return len(self.labels)
+
+  def read(self, index):
+    return encode_png(self._images[index]), int(self.labels[index])
+
+  def picture(self, index):
+    image = Image.fromarray(self._images[index])
+    return image.convert('RGB'), int(self.labels[index])
+
+  def describe(self, index):
+    return f'{self.name}, example {index}'
+
+  def relative_name(self, index):
+    return str(index)
+
+  def fingerprint(self):
+    content = hashlib.sha256(self._images)
+    content.update(self.labels)
+    return digest(str(self._images.shape), content.hexdigest())
+
+
+def open_idx(directory: pathlib.Path, name: str = 'idx') -> tuple[IDX, IDX]:
+  """Opens the IDX files of MNIST, Fashion-MNIST or data like them.
+
+  Args:
+    directory: folder with train-images-idx3-ubyte, train-labels-idx1-ubyte,
+      t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each with .gz or not.
+    name: 'fashion_mnist' for the names of its classes; others have the numbers
+      of their labels.
+
+  Raises:
+    DataError: a file is missing or damaged, or the sets do not fit together.
+  """
+  train, evaluation = (IDX(directory, set_name) for set_name in idx.SETS)
+  count = int(train.labels.max()) + 1
+  names = _CLASSES.get(name, tuple(map(str, range(count))))
+  most = max(count, int(evaluation.labels.max()) + 1)
+  if most > len(names):
+    raise DataError(
+        f'{printable(str(directory))} has the label {most - 1}, expected '
+        f'labels of the {len(names)} classes of '
+        f"{'Fashion-MNIST' if name in _CLASSES else 'its training set'}"
+    )
+  train.class_names = evaluation.class_names = names
+  return train, evaluation
+
+
+def has_idx(directory: pathlib.Path) -> bool:
+  """Returns whether a folder has a training set in IDX files."""
+  return idx.find(directory, 'train', 'images', 3) is not None
 
 
 def _import_tfds():
@@ -127,16 +227,21 @@ def open_tfds(config: ml_collections.ConfigDict) -> tuple[TFDS, TFDS]:
   builder = _tfds_builder(config)
   _check_features(config, builder.info.features)
   _prepare(config, builder)
-  for field in ('train_split', 'eval_split'):
+  known = builder.info.splits
+  splits = {name: config[name] for name in ('train_split', 'eval_split')}
+  default = _SPLITS[1]
+  if splits['eval_split'] == default not in known and 'test' in known:
+    # MNIST and CIFAR have no validation set: papers give their test error.
+    splits['eval_split'] = 'test'
+  for field, split in splits.items():
     try:
-      builder.info.splits[config[field]]
+      known[split]
     except (KeyError, ValueError) as error:
       raise DataError(
-          f"dataset.{field} is '{config[field]}', but '{config.name}' has "
-          f'{sorted(map(str, builder.info.splits))}: set '
-          f'--config.dataset.{field}'
+          f"dataset.{field} is '{split}', but '{config.name}' has "
+          f'{sorted(map(str, known))}: set --config.dataset.{field}'
       ) from error
-  return TFDS(builder, config.train_split), TFDS(builder, config.eval_split)
+  return tuple(TFDS(builder, split) for split in splits.values())
 
 
 def _tfds_builder(config):
@@ -305,6 +410,8 @@ def _open(config, seed):
     return _open_prepared(paths.local(config.dir, 'dataset.dir'))
   if config.name == 'digits':
     return Digits(True, seed), Digits(False, seed)
+  if config.name == 'idx':
+    return _open_idx(config, _idx_directory(config))
   if config.name == 'folder':
     if not config.train_dir:
       raise DataError(
@@ -329,7 +436,35 @@ def _open(config, seed):
             '--config.dataset.dir to a folder without prepared data'
         )
       return _open_prepared(directory)
+  if config.name in _IN_IDX and (place := _idx_directory(config)):
+    return _open_idx(config, place)
   return open_tfds(config)
+
+
+def _open_idx(config, directory):
+  if (config.train_split, config.eval_split) not in (_SPLITS, _TEST_SPLITS):
+    raise DataError(
+        f'{printable(str(directory))} has IDX files, whose sets are fixed, but '
+        f"dataset.train_split is '{config.train_split}' and eval_split "
+        f"'{config.eval_split}': leave them as they are"
+    )
+  return open_idx(directory, config.name)
+
+
+def _idx_directory(config):
+  """Returns the folder of the IDX files that a config means, or None."""
+  if config.dir:
+    place = paths.local(config.dir, 'dataset.dir')
+    return place if config.name == 'idx' or has_idx(place) else None
+  if config.name == 'idx':
+    raise DataError(
+        "dataset.name is 'idx', but no folder is given: set "
+        '--config.dataset.dir to one with the four files of MNIST or data like '
+        'it (train-images-idx3-ubyte, ...)'
+    )
+  if config.name == 'fashion_mnist' and has_idx(_FASHION_MNIST):
+    return _FASHION_MNIST
+  return None
 
 
 def _refuse_sets(directory):

@@ -27,6 +27,7 @@ from input_pipeline.config import fields
 from input_pipeline.errors import DataError
 from input_pipeline.files import stalls, threads
 from input_pipeline.files.tensorflow_cpu import tf
+from input_pipeline.images import crops
 from input_pipeline.sources import Source
 
 # Images read in a call outside batches.
@@ -60,9 +61,10 @@ class Pipeline:
     evaluation: the evaluation set.
     statistics: statistics of the training set's images; None if the config uses
       only ImageNet's, which are built in.
-    mean_image: [size, size, 3] float32, subtracted on the device.
-    components: principal components of the colours, for lighting: ([3] standard
-      deviations in levels of 0..255, [3, 3] eigenvectors as columns).
+    mean_image: [size, size, channels] float32, subtracted on the device.
+    components: principal components of the colours, for lighting: ([channels]
+      standard deviations in levels of 0..255, [channels, channels] eigenvectors
+      as columns).
   """
 
   def __init__(
@@ -93,9 +95,9 @@ class Pipeline:
     """
     _check(config, processes)
     _check_size(config, train, evaluation)
+    _check_scales(config, train)
     self._config = config
     self._size = config.dataset.size
-    self._crop = config.augmentation.crop_size
     self.train = train
     self.evaluation = evaluation
     self._process = process
@@ -111,22 +113,11 @@ class Pipeline:
     self.statistics: statistics.Statistics | None = None
     wanted = config.dataset.mean, config.dataset.pca
     if wanted != ('imagenet_channels', 'imagenet'):
-      self.statistics = train.statistics()
-      if self.statistics is None:
-        self.statistics = statistics_cache.load_or_compute(
-            train,
-            self._squares(train),
-            config.dataset.statistics_dir,
-            self._size,
-        )
-    if config.dataset.pca == 'imagenet':
-      self.components = (
-          statistics.IMAGENET_DEVIATIONS,
-          statistics.IMAGENET_EIGENVECTORS,
-      )
-    else:
+      self.statistics = self._statistics()
+    means, self.components = statistics.imagenet(config.dataset.channels)
+    if config.dataset.pca == 'dataset':
       self.components = self.statistics.principal_components()
-    self.mean_image = self._mean_to_subtract()
+    self.mean_image = self._mean_to_subtract(means)
 
   def training_batches(
       self, first_step: int, *, lighting_steps: int | None = None
@@ -139,9 +130,9 @@ class Pipeline:
         divisor; None for lighting in all.
 
     Yields:
-      This process's part of each batch: 'image' [examples, crop, crop, 3] uint8
-      crops before mirroring, 'label' [examples] int32, and 'offset', 'flip',
-      'shift' and 'divisor' of `draws.Draws`.
+      This process's part of each batch: 'image' [examples, crop, crop,
+      channels] uint8 crops before mirroring, 'label' [examples] int32, and
+      'offset', 'flip', 'shift' and 'divisor' of `draws.Draws`.
 
     Raises:
       DataError: an image cannot be read; the message names it.
@@ -154,7 +145,7 @@ class Pipeline:
       return self._draw(first, count, lit)._asdict()
 
     steps = tf.data.Dataset.range(first_step, _ENDLESS)
-    return self._batches(self.train, steps, draw, self._crop)
+    return self._batches(self.train, steps, draw, self._crop_form())
 
   def training_examples(self, step: int) -> list[Example]:
     """Lists the examples of a training batch, of all processes."""
@@ -177,6 +168,13 @@ class Pipeline:
     drawn = self._draw(first, count, lit)
     return draws.Draws(*(tensor.numpy() for tensor in drawn))
 
+  def crops(self, plan: draws.Draws) -> np.ndarray:
+    """Reads the crops of a plan, [count, crop, crop, channels] uint8."""
+    return reading.read(
+        plan.index, plan.offset, plan.words,
+        source=self.train, watch=self._watch, form=self._crop_form(),
+    )[0]
+
   def evaluation_batches(
       self, batch_size: int, image_size: int | None = None
   ) -> Iterator[Batch]:
@@ -187,9 +185,9 @@ class Pipeline:
       image_size: side of the squares, in pixels; None for the config's.
 
     Yields:
-      This process's part of each batch: 'image' [examples, size, size, 3]
-      uint8, 'label' [examples] int32 and 'weight' [examples] float32, which is
-      0 for the padding of the last batch.
+      This process's part of each batch: 'image' [examples, size, size,
+      channels] uint8, 'label' [examples] int32 and 'weight' [examples] float32,
+      which is 0 for the padding of the last batch.
 
     Raises:
       DataError: an image cannot be read; the message names it.
@@ -204,12 +202,11 @@ class Pipeline:
       return {'index': tf.minimum(index, length - 1), 'weight': weight}
 
     steps = tf.data.Dataset.range(-(-length // batch_size))
-    return self._batches(
-        self.evaluation, steps, part, image_size or self._size
-    )
+    form = self._form(image_size or self._size)
+    return self._batches(self.evaluation, steps, part, form)
 
   def evaluation_squares(self, indices: Sequence[int]) -> np.ndarray:
-    """Reads images of the evaluation set, [images, size, size, 3] uint8."""
+    """Reads evaluation images, [images, size, size, channels] uint8."""
     return self._some(self.evaluation, indices)[0]
 
   def sample(self, source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -220,21 +217,51 @@ class Pipeline:
       count: number of images; images repeat if the set has fewer.
 
     Returns:
-      [count, size, size, 3] uint8 and [count] int32 labels.
+      [count, size, size, channels] uint8 and [count] int32 labels.
     """
     places = np.linspace(0, len(source) - 1, count)
     return self._some(source, np.round(places))
 
-  def _mean_to_subtract(self):
+  def _statistics(self):
+    """Returns the training set's statistics, as the network sees its images."""
+    config = self._config.dataset
+    inner = _inner_size(config)
+    values = self.train.statistics()
+    if values is None:
+      values = statistics_cache.load_or_compute(
+          self.train, self._squares(inner), config.statistics_dir, inner
+      )
+    if len(values.mean_image) != inner:  # Of stored rectangles.
+      values = values.resized(inner)
+    if config.border:
+      values = values.framed(config.border)
+    return values.grey() if config.channels == 1 else values
+
+  def _mean_to_subtract(self, imagenet_means):
     config = self._config.dataset
     if config.mean == 'image':
       return self.statistics.mean_image
+    means = imagenet_means
     if config.mean == 'channels':
       means = self.statistics.channel_means
-    else:
-      means = statistics.IMAGENET_CHANNEL_MEANS
-    shape = (self._size, self._size, 3)
+    shape = (self._size, self._size, config.channels)
     return np.broadcast_to(means, shape).astype(np.float32)
+
+  def _crop_form(self):
+    augmentation = self._config.augmentation
+    return self._form(
+        augmentation.crop_size,
+        square=self._size,
+        pad=augmentation.pad,
+        region=crops.of_config(augmentation),
+    )
+
+  def _form(self, size, square=0, **options):
+    """Returns the form of the network's images, of this size."""
+    config = self._config.dataset
+    return reading.Form(
+        size, square, config.channels, config.border, **options
+    )
 
   def _draw(self, first, count, lit):
     config = self._config.augmentation
@@ -257,28 +284,30 @@ class Pipeline:
     )
 
   def _some(self, source, index):
-    """Reads images [count, size, size, 3] uint8 and labels [count] int32."""
-    batches = list(self._chunks(source, index))
+    """Reads images [count, size, size, channels] and labels [count]."""
+    batches = list(self._chunks(source, index, self._form(self._size)))
     return tuple(
         np.concatenate([batch[name] for batch in batches])
         for name in ('image', 'label')
     )
 
-  def _squares(self, source):
-    for batch in self._chunks(source, np.arange(len(source))):
+  def _squares(self, size):
+    """Yields the training set's squares, [size, size, 3] uint8."""
+    index, form = np.arange(len(self.train)), reading.Form(size, size)
+    for batch in self._chunks(self.train, index, form):
       yield from batch['image']
 
-  def _chunks(self, source, index):
+  def _chunks(self, source, index, form):
     index = tf.data.Dataset.from_tensor_slices(np.asarray(index, np.int64))
     named = lambda index: {'index': index}
-    return self._batches(source, index.batch(_CHUNK), named, self._size)
+    return self._batches(source, index.batch(_CHUNK), named, form)
 
   def _batches(
       self,
       source: Source,
       numbers: tf.data.Dataset,
       draw: Callable[[tf.Tensor], dict[str, tf.Tensor]],
-      size: int,
+      form: reading.Form,
   ) -> Iterator[Batch]:
     """Builds the chain.
 
@@ -286,7 +315,7 @@ class Pipeline:
       source: source of the images.
       numbers: dataset with one element per batch.
       draw: function from an element to the input of `pixels.pixels`.
-      size: side of the images, in pixels.
+      form: form of the images.
     """
     calls, options, at_once = Calls(), tf.data.Options(), threads.cores()
     read = functools.partial(reading.read, source=source, watch=self._watch)
@@ -301,8 +330,7 @@ class Pipeline:
         pixels_lib.pixels,
         calls=calls,
         read=read,
-        size=size,
-        square=self._size,
+        form=form,
     )
     drawn = calls.while_open(numbers).map(as_it_is(draw))
     batches = drawn.map(
@@ -322,12 +350,40 @@ def _check(config, processes):
       )
 
 
+def _inner_size(dataset):
+  """Returns the side of the squares inside their border."""
+  return dataset.size - 2 * dataset.border
+
+
 def _check_size(config, *sources):
+  inner = _inner_size(config.dataset)
   for source in sources:
-    if source.size not in (None, config.dataset.size):
+    if source.size not in (None, inner):
+      size = f'dataset.size is {config.dataset.size}'
+      if config.dataset.border:
+        size += f' with a border of {config.dataset.border}'
       raise DataError(
-          f'dataset.size is {config.dataset.size}, but {source.name} has '
-          f'squares of {source.size} pixels: set '
-          f'--config.dataset.size={source.size} (and augmentation.crop_size), '
-          f'or prepare with --size={config.dataset.size}'
+          f'{size}, but {source.name} has squares of {source.size} pixels: set '
+          '--config.dataset.size='
+          f'{source.size + 2 * config.dataset.border} (and '
+          f'augmentation.crop_size), or prepare with --size={inner}'
       )
+    if source.shorter is not None and source.shorter < inner:
+      raise DataError(
+          f'dataset.size is {config.dataset.size}, but the shorter sides of '
+          f'{source.name} have {source.shorter} pixels: prepare with '
+          f'--keep_aspect --size={inner}, or set a smaller '
+          '--config.dataset.size'
+      )
+
+
+def _check_scales(config, train):
+  stored = train.size or train.shorter
+  longest = max(config.augmentation.scale)
+  if config.augmentation.crop == 'scale' and stored and stored < longest:
+    raise DataError(
+        f'augmentation.scale is {tuple(config.augmentation.scale)}, but '
+        f'{train.name} has images of {stored} pixels, which would only be '
+        f'enlarged: prepare with --keep_aspect --size={longest}, or set a '
+        'smaller --config.augmentation.scale'
+    )

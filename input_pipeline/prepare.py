@@ -1,5 +1,8 @@
 """Prepares data once: 256 x 256 images on disk, with their statistics (§2).
 
+With --keep_aspect images stay rectangles, for networks whose training crops
+come from whole images (`augmentation.crop` in configs/alexnet.py).
+
   python -m input_pipeline.prepare --source=PHOTOS --output=DIR
   python main.py --config=configs/alexnet.py:prepared \
       --config.dataset.dir=DIR --workdir=runs/photos
@@ -79,6 +82,11 @@ def _check_flags(values):
     raise DataError(
         f'--size is {values.size}: expected 1 to {allowed.LARGEST_SQUARE}'
     )
+  if values.keep_aspect and values.aspect == 'warp':
+    raise DataError(
+        '--keep_aspect keeps the shape of images and --aspect=warp changes it: '
+        'leave one out'
+    )
   if values.seed < 0:
     raise DataError(f'--seed is {values.seed}: expected at least 0')
   if values.part:
@@ -151,7 +159,7 @@ def _prepare(values, output):
   settings = Settings(
       values.storage,
       None if raw else values.quality,
-      values.aspect,
+      reader.RECTANGLE if values.keep_aspect else values.aspect,
       values.size,
       _parse_background(values.background),
   )
@@ -174,6 +182,8 @@ def _prepare(values, output):
     return
   if raw:
     size = 3 * values.size**2
+    if values.keep_aspect:
+      size *= 4 / 3  # As most photos have it.
     _check_room(size * sum(map(len, sets.values())), output)
   if not values.merge:
     preparation.run(*(_parse_part(values.part) if values.part else (0, 1)))
@@ -290,8 +300,14 @@ def _define_flags():
       "'keep' crops the centre square, as the authors did; 'warp' squeezes the "
       'whole image into it, for comparison.',
   )
+  flags.DEFINE_bool(
+      'keep_aspect', False,
+      'Store whole images, rectangles whose shorter side is --size. The ends '
+      f'beyond {preprocessing.LONGEST} times the shorter side are cut off.',
+  )
   flags.DEFINE_integer(
-      'size', preprocessing.SQUARE, 'Side of the squares, in pixels.'
+      'size', preprocessing.SQUARE,
+      'Side of the squares, or shorter side of the rectangles, in pixels.',
   )
   flags.DEFINE_string(
       'background', '255,255,255',

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from input_pipeline import cli, datasets, preprocessing
 from input_pipeline.errors import DataError, printable
 from input_pipeline.files import paths
-from input_pipeline.images import decoding
+from input_pipeline.images import crops, decoding
 from input_pipeline.sources import Source
 
 # Side of a tile, in pixels; smaller images are enlarged.
@@ -41,15 +41,15 @@ def training_rows(
     epochs: number of epochs.
 
   Returns:
-    A row per image: (picture, caption) of the file, the square and each epoch.
+    A row per image: (picture, caption) of the file; the square, or the whole
+    image if crops are cut from that, with the crops; and each epoch.
   """
   # Imports TensorFlow, which takes seconds that --help does not need.
   from input_pipeline.pipeline import Pipeline
 
   train, evaluation = datasets.create_sources(config.dataset, config.seed)
   pipeline = Pipeline(config, train, evaluation)
-  length, crop = len(train), config.augmentation.crop_size
-  whole = preprocessing.whole(config.dataset.size)
+  length = len(train)
   first = pipeline.plan(0, min(count, length)).index.tolist()
   plans_of = {index: [] for index in first}
   for epoch in range(epochs):
@@ -59,16 +59,18 @@ def training_rows(
       plans.append(pipeline.plan(place, 1))
   rows = []
   for index, plans in plans_of.items():
-    square, label = train.image(index, whole)
+    image, label, regions = _cut_from(train, index, plans, config)
     row = [
         _original(train, index, label),
-        (_with_crops(square, plans, crop), 'crops (top, left)'),
+        (_with_crops(image, regions), 'crops (top, left)'),
     ]
-    for epoch, plan in enumerate(plans):
+    for epoch, (plan, region) in enumerate(zip(plans, regions)):
       picture, caption = _as_seen(
-          square, plan, pipeline.mean_image, config.augmentation
+          pipeline.crops(plan)[0], plan, pipeline.mean_image,
+          config.augmentation,
       )
-      row.append((picture, f'epoch {epoch + 1}: {caption}'))
+      place = f'({region.top:.0f}, {region.left:.0f})'
+      row.append((picture, f'epoch {epoch + 1}: {place}{caption}'))
     rows.append(row)
   return rows
 
@@ -79,22 +81,24 @@ def evaluation_rows(
   """Rows of evenly spaced evaluation images, each with its ten views."""
   _, evaluation = datasets.create_sources(config.dataset, config.seed)
   names = ('top left', 'top right', 'bottom left', 'bottom right', 'centre')
-  crop_size = config.augmentation.crop_size
-  whole = preprocessing.whole(config.dataset.size)
-  border = whole.size - crop_size
+  crop_size, size = config.augmentation.crop_size, config.dataset.size
+  border = size - crop_size
   corners = [(y, x) for y in (0, border) for x in (0, border)]
   count = min(count, len(evaluation))
   rows = []
   for index in np.linspace(0, len(evaluation) - 1, count).astype(int).tolist():
-    square, label = evaluation.image(index, whole)
+    square, label = evaluation.resized(index, size - 2 * config.dataset.border)
+    square = preprocessing.framed(
+        square, config.dataset.border, config.dataset.channels
+    )
     row = [_original(evaluation, index, label)]
     for mirrored in (False, True) if config.augmentation.flip else (False,):
       for name, (top, left) in zip(names, [*corners, (border // 2,) * 2]):
-        box = preprocessing.Box(top, left, crop_size, whole.size)
+        box = preprocessing.Box(top, left, crop_size, size)
         crop = preprocessing.cut(square, box)
         if mirrored:
           crop, name = crop[:, ::-1], f'{name}, mirrored'
-        row.append((_enlarged(Image.fromarray(crop)), name))
+        row.append((_enlarged(_picture(crop)), name))
     rows.append(row)
   return rows
 
@@ -110,45 +114,69 @@ def _original(source: Source, index, label) -> Tile:
   return _enlarged(image), caption
 
 
+def _cut_from(source, index, plans, config):
+  """Returns the image that crops are cut from, its label, and their regions."""
+  augmentation, dataset = config.augmentation, config.dataset
+  if region_of := crops.of_config(augmentation):
+    image, label = source.picture(index)
+    return image, label, [
+        region_of(plan.words[0].tolist(), *image.size) for plan in plans
+    ]
+  margin = dataset.border + augmentation.pad
+  square, label = source.resized(index, dataset.size - 2 * dataset.border)
+  square = preprocessing.framed(square, margin, dataset.channels)
+  side = augmentation.crop_size
+  return _picture(square), label, [
+      crops.Region(*plan.offset[0].tolist(), side, side) for plan in plans
+  ]
+
+
+def _picture(pixels):
+  """Returns [height, width, channels] uint8 as an RGB image."""
+  return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
 def _enlarged(image):
   """Enlarges by a whole number, which keeps the pixels as they are."""
-  times = _TILE // max(image.size)
+  times = max(1, _TILE // max(image.size))
   return ImageOps.scale(image, times, Image.Resampling.NEAREST)
 
 
-def _with_crops(square, plans, crop):
-  image = Image.fromarray(square)
+def _with_crops(image, regions):
+  image = image.copy()
+  share = min(1, _TILE / max(image.size))
+  width = 2 if max(image.size) >= _TILE // 2 else 1
+  if share < 1:
+    image.thumbnail((_TILE, _TILE))
   draw = ImageDraw.Draw(image)
-  for number, plan in enumerate(plans):
-    top, left = plan.offset[0].tolist()
-    end = crop - 1
+  for number, (top, left, rows, columns) in enumerate(regions):
     color = _COLORS[number % len(_COLORS)]
-    width = 2 if len(square) >= _TILE // 2 else 1
-    box = (left, top, left + end, top + end)
-    draw.rectangle(box, outline=color, width=width)
+    box = (left, top, left + columns - 1, top + rows - 1)
+    draw.rectangle([x * share for x in box], outline=color, width=width)
   return _enlarged(image)
 
 
-def _as_seen(square, plan, mean_image, augmentation) -> Tile:
-  top, left = plan.offset[0].tolist()
-  size, crop = len(square), augmentation.crop_size
-  mean_crop = augmentation.mean_crop
-  box = preprocessing.Box(top, left, crop, size)
-  border = (size - crop) // 2
-  centre = preprocessing.Box(border, border, crop, size)
-  mean = preprocessing.cut(mean_image, box if mean_crop == 'under' else centre)
-  pixels = preprocessing.cut(square, box)
-  caption = f'({top}, {left})'
+def _as_seen(pixels, plan, mean_image, augmentation) -> Tile:
+  crop = augmentation.crop_size
+  under = augmentation.mean_crop == 'under'
+  if under:
+    margin = (augmentation.pad, augmentation.pad)
+    mean_image = np.pad(mean_image, (margin, margin, (0, 0)))
+    top, left = plan.offset[0].tolist()
+  else:
+    top = left = (len(mean_image) - crop) // 2
+  mean = preprocessing.cut(mean_image, preprocessing.Box(top, left, crop))
+  caption = ''
   if plan.flip[0]:
     pixels = pixels[:, ::-1]
-    mean = mean[:, ::-1] if mean_crop == 'under' else mean
+    mean = mean[:, ::-1] if under else mean
     caption += ' mirrored'
   shift, divisor = plan.shift[0], plan.divisor[0]
   if shift.any():
     caption += ' ' + ' '.join(f'{level:+.0f}' for level in shift)
   seen = (pixels - mean + shift) / divisor + mean
   seen = np.clip(seen, 0, 255).round().astype(np.uint8)
-  return _enlarged(Image.fromarray(seen)), caption
+  return _enlarged(_picture(seen)), caption
 
 
 def draw_grid(rows: Sequence[Sequence[Tile]], title: str) -> Image.Image:
@@ -180,7 +208,13 @@ def _fitting(text, font, width):
 def describe(config: ml_collections.ConfigDict) -> str:
   """Describes a config's augmentation in one line."""
   augmentation = config.augmentation
-  parts = [f'{augmentation.crop_offsets} x {augmentation.crop_offsets} crops']
+  if augmentation.crop == 'scale':
+    parts = ['scaled to {} to {} pixels'.format(*augmentation.scale)]
+  elif augmentation.crop == 'area':
+    parts = ['{:.0%} to {:.0%} of the area'.format(*augmentation.area)]
+  else:
+    offsets = augmentation.crop_offsets
+    parts = [f'{offsets} x {offsets} crops']
   if augmentation.images_per_crop > 1:
     parts.append(f'shared by {augmentation.images_per_crop} images')
   parts.append('half mirrored' if augmentation.flip else 'not mirrored')

@@ -55,6 +55,7 @@ class Source(abc.ABC):
     class_names: names of the classes, in the order of their labels.
     directory: folder of the data, for caches beside it; None if there is none.
     size: side of the stored squares, in pixels; None if any size can be read.
+    shorter: shorter side of stored rectangles, in pixels; None for others.
     aspect: how images become squares, one of `preprocessing.ASPECTS`.
     ignored: unused files of the data; None if unknown.
     background: colour behind transparent pixels, see `decoding.decode`.
@@ -64,6 +65,7 @@ class Source(abc.ABC):
   class_names: Sequence[str]
   directory: pathlib.Path | None = None
   size: int | None = None
+  shorter: int | None = None
   aspect: str = 'keep'
   ignored: listing.LeftOut | None = None
   background: decoding.Background = decoding.WHITE
@@ -103,12 +105,18 @@ class Source(abc.ABC):
     Raises:
       DataError: the image cannot be read.
     """
+    picture, label = self.picture(index)
+    return preprocessing.resized(picture, box=box), label
+
+  def picture(self, index: int) -> tuple[Image.Image, int]:
+    """Returns an example's whole image, 8-bit RGB, and its label.
+
+    Raises:
+      DataError: the image cannot be read.
+    """
     encoded, label = self.read(index)
     name = self.describe(index)
-    square = preprocessing.to_square(
-        encoded, name, box=box, background=self.background
-    )
-    return square, label
+    return decoding.decode(encoded, name, self.background), label
 
   def resized(self, index: int, size: int) -> tuple[np.ndarray, int]:
     """Returns a square of any size, [size, size, 3] uint8, and its label.

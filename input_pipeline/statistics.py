@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline.errors import DataError
@@ -13,6 +14,12 @@ from input_pipeline.files import streams, untrusted
 
 # Most bytes of a file's arrays.
 _LARGEST = 2**24
+# Pixels of a row whose sum of products is exact: float32 is so below 2^24, and
+# each product is at most 255^2.
+_EXACT = 258
+
+# Shares of red, green and blue in grey: ITU-R 601, as Pillow computes it.
+LUMA = np.array([19595, 38470, 7471]) / 2**16
 
 # ImageNet's, from the statistics released with cuda-convnet2, in levels of
 # 0..255; eigenvectors are columns.
@@ -30,8 +37,8 @@ class Statistics:
   """Statistics of images of one size, levels of 0..255.
 
   Attributes:
-    mean_image: [size, size, 3] float32.
-    covariance: [3, 3] float64, of the RGB values of all pixels.
+    mean_image: [size, size, channels] float32.
+    covariance: [channels, channels] float64, of the values of all pixels.
   """
 
   mean_image: np.ndarray
@@ -39,13 +46,60 @@ class Statistics:
 
   @property
   def channel_means(self) -> np.ndarray:
-    """Mean colour, [3]."""
+    """Mean colour, [channels]."""
     return self.mean_image.mean(axis=(0, 1), dtype=np.float64)
 
   def principal_components(self) -> tuple[np.ndarray, np.ndarray]:
-    """([3] standard deviations, [3, 3] eigenvectors as columns), ascending."""
+    """([n] standard deviations, [n, n] eigenvectors as columns), ascending."""
     values, vectors = np.linalg.eigh(self.covariance)
     return np.sqrt(np.maximum(values, 0)), vectors
+
+
+  def resized(self, size: int) -> 'Statistics':
+    """Returns those of smaller images: the mean image with the same filter.
+
+    The covariance stays that of the larger images.
+    """
+    channels = [
+        Image.fromarray(channel).resize((size, size), preprocessing.FILTER)
+        for channel in np.moveaxis(self.mean_image, -1, 0)
+    ]
+    return Statistics(np.stack(channels, axis=-1), self.covariance)
+
+  def framed(self, border: int) -> 'Statistics':
+    """Returns those of images with a black border."""
+    before = self.channel_means
+    margin = (border, border), (border, border), (0, 0)
+    mean_image = np.pad(self.mean_image, margin)
+    # Black pixels add to the number of pixels, but to no sum.
+    share = self.mean_image.size / mean_image.size
+    moments = share * (self.covariance + np.outer(before, before))
+    after = share * before
+    return Statistics(mean_image, moments - np.outer(after, after))
+
+  def grey(self) -> 'Statistics':
+    """Returns those of grey images: [size, size, 1] and [1, 1]."""
+    mean_image = (self.mean_image @ LUMA)[..., None].astype(np.float32)
+    variance = LUMA @ self.covariance @ LUMA
+    return Statistics(mean_image, variance.reshape(1, 1))
+
+
+def imagenet(
+    channels: int,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """Returns ImageNet's mean colour and its principal components.
+
+  Args:
+    channels: 3, or 1 for grey.
+  """
+  components = IMAGENET_DEVIATIONS, IMAGENET_EIGENVECTORS
+  if channels == 3:
+    return IMAGENET_CHANNEL_MEANS, components
+  covariance = (
+      IMAGENET_EIGENVECTORS * IMAGENET_DEVIATIONS**2 @ IMAGENET_EIGENVECTORS.T
+  )
+  grey = Statistics(IMAGENET_CHANNEL_MEANS[None, None], covariance).grey()
+  return grey.channel_means, grey.principal_components()
 
 
 class Accumulator:
@@ -66,12 +120,13 @@ class Accumulator:
 
   def add(self, square: np.ndarray) -> None:
     """Adds an image, [size, size, 3] uint8."""
-    # Float32 is exact below 2^24, which bounds a row's sums up to 258 * 255^2.
-    rows = square.astype(np.float32)
-    products = np.matmul(rows.transpose(0, 2, 1), rows)
     self.count += 1
     self.pixel_sum += square
-    self.products += products.sum(axis=0, dtype=np.float64).astype(np.uint64)
+    rows = square.astype(np.float32)
+    for left in range(0, rows.shape[1], _EXACT):
+      part = rows[:, left : left + _EXACT]
+      products = np.matmul(part.transpose(0, 2, 1), part)
+      self.products += products.sum(axis=0, dtype=np.float64).astype(np.uint64)
 
   def merge(self, other: 'Accumulator') -> None:
     """Adds the images of another accumulator."""

@@ -803,12 +803,12 @@ class PreparedTest(preparing.PreparingTest):
     encoded = jpeg(256, 256, progressive=True)
     start = encoded.rfind(b'\xff\xda')
     body, scan = encoded[:-2], encoded[start:-2]
-    self.assertEqual(decoding.decode_square(encoded, 256).shape[0], 256)
+    self.assertEqual(decoding.decode_stored(encoded, 256, 256).shape[0], 256)
     comments = (b'\xff\xfe\0\2', b'\xff\xfe\0\3x')
     for between in (b'', *comments):  # At even places, and at odd ones.
       bad = body + (scan + between) * 101 + b'\xff\xd9'
       with self.assertRaisesRegex(ValueError, 'more than 100 scans'):
-        decoding.decode_square(np.frombuffer(bad, np.uint8), 256)
+        decoding.decode_stored(np.frombuffer(bad, np.uint8), 256, 256)
     self.replace_first(body + scan * 100 + b'\xff\xd9')
     self.refused('.jpg of .* is damaged .it has more than 100 scans')
 
@@ -834,8 +834,8 @@ class PreparedTest(preparing.PreparingTest):
   def test_segments(self):
     encoded = jpeg(256, 256)
     with self.assertRaisesRegex(ValueError, 'before its pixels, expected'):
-      decoding.decode_square(
-          encoded[:20] + b'\xff\xfe\0\2' * 200_000 + encoded[20:], 256
+      decoding.decode_stored(
+          encoded[:20] + b'\xff\xfe\0\2' * 200_000 + encoded[20:], 256, 256
       )
 
   def test_bytes(self):
@@ -844,7 +844,7 @@ class PreparedTest(preparing.PreparingTest):
         absltest.mock.patch.object(limits, 'MAX_BYTES', len(encoded) - 1),
         self.assertRaisesRegex(ValueError, 'bytes, expected at most'),
     ):
-      decoding.decode_square(encoded, 256)
+      decoding.decode_stored(encoded, 256, 256)
 
   def replace_first(self, encoded):
     """Puts another file in place of the training set's first image."""

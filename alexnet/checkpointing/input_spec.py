@@ -37,11 +37,12 @@ class Inputs:
 
   Attributes:
     class_names: names of the classes, in the order of their labels.
-    mean_image: [size, size, 3] float32, subtracted from images.
+    mean_image: [size, size, channels] float32, subtracted from images.
     aspect: method that makes images square; one of `preprocessing.ASPECTS`.
-    deviations: [3] float64 standard deviations along the principal components
-      of the colours, in levels of 0..255; for lighting.
-    eigenvectors: [3, 3] float64, one principal component per column.
+    deviations: [channels] float64 standard deviations along the principal
+      components of the colours, in levels of 0..255; for lighting.
+    eigenvectors: [channels, channels] float64, one principal component per
+      column.
     background: colour behind transparent pixels, see `decoding.decode`; () in
       older runs.
   """
@@ -138,7 +139,9 @@ def load(workdir: pathlib.Path) -> Inputs | None:
     wanted = lambda name, *about: untrusted.check_array(
         name, arrays[name], *about
     )
-    side = arrays['mean_image'].shape[0]
+    side, _, channels = arrays['mean_image'].shape
+    if channels not in (1, 3):
+      raise untrusted.UnreadableError(f'mean_image has {channels} channels')
     if arrays['aspect'].item() not in preprocessing.ASPECTS:
       raise untrusted.UnreadableError(f'aspect is {arrays["aspect"]!r}')
     background = ()
@@ -148,10 +151,10 @@ def load(workdir: pathlib.Path) -> Inputs | None:
       raise untrusted.UnreadableError(f'background is {background[:9]}')
     return Inputs(
         tuple(wanted('class_names', 'U', (None,)).tolist()),
-        wanted('mean_image', 'f', (side, side, 3)),
+        wanted('mean_image', 'f', (side, side, channels)),
         arrays['aspect'].item(),
-        wanted('deviations', 'f', (3,)),
-        wanted('eigenvectors', 'f', (3, 3)),
+        wanted('deviations', 'f', (channels,)),
+        wanted('eigenvectors', 'f', (channels, channels)),
         background,
     )
   except Exception as error:  # zipfile and NumPy raise many kinds.

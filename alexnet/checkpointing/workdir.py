@@ -17,10 +17,19 @@ ENVIRONMENT = 'environment.json'
 
 # Fields that older runs lack, with the values that those runs used.
 EARLIER = {
-    'augmentation': {'crop_size': 224},
+    'augmentation': {
+        'area': (0.08, 1.0),
+        'aspect': (3 / 4, 4 / 3),
+        'crop': 'offsets',
+        'crop_size': 224,
+        'pad': 0,
+        'scale': (256, 480),
+    },
     'bad_steps': {'action': 'stop', 'spike': None, 'limit': 5},
     'dataset': {
         'background': (),
+        'border': 0,
+        'channels': 3,
         'copies': 'warn',
         'order': 'argsort',
         'processes': 0,

@@ -129,6 +129,7 @@ class Task:
         config.augmentation.mean_crop,
         mirror=config.augmentation.flip,
         crop=config.augmentation.crop_size,
+        pad=config.augmentation.pad,
     )
     kinds = {'centre': self.views.centre, 'ten': self.views.ten}
     steps = lambda make: {

@@ -288,13 +288,18 @@ class _Entry:
 def whole(
     network: Network, image: Image.Image, scale: int
 ) -> np.ndarray:
-  """Resizes an image to a scale; returns [height, width, 3] uint8."""
+  """Resizes an image to a scale; returns [height, width, channels] uint8."""
+  border = network.config.dataset.border
+  inner = scale - 2 * border
   if network.inputs.aspect == 'warp':
-    box = preprocessing.whole(scale)
-    return preprocessing.resized(image, aspect='warp', box=box)
-  return preprocessing.resized_whole(
-      image, scale, step=network.model.stride, longest=LONGEST
-  )
+    box = preprocessing.whole(inner)
+    pixels = preprocessing.resized(image, aspect='warp', box=box)
+  else:
+    pixels = preprocessing.resized_whole(
+        image, inner, step=network.model.stride, longest=LONGEST
+    )
+  channels = network.config.dataset.channels
+  return preprocessing.framed(pixels, border, channels)
 
 
 def _maps_of(model):

@@ -13,8 +13,8 @@ from input_pipeline.files import listing
 from input_pipeline.files import paths as paths_lib
 from input_pipeline.images import decoding
 
-# A path, pixels [height, width, 3] uint8, or a function without arguments that
-# returns pixels and is called in a thread.
+# A path, pixels [height, width, 3] or, grey, [height, width, 1] uint8, or a
+# function without arguments that returns pixels and is called in a thread.
 ImageLike = str | os.PathLike | np.ndarray | Callable[[], np.ndarray]
 Images = Iterable[ImageLike]
 
@@ -22,7 +22,7 @@ Images = Iterable[ImageLike]
 def open_image(
     image: ImageLike, background: decoding.Background
 ) -> Image.Image:
-  """Decodes a file, or returns an array of 8-bit RGB pixels unchanged.
+  """Decodes a file, or turns an array of 8-bit pixels into an RGB image.
 
   Args:
     image: a file or pixels.
@@ -36,13 +36,19 @@ def open_image(
     return decoding.decode(sources.read_file(image), str(image), background)
   pixels = image() if callable(image) else image
   shape, dtype = getattr(pixels, 'shape', None), getattr(pixels, 'dtype', None)
-  if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+  if (
+      dtype != np.uint8
+      or len(shape) != 3
+      or shape[2] not in (1, 3)
+      or 0 in shape
+  ):
     raise DataError(
         f'an image is {type(pixels).__name__} of shape {shape} and dtype '
         f'{dtype}: expected a path, or an array [height, width, 3] of uint8, '
-        '0..255'
+        '0..255 ([height, width, 1] if grey)'
     )
-  return Image.fromarray(np.asarray(pixels))
+  pixels = np.asarray(pixels)
+  return Image.fromarray(np.broadcast_to(pixels, (*shape[:2], 3)))
 
 
 def find(

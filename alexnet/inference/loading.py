@@ -86,6 +86,12 @@ def load(
         f'{workdir} has a mean image of {side} pixels, but dataset.size is '
         f'{size}: its files are not of one run'
     )
+  channels, found = config.dataset.channels, inputs.mean_image.shape[-1]
+  if found != channels:
+    raise CheckpointError(
+        f'{workdir} has a mean image of {found} channel(s), but '
+        f'dataset.channels is {channels}: its files are not of one run'
+    )
   params = variables.pop('params')
   return TrainedNetwork(
       config, network.step, names, inputs, model, params, variables

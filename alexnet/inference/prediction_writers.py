@@ -192,7 +192,7 @@ class _Picture(Writer):
       self._first.append(result)
 
   def _tiles(self):
-    """Yields (prediction, [height, width, 3] uint8, heat map or None)."""
+    """Yields (prediction, [height, width, channels], heat map or None)."""
     maps = [prediction.maps for prediction in self._first]
     if self._own_scale and maps:
       maps = fully_convolutional.stream(
@@ -274,7 +274,7 @@ def _short(text):
 
 def _draw_image(axes, image, title, heat=None):
   if heat is None:
-    axes.imshow(image)
+    axes.imshow(image, cmap='gray', vmin=0, vmax=255)  # If it has no colours.
   else:
     grey = image.mean(-1) / 255
     axes.imshow(grey, cmap='gray', vmin=0, vmax=1)

@@ -75,6 +75,11 @@ class TrainedNetwork:
     """Side of the squares that images are resized and cut to, in pixels."""
     return self.config.dataset.size
 
+  @property
+  def channels(self) -> int:
+    """Number of colour channels that the network reads, 3 or 1."""
+    return self.config.dataset.channels
+
   def fingerprint(self) -> str:
     """Returns the SHA-256 of all parameters, in hexadecimal."""
     digest = hashlib.sha256()
@@ -97,18 +102,19 @@ class TrainedNetwork:
     """Reads images as the pipeline does (paper §2).
 
     Args:
-      images: paths of image files, or [height, width, 3] uint8 arrays, of any
-        sizes.
+      images: paths of image files, or [height, width, 3 or 1] uint8 arrays, of
+        any sizes. Arrays of this size are squares already.
 
     Returns:
-      [images, size, size, 3] uint8: shorter side resized, centre cropped.
+      [images, size, size, channels] uint8: shorter side resized, centre
+      cropped, with the border and the channels of training.
 
     Raises:
       DataError: an image cannot be used; `ImageError` if it is a file.
     """
     with futures.ThreadPoolExecutor(threads.cores()) as pool:
       squares = [*pool.map(self.square, _each(images))]
-    shape = (len(squares), self.size, self.size, 3)
+    shape = self._squares_of(len(squares)).shape
     return np.array(squares, np.uint8).reshape(shape)
 
   def predict(
@@ -270,7 +276,7 @@ class TrainedNetwork:
       )
     (batch,) = jax_export.symbolic_shape(str(batch_size or 'batch'))
     squares = jax.ShapeDtypeStruct(
-        (batch, self.size, self.size, 3), jnp.uint8
+        (batch, self.size, self.size, self.channels), jnp.uint8
     )
 
     def probabilities(variables, squares):
@@ -283,17 +289,20 @@ class TrainedNetwork:
 
   def square(self, image: ImageLike) -> np.ndarray:
     """Reads one image as a square, see `squares`."""
-    image = image_files.open_image(image, self.inputs.background)
-    if image.size == (self.size, self.size):
-      return np.asarray(image)
-    return preprocessing.resized(
-        image,
+    picture = image_files.open_image(image, self.inputs.background)
+    is_file = isinstance(image, (str, os.PathLike))
+    if picture.size == (self.size, self.size) and not is_file:
+      return preprocessing.framed(np.asarray(picture), channels=self.channels)
+    border = self.config.dataset.border
+    square = preprocessing.resized(
+        picture,
         aspect=self.inputs.aspect,
-        box=preprocessing.whole(self.size),
+        box=preprocessing.whole(self.size - 2 * border),
     )
+    return preprocessing.framed(square, border, self.channels)
 
   def _squares_of(self, count):
-    return np.zeros((count, self.size, self.size, 3), np.uint8)
+    return np.zeros((count, self.size, self.size, self.channels), np.uint8)
 
   def compiled(
       self, name: str, function: Callable[[Any, jax.Array, Any], jax.Array]

@@ -21,7 +21,7 @@ Batch = dict[str, jax.Array]
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=['mean_image'],
-    meta_fields=['mean_crop', 'mirror', 'crop'],
+    meta_fields=['mean_crop', 'mirror', 'crop', 'pad'],
 )
 @dataclasses.dataclass(frozen=True)
 class Views:
@@ -31,35 +31,39 @@ class Views:
   every dataset.
 
   Attributes:
-    mean_image: [size, size, 3] float32.
+    mean_image: [size, size, channels] float32.
     mean_crop: 'under' subtracts the part of the mean image at the crop's offset
       (and mirrors the difference); 'centre' subtracts its centre at any offset
       (run #145).
     mirror: whether the ten views include mirror images; five views if not.
     crop: side of the network's input, in pixels; 224 in the paper.
+    pad: black pixels around the squares of training, where no mean is
+      subtracted 'under' a crop.
   """
 
   mean_image: np.ndarray
   mean_crop: str
   mirror: bool
   crop: int
+  pad: int = 0
 
   def training(self, batch: Batch) -> jax.Array:
     """Subtracts the mean, mirrors, and shifts colours by PCA (paper §4.1).
 
     Args:
-      batch: 'image' [batch, crop, crop, 3] uint8, 'offset' [batch, 2] int32,
-        'flip' [batch] bool, 'shift' [batch, 3] float32, 'divisor' [batch]
-        float32.
+      batch: 'image' [batch, crop, crop, channels] uint8, 'offset' [batch, 2]
+        int32, 'flip' [batch] bool, 'shift' [batch, channels] float32,
+        'divisor' [batch] float32.
 
     Returns:
-      [batch, crop, crop, 3] float32: (crop - mean + shift) / divisor.
+      [batch, crop, crop, channels] float32: (crop - mean + shift) / divisor.
     """
     image = batch['image'].astype(jnp.float32)
     flip = batch['flip'][:, None, None, None]
     mirrored = lambda x: jnp.where(flip, x[:, :, ::-1], x)
     if self.mean_crop == 'under':
-      mean = jnp.asarray(self.mean_image)
+      margin = (self.pad, self.pad), (self.pad, self.pad), (0, 0)
+      mean = jnp.pad(self.mean_image, margin)
       under = jax.vmap(self._cut_at, (None, 0))(mean, batch['offset'])
       image = mirrored(image - under)
     else:
@@ -71,10 +75,10 @@ class Views:
     """Cuts centre crops and subtracts the mean.
 
     Args:
-      batch: 'image' [batch, size, size, 3] uint8.
+      batch: 'image' [batch, size, size, channels] uint8.
 
     Returns:
-      [batch, 1, crop, crop, 3] float32.
+      [batch, 1, crop, crop, channels] float32.
     """
     return self._less_mean(batch, lambda x: self._centre(x)[:, None])
 
@@ -82,11 +86,11 @@ class Views:
     """Cuts ten views and subtracts the mean (paper §4.1).
 
     Args:
-      batch: 'image' [batch, size, size, 3] uint8.
+      batch: 'image' [batch, size, size, channels] uint8.
 
     Returns:
-      [batch, 10, crop, crop, 3] float32: four corners and the centre, then the
-      mirror image of each; [batch, 5, ...] without mirror images.
+      [batch, 10, crop, crop, channels] float32: four corners and the centre,
+      then the mirror image of each; [batch, 5, ...] without mirror images.
     """
 
     def cut(squares):
@@ -107,11 +111,11 @@ class Views:
     as in run #145, is impossible because the crops overlap.
 
     Args:
-      batch: 'image' [batch, height, width, 3] uint8, of any size.
+      batch: 'image' [batch, height, width, channels] uint8, of any size.
 
     Returns:
-      [batch, 2, height, width, 3] float32: the image and its mirror image;
-      [batch, 1, ...] without the latter.
+      [batch, 2, height, width, channels] float32: the image and its mirror
+      image; [batch, 1, ...] without the latter.
     """
     image = batch['image'].astype(jnp.float32)
     shape = image.shape[1:]
@@ -151,7 +155,7 @@ def predict_views(
   Args:
     local_model: the network; from `models.on_mesh` inside a mapped step.
     variables: variables of the network, as local blocks.
-    crops: [batch, views, height, width, 3] float32.
+    crops: [batch, views, height, width, channels] float32.
 
   Returns:
     The mean's logarithm, [batch, classes] float32, and the number of views.

@@ -43,7 +43,7 @@ Config = ml_collections.ConfigDict
 
 def _crop(config):
   side = config.augmentation.crop_size
-  return side, side, 3
+  return side, side, config.dataset.channels
 
 
 @dataclasses.dataclass(frozen=True)

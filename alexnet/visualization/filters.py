@@ -40,19 +40,19 @@ def first_layer(params: Any) -> tuple[str, ...] | None:
     params: nested dictionaries of arrays or shapes.
 
   Returns:
-    The names along the path, or None if no layer reads three channels.
+    The names along the path, or None if no layer reads an image's channels.
   """
   for name, value in sorted(params.items()):
     if hasattr(value, 'items'):
       if below := first_layer(value):
         return name, *below
-    elif len(value.shape) == 4 and value.shape[2] == 3:
+    elif len(value.shape) == 4 and value.shape[2] in (1, 3):
       return (name,)
   return None
 
 
 def first_kernels(params: Any) -> np.ndarray | None:
-  """Kernels that read the image, [size, size, 3, kernels] float32, or None."""
+  """Kernels that read the image, [size, size, channels, kernels], or None."""
   names = first_layer(params)
   if names is None:
     return None
@@ -101,7 +101,7 @@ def picture(kernels: np.ndarray, towers: int, scale: int = 4) -> np.ndarray:
   Each kernel is scaled by its largest absolute weight; zero is mid-grey.
 
   Args:
-    kernels: [size, size, 3, kernels].
+    kernels: [size, size, channels, kernels].
     towers: number of towers; each has an equal range of the kernels.
     scale: pixels per weight, in each direction.
 

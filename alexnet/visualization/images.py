@@ -60,7 +60,7 @@ def predictions(
   """Draws images with their most probable classes below (Figure 4, left).
 
   Args:
-    squares: [images, size, size, 3] uint8.
+    squares: [images, size, size, 3] uint8, or 1 channel if grey.
     probabilities: [images, classes].
     labels: the true class of each image, whose bar has another colour; None if
       unknown.
@@ -106,7 +106,8 @@ def rows(
   """Draws rows of images with captions.
 
   Args:
-    images: rows of [size, size, 3] uint8, which may have different lengths.
+    images: rows of [size, size, 3] uint8 (1 channel if grey), which may have
+      different lengths.
     captions: a caption for each image.
     of_queries: whether the first image of each row is a query, which gets a
       frame and a caption that keeps its end.
@@ -137,11 +138,11 @@ def encode(
   """Encodes pixels as an image file.
 
   Args:
-    pixels: [height, width, 3 or 4] uint8.
+    pixels: [height, width, channels] uint8; 1 channel is grey, 4 have opacity.
     kind: 'PNG' or 'JPEG'.
     size: largest length of the longer side, in pixels; None for no limit.
   """
-  image = Image.fromarray(pixels)
+  image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
   if size is not None:
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
   file = io.BytesIO()
@@ -167,7 +168,7 @@ def _figure(width, height):
 
 
 def _image(axes, square, text, keep_end=False):
-  axes.imshow(square)
+  axes.imshow(square, cmap='gray', vmin=0, vmax=255)  # If it has no colours.
   axes.set_axis_off()
   axes.set_title(plain(text, _NAME, keep_end=keep_end), fontsize=7, pad=2)
 

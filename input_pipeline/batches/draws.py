@@ -8,12 +8,15 @@ any batch size, any division among processes and any step to resume from.
 `example` is [count] int64, consecutive numbers; `seed` is the run's.
 """
 
+import functools
+import operator
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
 from input_pipeline.files.tensorflow_cpu import tf
+from input_pipeline.images import crops as crops_lib
 
 # The method of shuffling; a run can only continue with its own.
 METHOD = 'index_shuffle'
@@ -23,6 +26,8 @@ METHOD = 'index_shuffle'
 _ROUNDS = 16
 # The purpose of a block: the upper half of the counter.
 _ORDER, _CROP, _LIGHTING = range(3)
+# Blocks of tries of an area and an aspect, two to a block.
+_TRIES = range(3, 3 + crops_lib.TRIES // 2)
 _PHILOX = 1  # TensorFlow's number for Philox 4x32-10.
 
 
@@ -31,10 +36,12 @@ class Draws(NamedTuple):
 
   Attributes:
     index: [count] int64, index of the image in the training set.
-    offset: [count, 2] int32, (top, left) of its crop.
+    offset: [count, 2] int32, (top, left) of its crop; 0 for regions.
     flip: [count] bool, whether the crop is mirrored.
-    shift: [count, 3] float32, its colour shift, in levels of 0..255.
+    shift: [count, channels] float32, its colour shift, in levels of 0..255.
     divisor: [count] float32, divides the result.
+    words: [count, n] uint32, random words of the crop's region, see
+      `region_words`.
   """
 
   index: Any
@@ -42,6 +49,7 @@ class Draws(NamedTuple):
   flip: Any
   shift: Any
   divisor: Any
+  words: Any
 
 
 def draw(
@@ -63,10 +71,12 @@ def draw(
     axes: see `lighting_axes`.
     lit: whether to apply the config's PCA lighting.
   """
+  group = example // augmentation.images_per_crop
+  in_square = augmentation.crop not in crops_lib.KINDS
   offset, flip = crops(
       seed,
-      example // augmentation.images_per_crop,
-      augmentation.crop_offsets,
+      group,
+      augmentation.crop_offsets if in_square else 1,
       augmentation.flip,
   )
   lit = tf.logical_and(lit, augmentation.lighting != 'none')
@@ -77,6 +87,7 @@ def draw(
       flip,
       tf.where(lit, colour_shifts(seed, example, axes), 0.0),
       tf.fill(example.shape, divisor),
+      region_words(seed, group, augmentation.crop),
   )
 
 
@@ -113,16 +124,34 @@ def crops(
   return offset, tf.logical_and(words[:, 2] >= 2**31, flip)
 
 
+def region_words(seed: int, group: tf.Tensor, kind: str) -> tf.Tensor:
+  """Draws the words that become regions in `images/crops.py`.
+
+  Args:
+    seed: seed of the run.
+    group: see `crops`.
+    kind: `augmentation.crop` of a config.
+
+  Returns:
+    [count, n] uint32. The first four are for the top, the left, the mirroring
+    and the scale; for areas, pairs for an area and an aspect follow. None for
+    crops at offsets.
+  """
+  uses = {'scale': (_CROP,), 'area': (_CROP, *_TRIES)}.get(kind, ())
+  none = tf.zeros([*group.shape, 0], tf.uint32)
+  return tf.concat([none, *(_words(seed, use, group) for use in uses)], axis=1)
+
+
 def colour_shifts(
     seed: int, example: tf.Tensor, axes: np.ndarray
 ) -> tf.Tensor:
-  """PCA lighting's colours, [count, 3] float32, levels of 0..255 (§4.1)."""
+  """PCA lighting's colours, [count, channels] float32, 0..255 (§4.1)."""
   normal = _blocks(
       tf.raw_ops.StatelessRandomNormalV2, seed, _LIGHTING, example
   )
   # No matrix product, whose rounding may depend on the number of rows.
-  one, two, three = tf.split(normal[:, :3], 3, axis=1)
-  return one * axes[0] + two * axes[1] + three * axes[2]
+  factors = tf.split(normal[:, : len(axes)], len(axes), axis=1)
+  return functools.reduce(operator.add, map(operator.mul, factors, axes))
 
 
 def lighting_axes(
@@ -135,11 +164,12 @@ def lighting_axes(
       'eigenvalue' (paper, on pixels in 0..1): sd^2 / 255 * scale, which is 255
       times the eigenvalue of pixels divided by 255. 'none': not used.
     scale: standard deviation of the random factors, 0.1.
-    deviations: [3] standard deviations along the components, levels of 0..255.
-    eigenvectors: [3, 3], a component a column.
+    deviations: [channels] standard deviations along the components, levels of
+      0..255.
+    eigenvectors: [channels, channels], a component a column.
 
   Returns:
-    [3, 3] float32, one component per row, levels of 0..255.
+    [channels, channels] float32, one component per row, levels of 0..255.
   """
   lengths = np.asarray(deviations, np.float64)
   if kind == 'eigenvalue':

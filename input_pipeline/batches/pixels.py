@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from input_pipeline.batches import reading
 from input_pipeline.batches.python_calls import Calls
 from input_pipeline.files.tensorflow_cpu import tf
 
@@ -14,29 +15,29 @@ def pixels(
     *,
     calls: Calls,
     read: Callable[..., tuple[np.ndarray, np.ndarray]],
-    size: int,
-    square: int,
+    form: reading.Form,
 ) -> dict[str, tf.Tensor]:
   """Makes a batch with images and labels.
 
   Args:
     drawn: 'index' [count] int64, indices of images in the source; for crops
-      also 'offset' [count, 2] int32, (top, left); other entries are passed on.
+      also 'offset' [count, 2] int32, (top, left), and 'words' [count, n]
+      uint32; other entries are passed on.
     calls: calls of the chain.
     read: reads images of the source, see `reading.read`.
-    size: side of the images, in pixels.
-    square: side of the squares that crops are cut from, in pixels.
+    form: form of the images.
 
   Returns:
-    The draws except 'index', 'image' [count, size, size, 3] uint8 and 'label'
-    [count] int32.
+    The draws except 'index' and 'words', 'image' [count, size, size, channels]
+    uint8 and 'label' [count] int32.
   """
   batch = dict(drawn)
   inputs = [batch.pop('index')]
-  inputs += [batch['offset']] if 'offset' in batch else []
+  if 'offset' in batch:
+    inputs += [batch['offset'], batch.pop('words')]
   (count,) = inputs[0].shape
-  function = functools.partial(read, size=size, square=square)
+  function = functools.partial(read, form=form)
   return batch | calls.call(function, inputs, {
-      'image': tf.TensorSpec([count, size, size, 3], tf.uint8),
+      'image': tf.TensorSpec(form.shape(count), tf.uint8),
       'label': tf.TensorSpec([count], tf.int32),
   })

@@ -85,19 +85,19 @@ class Workers:
       self,
       index: np.ndarray,
       offset: np.ndarray | None = None,
+      words: np.ndarray | None = None,
       *,
       source: int,
-      size: int,
-      square: int,
+      form: reading.Form,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a batch in the first free process, see `reading.read`.
 
     Args:
       index: see `reading.read`.
       offset: see `reading.read`.
+      words: see `reading.read`.
       source: index of the source in `sources`.
-      size: see `reading.read`.
-      square: see `reading.read`.
+      form: see `reading.read`.
 
     Raises:
       DataError: an image cannot be read, a process has ended, cannot be
@@ -108,7 +108,8 @@ class Workers:
         self._start()
     worker = self._idle.get()
     try:
-      return worker.read(self._report, source, index, offset, size, square)
+      what = dict(index=index, offset=offset, words=words, form=form)
+      return worker.read(self._report, source, what)
     finally:
       self._idle.put(worker)
 
@@ -170,10 +171,9 @@ class _Worker:
     with contextlib.suppress(OSError):
       self._pipe.send_bytes(data)
 
-  def read(self, report, source, index, offset, size, square):
-    shape = len(index), size, size, 3
+  def read(self, report, source, what):
+    shape = what['form'].shape(len(what['index']))
     number, forgotten = self._memory_of(math.prod(shape))
-    what = dict(index=index, offset=offset, size=size, square=square)
     request = source, what, shape, number, forgotten
     self.send(reduction.ForkingPickler.dumps(request))
     kind, value = self._answer()

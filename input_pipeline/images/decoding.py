@@ -77,15 +77,18 @@ def has_more_pages(encoded: bytes) -> bool:
   )
 
 
-def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
-  """Decodes a JPEG of a square, from prepared data.
+def decode_stored(
+    encoded: bytes | np.ndarray, height: int, width: int
+) -> np.ndarray:
+  """Decodes a JPEG of prepared data.
 
   Args:
     encoded: the file.
-    size: its side, in pixels.
+    height: its height, in pixels.
+    width: its width, in pixels.
 
   Returns:
-    [size, size, 3] uint8.
+    [height, width, 3] uint8.
 
   Raises:
     ValueError: it is not such a JPEG, or exceeds a limit.
@@ -96,10 +99,10 @@ def decode_square(encoded: bytes | np.ndarray, size: int) -> np.ndarray:
     containers.jpeg(encoded, '')
   except ImageError as error:
     raise ValueError(error.reason) from error
-  height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
-  if (height, width) != (size, size):
+  rows, columns, space, _ = simplejpeg.decode_jpeg_header(encoded)
+  if (rows, columns) != (height, width):
     raise ValueError(
-        f'it has {width} x {height} pixels, expected {size} x {size}'
+        f'it has {columns} x {rows} pixels, expected {width} x {height}'
     )
   if space not in ('YCbCr', 'Gray'):
     raise ValueError(f'its colours are {space}, expected YCbCr')

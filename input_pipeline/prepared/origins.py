@@ -53,8 +53,8 @@ def open_origin(
 
   Args:
     source: 'digits', 'tfds:NAME', or a path: a folder or archive of class
-      folders, a folder or archive with a folder for each set (train, val), or
-      ImageNet's training archive or the folder with it.
+      folders, a folder or archive with a folder for each set (train, val), a
+      folder of IDX files, or ImageNet's training archive or the folder with it.
     scratch: folder for unpacked files.
     eval_source: path of the evaluation set, if it is elsewhere. Without class
       folders, its labels are in eval_labels.
@@ -100,6 +100,13 @@ def open_origin(
     path /= _IMAGENET_TRAIN
   if path.name == _IMAGENET_TRAIN and not eval_source:
     eval_source = str(path.with_name(_IMAGENET_VALIDATION))
+  if path.is_dir() and datasets.has_idx(path):
+    if eval_source or eval_labels:
+      raise DataError(
+          f'{printable(str(path))} has IDX files, with an evaluation set of '
+          'their own: leave --eval_source and --eval_labels out'
+      )
+    return datasets.open_idx(path)
   train, place = _open_train(path, scratch)
   if eval_source:
     place = paths_lib.local(eval_source, '--eval_source')

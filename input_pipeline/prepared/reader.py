@@ -1,13 +1,18 @@
-"""Prepared data: square images on disk, written by `prepare.py`.
+"""Prepared data: resized images on disk, written by `prepare.py`.
 
 A directory holds for each of its sets ('train' and 'evaluation'):
 
   train-00000-of-00005.npy  pixels [images, size, size, 3] uint8 ('raw'), or
                             concatenated JPEG files, [bytes] uint8 ('jpeg')
   train.npz                 labels [images] int32; shards [shards] int32, the
-                            number of images in each; for JPEG files sizes
-                            [images] int32, in bytes
+                            number of images in each; for JPEG files and
+                            rectangles sizes [images] int32, in bytes; for
+                            rectangles shapes [images, 2] int32, heights and
+                            widths
   train.txt                 the images' names in their source, one per line
+
+With --keep_aspect images are rectangles with equal shorter sides, and raw ones
+are concatenated like JPEG files.
 
 It also holds statistics.npz of the training set; rejected.txt, a list of
 unusable images; and manifest.json, which is written last.
@@ -26,6 +31,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import preprocessing
 from input_pipeline import statistics as statistics_lib
@@ -39,6 +45,8 @@ MANIFEST = 'manifest.json'
 STATISTICS = 'statistics.npz'
 REJECTED = 'rejected.txt'
 SETS = ('train', 'evaluation')
+# The aspect of data whose images are not cut to squares.
+RECTANGLE = 'rectangle'
 
 
 def shard_name(set_name: str, number: int, shards: int) -> str:
@@ -85,7 +93,8 @@ def _check_manifest(manifest):
   take = untrusted.take
   if take(manifest, 'settings.storage', str) not in ('jpeg', 'raw'):
     raise untrusted.UnreadableError('settings.storage is neither jpeg nor raw')
-  if take(manifest, 'settings.aspect', str) not in preprocessing.ASPECTS:
+  aspects = *preprocessing.ASPECTS, RECTANGLE
+  if take(manifest, 'settings.aspect', str) not in aspects:
     raise untrusted.UnreadableError('settings.aspect is not known')
   size = take(manifest, 'settings.size', int)
   if not 1 <= size <= allowed.LARGEST_SQUARE:
@@ -139,8 +148,13 @@ class Prepared(Source):
     self._set = set_name
     self._identity = about['sha256']
     self._raw = manifest['settings']['storage'] == 'raw'
-    self.size = manifest['settings']['size']
     self.aspect = manifest['settings']['aspect']
+    if self.aspect == RECTANGLE:
+      # Squares of any size are cut from them, as from other images.
+      self.shorter, self.aspect = manifest['settings']['size'], 'keep'
+    else:
+      self.size = manifest['settings']['size']
+    self._shapes: np.ndarray | None = None
     self.background = tuple(manifest['settings'].get('background', ()))
     path = directory / f'{set_name}.npz'
     try:
@@ -150,7 +164,7 @@ class Prepared(Source):
       raise _unreadable(path, error) from error
     # Index of each shard's first image in the set.
     self._first = [0, *itertools.accumulate(shards)][:-1]
-    if not self._raw:
+    if sizes is not None:
       # Offsets of each file in its shard.
       self._ends = np.cumsum(sizes, dtype=np.int64)
       self._starts = self._ends - sizes
@@ -169,7 +183,7 @@ class Prepared(Source):
         name, arrays[name], 'iu', (None,)
     )
     labels, shards = read('labels'), read('shards').tolist()
-    sizes = None if self._raw else read('sizes')
+    sizes = read('sizes') if self._in_bytes else None
     images = len(labels)
     if (
         images != about['images']
@@ -190,8 +204,26 @@ class Prepared(Source):
       if wrong := sizes[(sizes < 1) | (sizes > most)][:1].tolist():
         raise untrusted.UnreadableError(f'a file of {wrong[0]} bytes')
       sizes = sizes.astype(np.int64)
+    if self.shorter:
+      self._shapes = self._checked_shapes(arrays, sizes)
     self._counts = shards
     return labels, shards, sizes
+
+  def _checked_shapes(self, arrays, sizes):
+    """Returns [images, 2] heights and widths of the rectangles."""
+    shapes = untrusted.check_array(
+        'shapes', arrays['shapes'], 'iu', (len(sizes), 2)
+    )
+    longest = preprocessing.LONGEST * self.shorter
+    wrong = (shapes.min(1) != self.shorter) | (shapes.max(1) > longest)
+    if self._raw:
+      wrong |= 3 * shapes.astype(np.int64).prod(1) != sizes
+    if found := shapes[wrong][:1].tolist():
+      raise untrusted.UnreadableError(
+          f'an image of {found[0][1]} x {found[0][0]} pixels, whose shorter '
+          f'side is to be {self.shorter}'
+      )
+    return shapes
 
   def __getstate__(self):
     # Another process maps the shards itself, and reads names on demand.
@@ -203,22 +235,34 @@ class Prepared(Source):
     return len(self._labels)
 
   def read(self, index):
-    pixels = self._stored(index)
+    label = int(self._labels[index])
     if self._raw:
-      return encode_png(pixels), int(self._labels[index])
-    return pixels.tobytes(), int(self._labels[index])
+      return encode_png(self._pixels(index)), label
+    return self._stored(index).tobytes(), label
+
+  def picture(self, index):
+    return Image.fromarray(self._pixels(index)), int(self._labels[index])
 
   def image(self, index, box=preprocessing.WHOLE):
-    stored, label = self._stored(index), int(self._labels[index])
-    if not self._raw:
-      try:
-        stored = decoding.decode_square(stored, self.size)
-      except ValueError as error:
-        raise DataError(
-            f'{self.describe(index)} of {self.name} is damaged ({error}): '
-            'prepare again, or copy the directory again'
-        ) from error
-    return preprocessing.cut(stored, box), label
+    if self.shorter:
+      picture, label = self.picture(index)
+      return preprocessing.resized(picture, box=box), label
+    return preprocessing.cut(self._pixels(index), box), int(self._labels[index])
+
+  def _pixels(self, index):
+    """Returns a stored image, [height, width, 3] uint8."""
+    stored, shape = self._stored(index), (self.size, self.size)
+    if self.shorter:
+      shape = tuple(self._shapes[index].tolist())
+    if self._raw:
+      return stored.reshape(*shape, 3)
+    try:
+      return decoding.decode_stored(stored, *shape)
+    except ValueError as error:
+      raise DataError(
+          f'{self.describe(index)} of {self.name} is damaged ({error}): '
+          'prepare again, or copy the directory again'
+      ) from error
 
   def describe(self, index):
     return self._names[index]
@@ -252,9 +296,14 @@ class Prepared(Source):
     if shard is None:
       shard = self._map(number)
       self._shards[number] = shard
-    if self._raw:
-      return shard[index - self._first[number]]
-    return shard[self._starts[index] : self._ends[index]]
+    if self._in_bytes:
+      return shard[self._starts[index] : self._ends[index]]
+    return shard[index - self._first[number]]
+
+  @property
+  def _in_bytes(self):
+    """Whether shards are concatenated files or rectangles, not an array."""
+    return not self._raw or self.shorter is not None
 
   def _path(self, number):
     name = shard_name(self._set, number, len(self._shards))
@@ -265,10 +314,9 @@ class Prepared(Source):
     try:
       # An ndarray of the mapping: memmap objects are slow to index.
       shard = np.asarray(untrusted.load_array(path, mapped=True))
-      if self._raw:
-        shape = self._counts[number], self.size, self.size, 3
-      else:
-        first, count = self._first[number], self._counts[number]
+      first, count = self._first[number], self._counts[number]
+      shape = count, self.size, self.size, 3
+      if self._in_bytes:
         shape = (int(self._ends[first + count - 1]) if count else 0,)
       if shard.dtype != np.uint8 or shard.shape != shape:
         raise untrusted.UnreadableError(

@@ -50,8 +50,9 @@ class Settings:
   Attributes:
     storage: 'jpeg' or 'raw'.
     quality: quality of JPEG files, 1 to 100; None for pixels.
-    aspect: 'keep' crops the centre square, 'warp' squeezes the image into it.
-    size: side of the squares, in pixels.
+    aspect: 'keep' crops the centre square, 'warp' squeezes the image into it,
+      `reader.RECTANGLE` keeps all of the image.
+    size: side of the squares, or shorter side of the rectangles, in pixels.
     background: colour behind transparent pixels, see `decoding.decode`.
   """
 
@@ -69,6 +70,7 @@ class _Done:
   sums: statistics.Accumulator
   files: list[bytes] = dataclasses.field(default_factory=list)
   sizes: list[int] = dataclasses.field(default_factory=list)
+  shapes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
   labels: list[int] = dataclasses.field(default_factory=list)
   names: list[str] = dataclasses.field(default_factory=list)
   rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -76,7 +78,7 @@ class _Done:
 
   def merge(self, other: '_Done') -> None:
     """Adds the images of another chunk, without their files."""
-    for name in ('sizes', 'labels', 'names', 'rejected'):
+    for name in ('sizes', 'shapes', 'labels', 'names', 'rejected'):
       getattr(self, name).extend(getattr(other, name))
     self.sums.merge(other.sums)
 
@@ -142,6 +144,7 @@ class Preparation:
     self._strict = strict
     self._workers = workers or threads_lib.cores()
     self._whole = preprocessing.whole(settings.size)
+    self._rectangles = settings.aspect == reader.RECTANGLE
     self._unfinished = unfinished(output)
     self._about = {
         'format': reader.FORMAT,
@@ -244,7 +247,9 @@ class Preparation:
     path = self._note(set_name, number)
     try:
       note = untrusted.load_arrays(path)
-      if missing := {'labels', 'sizes', 'names', 'rejected'} - set(note):
+      wanted = {'labels', 'sizes', 'names', 'rejected'}
+      wanted |= {'shapes'} if self._rectangles else set()
+      if missing := wanted - set(note):
         raise untrusted.UnreadableError(f'it has no {", ".join(missing)}')
       return note
     except FileNotFoundError:  # Another process has finished.
@@ -342,32 +347,48 @@ class Preparation:
       try:
         encoded, label = source.read(index)
         name = source.describe(index)
-        square = preprocessing.to_square(
-            encoded, name, aspect=self._settings.aspect, box=self._whole,
-            background=self._settings.background,
-        )
+        stored = self._resized(encoded, name)
       except ImageError as error:
         if self._strict:
           raise
         done.rejected.append((error.name, error.reason))
         continue
-      file, pixels = self._encode(square)
+      file, pixels = self._encode(stored)
       done.files.append(file)
       done.sizes.append(len(file))
+      done.shapes.append(pixels.shape[:2])
       done.labels.append(label)
       done.names.append(source.relative_name(index))
       if decoding.has_more_pages(encoded):
         done.paged.append(done.names[-1])
       if set_name == 'train':
-        done.sums.add(pixels)
+        done.sums.add(self._centre(pixels))
     return (set_name, number), done
 
-  def _encode(self, square):
+  def _resized(self, encoded, name):
+    settings = self._settings
+    if self._rectangles:
+      image = decoding.decode(encoded, name, settings.background)
+      return preprocessing.resized_whole(
+          image, settings.size, step=1, longest=preprocessing.LONGEST
+      )
+    return preprocessing.to_square(
+        encoded, name, aspect=settings.aspect, box=self._whole,
+        background=settings.background,
+    )
+
+  def _centre(self, pixels):
+    """Cuts the centre square, of which the mean image is made."""
+    size = self._settings.size
+    top, left = ((side - size) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
+
+  def _encode(self, pixels):
     """Returns the bytes to store, and the pixels that reading them gives."""
     if self._settings.storage == 'raw':
-      return square.tobytes(), square
+      return pixels.tobytes(), pixels
     buffer = io.BytesIO()
-    Image.fromarray(square).save(
+    Image.fromarray(pixels).save(
         buffer, 'JPEG', quality=self._settings.quality, subsampling='4:2:0'
     )
     file = buffer.getvalue()
@@ -402,13 +423,15 @@ class Preparation:
         pixel_sum=sums.pixel_sum.astype(np.uint32),
         products=sums.products,
     )
+    if self._rectangles:
+      note['shapes'] = np.array(all_done.shapes, np.int32).reshape(-1, 2)
     self._write(self._note(set_name, number), lambda f: np.savez(f, **note))
 
   def _header(self, done):
     size = self._settings.size
     shape = (
         (len(done.sizes), size, size, 3)
-        if self._settings.storage == 'raw'
+        if self._settings.storage == 'raw' and not self._rectangles
         else (sum(done.sizes),)
     )
     header = io.BytesIO()
@@ -474,12 +497,13 @@ class Preparation:
     return manifest
 
   def _merge_set(self, set_name):
-    labels, sizes, shards, rejected = [], [], [], 0
+    labels, sizes, shapes, shards, rejected = [], [], [], [], 0
     count = self.shards(set_name)
     for number in range(count):
       note = self._read_note(set_name, number)
       labels.append(note['labels'])
       sizes.append(note['sizes'])
+      shapes.append(note.get('shapes'))
       rejected += len(_from_lines(note['rejected']))
       name = reader.shard_name(set_name, number, count)
       shards.append({
@@ -499,8 +523,10 @@ class Preparation:
         'labels': labels,
         'shards': np.array([s['images'] for s in shards], np.int32),
     }
-    if self._settings.storage == 'jpeg':
+    if self._settings.storage == 'jpeg' or self._rectangles:
       arrays['sizes'] = np.concatenate(sizes)
+    if self._rectangles:
+      arrays['shapes'] = np.concatenate(shapes)
     files = f'{set_name}.npz', f'{set_name}.txt'
     self._write(self._output / files[0], lambda f: np.savez(f, **arrays))
     self._write_lines(files[1], self._lines_of_notes('names', set_name))

@@ -10,6 +10,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 from ml_collections import config_flags
 
+from alexnet import models
 from alexnet.checkpointing import continuing, workdir
 from alexnet.config.errors import CheckpointError
 from alexnet.metrics import writer
@@ -27,6 +28,10 @@ class OlderRunTest(absltest.TestCase):
     for name in ('batch_scaling', 'reference_batch_size', 'warmup_epochs'):
       del values['schedule'][name]
     del values['model']['precision']
+    for name in ('crop', 'pad', 'scale', 'area', 'aspect'):
+      del values['augmentation'][name]
+    for name in ('channels', 'border'):
+      del values['dataset'][name]
     (self.workdir / 'config.json').write_text(json.dumps(values))
 
   def test_has_plain_rates(self):
@@ -42,6 +47,15 @@ class OlderRunTest(absltest.TestCase):
     with self.assertRaisesRegex(
         CheckpointError, "model.precision was 'tensorfloat32', is 'highest'"
     ):
+      continuing.check_config(self.workdir, self.config)
+
+  def test_has_colours_and_squares(self):
+    config = workdir.load_config(self.workdir)
+    models.check(config)
+    self.assertEqual(config.dataset.channels, 3)
+    self.assertEqual(config.augmentation.crop, 'offsets')
+    self.config.augmentation.pad = 4
+    with self.assertRaisesRegex(CheckpointError, 'pad was 0, is 4'):
       continuing.check_config(self.workdir, self.config)
 
   def test_goes_on(self):

@@ -182,7 +182,7 @@ class TrainedTest(parameterized.TestCase):
 
   def test_what_is_not_an_image(self):
     for image in (
-        self.squares[0] / 255, self.squares[0, :, :, :1], self.squares[0, 0], 7
+        self.squares[0] / 255, self.squares[0, :, :, :2], self.squares[0, 0], 7
     ):
       with self.assertRaisesRegex(DataError, r'\[height, width, 3\] of uint8'):
         self.network.predict([image])

@@ -942,7 +942,7 @@ class ErrorsTest(parameterized.TestCase):
       ('augmentation.crop_offsets', 34, '1 to 33'),
       ('augmentation.crop_size', 257, 'dataset.size is 256: expected a crop'),
       ('augmentation.crop_size', 0, 'expected a whole number from 1'),
-      ('dataset.size', 259, 'from 1 to 258'),
+      ('dataset.size', 513, 'from 1 to 512'),
       ('augmentation.crop_offsets', 0, 'a whole number from 1'),
       ('augmentation.images_per_crop', 0, 'a whole number from 1'),
       ('augmentation.lighting_divisor', 0.0, 'a number > 0'),

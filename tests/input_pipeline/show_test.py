@@ -64,6 +64,36 @@ class ShowTest(parameterized.TestCase):
         self.assertIn(f'epoch {epoch + 1}: ({top}, {first})', caption)
         self.assertEqual('mirrored' in caption, bool(batch['flip'][place]))
 
+  @parameterized.parameters('scale', 'area', 'pad')
+  def test_other_crops(self, kind):
+    """What is shown is what the network reads, and the mean."""
+    config = self.config('paper')
+    config.augmentation.lighting = 'none'
+    if kind == 'pad':
+      config.dataset.size = config.augmentation.crop_size = 32
+      config.augmentation.pad, config.augmentation.crop_offsets = 4, 9
+      config.dataset.channels = 1
+    else:
+      config.augmentation.crop = kind
+      config.augmentation.mean_crop = 'centre'
+    rows = show.training_rows(config, 4, 1)
+    pipeline = Pipeline(config, *datasets.create_sources(config.dataset, 0))
+    batch = next(pipeline.training_batches(0))
+    for row, pixels, flip in zip(rows, batch['image'], batch['flip']):
+      (_, _), (image, _), (picture, caption) = row
+      pixels = pixels[:, ::-1] if flip else pixels
+      times = picture.width // len(pixels)
+      np.testing.assert_array_equal(
+          np.asarray(picture)[::times, ::times] - pixels.astype(int), 0
+      )
+      self.assertRegex(caption, r'epoch 1: \(\d+, \d+\)')
+      red = (np.asarray(image) == (0xD6, 0x27, 0x28)).all(axis=-1)
+      self.assertGreater(red.sum(), 20)
+    self.assertIn(
+        {'scale': '256 to 480', 'area': '8% to 100%', 'pad': '9 x 9'}[kind],
+        show.describe(config),
+    )
+
   def test_crops_are_drawn_where_they_are(self):
     config = self.config('paper')
     (_, (with_crops, _), (_, caption)), = show.training_rows(config, 1, 1)

@@ -68,6 +68,14 @@ class TinyPhotos(PhotosBuilder):
   """Registered by TFDS as tiny_photos."""
 
 
+class TinyTested(PhotosBuilder):
+  """As MNIST and CIFAR: a test set, and none to validate."""
+
+  def _split_generators(self, dl_manager):
+    splits = super()._split_generators(dl_manager)
+    return {'train': splits['train'], 'test': splits['validation']}
+
+
 class TinyNameless(PhotosBuilder):
 
   def others(self):
@@ -552,6 +560,13 @@ class TFDSTest(SourceTest):
     self.assertNotEqual(train.fingerprint(), evaluation.fingerprint())
     self.assertIn('tiny_photos', train.describe(5))
     self.assertIn('5', train.describe(5))
+
+  def test_no_validation_split(self):
+    _, evaluation = self.create('tiny_tested')
+    self.assertLen(evaluation, 3)
+    self.assertIn('(test)', evaluation.name)
+    with self.assertRaisesRegex(DataError, "eval_split is 'dev', but"):
+      self.create('tiny_tested', eval_split='dev')
 
   def test_a_second_opening_has_the_same_order(self):
     first, again = (self.create('tiny_photos')[0] for _ in range(2))

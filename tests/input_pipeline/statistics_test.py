@@ -79,6 +79,27 @@ class ComputeTest(parameterized.TestCase):
         atol=1e-9,  # Of 0.25 on the diagonal.
     )
 
+  @parameterized.parameters(257, 258, 259, 512)
+  def test_large_images_are_summed_exactly(self, side):
+    """White squares have the largest sums, whose last digits must count."""
+    accumulator = statistics.Accumulator(side)
+    square = np.full((side, side, 3), 255, np.uint8)
+    square[:, -1, 0] = 254
+    accumulator.add(square)
+    columns = side - 1
+    self.assertEqual(
+        accumulator.products.tolist(),
+        [
+            [side * (columns * 255**2 + 254**2)]
+            + [side * (columns * 255**2 + 254 * 255)] * 2,
+            *[
+                [side * (columns * 255**2 + 254 * 255)]
+                + [side * side * 255**2] * 2
+            ]
+            * 2,
+        ],
+    )
+
   def test_one_colour_has_no_variance(self):
     white = np.full((1, 256, 256, 3), 255, np.uint8)
     deviations, vectors = statistics.compute(white, 1).principal_components()

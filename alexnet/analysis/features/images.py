@@ -28,7 +28,15 @@ class Images:
     labels: [images] int64; -1 for images not read yet, or without a class.
   """
 
-  def __init__(self, source: Source, size: int, aspect: str = 'keep'):
+  def __init__(
+      self,
+      source: Source,
+      size: int,
+      aspect: str = 'keep',
+      *,
+      border: int = 0,
+      channels: int = 3,
+  ):
     """Creates the images without reading them.
 
     Args:
@@ -36,10 +44,16 @@ class Images:
       size: side of the squares, in pixels.
       aspect: how images that are not prepared become squares, see
         `preprocessing.ASPECTS`.
+      border: black pixels on each side of a square, part of its size.
+      channels: 3 for RGB, or 1 for grey.
     """
     self.source = source
     self.labels = np.full(len(source), NO_LABEL, np.int64)
-    self._box, self._aspect = preprocessing.whole(size), aspect
+    self._box = preprocessing.whole(size - 2 * border)
+    self._aspect = aspect
+    self._framed = functools.partial(
+        preprocessing.framed, border=border, channels=channels
+    )
 
   def __len__(self):
     return len(self.source)
@@ -50,7 +64,10 @@ class Images:
     return tuple(self.source.class_names)
 
   def square(self, index: int) -> np.ndarray:
-    """Reads a square, [size, size, 3] uint8, and stores its label in `labels`.
+    """Reads a square and stores its label in `labels`.
+
+    Returns:
+      [size, size, channels] uint8.
 
     Raises:
       DataError: the image cannot be read; `ImageError` if its file is bad.
@@ -58,12 +75,12 @@ class Images:
     index, source = int(index), self.source
     if source.size is not None:
       square, self.labels[index] = source.image(index, self._box)
-      return square
-    encoded, self.labels[index] = source.read(index)
-    return preprocessing.to_square(
-        encoded, source.describe(index), aspect=self._aspect, box=self._box,
-        background=source.background,
-    )
+    else:
+      picture, self.labels[index] = source.picture(index)
+      square = preprocessing.resized(
+          picture, aspect=self._aspect, box=self._box
+      )
+    return self._framed(square)
 
   def lazily(self, indices: Iterable[int]) -> list[Callable[[], np.ndarray]]:
     """Returns functions that read squares, for `TrainedNetwork.stream`."""
@@ -102,7 +119,8 @@ def open_sets(
     pair = [one for one in _open(source) if one is not None]
     for one in pair:
       one.background = inputs.background if inputs else decoding.WHITE
-  size = config.dataset.size
+  dataset = config.dataset
+  size = dataset.size - 2 * dataset.border
   for one in pair:
     if one.size not in (None, size):
       raise DataError(
@@ -110,8 +128,11 @@ def open_sets(
           f'prepare with --size={size}, or give the images that it was '
           'prepared from'
       )
-  aspect = inputs.aspect if inputs else 'keep'
-  return {name: Images(one, size, aspect) for name, one in zip(SETS, pair)}
+  create = functools.partial(
+      Images, size=dataset.size, aspect=inputs.aspect if inputs else 'keep',
+      border=dataset.border, channels=dataset.channels,
+  )
+  return {name: create(one) for name, one in zip(SETS, pair)}
 
 
 def open_images(source: str, which: str = 'train', **options) -> Images:

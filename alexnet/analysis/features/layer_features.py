@@ -56,7 +56,6 @@ class Layers:
     outputs = precision.traced(outputs, network.model, device)
     self._step = compilation.jit_for(device, network.model.dtype, outputs)
     self._views = jax.device_put(network.views, device)
-    self._size = network.size
     self._dtype = network.model.dtype
     self._batch = batch_size or network.config.evaluation_batch_size
 
@@ -85,7 +84,7 @@ class Layers:
     variables = rounded(variables, self._dtype)
 
     def begin(squares):
-      batch = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
+      batch = np.zeros((self._batch, *squares[0].shape), np.uint8)
       batch[: len(squares)] = squares
       return self._step(variables, batch, self._views)
 

@@ -130,7 +130,7 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
   )
   headings = (
       'component', 'standard deviation, levels of 255', 'share of the variance',
-      'direction (red, green, blue)',
+      'direction (red, green, blue)' if len(mean) == 3 else 'direction (grey)',
   )
   return [
       'PCA lighting shifts the colours of training images along the principal '
@@ -140,7 +140,9 @@ def colours(inputs: Inputs | None, of_imagenet: bool) -> list[Block]:
       'are clipped to 0..255.',
       Figures((
           _picture(
-              'colours', 'Components 1, 2 and 3, from top to bottom',
+              'colours',
+              'Components 1, 2 and 3, from top to bottom'
+              if len(mean) == 3 else 'The only component',
               'Three strips of colours, along each principal component',
               np.concatenate(strips)[_GAP:],
           ),

@@ -115,6 +115,20 @@ class PhiloxTest(parameterized.TestCase):
     np.testing.assert_array_equal(corners, words[:, :2] * offsets // 2**32)
     np.testing.assert_array_equal(flips, words[:, 2] >= 2**31)
 
+  @parameterized.product(
+      kind=('scale', 'area', 'offsets'), seed=(0, 2**63 + 5), first=(0, 2**40)
+  )
+  def test_regions_by_hand(self, kind, seed, first):
+    """The crop's own words, then five more blocks of tries of an area."""
+    uses = {'scale': [1], 'area': [1, 3, 4, 5, 6, 7], 'offsets': []}[kind]
+    groups = [first, first, first + 1, first + 2, first + 2]
+    words = draws.region_words(seed, tf.constant(groups, tf.int64), kind)
+    self.assertEqual(words.dtype, tf.uint32)
+    self.assertEqual(words.shape, (5, 4 * len(uses)))
+    if uses:
+      expected = [blocks(seed, use, groups) for use in uses]
+      np.testing.assert_array_equal(words, np.concatenate(expected, axis=1))
+
   @parameterized.product(seed=(0, 7, 2**63 + 5), first=(0, 2**40))
   def test_lighting_by_hand(self, seed, first):
     got = shifts(200, first=first, seed=seed)

@@ -44,7 +44,7 @@ class PixelsTest(absltest.TestCase):
   def test_crops(self):
     images, labels = reading.read(
         np.array([4, 0, 4]), np.array([[0, 3], [2, 1], [3, 3]]),
-        size=5, square=8, **self.options,
+        form=reading.Form(5, 8), **self.options,
     )
     np.testing.assert_array_equal(labels, [40, 0, 40])
     np.testing.assert_array_equal(images, [
@@ -55,13 +55,15 @@ class PixelsTest(absltest.TestCase):
 
   def test_squares(self):
     images, labels = reading.read(
-        np.array([1, 3]), size=8, square=8, **self.options
+        np.array([1, 3]), form=reading.Form(8, 8), **self.options
     )
     np.testing.assert_array_equal(labels, [10, 30])
     np.testing.assert_array_equal(images, SQUARES[[1, 3]])
 
   def test_another_size(self):
-    images, _ = reading.read(np.array([2]), size=4, square=8, **self.options)
+    images, _ = reading.read(
+        np.array([2]), form=reading.Form(4, 8), **self.options
+    )
     np.testing.assert_array_equal(images[0], Squares().resized(2, 4)[0])
 
   def test_the_watch_knows_what_is_read(self):
@@ -73,7 +75,7 @@ class PixelsTest(absltest.TestCase):
         watched.append(reading.name())
 
     reading.read(
-        np.array([4, 1]), size=8, square=8, source=Squares(),
+        np.array([4, 1]), form=reading.Form(8, 8), source=Squares(),
         watch=Watch(None, print),
     )
     self.assertEqual(watched, ['image 4', 'image 1'])
@@ -84,10 +86,11 @@ class PixelsTest(absltest.TestCase):
     drawn = tf.data.Dataset.from_tensor_slices({
         'index': np.array(index), 'offset': np.array(offset, np.int32),
         'flip': np.zeros((len(index), 2), bool),
+        'words': np.zeros((len(index), 2, 0), np.uint32),
     })
     read = functools.partial(reading.read, **self.options)
     return calls.batches(drawn.map(lambda drawn: pixels.pixels(
-        drawn, calls=calls, read=read, size=5, square=8
+        drawn, calls=calls, read=read, form=reading.Form(5, 8)
     )))
 
   def test_in_a_dataset(self):

@@ -22,6 +22,7 @@ from absl.testing import absltest, parameterized
 from benchmarks import ends
 from configs import alexnet_2012
 from input_pipeline import datasets
+from input_pipeline.batches import reading
 from input_pipeline.batches import workers as workers_lib
 from input_pipeline.errors import DataError, ImageError
 from input_pipeline.files import threads as threads_lib
@@ -115,7 +116,7 @@ class WorkersTest(parameterized.TestCase):
 
   def read(self, workers, *index, offset=None, size=4):
     return workers.read(
-        np.array(index), offset, source=0, size=size, square=8
+        np.array(index), offset, source=0, form=reading.Form(size, 8)
     )
 
   def pids(self):
@@ -406,7 +407,7 @@ _PROGRAM = '''
 import os, signal, sys
 import numpy as np
 from benchmarks import ends
-from input_pipeline.batches import workers
+from input_pipeline.batches import reading, workers
 
 class Own(ends.Images):
   pass
@@ -415,7 +416,8 @@ class Own(ends.Images):
 print('begun', flush=True)
 source = {source}('ahead')
 read = workers.Workers([source], 2, stalled_after=None, report=print).read
-images, labels = read(np.arange(3), source=0, size=8, square=8)
+form = reading.Form(8, 8)
+images, labels = read(np.arange(3), source=0, form=form)
 print(images.shape, labels.tolist(), flush=True)
 {last}
 '''
@@ -464,7 +466,7 @@ import threading, time
 source = ends.Images('waiting')
 read = workers.Workers([source], 1, stalled_after=0.1, report=print).read
 threading.Thread(target=read, args=[np.arange(3)], kwargs=dict(
-    source=0, size=8, square=8), daemon=True).start()
+    source=0, form=reading.Form(8, 8)), daemon=True).start()
 time.sleep(3)
 os.kill(os.getpid(), signal.SIGKILL)
 '''

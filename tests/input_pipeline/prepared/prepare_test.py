@@ -303,8 +303,8 @@ class FlagsTest(preparing.PreparingTest):
       ('--eval_fraction=-0.1', '--eval_fraction is -0.1'),
       ('--workers=0', '--workers is 0: expected at least 1'),
       ('--seed=-1', '--seed is -1: expected at least 0'),
-      ('--size=0', '--size is 0: expected 1 to 258'),
-      ('--size=259', '--size is 259: expected 1 to 258'),
+      ('--size=0', '--size is 0: expected 1 to 512'),
+      ('--size=513', '--size is 513: expected 1 to 512'),
   )
   def test_bad_value(self, flag, message):
     self.assert_refused(message, '--source=digits', flag)
